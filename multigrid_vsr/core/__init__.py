@@ -1,0 +1,1 @@
+"""The schedule and everything computed from it: pure functions on the standard library alone."""

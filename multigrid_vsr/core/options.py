@@ -1,0 +1,238 @@
+"""The ``multigrid`` block of an option file, checked and turned into a schedule.
+
+Every complaint is one line: ``<dotted.option>: must <rule>, got <value>. <fix>``.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from itertools import pairwise
+from typing import Any
+
+from multigrid_vsr.core.schedule import Schedule, split
+from multigrid_vsr.core.shapes import BatchShape
+
+MODEL_TYPES = ('MultigridVideoModel', )
+DATASET_TYPES = ('MultigridREDSDataset', )
+
+_NESTED_KEYS = ('gt_size', 'num_frame', 'stage_iter', 'frame_ratio', 'batch_size_per_gpu', 'max_batch_size_per_gpu')
+_ENTRY_KEYS = ('iter', 'gt_size', 'num_frame', 'batch_size_per_gpu')
+
+
+class OptionError(ValueError):
+    """An option that cannot be used, in one line."""
+
+    def __init__(self, option: str, rule: str, value: object, fix: str) -> None:
+        super().__init__(f'{option}: must {rule}, got {_show(value)}. {fix}')
+
+
+def uses_multigrid(opt: Mapping[str, Any]) -> bool:
+    """Whether an option file asks for this plugin's model, dataset or schedule."""
+    return (opt.get('multigrid') is not None or opt.get('model_type') in MODEL_TYPES
+            or _lookup(opt, 'datasets.train.type') in DATASET_TYPES)
+
+
+def schedule_from_options(opt: Mapping[str, Any]) -> Schedule:
+    """Checks the options of a training run and lays out its schedule.
+
+    Without a ``multigrid`` block the schedule is one segment of the full shape.
+
+    Args:
+        opt: The options, as read from YAML.
+
+    Raises:
+        OptionError: If an option breaks its rule.
+    """
+    for option in ('datasets', 'datasets.train', 'train'):
+        if not isinstance(_lookup(opt, option), Mapping):
+            raise OptionError(option, 'be a block of options', _lookup(opt, option), 'A training run needs it.')
+    full = BatchShape(*(_positive(opt, f'datasets.train.{key}') for key in ('batch_size_per_gpu', 'num_frame',
+                                                                              'gt_size')))
+    total_iter = _positive(opt, 'train.total_iter')
+    scale = _positive(opt, 'scale') if 'scale' in opt else 1
+    _check_divisible('datasets.train.gt_size', full.gt_size, scale)
+    block = opt.get('multigrid')
+    if block is None:
+        return Schedule.from_shapes([(total_iter, full)], full)
+
+    _check_types(opt)
+    if not isinstance(block, Mapping):
+        raise OptionError('multigrid', 'be a block of options', block, 'Write one option a line below it.')
+    if 'stages' in block:
+        return _from_stages(block, full, total_iter, scale)
+    _check_keys('multigrid', block, (*_NESTED_KEYS, 'stages'))
+    return _from_nested(block, full, total_iter, scale)
+
+
+def _from_nested(block: Mapping[str, Any], full: BatchShape, total_iter: int, scale: int) -> Schedule:
+    """Spatial stages outside, frame counts inside each."""
+    gt_sizes = _growing(block, 'gt_size', full.gt_size)
+    num_frames = _growing(block, 'num_frame', full.num_frame)
+    for place, gt_size in enumerate(gt_sizes):
+        _check_divisible(f'multigrid.gt_size[{place}]', gt_size, scale)
+
+    stage_iter = block.get('stage_iter')
+    if stage_iter is None:
+        stage_iter = split(total_iter, [1] * len(gt_sizes))
+    else:
+        stage_iter = _list('multigrid.stage_iter', stage_iter, len(gt_sizes), 'stage', _as_positive)
+        if sum(stage_iter) != total_iter:
+            raise OptionError('multigrid.stage_iter', f'add up to train.total_iter ({total_iter})',
+                              f'{stage_iter} (sum {sum(stage_iter)})', f'Change it by {total_iter - sum(stage_iter):+d}.')
+    frame_ratio = block.get('frame_ratio')
+    if frame_ratio is None:
+        frame_ratio = [1] * len(num_frames)
+    frame_ratio = _list('multigrid.frame_ratio', frame_ratio, len(num_frames), 'num_frame', _as_share)
+    batches = _batch_sizes(block, full, gt_sizes, num_frames)
+
+    shapes = [(num_iter, BatchShape(batch, num_frame, gt_size))
+              for gt_size, length, row in zip(gt_sizes, stage_iter, batches)
+              for num_frame, num_iter, batch in zip(num_frames, split(length, frame_ratio), row)]
+    return Schedule.from_shapes(shapes, full)
+
+
+def _batch_sizes(block: Mapping[str, Any], full: BatchShape, gt_sizes: list[int],
+                 num_frames: list[int]) -> list[list[int]]:
+    """The batch size of each (stage, num_frame)."""
+    option = 'multigrid.batch_size_per_gpu'
+    value = block.get('batch_size_per_gpu')
+    cap = block.get('max_batch_size_per_gpu')
+    if value == 'volume':
+        if cap is not None:
+            cap = _as_positive('multigrid.max_batch_size_per_gpu', cap)
+            if cap < full.batch_size_per_gpu:
+                raise OptionError('multigrid.max_batch_size_per_gpu',
+                                  f'be at least datasets.train.batch_size_per_gpu ({full.batch_size_per_gpu})', cap,
+                                  'Raise it, or lower datasets.train.batch_size_per_gpu.')
+        grown = [[full.pixels // (g * g * t) for t in num_frames] for g in gt_sizes]
+        return [[min(batch, cap or batch) for batch in row] for row in grown]
+    if cap is not None:
+        raise OptionError('multigrid.max_batch_size_per_gpu', "stand beside 'batch_size_per_gpu: volume'", cap,
+                          'Remove it: a list already says each batch size.')
+    if value is None:
+        return [[full.batch_size_per_gpu] * len(num_frames)] * len(gt_sizes)
+    if isinstance(value, str):
+        raise OptionError(option, "be a list or the word 'volume'", value, _did_you_mean(value, ['volume']))
+
+    def row(name: str, entry: object) -> list[int]:
+        if isinstance(entry, Sequence) and not isinstance(entry, str):
+            return _list(name, entry, len(num_frames), 'num_frame', _as_positive)
+        return [_as_positive(name, entry)] * len(num_frames)
+
+    return _list(option, value, len(gt_sizes), 'stage', row)
+
+
+def _from_stages(block: Mapping[str, Any], full: BatchShape, total_iter: int, scale: int) -> Schedule:
+    """The explicit form: any sequence of shapes that ends with the full one."""
+    others = [key for key in block if key != 'stages']
+    if others:
+        raise OptionError('multigrid.stages', 'stand alone in the block', f'{others[0]!r} beside it',
+                          'Keep either `stages` or the other keys.')
+    if not isinstance(block['stages'], list) or not block['stages']:
+        raise OptionError('multigrid.stages', 'be a list of {iter, gt_size, num_frame, batch_size_per_gpu}',
+                          block['stages'], 'Give at least one entry.')
+    shapes: list[tuple[int, BatchShape]] = []
+    for place, entry in enumerate(block['stages']):
+        name = f'multigrid.stages[{place}]'
+        if not isinstance(entry, Mapping):
+            raise OptionError(name, 'be {iter, gt_size, num_frame, batch_size_per_gpu}', entry, 'Name each value.')
+        _check_keys(name, entry, _ENTRY_KEYS)
+        if 'iter' not in entry:
+            raise OptionError(f'{name}.iter', 'be given', None, 'Say how many iterations the entry lasts.')
+        values = {key: _as_positive(f'{name}.{key}', value) for key, value in entry.items()}
+        shape = BatchShape(
+            values.get('batch_size_per_gpu', full.batch_size_per_gpu), values.get('num_frame', full.num_frame),
+            values.get('gt_size', full.gt_size))
+        _check_divisible(f'{name}.gt_size', shape.gt_size, scale)
+        for key in ('gt_size', 'num_frame'):
+            if getattr(shape, key) > getattr(full, key):
+                raise OptionError(f'{name}.{key}', f'be at most datasets.train.{key} ({getattr(full, key)})',
+                                  getattr(shape, key), f'Raise datasets.train.{key}, the largest of the run.')
+        shapes.append((values['iter'], shape))
+    total = sum(num_iter for num_iter, _ in shapes)
+    if total != total_iter:
+        raise OptionError('multigrid.stages', f'have `iter` add up to train.total_iter ({total_iter})', total,
+                          f'Change it by {total_iter - total:+d}.')
+    last = shapes[-1][1]
+    for key in ('gt_size', 'num_frame'):
+        if getattr(last, key) != getattr(full, key):
+            raise OptionError(f'multigrid.stages[{len(shapes) - 1}].{key}',
+                              f'equal datasets.train.{key} ({getattr(full, key)})', getattr(last, key),
+                              'A run ends with the full shape.')
+    return Schedule.from_shapes(shapes, full)
+
+
+def _check_types(opt: Mapping[str, Any]) -> None:
+    for option, supported in (('model_type', MODEL_TYPES), ('datasets.train.type', DATASET_TYPES)):
+        value = _lookup(opt, option)
+        if value not in supported:
+            raise OptionError(option, f'be {" or ".join(supported)} beside a `multigrid` block', value,
+                              f'Set {option}: {supported[0]}, or delete the block.')
+
+
+def _check_keys(name: str, block: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key in block:
+        if key not in known:
+            raise OptionError(f'{name}.{key}', f'be one of {", ".join(known)}', key, _did_you_mean(str(key), known))
+
+
+def _check_divisible(name: str, gt_size: int, scale: int) -> None:
+    if gt_size % scale:
+        nearest = max(scale, gt_size - gt_size % scale)
+        raise OptionError(name, f'be a multiple of scale ({scale})', gt_size, f'The nearest below is {nearest}.')
+
+
+def _growing(block: Mapping[str, Any], key: str, full: int) -> list[int]:
+    """A strictly growing list that ends with the full value; the full value alone where it is left out."""
+    name = f'multigrid.{key}'
+    if block.get(key) is None:
+        return [full]
+    values = _list(name, block[key], None, '', _as_positive)
+    if any(small >= large for small, large in pairwise(values)):
+        raise OptionError(name, 'grow strictly', values, 'Sort it, without repeats; other orders go into `stages`.')
+    if values[-1] != full:
+        raise OptionError(name, f'end with datasets.train.{key} ({full})', values, 'A run ends with the full shape.')
+    return values
+
+
+def _list(name: str, value: object, length: int | None, per: str, convert: Callable[[str, Any], Any]) -> list[Any]:
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise OptionError(name, 'be a list', value, 'Write it as [a, b, c].')
+    if length is not None and len(value) != length:
+        raise OptionError(name, f'have {length} entries, one for each {per}', f'{list(value)} ({len(value)})',
+                          'Add or remove entries.')
+    return [convert(f'{name}[{place}]', entry) for place, entry in enumerate(value)]
+
+
+def _positive(opt: Mapping[str, Any], option: str) -> int:
+    return _as_positive(option, _lookup(opt, option))
+
+
+def _as_positive(name: str, value: object) -> int:
+    """A whole number of at least 1; ``1e5``, which YAML reads as a float, is one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value in (
+            float('inf'), float('-inf')) or value != int(value) or value < 1:
+        raise OptionError(name, 'be a whole number of at least 1', value, 'Correct the value.')
+    return int(value)
+
+
+def _as_share(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float('inf'):
+        raise OptionError(name, 'be a number above 0', value, 'Leave a frame count out of num_frame to skip it.')
+    return value
+
+
+def _lookup(opt: Mapping[str, Any], option: str) -> Any:
+    value: Any = opt
+    for key in option.split('.'):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    near = get_close_matches(word, known, n=1)
+    return f'Did you mean `{near[0]}`?' if near else 'Remove it.'
+
+
+def _show(value: object) -> str:
+    return 'nothing' if value is None else str(value)

@@ -1,0 +1,53 @@
+"""What a schedule costs, before it runs: the table of segments and its sums."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from multigrid_vsr.core.schedule import Schedule
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in plain text, columns right-aligned, a rule below the header."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    lines = ['  '.join(cell.rjust(width) for cell, width in zip(row, widths)) for row in (header, *rows)]
+    return '\n'.join([lines[0], '-' * len(lines[0]), *lines[1:]])
+
+
+def stage_table(schedule: Schedule, world_size: int = 1) -> str:
+    """The table that the log and ``multigrid-vsr plan`` print: a row for each segment, then the whole run.
+
+    Iterations are written as BasicSR counts them, from 1. Samples and ground-truth pixels are those of all ranks;
+    ``cost`` is a row's share of the pixels that as many iterations of the full shape would take.
+
+    Args:
+        schedule: Shapes of the run.
+        world_size: Number of GPUs.
+    """
+    header = ('stage', 'iterations', 'count', 'gt_size', 'num_frame', 'batch/gpu', 'samples', 'Gpixels', 'cost')
+    rows = []
+    for segment in schedule.segments:
+        shape = segment.shape
+        rows.append((f'{segment.stage + 1}', f'{segment.start + 1}-{segment.end}', f'{segment.num_iter}',
+                     f'{shape.gt_size}', f'{shape.num_frame}', f'{shape.batch_size_per_gpu}',
+                     f'{segment.num_iter * shape.batch_size_per_gpu * world_size}',
+                     f'{segment.num_iter * shape.pixels * world_size / 1e9:.3f}',
+                     f'{shape.pixels / schedule.full_shape.pixels:.1%}'))
+    samples = sum(segment.num_iter * segment.shape.batch_size_per_gpu for segment in schedule.segments) * world_size
+    pixels = total_pixels(schedule) * world_size
+    full = schedule.total_iter * schedule.full_shape.pixels * world_size
+    rows.append(('all', f'1-{schedule.total_iter}', f'{schedule.total_iter}', '', '', '', f'{samples}',
+                 f'{pixels / 1e9:.3f}', f'{pixels / full:.1%}'))
+    return format_table(header, rows)
+
+
+def total_pixels(schedule: Schedule) -> int:
+    """Ground-truth pixels that one GPU trains on in the whole run."""
+    return sum(segment.num_iter * segment.shape.pixels for segment in schedule.segments)
+
+
+def comparison(schedule: Schedule, world_size: int = 1) -> str:
+    """The sentence below the table: the run against one of the full shape throughout."""
+    pixels = total_pixels(schedule) * world_size
+    full = schedule.total_iter * schedule.full_shape.pixels * world_size
+    return (f'{pixels / 1e9:.3f} Gpixels against {full / 1e9:.3f} for {schedule.total_iter} iterations of the full '
+            f'shape: {full / pixels:.2f}x fewer. Wall-clock follows pixels only as far as the GPU is busy.')

@@ -1,0 +1,70 @@
+"""The shape of every iteration, as a pure function of the iteration."""
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from multigrid_vsr.core.shapes import BatchShape, Segment
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The segments of a run, in order and without gaps, from iteration 0 to ``total_iter``.
+
+    Iterations count from 0 here; BasicSR's ``current_iter`` counts from 1 (see :meth:`at_current_iter`).
+
+    Attributes:
+        segments: Segments in order.
+        full_shape: Shape of ``datasets.train``: what a run without the schedule has throughout.
+    """
+
+    segments: tuple[Segment, ...]
+    full_shape: BatchShape
+
+    @classmethod
+    def from_shapes(cls, shapes: Iterable[tuple[int, BatchShape]], full_shape: BatchShape) -> Schedule:
+        """Lays ``(iterations, shape)`` pairs end to end; pairs of 0 iterations vanish.
+
+        A new stage starts where ``gt_size`` changes.
+        """
+        segments: list[Segment] = []
+        for num_iter, shape in shapes:
+            if num_iter == 0:
+                continue
+            start = segments[-1].end if segments else 0
+            stage = segments[-1].stage + (segments[-1].shape.gt_size != shape.gt_size) if segments else 0
+            segments.append(Segment(stage, start, start + num_iter, shape))
+        return cls(tuple(segments), full_shape)
+
+    @property
+    def total_iter(self) -> int:
+        return self.segments[-1].end
+
+    def segment_at(self, iteration: int) -> Segment:
+        """The segment of an iteration, counted from 0.
+
+        Raises:
+            IndexError: If the iteration is outside ``[0, total_iter)``.
+        """
+        if not 0 <= iteration < self.total_iter:
+            raise IndexError(f'iteration {iteration} is outside [0, {self.total_iter})')
+        return self.segments[bisect_right(self.segments, iteration, key=lambda segment: segment.start) - 1]
+
+    def at_current_iter(self, current_iter: int) -> Segment:
+        """The segment of BasicSR's ``current_iter``, which counts from 1: the one place that converts."""
+        return self.segment_at(current_iter - 1)
+
+    def __str__(self) -> str:
+        return ', '.join(f'{segment.num_iter} x [{segment.shape}]' for segment in self.segments)
+
+
+def split(length: int, shares: Sequence[float]) -> list[int]:
+    """Splits ``length`` iterations by shares: boundary j is ``floor(length * cumulated_j / total)``.
+
+    The last part is never empty; others are where ``length`` is smaller than the number of parts.
+    """
+    exact = [Fraction(str(share)) for share in shares]  # 0.1 as it was written, not the nearest binary number
+    boundaries = [length * sum(exact[:count]) // sum(exact) for count in range(len(exact) + 1)]
+    return [end - start for start, end in zip(boundaries, boundaries[1:])]

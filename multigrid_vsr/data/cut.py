@@ -1,0 +1,89 @@
+"""Where a training sample is cut from its clip: the frames, the crop, the flips."""
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+
+from multigrid_vsr.data.clips import Clip
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One sample of a clip.
+
+    Attributes:
+        frames: Frame numbers, in the order of training.
+        top, left: Corner of the crop in the LQ frame, in pixels.
+        hflip, vflip, rot90: Flips along width and height, and the exchange of the two, done in this order.
+    """
+
+    frames: tuple[int, ...]
+    top: int
+    left: int
+    hflip: bool
+    vflip: bool
+    rot90: bool
+
+    def orient(self, image: np.ndarray) -> np.ndarray:
+        """The view of a crop (h, w, c) with the flips applied; nothing is copied."""
+        if self.hflip:
+            image = image[:, ::-1]
+        if self.vflip:
+            image = image[::-1]
+        return image.transpose(1, 0, 2) if self.rot90 else image
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The options of BasicSR's REDS datasets that say how samples vary."""
+
+    interval_list: Sequence[int] = (1, )
+    random_reverse: bool = False
+    use_hflip: bool = True
+    use_rot: bool = True
+
+
+def draw_sequence(rng: random.Random | ModuleType, clip: Clip, frame: int, num_frame: int,
+                  augmentation: Augmentation) -> list[int]:
+    """Draws the frames of a sequence that starts at ``frame``, or elsewhere where the clip ends too soon.
+
+    The draws and their order are those of BasicSR's ``REDSRecurrentDataset``, with the clip's own length for its 100.
+
+    Args:
+        rng: ``random``, or a generator of its kind.
+        clip: The clip.
+        frame: First frame asked for.
+        num_frame: Frames t of the sequence.
+        augmentation: Intervals and reversal.
+    """
+    interval = rng.choice(augmentation.interval_list)
+    last_start = max(clip.num_frame - num_frame * interval, 0)
+    if frame > last_start:
+        frame = rng.randint(0, last_start)
+    frames = list(range(frame, frame + num_frame * interval, interval))
+    if augmentation.random_reverse and rng.random() < 0.5:
+        frames.reverse()
+    return frames
+
+
+def draw_cut(rng: random.Random | ModuleType, frames: Sequence[int], lq_height: int, lq_width: int, lq_size: int,
+             augmentation: Augmentation) -> Cut:
+    """Draws the crop and the flips: BasicSR's ``paired_random_crop`` and ``augment``, in their order.
+
+    Args:
+        rng: ``random``, or a generator of its kind.
+        frames: Frames of the sample.
+        lq_height, lq_width: Size of the LQ frame, in pixels.
+        lq_size: Side of the LQ crop, in pixels.
+        augmentation: Which flips are allowed.
+    """
+    top = rng.randint(0, lq_height - lq_size)
+    left = rng.randint(0, lq_width - lq_size)
+    hflip = augmentation.use_hflip and rng.random() < 0.5
+    vflip = augmentation.use_rot and rng.random() < 0.5
+    rot90 = augmentation.use_rot and rng.random() < 0.5
+    return Cut(tuple(frames), top, left, hflip, vflip, rot90)

@@ -1,0 +1,122 @@
+"""The batches of a run, in the schedule's order, from any start iteration."""
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from multigrid_vsr.core.sampling import batch_requests
+from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.core.shapes import SampleRequest
+
+
+class BatchRequests(Sampler[list[SampleRequest]]):
+    """The requests of one rank for each iteration in ``[start_iter, total_iter)``.
+
+    Args:
+        schedule: Shapes of the run.
+        num_samples: Samples in the dataset.
+        seed: Seed of the run, the same on all ranks.
+        world_size: Number of shares that a global batch is cut into.
+        ranks: The shares that this process loads: one, or several for ``DataParallel``.
+        start_iter: Iterations already done.
+    """
+
+    def __init__(self, schedule: Schedule, num_samples: int, seed: int, world_size: int = 1,
+                 ranks: range = range(1), start_iter: int = 0) -> None:
+        self.schedule = schedule
+        self.num_samples = num_samples
+        self.seed = seed
+        self.world_size = world_size
+        self.ranks = ranks
+        self.start_iter = start_iter
+
+    def __len__(self) -> int:
+        return self.schedule.total_iter - self.start_iter
+
+    def __iter__(self) -> Iterator[list[SampleRequest]]:
+        for iteration in range(self.start_iter, self.schedule.total_iter):
+            yield [
+                request for rank in self.ranks
+                for request in batch_requests(self.schedule, iteration, num_samples=self.num_samples, seed=self.seed,
+                                              world_size=self.world_size, rank=rank)
+            ]
+
+
+class MultigridLoader:
+    """Gives every batch of the run in one virtual epoch.
+
+    BasicSR's loop runs as many epochs as it computes from one batch size, and asks for a new iterator at each. The
+    first epoch gives the whole run; the left-over ones are empty.
+
+    Args:
+        dataset: Takes a list of requests as index and gives the batch.
+        requests: Which samples make each batch.
+        epoch_sampler: BasicSR's sampler, which knows the epoch; ``None`` where every iteration gives the whole run.
+        num_prefetch_queue: Batches that a background thread keeps ready; 0 for no thread.
+        options: Passed to ``torch.utils.data.DataLoader``.
+    """
+
+    def __init__(self, dataset: Dataset, requests: BatchRequests, epoch_sampler: Any = None,
+                 num_prefetch_queue: int = 0, **options: Any) -> None:
+        self.dataset = dataset
+        self.requests = requests
+        self._epoch_sampler = epoch_sampler
+        self._num_prefetch_queue = num_prefetch_queue
+        self._loader = DataLoader(dataset, batch_size=None, sampler=requests, collate_fn=_as_loaded, **options)
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Starts nothing before the first batch is asked for: BasicSR makes an iterator that it throws away."""
+        if self._epoch_sampler is not None and self._epoch_sampler.epoch > 0:
+            return
+        if self._num_prefetch_queue > 0:
+            yield from _in_background(self._loader, self._num_prefetch_queue)
+        else:
+            yield from self._loader
+
+
+def _as_loaded(batch: dict[str, Any]) -> dict[str, Any]:
+    return batch
+
+
+def _in_background(loader: DataLoader, depth: int) -> Iterator[Any]:
+    """Iterates in a thread that stays ``depth`` batches ahead; an error there is raised here."""
+    ready: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(kind: str, value: Any) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put((kind, value), timeout=0.1)
+            except queue.Full:
+                continue
+
+    def load() -> None:
+        try:
+            for batch in loader:
+                put('batch', batch)
+                if stop.is_set():
+                    return
+            put('end', None)
+        except BaseException as error:  # handed over whatever it is: a thread that dies silently would hang the run
+            put('error', error)
+
+    thread = threading.Thread(target=load, name='multigrid_vsr prefetch', daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == 'end':
+                return
+            if kind == 'error':
+                raise value
+            yield value
+    finally:
+        stop.set()
+        thread.join()

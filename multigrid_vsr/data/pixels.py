@@ -1,0 +1,14 @@
+"""The one place where stored pixels become a network's input."""
+from __future__ import annotations
+
+import torch
+
+
+def to_float_rgb(frames: torch.Tensor) -> torch.Tensor:
+    """Turns uint8 BGR (..., h, w, 3) into float32 RGB (..., 3, h, w) in [0, 1], on the tensor's device.
+
+    The values are bit-identical to BasicSR's, ``image.astype(float32) / 255.``: a tensor divides a tensor, since
+    CUDA would multiply by the rounded reciprocal of a Python number.
+    """
+    frames = frames.movedim(-1, -3).flip(-3).to(torch.float32, memory_format=torch.contiguous_format)
+    return frames.div_(torch.tensor(255., device=frames.device))
