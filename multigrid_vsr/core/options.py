@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
 
+from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule, split
 from multigrid_vsr.core.shapes import BatchShape
 
@@ -17,13 +18,6 @@ DATASET_TYPES = ('MultigridREDSDataset', )
 
 _NESTED_KEYS = ('gt_size', 'num_frame', 'stage_iter', 'frame_ratio', 'batch_size_per_gpu', 'max_batch_size_per_gpu')
 _ENTRY_KEYS = ('iter', 'gt_size', 'num_frame', 'batch_size_per_gpu')
-
-
-class OptionError(ValueError):
-    """An option that cannot be used, in one line."""
-
-    def __init__(self, option: str, rule: str, value: object, fix: str) -> None:
-        super().__init__(f'{option}: must {rule}, got {_show(value)}. {fix}')
 
 
 def uses_multigrid(opt: Mapping[str, Any]) -> bool:
@@ -232,7 +226,3 @@ def _lookup(opt: Mapping[str, Any], option: str) -> Any:
 def _did_you_mean(word: str, known: Sequence[str]) -> str:
     near = get_close_matches(word, known, n=1)
     return f'Did you mean `{near[0]}`?' if near else 'Remove it.'
-
-
-def _show(value: object) -> str:
-    return 'nothing' if value is None else str(value)

@@ -11,11 +11,9 @@ import cv2
 import lmdb
 import numpy as np
 
+from multigrid_vsr.core.errors import FrameError
+
 IO_BACKENDS = ('disk', 'lmdb')
-
-
-class FrameError(RuntimeError):
-    """A frame that cannot be read, in one line that names it."""
 
 
 class FrameReader(Protocol):

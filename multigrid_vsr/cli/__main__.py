@@ -1,0 +1,3 @@
+from multigrid_vsr.cli import main
+
+main()

@@ -1,0 +1,17 @@
+"""Errors that a user can mend: each is one line that says what is wrong and what to do."""
+from __future__ import annotations
+
+
+class InputError(Exception):
+    """Something that the user gave cannot be used. The commands print it without a traceback and exit with 1."""
+
+
+class OptionError(InputError):
+    """An option that cannot be used: ``<dotted.option>: must <rule>, got <value>. <fix>``."""
+
+    def __init__(self, option: str, rule: str, value: object, fix: str) -> None:
+        super().__init__(f'{option}: must {rule}, got {"nothing" if value is None else value}. {fix}')
+
+
+class FrameError(InputError):
+    """A frame that cannot be read: names the clip and the frame."""
