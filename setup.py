@@ -6,8 +6,9 @@ folder is that of the packages, in the wheel and in the editable install alike, 
 """
 import sys
 
-from setuptools import setup
-from setuptools.command.install_data import install_data
+from setuptools import Distribution, setup  # before distutils, which it brings along
+
+from distutils.command.install_data import install_data  # isort: skip
 
 if sys.version_info >= (3, 13):
     sys.exit('multigrid_vsr needs Python 3.10 to 3.12: BasicSR 1.4.2 cannot be built on 3.13 and later.')
@@ -21,4 +22,14 @@ class InstallBesidePackages(install_data):
         self.install_dir = self.get_finalized_command('install').install_lib
 
 
-setup(cmdclass={'install_data': InstallBesidePackages}, data_files=[('', ['multigrid_vsr/multigrid_vsr.pth'])])
+class DistributionWithData(Distribution):
+    """Says that there are data files by the name that setuptools' editable install asks for."""
+
+    def has_data(self):
+        return self.has_data_files()
+
+
+setup(
+    distclass=DistributionWithData,
+    cmdclass={'install_data': InstallBesidePackages},
+    data_files=[('', ['multigrid_vsr/multigrid_vsr.pth'])])
