@@ -17,7 +17,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     subparsers = parser.add_subparsers(metavar='COMMAND', required=True)
     for command in _COMMANDS:
         command.add_parser(subparsers).set_defaults(run=command.run)
-    args = parser.parse_args(argv)
+    args, others = parser.parse_known_args(argv)
+    if args.run is train.run:
+        args.arguments = others
+    elif others:
+        parser.error(f'unrecognized arguments: {" ".join(others)}')
     try:
         args.run(args)
     except InputError as error:

@@ -21,9 +21,9 @@ _ENTRY_KEYS = ('iter', 'gt_size', 'num_frame', 'batch_size_per_gpu')
 
 
 def uses_multigrid(opt: Mapping[str, Any]) -> bool:
-    """Whether an option file asks for this plugin's model, dataset or schedule."""
-    return (opt.get('multigrid') is not None or opt.get('model_type') in MODEL_TYPES
-            or _lookup(opt, 'datasets.train.type') in DATASET_TYPES)
+    """Whether a training run follows a schedule: it has the block, or this plugin's model and dataset together."""
+    return opt.get('multigrid') is not None or (opt.get('model_type') in MODEL_TYPES
+                                                and _lookup(opt, 'datasets.train.type') in DATASET_TYPES)
 
 
 def schedule_from_options(opt: Mapping[str, Any]) -> Schedule:

@@ -23,20 +23,21 @@ def stage_table(schedule: Schedule, world_size: int = 1) -> str:
         schedule: Shapes of the run.
         world_size: Number of GPUs.
     """
-    header = ('stage', 'iterations', 'count', 'gt_size', 'num_frame', 'batch/gpu', 'samples', 'Gpixels', 'cost')
+    unit, per_unit = _unit(schedule, world_size)
+    header = ('stage', 'iterations', 'count', 'gt_size', 'num_frame', 'batch/gpu', 'samples', unit, 'cost')
     rows = []
     for segment in schedule.segments:
         shape = segment.shape
         rows.append((f'{segment.stage + 1}', f'{segment.start + 1}-{segment.end}', f'{segment.num_iter}',
                      f'{shape.gt_size}', f'{shape.num_frame}', f'{shape.batch_size_per_gpu}',
                      f'{segment.num_iter * shape.batch_size_per_gpu * world_size}',
-                     f'{segment.num_iter * shape.pixels * world_size / 1e9:.3f}',
+                     f'{segment.num_iter * shape.pixels * world_size / per_unit:.3f}',
                      f'{shape.pixels / schedule.full_shape.pixels:.1%}'))
     samples = sum(segment.num_iter * segment.shape.batch_size_per_gpu for segment in schedule.segments) * world_size
     pixels = total_pixels(schedule) * world_size
     full = schedule.total_iter * schedule.full_shape.pixels * world_size
     rows.append(('all', f'1-{schedule.total_iter}', f'{schedule.total_iter}', '', '', '', f'{samples}',
-                 f'{pixels / 1e9:.3f}', f'{pixels / full:.1%}'))
+                 f'{pixels / per_unit:.3f}', f'{pixels / full:.1%}'))
     return format_table(header, rows)
 
 
@@ -49,5 +50,17 @@ def comparison(schedule: Schedule, world_size: int = 1) -> str:
     """The sentence below the table: the run against one of the full shape throughout."""
     pixels = total_pixels(schedule) * world_size
     full = schedule.total_iter * schedule.full_shape.pixels * world_size
-    return (f'{pixels / 1e9:.3f} Gpixels against {full / 1e9:.3f} for {schedule.total_iter} iterations of the full '
-            f'shape: {full / pixels:.2f}x fewer. Wall-clock follows pixels only as far as the GPU is busy.')
+    unit, per_unit = _unit(schedule, world_size)
+    return (f'{pixels / per_unit:.3f} {unit} against {full / per_unit:.3f} for {schedule.total_iter} iterations of the '
+            f'full shape: {full / pixels:.2f}x fewer. Wall-clock follows pixels only as far as the GPU is busy.')
+
+
+def _unit(schedule: Schedule, world_size: int) -> tuple[str, float]:
+    is_large = schedule.total_iter * schedule.full_shape.pixels * world_size >= 1e10
+    return ('Gpixels', 1e9) if is_large else ('Mpixels', 1e6)
+
+
+def remaining_pixels(schedule: Schedule, current_iter: int) -> int:
+    """Ground-truth pixels that one GPU still trains on after ``current_iter`` iterations."""
+    return sum(
+        max(0, segment.end - max(segment.start, current_iter)) * segment.shape.pixels for segment in schedule.segments)

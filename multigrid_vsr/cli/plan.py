@@ -1,0 +1,42 @@
+"""``multigrid-vsr plan``: checks an option file and prints what the run will do, without building a model."""
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.options import schedule_from_options
+from multigrid_vsr.core.plan import comparison, stage_table
+from multigrid_vsr.data.check import check_clips
+from multigrid_vsr.data.clips import training_clips
+from multigrid_vsr.option_file import read_options
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser('plan', help='check an option file and print its stages')
+    parser.add_argument('-opt', required=True, help='path to the option YAML file')
+    parser.add_argument('--gpus', type=int, help='number of GPUs in all; default: num_gpu of the file')
+    parser.add_argument('--force_yml', nargs='+', default=[], metavar='KEY:KEY=VALUE', help="as BasicSR's")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the table; a training set that is not on this machine is a note, not an error.
+
+    Raises:
+        InputError: If the file or an option of it cannot be used.
+    """
+    opt = read_options(args.opt, args.force_yml)
+    schedule = schedule_from_options(opt)
+    num_gpu = opt.get('num_gpu')
+    world_size = args.gpus or (num_gpu if isinstance(num_gpu, int) else 1) or 1
+    print(stage_table(schedule, world_size))
+    print(comparison(schedule, world_size))
+    dataset_opt = opt['datasets']['train']
+    try:
+        clips = training_clips(dataset_opt)
+    except OptionError as error:
+        print(f'Data not checked. {error}')
+    else:
+        check_clips(clips, schedule, dataset_opt, world_size)
+        print(f'{len(clips)} clips of {sum(clip.num_frame for clip in clips)} frames.')

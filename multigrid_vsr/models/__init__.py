@@ -1,0 +1,1 @@
+"""The model that trains, and how it validates."""

@@ -1,0 +1,98 @@
+"""BasicSR's recurrent video model, fed with batches whose shape follows the schedule."""
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from basicsr.models.video_recurrent_model import VideoRecurrentModel
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch.nn.parallel import DistributedDataParallel
+
+from multigrid_vsr.core.plan import stage_table
+from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.data.pixels import to_float_rgb
+from multigrid_vsr.models.validation import validate
+
+_FLOW_MODULES = ('spynet', 'edvr')  # what BasicSR's `fix_flow` holds fixed
+
+
+@MODEL_REGISTRY.register()
+class MultigridVideoModel(VideoRecurrentModel):
+    """Trains recurrent and sliding-window archs at the shape of each iteration.
+
+    The model neither knows how batches are made nor is rebuilt at a boundary: a video arch takes any shape.
+
+    Args:
+        opt (dict): Config of the run, as for ``VideoRecurrentModel``. Where the training set follows a schedule,
+            ``datasets.train.multigrid`` holds it.
+    """
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        super().__init__(opt)
+        if not self.is_train:
+            return
+        self.fix_flow_iter = None  # BasicSR's freeze starts at iteration 1 only, so a resumed run would miss it
+        self._flow_is_fixed = False
+        self.schedule: Schedule | None = opt['datasets']['train'].get('multigrid')
+        if self.schedule is not None:
+            world_size = opt['world_size'] * (1 if opt['dist'] else max(opt['num_gpu'], 1))
+            get_root_logger().info(f'Multigrid schedule:\n{stage_table(self.schedule, world_size)}')
+
+    def model_to_device(self, net: torch.nn.Module) -> torch.nn.Module:
+        """Moves a network to the device and wraps it for several GPUs; with a launcher, also for several CPUs."""
+        if not self.opt['dist']:
+            return super().model_to_device(net)
+        fixes_flow = self.is_train and bool(self.opt['train'].get('fix_flow'))  # fixed parameters have no gradient
+        return DistributedDataParallel(
+            net.to(self.device),
+            device_ids=[torch.cuda.current_device()] if self.device.type == 'cuda' else None,
+            find_unused_parameters=self.opt.get('find_unused_parameters', False) or fixes_flow)
+
+    def feed_data(self, data: dict[str, Any]) -> None:
+        """Moves a batch to the device.
+
+        Args:
+            data (dict): ``lq`` (b, t, c, h, w) and ``gt`` (b, t, c, scale*h, scale*w), or without t for one target
+                frame, float32 RGB in [0, 1]; or both as uint8 BGR with the channels last, as
+                ``MultigridREDSDataset`` gives them.
+        """
+        for key in ('lq', 'gt'):
+            if key in data:
+                frames = data[key].to(self.device, non_blocking=True)
+                setattr(self, key, to_float_rgb(frames) if frames.dtype == torch.uint8 else frames)
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """One iteration: freezes or frees the flow network as ``train.fix_flow`` says, then trains as BasicSR."""
+        if self.schedule is not None:
+            shape = self.schedule.at_current_iter(current_iter).shape
+            assert self.lq.shape[1] == shape.num_frame, (self.lq.shape, current_iter, shape)
+            assert self.gt.shape[-1] == shape.gt_size, (self.gt.shape, current_iter, shape)
+        self._fix_flow(current_iter < (self.opt['train'].get('fix_flow') or 0))
+        super().optimize_parameters(current_iter)
+
+    def _fix_flow(self, fixed: bool) -> None:
+        if fixed is self._flow_is_fixed:
+            return
+        get_root_logger().info(f'Fix flow network and feature extractor for {self.opt["train"]["fix_flow"]} iters.'
+                               if fixed else 'Train all the parameters.')
+        for name, parameter in self.net_g.named_parameters():
+            if any(module in name for module in _FLOW_MODULES):
+                parameter.requires_grad_(not fixed)
+        self._flow_is_fixed = fixed
+
+    def test(self) -> None:
+        """Runs the EMA network where there is one, else the trained one, on ``self.lq`` (b, t, c, h, w)."""
+        trained = self.net_g
+        self.net_g = getattr(self, 'net_g_ema', self.get_bare_model(trained))
+        try:
+            super().test()
+        finally:
+            self.net_g.train(self.net_g is not getattr(self, 'net_g_ema', None))
+            self.net_g = trained
+
+    def dist_validation(self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
+        """Validates on this rank's share of the clips; rank 0 logs the figures of all."""
+        validate(self, dataloader.dataset, current_iter, tb_logger, save_img)
+
+    nondist_validation = dist_validation

@@ -1,0 +1,73 @@
+"""Option files and ``--force_yml``, read without running what is in them."""
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from multigrid_vsr.core.errors import InputError, OptionError
+
+
+def read_options(path: str | Path, force_yml: Sequence[str] = ()) -> dict[str, Any]:
+    """Reads an option file as BasicSR does, and applies the changes given on the command line.
+
+    Args:
+        path: YAML file.
+        force_yml: Changes ``key:key=value``, as BasicSR's ``--force_yml`` takes them.
+
+    Raises:
+        InputError: If the file cannot be read, is no YAML, has no options, or has tags that would build Python
+            objects (BasicSR's loader would run them).
+        OptionError: If a change names no option.
+    """
+    try:
+        text = Path(path).read_text(encoding='utf-8')
+        for token in yaml.scan(text, yaml.SafeLoader):
+            if isinstance(token, yaml.TagToken) and 'python/' in ''.join(filter(None, token.value)):
+                raise InputError(f'{path}: must be plain YAML, got the tag !!{token.value[1]} in line '
+                                 f'{token.start_mark.line + 1}. Such a tag runs code: remove it.')
+        opt = yaml.safe_load(text)
+    except OSError as error:
+        raise InputError(f'-opt: must be a file that can be read, got {path} ({error.strerror}). '
+                         'Correct the path.') from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f'{path}: must be YAML, got {" ".join(str(error).split())}. Correct that line.') from error
+    if not isinstance(opt, dict):
+        raise InputError(f'{path}: must hold options, got {type(opt).__name__}. Write `key: value` lines.')
+    for change in force_yml:
+        _apply(opt, change)
+    return opt
+
+
+def _apply(opt: dict[str, Any], change: str) -> None:
+    """Sets one option that is there already, or a new one in a block that is."""
+    keys, equals, value = change.partition('=')
+    *blocks, last = (key.strip() for key in keys.split(':'))
+    target: Any = opt
+    for block in blocks:
+        target = target.get(block) if isinstance(target, dict) else None
+    if not equals or not isinstance(target, dict):
+        raise OptionError('--force_yml', 'be key:key=value with keys of the option file', change, 'Correct the keys.')
+    target[last] = _parse_value(value.strip())
+
+
+def _parse_value(text: str) -> Any:
+    """The value that BasicSR makes of the text; a list may hold literals alone."""
+    constants = {'~': None, 'none': None, 'true': True, 'false': False}
+    if text.lower() in constants:
+        return constants[text.lower()]
+    if text.startswith('!!float'):
+        return float(text.removeprefix('!!float'))
+    if text.isdigit():
+        return int(text)
+    if text.replace('.', '', 1).isdigit():
+        return float(text)
+    if text.startswith('['):
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError) as error:
+            raise OptionError('--force_yml', 'have a list of plain values', text, 'Write it as [a,b,c].') from error
+    return text
