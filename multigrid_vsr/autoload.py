@@ -23,7 +23,7 @@ class _HostFinder:
             spec = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None:
                 if hasattr(spec.loader, 'exec_module'):
-                    spec.loader = _HostLoader(spec.loader)
+                    spec.loader = _HostLoader(spec.loader)  # type: ignore[assignment]
                 return spec
         return None
 

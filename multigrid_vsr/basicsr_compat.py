@@ -12,7 +12,7 @@ import importlib.util
 import os
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from multigrid_vsr.core.errors import InputError, OptionError
@@ -30,7 +30,7 @@ def before_import() -> None:
     """
     name = 'torchvision.transforms.functional_tensor'
     try:
-        if importlib.util.find_spec(name) is not None:
+        if name in sys.modules or importlib.util.find_spec(name) is not None:
             return
         from torchvision.transforms.functional import rgb_to_grayscale
     except ImportError:
@@ -55,9 +55,9 @@ def after_import() -> None:
     ):
         original = getattr(importlib.import_module(source), name)
         _replaced[name] = (original, wrap(original))
-    for name, module in list(sys.modules.items()):
+    for name, loaded in list(sys.modules.items()):
         if name == '__main__' or name.partition('.')[0] == 'basicsr':
-            _replace_names(vars(module))
+            _replace_names(vars(loaded))
     _train_on_cpu_ranks()
     _start_small_flows_from_zero()
 
@@ -120,6 +120,23 @@ def _check_host_options(opt: Mapping[str, Any]) -> None:
         raise OptionError('num_gpu', 'be a whole number or auto', num_gpu, 'Set num_gpu: auto.')
     if num_gpu != 'auto' and num_gpu > found:
         raise OptionError('num_gpu', f'be at most the {found} GPUs of this machine', num_gpu, 'Set num_gpu: auto.')
+    for option, path in _paths(opt):
+        if path is not None and not os.path.exists(os.path.expanduser(str(path))):
+            raise OptionError(option, 'be a path that exists', path, 'Correct the path, or set it to ~.')
+
+
+def _paths(opt: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The options that name what the run will read, besides the training set."""
+    for key, value in (opt.get('path') or {}).items():
+        if key == 'resume_state' or key.startswith('pretrain_network'):
+            yield f'path.{key}', value
+    for block, options in opt.items():
+        if block.startswith('network') and isinstance(options, Mapping):
+            yield from ((f'{block}.{key}', value) for key, value in options.items() if key.endswith('_path'))
+    for phase, options in opt['datasets'].items():
+        if phase.startswith('val') and isinstance(options, Mapping):
+            yield from ((f'datasets.{phase}.{key}', value) for key, value in options.items()
+                        if key.startswith('dataroot') or key == 'meta_info_file')
 
 
 def _check_data(opt: Mapping[str, Any]) -> None:
@@ -253,6 +270,7 @@ def _start_small_flows_from_zero() -> None:
     from basicsr.archs.spynet_arch import SpyNet
     from torch.nn.functional import avg_pool2d, interpolate
     original = SpyNet.process
+    halve = functools.partial(avg_pool2d, kernel_size=2, count_include_pad=False)
 
     @functools.wraps(original)
     def process(self: Any, ref: torch.Tensor, supp: torch.Tensor) -> torch.Tensor:
@@ -260,7 +278,8 @@ def _start_small_flows_from_zero() -> None:
             return original(self, ref, supp)
         levels = [(self.preprocess(ref), self.preprocess(supp))]  # coarsest first
         for _ in self.basic_module[1:]:
-            levels.insert(0, tuple(avg_pool2d(frame, 2, count_include_pad=False) for frame in levels[0]))
+            ref, supp = levels[0]
+            levels.insert(0, (halve(ref), halve(supp)))
         flow = torch.zeros_like(levels[0][0][:, :2])
         for number, (ref, supp) in enumerate(levels):
             if number > 0:

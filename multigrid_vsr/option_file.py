@@ -10,6 +10,8 @@ import yaml
 
 from multigrid_vsr.core.errors import InputError, OptionError
 
+_PYTHON_TAG = 'tag:yaml.org,2002:python/'
+
 
 def read_options(path: str | Path, force_yml: Sequence[str] = ()) -> dict[str, Any]:
     """Reads an option file as BasicSR does, and applies the changes given on the command line.
@@ -25,10 +27,11 @@ def read_options(path: str | Path, force_yml: Sequence[str] = ()) -> dict[str, A
     """
     try:
         text = Path(path).read_text(encoding='utf-8')
-        for token in yaml.scan(text, yaml.SafeLoader):
-            if isinstance(token, yaml.TagToken) and 'python/' in ''.join(filter(None, token.value)):
-                raise InputError(f'{path}: must be plain YAML, got the tag !!{token.value[1]} in line '
-                                 f'{token.start_mark.line + 1}. Such a tag runs code: remove it.')
+        for event in yaml.parse(text, yaml.SafeLoader):
+            tag = getattr(event, 'tag', None) or ''
+            if tag.startswith(_PYTHON_TAG):
+                raise InputError(f'{path}: must be plain YAML, got the tag !!python/{tag.removeprefix(_PYTHON_TAG)} in '
+                                 f'line {event.start_mark.line + 1}. Such a tag runs code: remove it.')
         opt = yaml.safe_load(text)
     except OSError as error:
         raise InputError(f'-opt: must be a file that can be read, got {path} ({error.strerror}). '

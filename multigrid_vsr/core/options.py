@@ -70,9 +70,10 @@ def _from_nested(block: Mapping[str, Any], full: BatchShape, total_iter: int, sc
         stage_iter = split(total_iter, [1] * len(gt_sizes))
     else:
         stage_iter = _list('multigrid.stage_iter', stage_iter, len(gt_sizes), 'stage', _as_positive)
-        if sum(stage_iter) != total_iter:
+        total = sum(stage_iter)
+        if total != total_iter:
             raise OptionError('multigrid.stage_iter', f'add up to train.total_iter ({total_iter})',
-                              f'{stage_iter} (sum {sum(stage_iter)})', f'Change it by {total_iter - sum(stage_iter):+d}.')
+                              f'{stage_iter} (sum {total})', f'Change it by {total_iter - total:+d}.')
     frame_ratio = block.get('frame_ratio')
     if frame_ratio is None:
         frame_ratio = [1] * len(num_frames)

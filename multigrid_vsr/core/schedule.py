@@ -5,6 +5,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 from multigrid_vsr.core.shapes import BatchShape, Segment
 
@@ -67,4 +68,4 @@ def split(length: int, shares: Sequence[float]) -> list[int]:
     """
     exact = [Fraction(str(share)) for share in shares]  # 0.1 as it was written, not the nearest binary number
     boundaries = [length * sum(exact[:count]) // sum(exact) for count in range(len(exact) + 1)]
-    return [end - start for start, end in zip(boundaries, boundaries[1:])]
+    return [end - start for start, end in pairwise(boundaries)]

@@ -42,6 +42,6 @@ def check_clips(clips: Sequence[Clip], schedule: Schedule, dataset_opt: Mapping[
         global_batch = segment.shape.batch_size_per_gpu * world_size
         if global_batch > num_samples:
             option = 'datasets.train' if segment.shape == schedule.full_shape else 'multigrid'
-            raise OptionError(f'{option}.batch_size_per_gpu', f'be at most the {num_samples} samples of the data in all',
+            raise OptionError(f'{option}.batch_size_per_gpu', f'be at most the {num_samples} samples of the data',
                               f'{segment.shape.batch_size_per_gpu} on {world_size} GPUs at gt_size '
                               f'{segment.shape.gt_size} and num_frame {segment.shape.num_frame}', 'Lower it.')

@@ -70,7 +70,7 @@ class LmdbReader:
             return _decode_crop(encoded, clip, frame, self.root, top, left, size)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _open_env(root: str, pid: int) -> lmdb.Environment:
     """One environment a process and path: LMDB forbids a second one, and one from before a fork."""
     try:

