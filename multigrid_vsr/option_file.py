@@ -30,8 +30,8 @@ def read_options(path: str | Path, force_yml: Sequence[str] = ()) -> dict[str, A
         for event in yaml.parse(text, yaml.SafeLoader):
             tag = getattr(event, 'tag', None) or ''
             if tag.startswith(_PYTHON_TAG):
-                raise InputError(f'{path}: must be plain YAML, got the tag !!python/{tag.removeprefix(_PYTHON_TAG)} in '
-                                 f'line {event.start_mark.line + 1}. Such a tag runs code: remove it.')
+                raise InputError(f'{path}: must be plain YAML, got the tag !!python/{tag.removeprefix(_PYTHON_TAG)}. '
+                                 'Such a tag runs code: remove it.')
         opt = yaml.safe_load(text)
     except OSError as error:
         raise InputError(f'-opt: must be a file that can be read, got {path} ({error.strerror}). '

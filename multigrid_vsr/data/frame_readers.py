@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,7 +37,8 @@ class FrameReader(Protocol):
 
 def open_frames(root: str | Path, io_backend: Mapping[str, Any]) -> FrameReader:
     """Opens the frames below ``root`` with the back end ``io_backend['type']``."""
-    return {'disk': DiskReader, 'lmdb': LmdbReader}[io_backend['type']](Path(root))
+    readers: dict[str, Callable[[Path], FrameReader]] = {'disk': DiskReader, 'lmdb': LmdbReader}
+    return readers[io_backend['type']](Path(root))
 
 
 class DiskReader:
@@ -79,7 +80,7 @@ def _open_env(root: str, pid: int) -> lmdb.Environment:
         raise FrameError(f'cannot open the LMDB {root} ({error})') from None
 
 
-def _decode_crop(encoded: bytes, clip: str, frame: int, source: Path, top: int, left: int, size: int) -> np.ndarray:
+def _decode_crop(encoded: bytes | memoryview, clip: str, frame: int, source: Path, top: int, left: int, size: int) -> np.ndarray:
     image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if len(encoded) else None
     if image is None:
         raise FrameError(f'clip {clip}, frame {frame}: {source} holds no image that can be decoded')

@@ -81,7 +81,7 @@ class MultigridLoader:
             yield from self._loader
 
 
-def _as_loaded(batch: dict[str, Any]) -> dict[str, Any]:
+def _as_loaded(batch: Any) -> Any:
     return batch
 
 
