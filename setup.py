@@ -4,6 +4,7 @@ That file lets the plugin hook ``import basicsr`` in every Python process, datal
 included, with BasicSR's own files untouched. Setuptools has no option for one, so it goes in as a data file whose
 folder is that of the packages, in the wheel and in the editable install alike, and pip removes it again.
 """
+
 import sys
 
 from setuptools import Distribution, setup  # before distutils, which it brings along
@@ -32,4 +33,5 @@ class DistributionWithData(Distribution):
 setup(
     distclass=DistributionWithData,
     cmdclass={'install_data': InstallBesidePackages},
-    data_files=[('', ['multigrid_vsr/multigrid_vsr.pth'])])
+    data_files=[('', ['multigrid_vsr/multigrid_vsr.pth'])],
+)

@@ -1,4 +1,5 @@
 """Waits for ``import basicsr``. Runs at the start of every Python, so it imports only what is there already."""
+
 import sys
 
 _HOST = 'basicsr'
@@ -8,6 +9,7 @@ def arm() -> None:
     """Prepares BasicSR when it is imported; at once where it already is. Calling it again changes nothing."""
     if _HOST in sys.modules:
         from multigrid_vsr import basicsr_compat
+
         basicsr_compat.after_import()
     elif not any(isinstance(finder, _HostFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _HostFinder())
@@ -44,6 +46,7 @@ class _HostLoader:
         # Later users of the module's spec (reload, runpy, pkgutil) see the loader that belongs to the file.
         module.__spec__.loader = module.__loader__ = self._loader
         from multigrid_vsr import basicsr_compat
+
         basicsr_compat.before_import()
         self._loader.exec_module(module)
         basicsr_compat.after_import()

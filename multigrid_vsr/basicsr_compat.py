@@ -3,6 +3,7 @@
 ``before_import`` and ``after_import`` surround BasicSR's own import. Each patch says why it is there, and is left
 out where the host does not need it. A run with stock types and no ``multigrid`` block trains as without this plugin.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -47,6 +48,7 @@ def after_import() -> None:
     for module in ('data.multigrid_reds_dataset', 'models.multigrid_video_model'):
         importlib.import_module(f'multigrid_vsr.{module}')
     from multigrid_vsr.message_logger import MultigridMessageLogger
+
     for name, source, wrap in (
         ('parse_options', 'basicsr.utils.options', _parsing_options),
         ('build_dataloader', 'basicsr.data', _building_dataloader),
@@ -112,6 +114,7 @@ def _replace_in_caller(names: dict[str, Any]) -> None:
 def _check_host_options(opt: Mapping[str, Any]) -> None:
     """Asks for what BasicSR would miss with a traceback after it has made folders."""
     import torch
+
     for option in ('name', 'num_gpu', 'path', 'logger', 'network_g', 'model_type'):
         if option not in opt:
             raise OptionError(option, 'be given', None, 'BasicSR needs it.')
@@ -135,13 +138,17 @@ def _paths(opt: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from ((f'{block}.{key}', value) for key, value in options.items() if key.endswith('_path'))
     for phase, options in opt['datasets'].items():
         if phase.startswith('val') and isinstance(options, Mapping):
-            yield from ((f'datasets.{phase}.{key}', value) for key, value in options.items()
-                        if key.startswith('dataroot') or key == 'meta_info_file')
+            yield from (
+                (f'datasets.{phase}.{key}', value)
+                for key, value in options.items()
+                if key.startswith('dataroot') or key == 'meta_info_file'
+            )
 
 
 def _check_data(opt: Mapping[str, Any]) -> None:
     from multigrid_vsr.data.check import check_clips
     from multigrid_vsr.data.clips import training_clips
+
     dataset_opt = opt['datasets']['train']
     num_gpu = opt['world_size'] * (1 if opt['dist'] else max(opt['num_gpu'], 1))
     check_clips(training_clips(dataset_opt), schedule_from_options(opt), dataset_opt, num_gpu)
@@ -160,12 +167,13 @@ def _honour_roots(written: Mapping[str, Any], opt: dict[str, Any]) -> None:
     root = os.path.join(written[key], opt['name'])
     for name in (key, 'models', 'training_states', 'log', 'visualization'):
         if isinstance(path.get(name), str) and (path[name] + os.sep).startswith(wrong + os.sep):
-            path[name] = root + path[name][len(wrong):]
+            path[name] = root + path[name][len(wrong) :]
 
 
 def _same_on_all_ranks(seed: int) -> int:
     """Rank 0's seed: where the file gives none, each rank has drawn its own, and they would not share the samples."""
     from torch import distributed
+
     seeds = [seed]
     if distributed.is_available() and distributed.is_initialized():
         distributed.broadcast_object_list(seeds, src=0)
@@ -200,6 +208,7 @@ def _building_dataloader(original: Callable[..., Any]) -> Callable[..., Any]:
         if dataset_opt.get('multigrid') is None:
             return original(dataset, dataset_opt, *args, **kwargs)
         from multigrid_vsr.data.build_loader import build_multigrid_loader
+
         return build_multigrid_loader(dataset, dataset_opt, *args, **kwargs)
 
     return build_dataloader
@@ -217,6 +226,7 @@ def _loading_resume_state(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(opt)
         import torch
         from basicsr.utils import check_resume
+
         path = opt['path'].get('resume_state')
         if opt['auto_resume']:
             folder = opt['path']['training_states']
@@ -246,9 +256,11 @@ def _train_on_cpu_ranks() -> None:
         @functools.wraps(original)
         def init_dist(backend: str, **kwargs: Any) -> None:
             import torch
+
             if torch.cuda.is_available():
                 return original(backend, **kwargs)
             from unittest.mock import patch
+
             with patch.multiple(torch.cuda, device_count=lambda: 1, set_device=lambda device: None):
                 original('gloo', **kwargs)
 
@@ -269,6 +281,7 @@ def _start_small_flows_from_zero() -> None:
     from basicsr.archs.arch_util import flow_warp
     from basicsr.archs.spynet_arch import SpyNet
     from torch.nn.functional import avg_pool2d, interpolate
+
     original = SpyNet.process
     halve = functools.partial(avg_pool2d, kernel_size=2, count_include_pad=False)
 

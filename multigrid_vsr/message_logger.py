@@ -1,4 +1,5 @@
 """BasicSR's log line, with the shape of the batch and an estimate of the time left that knows the shapes to come."""
+
 from __future__ import annotations
 
 import datetime

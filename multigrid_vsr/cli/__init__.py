@@ -1,4 +1,5 @@
 """The command ``multigrid-vsr``. Each command is a module of this package with ``add_parser`` and ``run``."""
+
 from __future__ import annotations
 
 import argparse

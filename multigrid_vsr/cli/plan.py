@@ -1,4 +1,5 @@
 """``multigrid-vsr plan``: checks an option file and prints what the run will do, without building a model."""
+
 from __future__ import annotations
 
 import argparse

@@ -1,4 +1,5 @@
 """Errors that a user can mend: each is one line that says what is wrong and what to do."""
+
 from __future__ import annotations
 
 

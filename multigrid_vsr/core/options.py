@@ -2,6 +2,7 @@
 
 Every complaint is one line: ``<dotted.option>: must <rule>, got <value>. <fix>``.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +14,8 @@ from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule, split
 from multigrid_vsr.core.shapes import BatchShape
 
-MODEL_TYPES = ('MultigridVideoModel', )
-DATASET_TYPES = ('MultigridREDSDataset', )
+MODEL_TYPES = ('MultigridVideoModel',)
+DATASET_TYPES = ('MultigridREDSDataset',)
 
 _NESTED_KEYS = ('gt_size', 'num_frame', 'stage_iter', 'frame_ratio', 'batch_size_per_gpu', 'max_batch_size_per_gpu')
 _ENTRY_KEYS = ('iter', 'gt_size', 'num_frame', 'batch_size_per_gpu')
@@ -22,8 +23,9 @@ _ENTRY_KEYS = ('iter', 'gt_size', 'num_frame', 'batch_size_per_gpu')
 
 def uses_multigrid(opt: Mapping[str, Any]) -> bool:
     """Whether a training run follows a schedule: it has the block, or this plugin's model and dataset together."""
-    return opt.get('multigrid') is not None or (opt.get('model_type') in MODEL_TYPES
-                                                and _lookup(opt, 'datasets.train.type') in DATASET_TYPES)
+    return opt.get('multigrid') is not None or (
+        opt.get('model_type') in MODEL_TYPES and _lookup(opt, 'datasets.train.type') in DATASET_TYPES
+    )
 
 
 def schedule_from_options(opt: Mapping[str, Any]) -> Schedule:
@@ -40,8 +42,9 @@ def schedule_from_options(opt: Mapping[str, Any]) -> Schedule:
     for option in ('datasets', 'datasets.train', 'train'):
         if not isinstance(_lookup(opt, option), Mapping):
             raise OptionError(option, 'be a block of options', _lookup(opt, option), 'A training run needs it.')
-    full = BatchShape(*(_positive(opt, f'datasets.train.{key}') for key in ('batch_size_per_gpu', 'num_frame',
-                                                                              'gt_size')))
+    full = BatchShape(
+        *(_positive(opt, f'datasets.train.{key}') for key in ('batch_size_per_gpu', 'num_frame', 'gt_size'))
+    )
     total_iter = _positive(opt, 'train.total_iter')
     scale = _positive(opt, 'scale') if 'scale' in opt else 1
     _check_divisible('datasets.train.gt_size', full.gt_size, scale)
@@ -72,22 +75,29 @@ def _from_nested(block: Mapping[str, Any], full: BatchShape, total_iter: int, sc
         stage_iter = _list('multigrid.stage_iter', stage_iter, len(gt_sizes), 'stage', _as_positive)
         total = sum(stage_iter)
         if total != total_iter:
-            raise OptionError('multigrid.stage_iter', f'add up to train.total_iter ({total_iter})',
-                              f'{stage_iter} (sum {total})', f'Change it by {total_iter - total:+d}.')
+            raise OptionError(
+                'multigrid.stage_iter',
+                f'add up to train.total_iter ({total_iter})',
+                f'{stage_iter} (sum {total})',
+                f'Change it by {total_iter - total:+d}.',
+            )
     frame_ratio = block.get('frame_ratio')
     if frame_ratio is None:
         frame_ratio = [1] * len(num_frames)
     frame_ratio = _list('multigrid.frame_ratio', frame_ratio, len(num_frames), 'num_frame', _as_share)
     batches = _batch_sizes(block, full, gt_sizes, num_frames)
 
-    shapes = [(num_iter, BatchShape(batch, num_frame, gt_size))
-              for gt_size, length, row in zip(gt_sizes, stage_iter, batches)
-              for num_frame, num_iter, batch in zip(num_frames, split(length, frame_ratio), row)]
+    shapes = [
+        (num_iter, BatchShape(batch, num_frame, gt_size))
+        for gt_size, length, row in zip(gt_sizes, stage_iter, batches)
+        for num_frame, num_iter, batch in zip(num_frames, split(length, frame_ratio), row)
+    ]
     return Schedule.from_shapes(shapes, full)
 
 
-def _batch_sizes(block: Mapping[str, Any], full: BatchShape, gt_sizes: list[int],
-                 num_frames: list[int]) -> list[list[int]]:
+def _batch_sizes(
+    block: Mapping[str, Any], full: BatchShape, gt_sizes: list[int], num_frames: list[int]
+) -> list[list[int]]:
     """The batch size of each (stage, num_frame)."""
     option = 'multigrid.batch_size_per_gpu'
     value = block.get('batch_size_per_gpu')
@@ -96,14 +106,21 @@ def _batch_sizes(block: Mapping[str, Any], full: BatchShape, gt_sizes: list[int]
         if cap is not None:
             cap = _as_positive('multigrid.max_batch_size_per_gpu', cap)
             if cap < full.batch_size_per_gpu:
-                raise OptionError('multigrid.max_batch_size_per_gpu',
-                                  f'be at least datasets.train.batch_size_per_gpu ({full.batch_size_per_gpu})', cap,
-                                  'Raise it, or lower datasets.train.batch_size_per_gpu.')
+                raise OptionError(
+                    'multigrid.max_batch_size_per_gpu',
+                    f'be at least datasets.train.batch_size_per_gpu ({full.batch_size_per_gpu})',
+                    cap,
+                    'Raise it, or lower datasets.train.batch_size_per_gpu.',
+                )
         grown = [[full.pixels // (g * g * t) for t in num_frames] for g in gt_sizes]
         return [[min(batch, cap or batch) for batch in row] for row in grown]
     if cap is not None:
-        raise OptionError('multigrid.max_batch_size_per_gpu', "stand beside 'batch_size_per_gpu: volume'", cap,
-                          'Remove it: a list already says each batch size.')
+        raise OptionError(
+            'multigrid.max_batch_size_per_gpu',
+            "stand beside 'batch_size_per_gpu: volume'",
+            cap,
+            'Remove it: a list already says each batch size.',
+        )
     if value is None:
         return [[full.batch_size_per_gpu] * len(num_frames)] * len(gt_sizes)
     if isinstance(value, str):
@@ -121,11 +138,19 @@ def _from_stages(block: Mapping[str, Any], full: BatchShape, total_iter: int, sc
     """The explicit form: any sequence of shapes that ends with the full one."""
     others = [key for key in block if key != 'stages']
     if others:
-        raise OptionError('multigrid.stages', 'stand alone in the block', f'{others[0]!r} beside it',
-                          'Keep either `stages` or the other keys.')
+        raise OptionError(
+            'multigrid.stages',
+            'stand alone in the block',
+            f'{others[0]!r} beside it',
+            'Keep either `stages` or the other keys.',
+        )
     if not isinstance(block['stages'], list) or not block['stages']:
-        raise OptionError('multigrid.stages', 'be a list of {iter, gt_size, num_frame, batch_size_per_gpu}',
-                          block['stages'], 'Give at least one entry.')
+        raise OptionError(
+            'multigrid.stages',
+            'be a list of {iter, gt_size, num_frame, batch_size_per_gpu}',
+            block['stages'],
+            'Give at least one entry.',
+        )
     shapes: list[tuple[int, BatchShape]] = []
     for place, entry in enumerate(block['stages']):
         name = f'multigrid.stages[{place}]'
@@ -136,24 +161,37 @@ def _from_stages(block: Mapping[str, Any], full: BatchShape, total_iter: int, sc
             raise OptionError(f'{name}.iter', 'be given', None, 'Say how many iterations the entry lasts.')
         values = {key: _as_positive(f'{name}.{key}', value) for key, value in entry.items()}
         shape = BatchShape(
-            values.get('batch_size_per_gpu', full.batch_size_per_gpu), values.get('num_frame', full.num_frame),
-            values.get('gt_size', full.gt_size))
+            values.get('batch_size_per_gpu', full.batch_size_per_gpu),
+            values.get('num_frame', full.num_frame),
+            values.get('gt_size', full.gt_size),
+        )
         _check_divisible(f'{name}.gt_size', shape.gt_size, scale)
         for key in ('gt_size', 'num_frame'):
             if getattr(shape, key) > getattr(full, key):
-                raise OptionError(f'{name}.{key}', f'be at most datasets.train.{key} ({getattr(full, key)})',
-                                  getattr(shape, key), f'Raise datasets.train.{key}, the largest of the run.')
+                raise OptionError(
+                    f'{name}.{key}',
+                    f'be at most datasets.train.{key} ({getattr(full, key)})',
+                    getattr(shape, key),
+                    f'Raise datasets.train.{key}, the largest of the run.',
+                )
         shapes.append((values['iter'], shape))
     total = sum(num_iter for num_iter, _ in shapes)
     if total != total_iter:
-        raise OptionError('multigrid.stages', f'have `iter` add up to train.total_iter ({total_iter})', total,
-                          f'Change it by {total_iter - total:+d}.')
+        raise OptionError(
+            'multigrid.stages',
+            f'have `iter` add up to train.total_iter ({total_iter})',
+            total,
+            f'Change it by {total_iter - total:+d}.',
+        )
     last = shapes[-1][1]
     for key in ('gt_size', 'num_frame'):
         if getattr(last, key) != getattr(full, key):
-            raise OptionError(f'multigrid.stages[{len(shapes) - 1}].{key}',
-                              f'equal datasets.train.{key} ({getattr(full, key)})', getattr(last, key),
-                              'A run ends with the full shape.')
+            raise OptionError(
+                f'multigrid.stages[{len(shapes) - 1}].{key}',
+                f'equal datasets.train.{key} ({getattr(full, key)})',
+                getattr(last, key),
+                'A run ends with the full shape.',
+            )
     return Schedule.from_shapes(shapes, full)
 
 
@@ -161,8 +199,12 @@ def _check_types(opt: Mapping[str, Any]) -> None:
     for option, supported in (('model_type', MODEL_TYPES), ('datasets.train.type', DATASET_TYPES)):
         value = _lookup(opt, option)
         if value not in supported:
-            raise OptionError(option, f'be {" or ".join(supported)} beside a `multigrid` block', value,
-                              f'Set {option}: {supported[0]}, or delete the block.')
+            raise OptionError(
+                option,
+                f'be {" or ".join(supported)} beside a `multigrid` block',
+                value,
+                f'Set {option}: {supported[0]}, or delete the block.',
+            )
 
 
 def _check_keys(name: str, block: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -194,8 +236,12 @@ def _list(name: str, value: object, length: int | None, per: str, convert: Calla
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise OptionError(name, 'be a list', value, 'Write it as [a, b, c].')
     if length is not None and len(value) != length:
-        raise OptionError(name, f'have {length} entries, one for each {per}', f'{list(value)} ({len(value)})',
-                          'Add or remove entries.')
+        raise OptionError(
+            name,
+            f'have {length} entries, one for each {per}',
+            f'{list(value)} ({len(value)})',
+            'Add or remove entries.',
+        )
     return [convert(f'{name}[{place}]', entry) for place, entry in enumerate(value)]
 
 
@@ -205,8 +251,14 @@ def _positive(opt: Mapping[str, Any], option: str) -> int:
 
 def _as_positive(name: str, value: object) -> int:
     """A whole number of at least 1; ``1e5``, which YAML reads as a float, is one."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value in (
-            float('inf'), float('-inf')) or value != int(value) or value < 1:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or value != value
+        or value in (float('inf'), float('-inf'))
+        or value != int(value)
+        or value < 1
+    ):
         raise OptionError(name, 'be a whole number of at least 1', value, 'Correct the value.')
     return int(value)
 

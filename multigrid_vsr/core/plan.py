@@ -1,4 +1,5 @@
 """What a schedule costs, before it runs: the table of segments and its sums."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -28,16 +29,35 @@ def stage_table(schedule: Schedule, world_size: int = 1) -> str:
     rows = []
     for segment in schedule.segments:
         shape = segment.shape
-        rows.append((f'{segment.stage + 1}', f'{segment.start + 1}-{segment.end}', f'{segment.num_iter}',
-                     f'{shape.gt_size}', f'{shape.num_frame}', f'{shape.batch_size_per_gpu}',
-                     f'{segment.num_iter * shape.batch_size_per_gpu * world_size}',
-                     f'{segment.num_iter * shape.pixels * world_size / per_unit:.3f}',
-                     f'{shape.pixels / schedule.full_shape.pixels:.1%}'))
+        rows.append(
+            (
+                f'{segment.stage + 1}',
+                f'{segment.start + 1}-{segment.end}',
+                f'{segment.num_iter}',
+                f'{shape.gt_size}',
+                f'{shape.num_frame}',
+                f'{shape.batch_size_per_gpu}',
+                f'{segment.num_iter * shape.batch_size_per_gpu * world_size}',
+                f'{segment.num_iter * shape.pixels * world_size / per_unit:.3f}',
+                f'{shape.pixels / schedule.full_shape.pixels:.1%}',
+            )
+        )
     samples = sum(segment.num_iter * segment.shape.batch_size_per_gpu for segment in schedule.segments) * world_size
     pixels = total_pixels(schedule) * world_size
     full = schedule.total_iter * schedule.full_shape.pixels * world_size
-    rows.append(('all', f'1-{schedule.total_iter}', f'{schedule.total_iter}', '', '', '', f'{samples}',
-                 f'{pixels / per_unit:.3f}', f'{pixels / full:.1%}'))
+    rows.append(
+        (
+            'all',
+            f'1-{schedule.total_iter}',
+            f'{schedule.total_iter}',
+            '',
+            '',
+            '',
+            f'{samples}',
+            f'{pixels / per_unit:.3f}',
+            f'{pixels / full:.1%}',
+        )
+    )
     return format_table(header, rows)
 
 
@@ -51,8 +71,10 @@ def comparison(schedule: Schedule, world_size: int = 1) -> str:
     pixels = total_pixels(schedule) * world_size
     full = schedule.total_iter * schedule.full_shape.pixels * world_size
     unit, per_unit = _unit(schedule, world_size)
-    return (f'{pixels / per_unit:.3f} {unit} against {full / per_unit:.3f} for {schedule.total_iter} iterations of the '
-            f'full shape: {full / pixels:.2f}x fewer. Wall-clock follows pixels only as far as the GPU is busy.')
+    return (
+        f'{pixels / per_unit:.3f} {unit} against {full / per_unit:.3f} for {schedule.total_iter} iterations of the '
+        f'full shape: {full / pixels:.2f}x fewer. Wall-clock follows pixels only as far as the GPU is busy.'
+    )
 
 
 def _unit(schedule: Schedule, world_size: int) -> tuple[str, float]:
@@ -63,4 +85,5 @@ def _unit(schedule: Schedule, world_size: int) -> tuple[str, float]:
 def remaining_pixels(schedule: Schedule, current_iter: int) -> int:
     """Ground-truth pixels that one GPU still trains on after ``current_iter`` iterations."""
     return sum(
-        max(0, segment.end - max(segment.start, current_iter)) * segment.shape.pixels for segment in schedule.segments)
+        max(0, segment.end - max(segment.start, current_iter)) * segment.shape.pixels for segment in schedule.segments
+    )

@@ -4,6 +4,7 @@ Nothing is stored and nothing is drawn in order, so a run can start at any itera
 workers, and gets the same samples. The cost of a batch depends on its own size alone: neither on the number of
 ranks nor on the size of the data.
 """
+
 from __future__ import annotations
 
 from multigrid_vsr.core.schedule import Schedule
@@ -46,8 +47,9 @@ def permute(position: int, size: int, key: int) -> int:
             return position
 
 
-def batch_requests(schedule: Schedule, iteration: int, *, num_samples: int, seed: int, world_size: int = 1,
-                   rank: int = 0) -> list[SampleRequest]:
+def batch_requests(
+    schedule: Schedule, iteration: int, *, num_samples: int, seed: int, world_size: int = 1, rank: int = 0
+) -> list[SampleRequest]:
     """The requests of one rank at an iteration (counted from 0).
 
     The global batch of ``b * world_size`` places is cut into ranks in order: rank r has the places ``[r*b, (r+1)*b)``.
@@ -78,5 +80,7 @@ def batch_requests(schedule: Schedule, iteration: int, *, num_samples: int, seed
             index=permute(batch_in_pass * global_batch + place, num_samples, pass_key),
             num_frame=shape.num_frame,
             gt_size=shape.gt_size,
-            seed=mix(seed, iteration, place)) for place in range(first, first + shape.batch_size_per_gpu)
+            seed=mix(seed, iteration, place),
+        )
+        for place in range(first, first + shape.batch_size_per_gpu)
     ]

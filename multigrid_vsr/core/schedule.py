@@ -1,4 +1,5 @@
 """The shape of every iteration, as a pure function of the iteration."""
+
 from __future__ import annotations
 
 from bisect import bisect_right

@@ -1,4 +1,5 @@
 """What one iteration trains on."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

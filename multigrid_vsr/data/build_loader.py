@@ -1,4 +1,5 @@
 """BasicSR's ``build_dataloader``, for a training set that follows a schedule."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -12,8 +13,14 @@ from torch.utils.data import Dataset, Sampler
 from multigrid_vsr.data.loader import BatchRequests, MultigridLoader
 
 
-def build_multigrid_loader(dataset: Dataset, dataset_opt: Mapping[str, Any], num_gpu: int = 1, dist: bool = False,
-                           sampler: Sampler | None = None, seed: int = 0) -> MultigridLoader:
+def build_multigrid_loader(
+    dataset: Dataset,
+    dataset_opt: Mapping[str, Any],
+    num_gpu: int = 1,
+    dist: bool = False,
+    sampler: Sampler | None = None,
+    seed: int = 0,
+) -> MultigridLoader:
     """Builds the loader of a run from the arguments that BasicSR gives to ``build_dataloader``.
 
     Without a launcher one process feeds all its GPUs (``DataParallel``), so it loads the shares of all of them.
@@ -36,7 +43,8 @@ def build_multigrid_loader(dataset: Dataset, dataset_opt: Mapping[str, Any], num
         seed,
         world_size=world_size * processes_gpus,
         ranks=range(rank * processes_gpus, (rank + 1) * processes_gpus),
-        start_iter=dataset_opt.get('start_iter', 0))
+        start_iter=dataset_opt.get('start_iter', 0),
+    )
     return MultigridLoader(
         dataset,
         requests,
@@ -45,4 +53,5 @@ def build_multigrid_loader(dataset: Dataset, dataset_opt: Mapping[str, Any], num
         num_workers=num_workers,
         worker_init_fn=partial(worker_init_fn, num_workers=num_workers, rank=rank, seed=seed),
         pin_memory=dataset_opt.get('pin_memory', False),
-        persistent_workers=dataset_opt.get('persistent_workers', False) and num_workers > 0)
+        persistent_workers=dataset_opt.get('persistent_workers', False) and num_workers > 0,
+    )

@@ -1,4 +1,5 @@
 """Whether the training clips hold what a schedule asks of them."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -27,21 +28,30 @@ def check_clips(clips: Sequence[Clip], schedule: Schedule, dataset_opt: Mapping[
     needed = (num_frame - 1) * interval + 1
     shortest = min(clips, key=lambda clip: clip.num_frame)
     if shortest.num_frame < needed:
-        raise OptionError('datasets.train.num_frame',
-                          f'fit every clip ({needed} frames needed with an interval of {interval})',
-                          f'{num_frame} for clip {shortest.name} of {shortest.num_frame} frames',
-                          'Lower it, or leave the clip out of meta_info_file.')
+        raise OptionError(
+            'datasets.train.num_frame',
+            f'fit every clip ({needed} frames needed with an interval of {interval})',
+            f'{num_frame} for clip {shortest.name} of {shortest.num_frame} frames',
+            'Lower it, or leave the clip out of meta_info_file.',
+        )
     gt_size = max(shape.gt_size for shape in shapes)
     smallest = min(clips, key=lambda clip: min(clip.height, clip.width))
     if min(smallest.height, smallest.width) < gt_size:
-        raise OptionError('datasets.train.gt_size', 'fit into every frame',
-                          f'{gt_size} for clip {smallest.name} of {smallest.height}x{smallest.width}',
-                          'Lower it, or leave the clip out of meta_info_file.')
+        raise OptionError(
+            'datasets.train.gt_size',
+            'fit into every frame',
+            f'{gt_size} for clip {smallest.name} of {smallest.height}x{smallest.width}',
+            'Lower it, or leave the clip out of meta_info_file.',
+        )
     num_samples = sum(clip.num_frame for clip in clips)
     for segment in schedule.segments:
         global_batch = segment.shape.batch_size_per_gpu * world_size
         if global_batch > num_samples:
             option = 'datasets.train' if segment.shape == schedule.full_shape else 'multigrid'
-            raise OptionError(f'{option}.batch_size_per_gpu', f'be at most the {num_samples} samples of the data',
-                              f'{segment.shape.batch_size_per_gpu} on {world_size} GPUs at gt_size '
-                              f'{segment.shape.gt_size} and num_frame {segment.shape.num_frame}', 'Lower it.')
+            raise OptionError(
+                f'{option}.batch_size_per_gpu',
+                f'be at most the {num_samples} samples of the data',
+                f'{segment.shape.batch_size_per_gpu} on {world_size} GPUs at gt_size '
+                f'{segment.shape.gt_size} and num_frame {segment.shape.num_frame}',
+                'Lower it.',
+            )

@@ -1,4 +1,5 @@
 """Which clips a dataset holds: names, lengths and frame sizes. Reads text and headers, never pixels."""
+
 from __future__ import annotations
 
 import re
@@ -38,14 +39,22 @@ def training_clips(dataset_opt: Mapping[str, Any]) -> list[Clip]:
             raise OptionError(f'datasets.train.{key}', 'be a folder that exists', root, 'Correct the path.')
     partition = dataset_opt.get('val_partition')
     if partition is not None and partition not in VAL_PARTITIONS:
-        raise OptionError('datasets.train.val_partition', f'be {" or ".join(VAL_PARTITIONS)}', partition,
-                          'Leave it out to train on every clip.')
+        raise OptionError(
+            'datasets.train.val_partition',
+            f'be {" or ".join(VAL_PARTITIONS)}',
+            partition,
+            'Leave it out to train on every clip.',
+        )
     held_out = VAL_PARTITIONS.get(partition or '', ())
     test_mode = bool(dataset_opt.get('test_mode', False))
     clips = [clip for clip in _listed_clips(dataset_opt) if (clip.name in held_out) is test_mode]
     if not clips:
-        raise OptionError('datasets.train', 'hold at least one clip for training', 0,
-                          'Check meta_info_file, dataroot_gt and val_partition.')
+        raise OptionError(
+            'datasets.train',
+            'hold at least one clip for training',
+            0,
+            'Check meta_info_file, dataroot_gt and val_partition.',
+        )
     return clips
 
 
@@ -64,8 +73,9 @@ def _read_meta_info(option: str, path: Path) -> list[Clip]:
     for number, line in enumerate(_read_lines(option, path), 1):
         match = re.fullmatch(r'(\S+) (\d+) \((\d+),(\d+),3\)', line)
         if match is None:
-            raise OptionError(option, "have lines like '000 100 (720,1280,3)'", f'{line!r} in line {number}',
-                              f'Correct {path}.')
+            raise OptionError(
+                option, "have lines like '000 100 (720,1280,3)'", f'{line!r} in line {number}', f'Correct {path}.'
+            )
         name, *numbers = match.groups()
         clips.append(Clip(name, *map(int, numbers)))
     return clips
@@ -79,8 +89,12 @@ def _read_lmdb_meta_info(path: Path) -> list[Clip]:
     for number, line in enumerate(_read_lines(option, path), 1):
         match = re.fullmatch(r'(.+)/\d+\.\w+ \((\d+),(\d+),3\) \d+', line)
         if match is None:
-            raise OptionError(option, "be an LMDB with lines like '000/00000000.png (720,1280,3) 1' in meta_info.txt",
-                              f'{line!r} in line {number}', f'Correct {path}, or give meta_info_file.')
+            raise OptionError(
+                option,
+                "be an LMDB with lines like '000/00000000.png (720,1280,3) 1' in meta_info.txt",
+                f'{line!r} in line {number}',
+                f'Correct {path}, or give meta_info_file.',
+            )
         name, height, width = match.groups()
         counts[name] = counts.get(name, 0) + 1
         sizes[name] = int(height), int(width)
@@ -93,8 +107,12 @@ def _scan_folder(folder: Path) -> Clip:
     while f'{num_frame:08d}.png' in names:
         num_frame += 1
     if num_frame == 0:
-        raise OptionError('datasets.train.dataroot_gt', 'hold folders of frames 00000000.png, 00000001.png, ...',
-                          f'{folder} without 00000000.png', 'Rename the frames, or list the clips in meta_info_file.')
+        raise OptionError(
+            'datasets.train.dataroot_gt',
+            'hold folders of frames 00000000.png, 00000001.png, ...',
+            f'{folder} without 00000000.png',
+            'Rename the frames, or list the clips in meta_info_file.',
+        )
     with open(folder / '00000000.png', 'rb') as file:
         header = file.read(24)
     if header[:8] != b'\x89PNG\r\n\x1a\n' or len(header) < 24:
@@ -107,5 +125,9 @@ def _read_lines(option: str, path: Path) -> Iterable[str]:
     try:
         return path.read_text().splitlines()
     except OSError as error:
-        raise OptionError(option, 'be a file that can be read', f'{path} ({error.strerror})',
-                          'Correct the path, or leave meta_info_file out to use every folder.') from error
+        raise OptionError(
+            option,
+            'be a file that can be read',
+            f'{path} ({error.strerror})',
+            'Correct the path, or leave meta_info_file out to use every folder.',
+        ) from error

@@ -1,4 +1,5 @@
 """Where a training sample is cut from its clip: the frames, the crop, the flips."""
+
 from __future__ import annotations
 
 import random
@@ -41,14 +42,15 @@ class Cut:
 class Augmentation:
     """The options of BasicSR's REDS datasets that say how samples vary."""
 
-    interval_list: Sequence[int] = (1, )
+    interval_list: Sequence[int] = (1,)
     random_reverse: bool = False
     use_hflip: bool = True
     use_rot: bool = True
 
 
-def draw_sequence(rng: random.Random | ModuleType, clip: Clip, frame: int, num_frame: int,
-                  augmentation: Augmentation) -> list[int]:
+def draw_sequence(
+    rng: random.Random | ModuleType, clip: Clip, frame: int, num_frame: int, augmentation: Augmentation
+) -> list[int]:
     """Draws the frames of a sequence that starts at ``frame``, or elsewhere where the clip ends too soon.
 
     The draws and their order are those of BasicSR's ``REDSRecurrentDataset``, with the clip's own length for its 100.
@@ -70,8 +72,14 @@ def draw_sequence(rng: random.Random | ModuleType, clip: Clip, frame: int, num_f
     return frames
 
 
-def draw_cut(rng: random.Random | ModuleType, frames: Sequence[int], lq_height: int, lq_width: int, lq_size: int,
-             augmentation: Augmentation) -> Cut:
+def draw_cut(
+    rng: random.Random | ModuleType,
+    frames: Sequence[int],
+    lq_height: int,
+    lq_width: int,
+    lq_size: int,
+    augmentation: Augmentation,
+) -> Cut:
     """Draws the crop and the flips: BasicSR's ``paired_random_crop`` and ``augment``, in their order.
 
     Args:

@@ -1,4 +1,5 @@
 """Crops out of stored frames, by back end. A reader is opened in the process that reads and never pickled."""
+
 from __future__ import annotations
 
 import functools
@@ -80,12 +81,16 @@ def _open_env(root: str, pid: int) -> lmdb.Environment:
         raise FrameError(f'cannot open the LMDB {root} ({error})') from None
 
 
-def _decode_crop(encoded: bytes | memoryview, clip: str, frame: int, source: Path, top: int, left: int, size: int) -> np.ndarray:
+def _decode_crop(
+    encoded: bytes | memoryview, clip: str, frame: int, source: Path, top: int, left: int, size: int
+) -> np.ndarray:
     image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if len(encoded) else None
     if image is None:
         raise FrameError(f'clip {clip}, frame {frame}: {source} holds no image that can be decoded')
     height, width = image.shape[:2]
     if top + size > height or left + size > width:
-        raise FrameError(f'clip {clip}, frame {frame}: {source} is {height}x{width}, too small for a crop of '
-                         f'{size} at ({top}, {left})')
-    return image[top:top + size, left:left + size]
+        raise FrameError(
+            f'clip {clip}, frame {frame}: {source} is {height}x{width}, too small for a crop of '
+            f'{size} at ({top}, {left})'
+        )
+    return image[top : top + size, left : left + size]

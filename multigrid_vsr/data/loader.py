@@ -1,4 +1,5 @@
 """The batches of a run, in the schedule's order, from any start iteration."""
+
 from __future__ import annotations
 
 import queue
@@ -25,8 +26,15 @@ class BatchRequests(Sampler[list[SampleRequest]]):
         start_iter: Iterations already done.
     """
 
-    def __init__(self, schedule: Schedule, num_samples: int, seed: int, world_size: int = 1,
-                 ranks: range = range(1), start_iter: int = 0) -> None:
+    def __init__(
+        self,
+        schedule: Schedule,
+        num_samples: int,
+        seed: int,
+        world_size: int = 1,
+        ranks: range = range(1),
+        start_iter: int = 0,
+    ) -> None:
         self.schedule = schedule
         self.num_samples = num_samples
         self.seed = seed
@@ -40,9 +48,16 @@ class BatchRequests(Sampler[list[SampleRequest]]):
     def __iter__(self) -> Iterator[list[SampleRequest]]:
         for iteration in range(self.start_iter, self.schedule.total_iter):
             yield [
-                request for rank in self.ranks
-                for request in batch_requests(self.schedule, iteration, num_samples=self.num_samples, seed=self.seed,
-                                              world_size=self.world_size, rank=rank)
+                request
+                for rank in self.ranks
+                for request in batch_requests(
+                    self.schedule,
+                    iteration,
+                    num_samples=self.num_samples,
+                    seed=self.seed,
+                    world_size=self.world_size,
+                    rank=rank,
+                )
             ]
 
 
@@ -60,8 +75,14 @@ class MultigridLoader:
         options: Passed to ``torch.utils.data.DataLoader``.
     """
 
-    def __init__(self, dataset: Dataset, requests: BatchRequests, epoch_sampler: Any = None,
-                 num_prefetch_queue: int = 0, **options: Any) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        requests: BatchRequests,
+        epoch_sampler: Any = None,
+        num_prefetch_queue: int = 0,
+        **options: Any,
+    ) -> None:
         self.dataset = dataset
         self.requests = requests
         self._epoch_sampler = epoch_sampler

@@ -1,4 +1,5 @@
 """Training clips in the layout of REDS, cut to the shape that the sampler asks for."""
+
 from __future__ import annotations
 
 import random
@@ -50,7 +51,8 @@ class MultigridREDSDataset(Dataset):
         self.clips = training_clips(opt)
         self._ends = list(accumulate(clip.num_frame for clip in self.clips))
         self.augmentation = Augmentation(
-            opt.get('interval_list', [1]), opt.get('random_reverse', False), opt['use_hflip'], opt['use_rot'])
+            opt.get('interval_list', [1]), opt.get('random_reverse', False), opt['use_hflip'], opt['use_rot']
+        )
         self._readers: tuple[FrameReader, FrameReader] | None = None
 
     def __len__(self) -> int:
@@ -70,8 +72,9 @@ class MultigridREDSDataset(Dataset):
         lqs, gts, keys = zip(*samples)
         return {'lq': torch.from_numpy(np.stack(lqs)), 'gt': torch.from_numpy(np.stack(gts)), 'key': list(keys)}
 
-    def _cut(self, index: int, num_frame: int, gt_size: int,
-             rng: random.Random | ModuleType) -> tuple[np.ndarray, np.ndarray, str]:
+    def _cut(
+        self, index: int, num_frame: int, gt_size: int, rng: random.Random | ModuleType
+    ) -> tuple[np.ndarray, np.ndarray, str]:
         """Cuts one sample: LQ (t, h, w, c) and GT (t, scale*h, scale*w, c), uint8 BGR, and its key."""
         clip, frame = self._locate(index)
         scale = self.scale
@@ -79,8 +82,10 @@ class MultigridREDSDataset(Dataset):
         frames = draw_sequence(rng, clip, frame, num_frame, self.augmentation)
         cut = draw_cut(rng, frames, clip.height // scale, clip.width // scale, lq_size, self.augmentation)
         if self._readers is None:
-            self._readers = (open_frames(self.opt['dataroot_lq'], self.opt['io_backend']),
-                             open_frames(self.opt['dataroot_gt'], self.opt['io_backend']))
+            self._readers = (
+                open_frames(self.opt['dataroot_lq'], self.opt['io_backend']),
+                open_frames(self.opt['dataroot_gt'], self.opt['io_backend']),
+            )
         lq_reader, gt_reader = self._readers
         lq = np.empty((num_frame, lq_size, lq_size, 3), np.uint8)
         gt = np.empty((num_frame, gt_size, gt_size, 3), np.uint8)

@@ -1,4 +1,5 @@
 """The one place where stored pixels become a network's input."""
+
 from __future__ import annotations
 
 import torch
@@ -11,4 +12,4 @@ def to_float_rgb(frames: torch.Tensor) -> torch.Tensor:
     CUDA would multiply by the rounded reciprocal of a Python number.
     """
     frames = frames.movedim(-1, -3).flip(-3).to(torch.float32, memory_format=torch.contiguous_format)
-    return frames.div_(torch.tensor(255., device=frames.device))
+    return frames.div_(torch.tensor(255.0, device=frames.device))

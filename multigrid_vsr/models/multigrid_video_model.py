@@ -1,4 +1,5 @@
 """BasicSR's recurrent video model, fed with batches whose shape follows the schedule."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -49,7 +50,8 @@ class MultigridVideoModel(VideoRecurrentModel):
         return DistributedDataParallel(
             net.to(self.device),
             device_ids=[torch.cuda.current_device()] if self.device.type == 'cuda' else None,
-            find_unused_parameters=self.opt.get('find_unused_parameters', False) or fixes_flow)
+            find_unused_parameters=self.opt.get('find_unused_parameters', False) or fixes_flow,
+        )
 
     def feed_data(self, data: dict[str, Any]) -> None:
         """Moves a batch to the device.
@@ -76,8 +78,11 @@ class MultigridVideoModel(VideoRecurrentModel):
     def _fix_flow(self, fixed: bool) -> None:
         if fixed is self._flow_is_fixed:
             return
-        get_root_logger().info(f'Fix flow network and feature extractor for {self.opt["train"]["fix_flow"]} iters.'
-                               if fixed else 'Train all the parameters.')
+        get_root_logger().info(
+            f'Fix flow network and feature extractor for {self.opt["train"]["fix_flow"]} iters.'
+            if fixed
+            else 'Train all the parameters.'
+        )
         for name, parameter in self.net_g.named_parameters():
             if any(module in name for module in _FLOW_MODULES):
                 parameter.requires_grad_(not fixed)

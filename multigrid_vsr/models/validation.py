@@ -1,4 +1,5 @@
 """Validation of a video model on any device, with or without metrics, on recurrent and sliding-window test sets."""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -41,11 +42,13 @@ def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, 
         for frame, stem, result, gt in _super_resolve(model, data):
             if save_img:
                 label = current_iter if model.is_train else val_opt.get('suffix') or model.opt['name']
-                imwrite(result, str(Path(model.opt['path']['visualization'], name, data['folder'],
-                                         f'{stem}_{label}.png')))
+                imwrite(
+                    result, str(Path(model.opt['path']['visualization'], name, data['folder'], f'{stem}_{label}.png'))
+                )
             for column, metric_opt in enumerate(metrics.values()):
-                model.metric_results[data['folder']][frame, column] = calculate_metric({'img': result, 'img2': gt},
-                                                                                     metric_opt)
+                model.metric_results[data['folder']][frame, column] = calculate_metric(
+                    {'img': result, 'img2': gt}, metric_opt
+                )
     if not metrics:
         return
     if model.opt['dist']:
