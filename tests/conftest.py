@@ -18,28 +18,28 @@ def _frames(name: str, count: int):
         yield frame
 
 
-def _write_clips(root: Path, name: str, lengths: list[int]) -> Path:
-    frames = _frames(name, sum(lengths))
-    for clip, length in enumerate(lengths):
+def _write_clips(root: Path, name: str, lengths: dict[str, int]) -> Path:
+    frames = _frames(name, sum(lengths.values()))
+    for clip, length in lengths.items():
         for folder in ('gt', 'lq'):
-            (root / folder / f'{clip:03d}').mkdir(parents=True)
+            (root / folder / clip).mkdir(parents=True)
         for number in range(length):
             frame = next(frames)
             small = cv2.resize(frame, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_CUBIC)
-            cv2.imwrite(str(root / f'gt/{clip:03d}/{number:08d}.png'), frame)
-            cv2.imwrite(str(root / f'lq/{clip:03d}/{number:08d}.png'), small)
+            cv2.imwrite(str(root / f'gt/{clip}/{number:08d}.png'), frame)
+            cv2.imwrite(str(root / f'lq/{clip}/{number:08d}.png'), small)
     return root
 
 
 @pytest.fixture(scope='session')
 def clips(tmp_path_factory) -> Path:
     """Three clips of carphone (176x144) of different lengths, gt/ and lq/ at 1/4."""
-    return _write_clips(tmp_path_factory.mktemp('clips'), 'carphone_pristine.mp4', [6, 9, 7])
+    return _write_clips(tmp_path_factory.mktemp('clips'), 'carphone_pristine.mp4', {'000': 6, '001': 9, '002': 7})
 
 
 @pytest.fixture(scope='session')
 def stock_clips(tmp_path_factory) -> Path:
     """One clip of the 100 frames that BasicSR's REDS datasets take for granted, with their meta_info.txt."""
-    root = _write_clips(tmp_path_factory.mktemp('stock_clips'), 'carphone_pristine.mp4', [0, 100])
+    root = _write_clips(tmp_path_factory.mktemp('stock_clips'), 'carphone_pristine.mp4', {'001': 100})
     (root / 'meta_info.txt').write_text('001 100 (144,176,3)\n')
     return root

@@ -1,0 +1,210 @@
+"""The dataset against BasicSR's own, bit by bit, and against the frames on disk."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from basicsr.data.reds_dataset import REDSRecurrentDataset
+from basicsr.utils.lmdb_util import make_lmdb_from_imgs
+
+from multigrid_vsr.core.errors import FrameError, OptionError
+from multigrid_vsr.core.shapes import SampleRequest
+from multigrid_vsr.data.clips import Clip, training_clips
+from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
+from multigrid_vsr.data.pixels import to_float_rgb
+
+
+def dataset_options(root, backend='disk', **changes):
+    return {
+        'name': 'clips',
+        'dataroot_gt': str(root / 'gt'),
+        'dataroot_lq': str(root / 'lq'),
+        'io_backend': {'type': backend},
+        'scale': 4,
+        'num_frame': 5,
+        'gt_size': 96,
+        'interval_list': [1],
+        'random_reverse': True,
+        'use_hflip': True,
+        'use_rot': True,
+        **changes,
+    }
+
+
+@pytest.fixture(scope='module')
+def lmdb_clips(stock_clips, tmp_path_factory):
+    """BasicSR's LMDBs of the stock clip, made by BasicSR."""
+    root = tmp_path_factory.mktemp('lmdb')
+    for name in ('gt', 'lq'):
+        paths = sorted((stock_clips / name).rglob('*.png'))
+        relative = [str(path.relative_to(stock_clips / name)) for path in paths]
+        make_lmdb_from_imgs(
+            str(stock_clips / name), str(root / f'{name}.lmdb'), relative, [key[:-4] for key in relative]
+        )
+    return root
+
+
+def options_of(backend, stock_clips, lmdb_clips, **changes):
+    if backend == 'lmdb':
+        changes.update(dataroot_gt=str(lmdb_clips / 'gt.lmdb'), dataroot_lq=str(lmdb_clips / 'lq.lmdb'))
+    return dataset_options(stock_clips, backend, **changes)
+
+
+@pytest.mark.parametrize('backend', ['disk', 'lmdb'])
+@pytest.mark.parametrize('intervals', [[1], [1, 2, 3]])
+def test_dataset_with_int_index_equals_basicsrs(backend, intervals, stock_clips, lmdb_clips, tmp_path):
+    opt = options_of(backend, stock_clips, lmdb_clips, interval_list=intervals)
+    ours = MultigridREDSDataset(opt)
+    for name in ('dataroot_gt', 'dataroot_lq') if backend == 'lmdb' else ():  # LMDB opens a file once in a process
+        shutil.copytree(opt[name], tmp_path / name)
+        opt = {**opt, name: str(tmp_path / name.replace('dataroot', 'copy')) + '.lmdb'}
+        (tmp_path / name).rename(opt[name])
+    stock = REDSRecurrentDataset(
+        {
+            **opt,
+            'io_backend': {'type': backend},  # BasicSR takes the type out of it
+            'meta_info_file': str(stock_clips / 'meta_info.txt'),
+            'val_partition': 'REDS4',
+            'test_mode': False,
+        }
+    )
+    assert len(ours) == len(stock) == 100
+    for index in (0, 17, 50, 97, 99):
+        samples = []
+        for dataset in (ours, stock):
+            random.seed(index)
+            samples.append(dataset[index])
+        assert torch.equal(samples[0]['lq'], samples[1]['lq'])
+        assert torch.equal(samples[0]['gt'], samples[1]['gt'])
+        assert samples[0]['key'] == samples[1]['key']
+
+
+@pytest.mark.parametrize('backend', ['disk', 'lmdb'])
+def test_dataset_with_requests_gives_a_batch_of_their_shape(backend, stock_clips, lmdb_clips):
+    dataset = MultigridREDSDataset(options_of(backend, stock_clips, lmdb_clips))
+    batch = dataset[[SampleRequest(index, 3, 64, seed=index) for index in (5, 98)]]
+    assert (batch['lq'].dtype, tuple(batch['lq'].shape)) == (torch.uint8, (2, 3, 16, 16, 3))
+    assert (batch['gt'].dtype, tuple(batch['gt'].shape)) == (torch.uint8, (2, 3, 64, 64, 3))
+    assert batch['key'] == ['001/00000005', '001/00000098']
+
+
+def test_dataset_batch_holds_pixels_of_the_clip(stock_clips):
+    """With one place to cut from and no flips, the sample is known without the dataset's help."""
+    opt = dataset_options(stock_clips, random_reverse=False, use_hflip=False, use_rot=False)
+    batch = MultigridREDSDataset(opt)[[SampleRequest(40, 3, 144, seed=1)]]  # frames are 144 high
+    gt, lq = batch['gt'][0].numpy(), batch['lq'][0].numpy()
+    frames = [cv2.imread(str(stock_clips / f'gt/001/{number:08d}.png')) for number in (40, 41, 42)]
+    small = [cv2.imread(str(stock_clips / f'lq/001/{number:08d}.png')) for number in (40, 41, 42)]
+    places = [
+        left
+        for left in range(9)
+        if all(np.array_equal(gt[t], frames[t][:, left * 4 : left * 4 + 144]) for t in range(3))
+        and all(np.array_equal(lq[t], small[t][:, left : left + 36]) for t in range(3))
+    ]
+    assert len(places) == 1
+
+
+def test_dataset_draws_flips_directions_and_places(stock_clips):
+    dataset = MultigridREDSDataset(dataset_options(stock_clips))
+    batch = dataset[[SampleRequest(40, 2, 32, seed=seed) for seed in range(64)]]
+    assert len({sample.numpy().tobytes() for sample in batch['gt']}) == 64
+    again = dataset[[SampleRequest(40, 2, 32, seed=seed) for seed in range(64)]]
+    assert torch.equal(batch['gt'], again['gt'])
+
+
+def test_dataset_lq_and_gt_show_the_same_place(stock_clips):
+    """Downscaled ground truth is near the LQ crop; near no other crop of the batch."""
+    dataset = MultigridREDSDataset(dataset_options(stock_clips))
+    batch = dataset[[SampleRequest(index, 1, 64, seed=index) for index in range(0, 100, 10)]]
+    gt = [cv2.resize(sample[0].numpy(), (16, 16), interpolation=cv2.INTER_AREA) for sample in batch['gt']]
+    lq = [sample[0].numpy() for sample in batch['lq']]
+    distances = [[np.abs(a.astype(int) - b).mean() for b in gt] for a in lq]
+    assert [int(np.argmin(row)) for row in distances] == list(range(10))
+
+
+def test_dataset_takes_clips_of_any_length(clips):
+    dataset = MultigridREDSDataset(dataset_options(clips))
+    assert dataset.clips == [Clip('000', 6, 144, 176), Clip('001', 9, 144, 176), Clip('002', 7, 144, 176)]
+    assert len(dataset) == 22
+    keys = [dataset[[SampleRequest(index, 5, 64, seed=0)]]['key'][0] for index in (0, 5, 6, 14, 15, 21)]
+    assert keys == ['000/00000000', '000/00000005', '001/00000000', '001/00000008', '002/00000000', '002/00000006']
+
+
+@pytest.mark.parametrize('index', [-1, 22])
+def test_dataset_outside_its_samples_raises(index, clips):
+    with pytest.raises(IndexError, match=rf'sample {index} is outside \[0, 22\)'):
+        MultigridREDSDataset(dataset_options(clips))[[SampleRequest(index, 5, 64, seed=0)]]
+
+
+def test_dataset_survives_pickling_after_use(stock_clips, lmdb_clips):
+    dataset = MultigridREDSDataset(options_of('lmdb', stock_clips, lmdb_clips))
+    request = [SampleRequest(3, 5, 64, seed=0)]
+    batch = dataset[request]
+    assert torch.equal(pickle.loads(pickle.dumps(dataset))[request]['gt'], batch['gt'])
+
+
+def test_dataset_with_missing_frame_names_clip_and_frame(tmp_path, clips):
+    for name in ('gt', 'lq'):
+        (tmp_path / name).symlink_to(clips / name)
+    (tmp_path / 'meta_info.txt').write_text('000 9 (144,176,3)\n')
+    opt = dataset_options(tmp_path, meta_info_file=str(tmp_path / 'meta_info.txt'), random_reverse=False)
+    with pytest.raises(FrameError, match=r'^clip 000, frame 6: cannot read \S+ \(No such file or directory\)$'):
+        MultigridREDSDataset(opt)[[SampleRequest(6, 3, 64, seed=0)]]
+
+
+@pytest.mark.parametrize('content', [b'', b'no image', b'\x89PNG\r\n\x1a\n'])
+def test_dataset_with_damaged_frame_names_clip_and_frame(content, tmp_path):
+    for name in ('gt', 'lq'):
+        (tmp_path / name / '000').mkdir(parents=True)
+        (tmp_path / name / '000/00000000.png').write_bytes(content)
+    (tmp_path / 'meta_info.txt').write_text('000 1 (144,176,3)\n')
+    opt = dataset_options(tmp_path, meta_info_file=str(tmp_path / 'meta_info.txt'))
+    with pytest.raises(FrameError, match=r'^clip 000, frame 0: \S+ holds no image that can be decoded$'):
+        MultigridREDSDataset(opt)[[SampleRequest(0, 1, 64, seed=0)]]
+
+
+def test_dataset_with_key_missing_in_lmdb_names_clip_and_frame(stock_clips, lmdb_clips, tmp_path):
+    (tmp_path / 'meta_info.txt').write_text('002 9 (144,176,3)\n')
+    opt = options_of('lmdb', stock_clips, lmdb_clips, meta_info_file=str(tmp_path / 'meta_info.txt'))
+    with pytest.raises(FrameError, match=r'^clip 002, frame \d: no key 002/0000000\d in \S+lq.lmdb$'):
+        MultigridREDSDataset(opt)[[SampleRequest(0, 3, 64, seed=0)]]
+
+
+def test_to_float_rgb_equals_basicsrs_conversion():
+    values = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    values[..., 1] += 7
+    values[..., 2] += 101
+    from basicsr.utils import img2tensor
+
+    expected = img2tensor(values.astype(np.float32) / 255.0)
+    assert torch.equal(to_float_rgb(torch.from_numpy(values)), expected)
+
+
+@pytest.mark.parametrize(
+    ('lines', 'line'),
+    [
+        ('000 100\n', r"must have lines like '000 100 \(720,1280,3\)', got '000 100' in line 1. Correct"),
+        ('000 100 (720,1280,3)\n\n', "got '' in line 2. Correct"),
+        ('', r'datasets.train: must hold at least one clip for training, got 0. Check meta_info_file'),
+    ],
+)
+def test_training_clips_with_bad_meta_info_says_where(lines, line, tmp_path, clips):
+    (tmp_path / 'meta_info.txt').write_text(lines)
+    with pytest.raises(OptionError, match=line):
+        training_clips(dataset_options(clips, meta_info_file=str(tmp_path / 'meta_info.txt')))
+
+
+def test_training_clips_leave_the_validation_partition_out(clips):
+    names = {
+        partition: [clip.name for clip in training_clips(dataset_options(clips, val_partition=partition))]
+        for partition in (None, 'REDS4', 'official')
+    }
+    assert names == {None: ['000', '001', '002'], 'REDS4': ['001', '002'], 'official': ['000', '001', '002']}
+    held_out = training_clips(dataset_options(clips, val_partition='REDS4', test_mode=True))
+    assert [clip.name for clip in held_out] == ['000']
