@@ -38,3 +38,11 @@ def train_here(folder: Path, opt: dict[str, Any], *arguments: str) -> list[tuple
     with mock.patch.object(sys, 'argv', argv), mock.patch.object(sys, 'excepthook'):
         train_pipeline(str(folder))
     return list(seen)
+
+
+@ARCH_REGISTRY.register()
+class CentreProbe(ShapeProbe):
+    """As a sliding-window arch: gives the frame in the middle, (b, c, 4h, 4w)."""
+
+    def forward(self, lq: torch.Tensor) -> torch.Tensor:
+        return super().forward(lq)[:, lq.shape[1] // 2]

@@ -9,9 +9,12 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from multigrid_vsr.core.errors import FrameError
 from multigrid_vsr.core.sampling import batch_requests
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import SampleRequest
+
+_FRAME_ERROR = f'{FrameError.__module__}.{FrameError.__qualname__}: '
 
 
 class BatchRequests(Sampler[list[SampleRequest]]):
@@ -96,10 +99,13 @@ class MultigridLoader:
         """Starts nothing before the first batch is asked for: BasicSR makes an iterator that it throws away."""
         if self._epoch_sampler is not None and self._epoch_sampler.epoch > 0:
             return
-        if self._num_prefetch_queue > 0:
-            yield from _in_background(self._loader, self._num_prefetch_queue)
-        else:
-            yield from self._loader
+        try:
+            if self._num_prefetch_queue > 0:
+                yield from _in_background(self._loader, self._num_prefetch_queue)
+            else:
+                yield from self._loader
+        except FrameError as error:  # a worker's comes wrapped in the text of its traceback
+            raise FrameError(str(error).strip().splitlines()[-1].removeprefix(_FRAME_ERROR)) from None
 
 
 def _as_loaded(batch: Any) -> Any:

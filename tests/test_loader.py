@@ -1,0 +1,85 @@
+"""The loader: where it starts, when it stops, and what an error becomes."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from test_multigrid_reds_dataset import dataset_options
+from test_schedule import run_options
+
+from multigrid_vsr.core.errors import FrameError
+from multigrid_vsr.core.options import schedule_from_options
+from multigrid_vsr.data.loader import BatchRequests, MultigridLoader
+from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
+
+
+class Sampler:
+    """What the loader knows of BasicSR's sampler."""
+
+    epoch = 0
+
+
+class Requests(torch.utils.data.Dataset):
+    """Gives what it is asked for."""
+
+    def __getitem__(self, requests):
+        return [request.index for request in requests]
+
+
+def loader(dataset=None, start_iter=0, sampler=None, **changes):
+    requests = BatchRequests(
+        schedule_from_options(run_options(total_iter=9, batch=2)), 22, seed=0, start_iter=start_iter
+    )
+    return MultigridLoader(dataset or Requests(), requests, sampler, **changes)
+
+
+def test_loader_started_late_gives_the_rest_of_the_run():
+    whole = list(loader())
+    assert len(whole) == len(loader()) == 9
+    assert list(loader(start_iter=4)) == whole[4:]
+    assert list(loader(start_iter=9)) == []
+
+
+def test_loader_iterated_twice_starts_again():
+    """As CUDAPrefetcher does: it takes a batch of one iterator, and goes on with another."""
+    twice = loader(num_prefetch_queue=2)
+    first = next(iter(twice))
+    assert next(iter(twice)) == first == list(loader())[0]
+
+
+def test_loader_is_empty_after_the_first_epoch():
+    sampler = Sampler()
+    epochs = loader(sampler=sampler)
+    assert len(list(epochs)) == 9
+    sampler.epoch = 1
+    assert list(epochs) == []
+
+
+def test_loader_iterator_that_is_never_asked_starts_nothing():
+    before = threading.active_count()
+    iterator = iter(loader(num_workers=2, num_prefetch_queue=2))
+    assert threading.active_count() == before
+    del iterator
+
+
+def test_loader_abandoned_in_the_middle_ends_its_thread():
+    iterator = iter(loader(num_prefetch_queue=2))
+    next(iterator)
+    assert any('prefetch' in thread.name for thread in threading.enumerate())
+    iterator.close()
+    assert not any('prefetch' in thread.name for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize('num_workers', [0, 1, 2])
+@pytest.mark.parametrize('num_prefetch_queue', [0, 2])
+def test_loader_with_damaged_frame_raises_one_line(num_workers, num_prefetch_queue, tmp_path):
+    for name in ('gt', 'lq'):
+        (tmp_path / name / '000').mkdir(parents=True)
+        (tmp_path / name / '000/00000000.png').write_bytes(b'no image')
+    (tmp_path / 'meta_info.txt').write_text('000 22 (512,512,3)\n')
+    dataset = MultigridREDSDataset(dataset_options(tmp_path, meta_info_file=str(tmp_path / 'meta_info.txt')))
+    batches = loader(dataset, num_workers=num_workers, num_prefetch_queue=num_prefetch_queue)
+    with pytest.raises(FrameError, match=r'^clip 000, frame \d+: cannot read .*\)$|^clip 000, frame 0: \S+ holds no'):
+        list(batches)
