@@ -24,28 +24,14 @@ def python(request, tmp_path_factory):
     venv.create(root / 'venv', with_pip=False)
     python = root / 'venv/bin/python'
     pip = [sys.executable, '-m', 'pip', '--python', python, '--disable-pip-version-check', '--quiet']
-    empty = sorted(path.name for path in site_packages(python).iterdir())
+    packages = site_packages(python)
+    empty = {path.name for path in packages.iterdir()}
     # The build's own files must not land in the project.
-    source = root / 'source'
-    subprocess.run(['git', 'clone', '--quiet', str(PROJECT), str(source)], check=True)
-    build = [sys.executable, '-m', 'pip', '--quiet', 'wheel', '--no-deps', '--no-build-isolation']
-    if request.param == 'wheel':
-        output(*build, '--wheel-dir', root, source)
-        output(*pip, 'install', '--no-deps', next(root.glob('*.whl')))
-    else:
-        # pip builds an editable with the environment's own setuptools, which this one has not: lend it ours.
-        purelib = output(sys.executable, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))').strip()
-        lend = site_packages(python) / 'lent.pth'
-        (root / 'lent').mkdir()
-        for name in ('setuptools', '_distutils_hack'):
-            (root / 'lent' / name).symlink_to(Path(purelib) / name)
-        lend.write_text(f'{root / "lent"}\n')
-        output(*pip, 'install', '--no-deps', '--no-build-isolation', '--editable', source)
-        lend.unlink()
+    subprocess.run(['git', 'clone', '--quiet', str(PROJECT), str(root / 'source')], check=True)
+    output(*pip, 'install', '--no-deps', *(['--editable'] if request.param == 'editable' else []), root / 'source')
     yield python
     output(*pip, 'uninstall', '--yes', 'multigrid_vsr')
-    left = [path.name for path in site_packages(python).iterdir()]
-    assert sorted(left) == empty
+    assert empty == ({path.name for path in packages.iterdir()} if packages.exists() else set())
     assert not (python.parent / 'multigrid-vsr').exists()
 
 
