@@ -1,0 +1,118 @@
+"""The demo's table and its two pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from multigrid_vsr.core.plan import format_table
+from multigrid_vsr.demo.evaluation import Frames
+
+# Okabe and Ito's colours, told apart with every kind of colour vision.
+COLOURS = {'stock': '#0072B2', 'multigrid': '#D55E00', 'bicubic': '#666666'}
+
+History = Sequence[tuple[float, float]]  # wall-clock of training in seconds, PSNR in dB then
+
+
+def table(bicubic: float, runs: Mapping[str, History], ssims: Mapping[str, float]) -> str:
+    """Wall-clock of training, PSNR and SSIM of bicubic and of each run at its end."""
+    rows = [('bicubic', '-', f'{bicubic:.2f}', f'{ssims["bicubic"]:.4f}')]
+    for name, history in runs.items():
+        seconds, psnr = history[-1]
+        rows.append((name, f'{seconds:.0f} s', f'{psnr:.2f}', f'{ssims[name]:.4f}'))
+    return format_table(('method', 'training', 'PSNR / dB', 'SSIM'), rows)
+
+
+def summary(bicubic: float, runs: Mapping[str, History]) -> str:
+    """What the figures show, and nothing else."""
+    (stock_seconds, stock), (seconds, multigrid) = runs['stock'][-1], runs['multigrid'][-1]
+    above = [name for name, history in runs.items() if history[-1][1] > bicubic]
+    return (
+        f'The multigrid run took {seconds / stock_seconds:.2f} of the time of the stock run and ends '
+        f'{multigrid - stock:+.2f} dB from it. Above bicubic: {" and ".join(above) or "neither"}.\n'
+        'One seed, a tiny network and minutes of training: an illustration, not a benchmark.'
+    )
+
+
+def plot_psnr(path: Path, bicubic: float, runs: Mapping[str, History]) -> None:
+    """Draws PSNR over the wall-clock of training."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout='constrained')
+    for name, history in runs.items():
+        seconds, psnrs = zip(*history)
+        axes.plot(seconds, psnrs, marker='o', color=COLOURS[name])
+        axes.annotate(
+            f'{name}: {psnrs[-1]:.2f} dB after {seconds[-1]:.0f} s',
+            (seconds[-1], psnrs[-1]),
+            xytext=(0, -16 if name == 'stock' else 10),
+            textcoords='offset points',
+            ha='right' if name == 'stock' else 'center',
+            color=COLOURS[name],
+        )
+    axes.axhline(bicubic, color=COLOURS['bicubic'], linestyle='--')
+    axes.annotate(
+        f'bicubic: {bicubic:.2f} dB',
+        (1, bicubic),
+        xycoords=('axes fraction', 'data'),
+        xytext=(-4, 4),
+        textcoords='offset points',
+        ha='right',
+        color=COLOURS['bicubic'],
+    )
+    axes.set_xlim(left=0)
+    axes.margins(y=0.15)
+    axes.set_xlabel('wall-clock of training / s')
+    axes.set_ylabel('PSNR on held-out frames / dB')
+    axes.set_title('A small BasicVSR, x4, same iterations and seed')
+    axes.spines[['top', 'right']].set_visible(False)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def draw_crops(path: Path, lq: Frames, methods: Mapping[str, Frames], size: int = 96, zoom: int = 3) -> None:
+    """Draws the same crop of every method side by side, a row for each clip.
+
+    The crop is where bicubic is farthest from the ground truth, so that there is something to see.
+
+    Args:
+        path: Picture to write.
+        lq: LQ clips, shown with square pixels.
+        methods: Results by their names; the ground truth is the last.
+        size: Side of the crop in ground-truth pixels.
+        zoom: Screen pixels of each.
+    """
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    truth = list(methods.values())[-1]
+    columns = ['LQ', *methods]
+    figure, grid = pyplot.subplots(
+        len(lq), len(columns), figsize=(2.2 * len(columns), 2.35 * len(lq)), layout='constrained', squeeze=False
+    )
+    for axes_of_clip, (clip, frames) in zip(grid, lq.items()):
+        middle = len(frames) // 2
+        error = np.square(methods['bicubic'][clip][middle].astype(float) - truth[clip][middle]).mean(axis=2)
+        error = cv2.boxFilter(error, -1, (size, size), normalize=True, anchor=(0, 0))
+        error = error[: error.shape[0] - size : 4, : error.shape[1] - size : 4]
+        top, left = (int(place) for place in np.unravel_index(error.argmax(), error.shape))
+        images = [frames[middle][top : top + size // 4, left : left + size // 4]]
+        images += [
+            result[clip][middle][top * 4 : top * 4 + size, left * 4 : left * 4 + size] for result in methods.values()
+        ]
+        for axes, name, image in zip(axes_of_clip, columns, images):
+            side = size * zoom
+            axes.imshow(cv2.resize(image, (side, side), interpolation=cv2.INTER_NEAREST)[..., ::-1])
+            axes.set_axis_off()
+            if axes_of_clip is grid[0]:
+                axes.set_title(name)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)

@@ -1,0 +1,165 @@
+"""The demo's two runs: their option files, and BasicSR's training script on each."""
+
+from __future__ import annotations
+
+import collections
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from tqdm import tqdm
+
+from multigrid_vsr.core.errors import InputError
+
+NUM_CHECKPOINTS = 6
+
+_OPTIONS = """\
+# {title}
+name: {name}
+model_type: {model_type}
+scale: 4
+num_gpu: 0
+manual_seed: {seed}
+
+datasets:
+  train:
+    name: bikes_and_bunny
+    type: {dataset_type}
+    dataroot_gt: data/train/gt
+    dataroot_lq: data/train/lq
+    meta_info_file: data/train/meta_info.txt
+    val_partition: REDS4
+    test_mode: false
+    io_backend:
+      type: disk
+    num_frame: 7
+    gt_size: 128
+    interval_list: [1]
+    random_reverse: false
+    use_hflip: true
+    use_rot: true
+    num_worker_per_gpu: 1
+    batch_size_per_gpu: 2
+    dataset_enlarge_ratio: 200
+    prefetch_mode: ~
+{multigrid}
+network_g:
+  type: BasicVSR
+  num_feat: 16
+  num_block: 2
+
+path:
+  experiments_root: experiments
+  strict_load_g: true
+  resume_state: ~
+
+train:
+  optim_g:
+    type: Adam
+    lr: 0.002
+    betas: [0.9, 0.99]
+  scheduler:
+    type: CosineAnnealingRestartLR
+    periods: {periods}
+    restart_weights: {restart_weights}
+    eta_min: 0.0000001
+  total_iter: {total_iter}
+  warmup_iter: 15
+  pixel_opt:
+    type: CharbonnierLoss
+    loss_weight: 1.0
+    reduction: mean
+
+logger:
+  print_freq: 5
+  save_checkpoint_freq: {save_checkpoint_freq}
+  use_tb_logger: false
+  wandb:
+    project: ~
+    resume_id: ~
+"""
+
+_MULTIGRID = """
+multigrid:
+  gt_size: [64, 128]
+  num_frame: [3, 5, 7]
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of the two runs.
+
+    Attributes:
+        name: Name of the run, ``stock`` or ``multigrid``.
+        checkpoints: Weights after so many iterations, with the wall-clock of training until then, in seconds.
+    """
+
+    name: str
+    checkpoints: tuple[tuple[int, float, Path], ...]
+
+
+def train(out: Path, name: str, iters: int, seed: int) -> Run:
+    """Trains one of the two runs in a process of its own, with a progress bar.
+
+    Args:
+        out: Folder of the demo; the option file and ``experiments/`` go there.
+        name: ``stock`` or ``multigrid``.
+        iters: Iterations.
+        seed: Seed of the run.
+
+    Raises:
+        InputError: If the run ends with an error; its last lines are printed before.
+    """
+    boundary = iters // 2  # the schedule's default for two stages
+    is_stock = name == 'stock'
+    options = _OPTIONS.format(
+        title='Stock BasicSR: the full shape throughout.' if is_stock else 'The same run with a growing shape.',
+        name=name,
+        seed=seed,
+        model_type='VideoRecurrentModel' if is_stock else 'MultigridVideoModel',
+        dataset_type='REDSRecurrentDataset' if is_stock else 'MultigridREDSDataset',
+        multigrid='' if is_stock else _MULTIGRID,
+        periods=[iters] if is_stock else [boundary, iters - boundary],
+        restart_weights=[1] if is_stock else [1, 1],
+        total_iter=iters,
+        save_checkpoint_freq=max(1, iters // NUM_CHECKPOINTS),
+    )
+    path = out / f'train_{name}.yml'
+    path.write_text(options)
+    command = [sys.executable, '-m', 'multigrid_vsr.cli', 'train', '-opt', path.name]
+    last_lines: collections.deque[str] = collections.deque(maxlen=20)
+    process = subprocess.Popen(command, cwd=out, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    with process, tqdm(total=iters, desc=f'Train {name:<9}', unit='iter') as bar:
+        for line in process.stdout:
+            last_lines.append(line)
+            if match := re.search(r'iter: *([\d,]+), lr', line):
+                bar.update(int(match[1].replace(',', '')) - bar.n)
+        bar.update(bar.total - bar.n if process.wait() == 0 else 0)  # the log has every fifth
+    if process.returncode != 0:
+        print(''.join(last_lines), file=sys.stderr)
+        raise InputError(f'{path}: must train to its end, got exit status {process.returncode}. See the lines above.')
+    return Run(name, _checkpoints(out / 'experiments' / name))
+
+
+def _checkpoints(folder: Path) -> tuple[tuple[int, float, Path], ...]:
+    """Finds the checkpoints of a run and, in its log, when each was written, counted from the start of training."""
+    start = None
+    times = []
+    for line in next(folder.glob('train_*.log')).read_text().splitlines():
+        if ' INFO: Start training' in line:
+            start = _time(line)
+        elif ' INFO: Saving models' in line:
+            assert start is not None
+            times.append((_time(line) - start).total_seconds())
+    iterations = sorted(int(path.stem.removeprefix('net_g_')) for path in (folder / 'models').glob('net_g_[0-9]*.pth'))
+    paths = (folder / f'models/net_g_{iteration}.pth' for iteration in iterations)
+    return tuple(zip(iterations, times, paths, strict=True))
+
+
+def _time(line: str) -> datetime:
+    return datetime.strptime(line[:23], '%Y-%m-%d %H:%M:%S,%f')
