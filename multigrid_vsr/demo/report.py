@@ -51,7 +51,7 @@ def plot_psnr(path: Path, bicubic: float, runs: Mapping[str, History]) -> None:
         axes.annotate(
             f'{name}: {psnrs[-1]:.2f} dB after {seconds[-1]:.0f} s',
             (seconds[-1], psnrs[-1]),
-            xytext=(0, -16 if name == 'stock' else 10),
+            xytext=(0, 10),
             textcoords='offset points',
             ha='right' if name == 'stock' else 'center',
             color=COLOURS[name],
@@ -112,7 +112,7 @@ def draw_crops(path: Path, lq: Frames, methods: Mapping[str, Frames], size: int 
             side = size * zoom
             axes.imshow(cv2.resize(image, (side, side), interpolation=cv2.INTER_NEAREST)[..., ::-1])
             axes.set_axis_off()
-            if axes_of_clip is grid[0]:
-                axes.set_title(name)
+    for axes, name in zip(grid[0], columns):
+        axes.set_title(name)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
