@@ -108,7 +108,7 @@ def draw_crops(path: Path, lq: Frames, methods: Mapping[str, Frames], size: int 
         images += [
             result[clip][middle][top * 4 : top * 4 + size, left * 4 : left * 4 + size] for result in methods.values()
         ]
-        for axes, name, image in zip(axes_of_clip, columns, images):
+        for axes, image in zip(axes_of_clip, images):
             side = size * zoom
             axes.imshow(cv2.resize(image, (side, side), interpolation=cv2.INTER_NEAREST)[..., ::-1])
             axes.set_axis_off()
