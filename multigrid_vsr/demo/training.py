@@ -14,8 +14,6 @@ from tqdm import tqdm
 
 from multigrid_vsr.core.errors import InputError
 
-NUM_CHECKPOINTS = 6
-
 _OPTIONS = """\
 # {title}
 name: {name}
@@ -126,7 +124,7 @@ def train(out: Path, name: str, iters: int, seed: int) -> Run:
         periods=[iters] if is_stock else [boundary, iters - boundary],
         restart_weights=[1] if is_stock else [1, 1],
         total_iter=iters,
-        save_checkpoint_freq=max(1, iters // NUM_CHECKPOINTS),
+        save_checkpoint_freq=iters // (6 if iters >= 60 else 2),
     )
     path = out / f'train_{name}.yml'
     path.write_text(options)
@@ -143,22 +141,22 @@ def train(out: Path, name: str, iters: int, seed: int) -> Run:
     if process.returncode != 0:
         print(''.join(last_lines), file=sys.stderr)
         raise InputError(f'{path}: must train to its end, got exit status {process.returncode}. See the lines above.')
-    return Run(name, _checkpoints(out / 'experiments' / name))
+    return Run(name, _checkpoints(out / 'experiments' / name, iters))
 
 
-def _checkpoints(folder: Path) -> tuple[tuple[int, float, Path], ...]:
+def _checkpoints(folder: Path, iters: int) -> tuple[tuple[int, float, Path], ...]:
     """Finds the checkpoints of a run and, in its log, when each was written, counted from the start of training."""
-    start = None
-    times = []
-    for line in next(folder.glob('train_*.log')).read_text().splitlines():
-        if ' INFO: Start training' in line:
-            start = _time(line)
-        elif ' INFO: Saving models' in line:
-            assert start is not None
-            times.append((_time(line) - start).total_seconds())
-    iterations = sorted(int(path.stem.removeprefix('net_g_')) for path in (folder / 'models').glob('net_g_[0-9]*.pth'))
-    paths = (folder / f'models/net_g_{iteration}.pth' for iteration in iterations)
-    return tuple(zip(iterations, times, paths, strict=True))
+    lines = next(folder.glob('train_*.log')).read_text().splitlines()
+    start = next(_time(line) for line in lines if ' INFO: Start training' in line)
+    times = [
+        (_time(line) - start).total_seconds() for line in lines if ' INFO: Sav' in line
+    ]  # the last is the latest's
+    models = folder / 'models'
+    iterations = sorted(int(path.stem.removeprefix('net_g_')) for path in models.glob('net_g_[0-9]*.pth'))
+    checkpoints = [(n, seconds, models / f'net_g_{n}.pth') for n, seconds in zip(iterations, times)]
+    if iterations[-1] != iters:
+        checkpoints.append((iters, times[-1], models / 'net_g_latest.pth'))
+    return tuple(checkpoints)
 
 
 def _time(line: str) -> datetime:
