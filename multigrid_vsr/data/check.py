@@ -7,7 +7,7 @@ from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.data.clips import Clip
+from multigrid_vsr.data.clip import Clip
 
 
 def check_clips(clips: Sequence[Clip], schedule: Schedule, dataset_opt: Mapping[str, Any], world_size: int) -> None:

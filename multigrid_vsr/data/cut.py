@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
+import cv2
 import numpy as np
 
-from multigrid_vsr.data.clips import Clip
+from multigrid_vsr.data.clip import Clip
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,18 @@ class Cut:
     vflip: bool
     rot90: bool
 
-    def orient(self, image: np.ndarray) -> np.ndarray:
-        """The view of a crop (h, w, c) with the flips applied; nothing is copied."""
-        if self.hflip:
-            image = image[:, ::-1]
-        if self.vflip:
-            image = image[::-1]
-        return image.transpose(1, 0, 2) if self.rot90 else image
+    @property
+    def is_oriented(self) -> bool:
+        """Whether a crop has to be turned at all."""
+        return self.hflip or self.vflip or self.rot90
+
+    def orient(self, image: np.ndarray, out: np.ndarray) -> None:
+        """Copies a crop, uint8 (n, n, 3), with the flips applied into ``out``, an array of its own."""
+        if self.hflip or self.vflip:
+            code = 1 if not self.vflip else -1 if self.hflip else 0
+            image = cv2.flip(image, code, dst=None if self.rot90 else out)
+        if self.rot90:
+            cv2.transpose(image, dst=out)
 
 
 @dataclass(frozen=True)

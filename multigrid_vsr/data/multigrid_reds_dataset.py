@@ -15,8 +15,9 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
 from multigrid_vsr.core.shapes import SampleRequest
-from multigrid_vsr.data.clips import Clip, training_clips
-from multigrid_vsr.data.cut import Augmentation, draw_cut, draw_sequence
+from multigrid_vsr.data.clip import Clip
+from multigrid_vsr.data.clips import frame_names, training_clips
+from multigrid_vsr.data.cut import Augmentation, Cut, draw_cut, draw_sequence
 from multigrid_vsr.data.frame_readers import FrameReader, open_frames
 from multigrid_vsr.data.pixels import to_float_rgb
 
@@ -59,44 +60,55 @@ class MultigridREDSDataset(Dataset):
         return self._ends[-1]
 
     def __getitem__(self, index: int | Sequence[SampleRequest]) -> dict[str, Any]:
-        if not isinstance(index, int):
-            return self._cut_batch(index)
-        lq, gt, key = self._cut(index, self.opt['num_frame'], self.opt['gt_size'], random)
-        return {'lq': to_float_rgb(torch.from_numpy(lq)), 'gt': to_float_rgb(torch.from_numpy(gt)), 'key': key}
+        if isinstance(index, int):
+            lq, gt, (key,) = self._cut_batch([(index, random)], self.opt['num_frame'], self.opt['gt_size'])
+            return {'lq': to_float_rgb(lq[0]), 'gt': to_float_rgb(gt[0]), 'key': key}
+        lq, gt, keys = self._cut_batch(
+            [(request.index, random.Random(request.seed)) for request in index], index[0].num_frame, index[0].gt_size
+        )
+        return {'lq': lq, 'gt': gt, 'key': keys}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, '_readers': None}  # open files stay in the process that opened them
 
-    def _cut_batch(self, requests: Sequence[SampleRequest]) -> dict[str, Any]:
-        samples = [self._cut(r.index, r.num_frame, r.gt_size, random.Random(r.seed)) for r in requests]
-        lqs, gts, keys = zip(*samples)
-        return {'lq': torch.from_numpy(np.stack(lqs)), 'gt': torch.from_numpy(np.stack(gts)), 'key': list(keys)}
-
-    def _cut(
-        self, index: int, num_frame: int, gt_size: int, rng: random.Random | ModuleType
-    ) -> tuple[np.ndarray, np.ndarray, str]:
-        """Cuts one sample: LQ (t, h, w, c) and GT (t, scale*h, scale*w, c), uint8 BGR, and its key."""
-        clip, frame = self._locate(index)
-        scale = self.scale
-        lq_size = gt_size // scale
-        frames = draw_sequence(rng, clip, frame, num_frame, self.augmentation)
-        cut = draw_cut(rng, frames, clip.height // scale, clip.width // scale, lq_size, self.augmentation)
+    def _cut_batch(
+        self, samples: Sequence[tuple[int, random.Random | ModuleType]], num_frame: int, gt_size: int
+    ) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+        """Cuts samples, each an index and its source of random draws, straight into the tensors of a batch."""
         if self._readers is None:
-            self._readers = (
-                open_frames(self.opt['dataroot_lq'], self.opt['io_backend']),
-                open_frames(self.opt['dataroot_gt'], self.opt['io_backend']),
-            )
+            self._readers = self._open('dataroot_lq'), self._open('dataroot_gt')
         lq_reader, gt_reader = self._readers
-        lq = np.empty((num_frame, lq_size, lq_size, 3), np.uint8)
-        gt = np.empty((num_frame, gt_size, gt_size, 3), np.uint8)
-        for place, number in enumerate(cut.frames):
-            lq[place] = cut.orient(lq_reader.crop(clip.name, number, cut.top, cut.left, lq_size))
-            gt[place] = cut.orient(gt_reader.crop(clip.name, number, cut.top * scale, cut.left * scale, gt_size))
-        return lq, gt, f'{clip.name}/{frame:08d}'
+        lq_size = gt_size // self.scale
+        lq = torch.empty(len(samples), num_frame, lq_size, lq_size, 3, dtype=torch.uint8)
+        gt = torch.empty(len(samples), num_frame, gt_size, gt_size, 3, dtype=torch.uint8)
+        keys = []
+        for place, (index, rng) in enumerate(samples):
+            clip, frames, key = self._draw_frames(index, num_frame, rng)
+            height, width = clip.height // self.scale, clip.width // self.scale
+            cut = draw_cut(rng, frames, height, width, lq_size, self.augmentation)
+            self._fill(lq[place].numpy(), lq_reader, clip.name, cut, cut.top, cut.left)
+            self._fill(gt[place].numpy(), gt_reader, clip.name, cut, cut.top * self.scale, cut.left * self.scale)
+            keys.append(key)
+        return lq, gt, keys
 
-    def _locate(self, index: int) -> tuple[Clip, int]:
+    def _open(self, root: str) -> FrameReader:
+        return open_frames(self.opt[root], self.opt['io_backend'], frame_names(self.opt))
+
+    def _draw_frames(self, index: int, num_frame: int, rng: random.Random | ModuleType) -> tuple[Clip, list[int], str]:
+        """The clip of a sample, its frames in the order of training, and its key."""
         if not 0 <= index < len(self):
             raise IndexError(f'sample {index} is outside [0, {len(self)})')
         place = bisect_right(self._ends, index)
         clip = self.clips[place]
-        return clip, index - (self._ends[place] - clip.num_frame)
+        frame = index - (self._ends[place] - clip.num_frame)
+        return clip, draw_sequence(rng, clip, frame, num_frame, self.augmentation), f'{clip.name}/{frame:08d}'
+
+    @staticmethod
+    def _fill(out: np.ndarray, reader: FrameReader, clip: str, cut: Cut, top: int, left: int) -> None:
+        """Reads the frames of a cut into ``out``, uint8 (t, n, n, 3), and turns them."""
+        if not cut.is_oriented:
+            return reader.crop(clip, cut.frames, top, left, out)
+        read = np.empty_like(out)
+        reader.crop(clip, cut.frames, top, left, read)
+        for image, oriented in zip(read, out):
+            cut.orient(image, oriented)
