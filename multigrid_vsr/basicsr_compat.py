@@ -45,7 +45,7 @@ def after_import() -> None:
     """Registers the dataset and the model, and replaces the functions below. Calling it again changes nothing."""
     if _replaced:
         return
-    for module in ('data.multigrid_reds_dataset', 'models.multigrid_video_model'):
+    for module in ('data.multigrid_reds_dataset', 'data.multigrid_vimeo90k_dataset', 'models.multigrid_video_model'):
         importlib.import_module(f'multigrid_vsr.{module}')
     from multigrid_vsr.message_logger import MultigridMessageLogger
 

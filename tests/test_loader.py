@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from multigrid_vsr.core.errors import FrameError
 from multigrid_vsr.core.options import schedule_from_options
 from multigrid_vsr.data.loader import BatchRequests, MultigridLoader
 from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
+from multigrid_vsr.data.prefetch import in_background
 
 
 class Sampler:
@@ -83,3 +85,16 @@ def test_loader_with_damaged_frame_raises_one_line(num_workers, num_prefetch_que
     batches = loader(dataset, num_workers=num_workers, num_prefetch_queue=num_prefetch_queue)
     with pytest.raises(FrameError, match=r'^clip 000, frame \d+: cannot read .*\)$|^clip 000, frame 0: \S+ holds no'):
         list(batches)
+
+
+@pytest.mark.parametrize(('size', 'ahead'), [(1, 12), (3, 4), (5, 2), (12, 1), (50, 1)])
+def test_prefetching_goes_as_far_ahead_as_the_capacity_allows(size, ahead):
+    loaded = []
+    batches = in_background((loaded.append(n) or n for n in range(100)), iter([size] * 100), capacity=12)
+    assert next(batches) == 0
+    deadline = time.monotonic() + 5
+    while len(loaded) < ahead + 2 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.02)
+    assert len(loaded) == ahead + 2  # the one that was taken, those that are ready, and one that waits for room
+    batches.close()

@@ -15,7 +15,7 @@ from multigrid_vsr.core.schedule import Schedule, split
 from multigrid_vsr.core.shapes import BatchShape
 
 MODEL_TYPES = ('MultigridVideoModel',)
-DATASET_TYPES = ('MultigridREDSDataset',)
+DATASET_TYPES = ('MultigridREDSDataset', 'MultigridVimeo90KDataset')
 
 _NESTED_KEYS = ('gt_size', 'num_frame', 'stage_iter', 'frame_ratio', 'batch_size_per_gpu', 'max_batch_size_per_gpu')
 _ENTRY_KEYS = ('iter', 'gt_size', 'num_frame', 'batch_size_per_gpu')

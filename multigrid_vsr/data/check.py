@@ -7,7 +7,9 @@ from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.data.clip import Clip
+from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.data.clip import VIMEO90K_NAMES, Clip
+from multigrid_vsr.data.clips import frame_names
 
 
 def check_clips(clips: Sequence[Clip], schedule: Schedule, dataset_opt: Mapping[str, Any], world_size: int) -> None:
@@ -24,8 +26,12 @@ def check_clips(clips: Sequence[Clip], schedule: Schedule, dataset_opt: Mapping[
     """
     shapes = [segment.shape for segment in schedule.segments]
     num_frame = max(shape.num_frame for shape in shapes)
-    interval = max(dataset_opt.get('interval_list') or [1])
-    needed = (num_frame - 1) * interval + 1
+    is_vimeo = frame_names(dataset_opt) == VIMEO90K_NAMES
+    flips = is_vimeo and bool(dataset_opt.get('flip_sequence'))
+    interval = 1 if is_vimeo else max(dataset_opt.get('interval_list') or [1])
+    if flips:
+        _check_even(shapes)
+    needed = num_frame // 2 if flips else (num_frame - 1) * interval + 1
     shortest = min(clips, key=lambda clip: clip.num_frame)
     if shortest.num_frame < needed:
         raise OptionError(
@@ -43,7 +49,8 @@ def check_clips(clips: Sequence[Clip], schedule: Schedule, dataset_opt: Mapping[
             f'{gt_size} for clip {smallest.name} of {smallest.height}x{smallest.width}',
             'Lower it, or leave the clip out of meta_info_file.',
         )
-    num_samples = sum(clip.num_frame for clip in clips)
+    # A sample is a frame of a clip in REDS, a clip in Vimeo90K.
+    num_samples = len(clips) if is_vimeo else sum(clip.num_frame for clip in clips)
     for segment in schedule.segments:
         global_batch = segment.shape.batch_size_per_gpu * world_size
         if global_batch > num_samples:
@@ -54,4 +61,15 @@ def check_clips(clips: Sequence[Clip], schedule: Schedule, dataset_opt: Mapping[
                 f'{segment.shape.batch_size_per_gpu} on {world_size} GPUs at gt_size '
                 f'{segment.shape.gt_size} and num_frame {segment.shape.num_frame}',
                 'Lower it.',
+            )
+
+
+def _check_even(shapes: Sequence[BatchShape]) -> None:
+    for shape in shapes:
+        if shape.num_frame % 2:
+            raise OptionError(
+                'datasets.train.num_frame',
+                'be even, and so every multigrid.num_frame, beside flip_sequence (half of them mirrored)',
+                shape.num_frame,
+                'Use [6, 10, 14], or set flip_sequence: false.',
             )

@@ -212,7 +212,15 @@ class FrameStoreWriter:
 
     @property
     def is_finished(self) -> bool:
-        return (self.root / 'store.json').exists()
+        """Whether the store is whole.
+
+        Raises:
+            InputError: If it is one of other clips.
+        """
+        path = self.root / 'store.json'
+        if path.exists() and path.read_text() != self.info.to_json():
+            raise InputError(f'-o: must be the folder of the same clips, got {self.root}, made of others. Delete it.')
+        return path.exists()
 
     def has(self, clip: str, frame: int) -> bool:
         """Whether a frame is written, and as it should be: after a crash of the machine its pages may not be."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +11,7 @@ from multigrid_vsr.core.errors import FrameError
 from multigrid_vsr.core.sampling import batch_requests
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import SampleRequest
+from multigrid_vsr.data.prefetch import in_background
 
 _FRAME_ERROR = f'{FrameError.__module__}.{FrameError.__qualname__}: '
 
@@ -74,7 +73,8 @@ class MultigridLoader:
         dataset: Takes a list of requests as index and gives the batch.
         requests: Which samples make each batch.
         epoch_sampler: BasicSR's sampler, which knows the epoch; ``None`` where every iteration gives the whole run.
-        num_prefetch_queue: Batches that a background thread keeps ready; 0 for no thread.
+        num_prefetch_queue: Batches of the full shape that a background thread may keep ready, or as many more as are
+            smaller; 0 for no thread.
         options: Passed to ``torch.utils.data.DataLoader``.
     """
 
@@ -101,49 +101,21 @@ class MultigridLoader:
             return
         try:
             if self._num_prefetch_queue > 0:
-                yield from _in_background(self._loader, self._num_prefetch_queue)
+                yield from in_background(self._loader, self._pixels(), self._capacity)
             else:
                 yield from self._loader
         except FrameError as error:  # a worker's comes wrapped in the text of its traceback
             raise FrameError(str(error).strip().splitlines()[-1].removeprefix(_FRAME_ERROR)) from None
 
+    @property
+    def _capacity(self) -> int:
+        return self._num_prefetch_queue * self.requests.schedule.full_shape.pixels
+
+    def _pixels(self) -> Iterator[int]:
+        schedule = self.requests.schedule
+        for iteration in range(self.requests.start_iter, schedule.total_iter):
+            yield schedule.segment_at(iteration).shape.pixels
+
 
 def _as_loaded(batch: Any) -> Any:
     return batch
-
-
-def _in_background(loader: DataLoader, depth: int) -> Iterator[Any]:
-    """Iterates in a thread that stays ``depth`` batches ahead; an error there is raised here."""
-    ready: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(kind: str, value: Any) -> None:
-        while not stop.is_set():
-            try:
-                return ready.put((kind, value), timeout=0.1)
-            except queue.Full:
-                continue
-
-    def load() -> None:
-        try:
-            for batch in loader:
-                put('batch', batch)
-                if stop.is_set():
-                    return
-            put('end', None)
-        except BaseException as error:  # handed over whatever it is: a thread that dies silently would hang the run
-            put('error', error)
-
-    thread = threading.Thread(target=load, name='multigrid_vsr prefetch', daemon=True)
-    thread.start()
-    try:
-        while True:
-            kind, value = ready.get()
-            if kind == 'end':
-                return
-            if kind == 'error':
-                raise value
-            yield value
-    finally:
-        stop.set()
-        thread.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from basicsr.utils.registry import DATASET_REGISTRY
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from multigrid_vsr.core.shapes import SampleRequest
 from multigrid_vsr.data.clip import Clip
@@ -79,8 +80,8 @@ class MultigridREDSDataset(Dataset):
             self._readers = self._open('dataroot_lq'), self._open('dataroot_gt')
         lq_reader, gt_reader = self._readers
         lq_size = gt_size // self.scale
-        lq = torch.empty(len(samples), num_frame, lq_size, lq_size, 3, dtype=torch.uint8)
-        gt = torch.empty(len(samples), num_frame, gt_size, gt_size, 3, dtype=torch.uint8)
+        lq = _empty_frames(len(samples), num_frame, lq_size, lq_size, 3)
+        gt = _empty_frames(len(samples), num_frame, gt_size, gt_size, 3)
         keys = []
         for place, (index, rng) in enumerate(samples):
             clip, frames, key = self._draw_frames(index, num_frame, rng)
@@ -112,3 +113,11 @@ class MultigridREDSDataset(Dataset):
         reader.crop(clip, cut.frames, top, left, read)
         for image, oriented in zip(read, out):
             cut.orient(image, oriented)
+
+
+def _empty_frames(*shape: int) -> torch.Tensor:
+    """A uint8 tensor to fill; in a worker it lies in shared memory from the start, as torch's own collating does it."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)

@@ -42,7 +42,7 @@ def first_rows(encoded: bytes | memoryview, rows: int) -> bytes | memoryview:
                 return b''
             try:
                 filtered += inflater.decompress(encoded[position + 8 : end], size - len(filtered))
-            except isal_zlib.error:
+            except isal_zlib.error:  # type: ignore[misc]
                 return b''
         position = end + 4
     if len(filtered) < size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import multiprocessing
 import os
 import shutil
 import sys
@@ -135,7 +136,8 @@ def _in_processes(
     function: Callable[[_Task], str | None], tasks: Iterator[_Task], workers: int
 ) -> Iterator[tuple[_Task, str | None]]:
     """Maps in order, with few tasks under way: ``Executor.map`` would read all of a source at once."""
-    with ProcessPoolExecutor(workers) as pool:
+    # Forked, a process would inherit the locks of OpenCV's and torch's threads without the threads.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context('spawn')) as pool:
         waiting: collections.deque[tuple[_Task, Future]] = collections.deque()
         for task in tasks:
             waiting.append((task, pool.submit(function, task)))

@@ -9,6 +9,8 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
+from multigrid_vsr.data.frame_sources import open_source
+from multigrid_vsr.data.prepare import Sources, build, default_workers, shrink
 from multigrid_vsr.demo.video import find_video, read_frames
 
 SCALE = 4
@@ -38,7 +40,9 @@ PARTS = (
 
 
 def prepare(root: Path) -> None:
-    """Writes ``root/{train,val}/{gt,lq}/CLIP/00000000.png``; LQ is BasicSR's bicubic ``imresize`` by 1/4.
+    """Writes ``root/{train,val}/{gt,lq}/CLIP/00000000.png``, and ``root/store``, the training frames packed.
+
+    LQ is BasicSR's bicubic ``imresize`` by 1/4.
 
     What is there already is kept: the folder appears under its name only when it is whole.
 
@@ -50,8 +54,6 @@ def prepare(root: Path) -> None:
     """
     if root.exists():
         return
-    from basicsr.utils.matlab_functions import imresize
-
     unfinished = root.with_name(f'{root.name}.unfinished')
     shutil.rmtree(unfinished, ignore_errors=True)
     sizes: dict[Part, tuple[int, ...]] = {}
@@ -62,8 +64,7 @@ def prepare(root: Path) -> None:
                     place = number - part.start
                     if part.video != video or not 0 <= place < part.num_frame:
                         continue
-                    lq = imresize(frame / 255.0, 1 / SCALE)
-                    for kind, image in (('gt', frame), ('lq', (lq * 255).round().clip(0, 255).astype('uint8'))):
+                    for kind, image in (('gt', frame), ('lq', shrink(frame, SCALE))):
                         path = unfinished / part.folder / kind / part.clip / f'{place:08d}.png'
                         path.parent.mkdir(parents=True, exist_ok=True)
                         cv2.imwrite(str(path), image)
@@ -71,4 +72,6 @@ def prepare(root: Path) -> None:
                     bar.update()
     lines = [f'{p.clip} {p.num_frame} ({h},{w},3)\n' for p, (h, w) in sizes.items() if p.folder == 'train']
     (unfinished / 'train/meta_info.txt').write_text(''.join(lines))
+    gt, lq = (open_source(f'--{kind}', unfinished / 'train' / kind) for kind in ('gt', 'lq'))
+    build(Sources(gt, lq, SCALE), unfinished / 'store', default_workers())
     unfinished.rename(root)

@@ -26,13 +26,13 @@ datasets:
   train:
     name: bikes_and_bunny
     type: {dataset_type}
-    dataroot_gt: data/train/gt
-    dataroot_lq: data/train/lq
+    dataroot_gt: data/{folder}/gt
+    dataroot_lq: data/{folder}/lq
     meta_info_file: data/train/meta_info.txt
     val_partition: REDS4
     test_mode: false
     io_backend:
-      type: disk
+      type: {io_backend}
     num_frame: 7
     gt_size: 128
     interval_list: [1]
@@ -42,7 +42,7 @@ datasets:
     num_worker_per_gpu: 1
     batch_size_per_gpu: 2
     dataset_enlarge_ratio: 200
-    prefetch_mode: ~
+    prefetch_mode: {prefetch_mode}
 {multigrid}
 network_g:
   type: BasicVSR
@@ -120,6 +120,9 @@ def train(out: Path, name: str, iters: int, seed: int) -> Run:
         seed=seed,
         model_type='VideoRecurrentModel' if is_stock else 'MultigridVideoModel',
         dataset_type='REDSRecurrentDataset' if is_stock else 'MultigridREDSDataset',
+        folder='train' if is_stock else 'store',
+        io_backend='disk' if is_stock else 'packed',
+        prefetch_mode='~' if is_stock else 'cpu',
         multigrid='' if is_stock else _MULTIGRID,
         periods=[iters] if is_stock else [boundary, iters - boundary],
         restart_weights=[1] if is_stock else [1, 1],

@@ -1,0 +1,63 @@
+"""A thread that loads ahead, within a bound on memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+
+def in_background(batches: Iterable[Any], sizes: Iterator[int], capacity: int) -> Iterator[Any]:
+    """Iterates in a thread, as far ahead as the sizes of what is ready stay within the capacity.
+
+    So small batches are loaded many ahead and large ones few, and memory stays bounded whatever the shape. One batch is
+    always allowed. An error in the thread is raised here; leaving the iterator ends the thread.
+
+    Args:
+        batches: What to iterate over.
+        sizes: The size of each batch, in any unit.
+        capacity: Sum of the sizes that may be ready at a time.
+    """
+    changed = threading.Condition()
+    ready: deque[tuple[str, Any, int]] = deque()
+    waiting = 0
+    is_left = False
+
+    def offer(kind: str, value: Any, size: int) -> bool:
+        nonlocal waiting
+        with changed:
+            changed.wait_for(lambda: is_left or not ready or waiting + size <= capacity)
+            ready.append((kind, value, size))
+            waiting += size
+            changed.notify_all()
+            return not is_left
+
+    def load() -> None:
+        try:
+            for batch in batches:
+                if not offer('batch', batch, next(sizes)):
+                    return
+            offer('end', None, 0)
+        except BaseException as error:  # handed over whatever it is: a thread that dies silently would hang the run
+            offer('error', error, 0)
+
+    thread = threading.Thread(target=load, name='multigrid_vsr prefetch', daemon=True)
+    thread.start()
+    try:
+        while True:
+            with changed:
+                changed.wait_for(lambda: ready)
+                kind, value, size = ready.popleft()
+                waiting -= size
+                changed.notify_all()
+            if kind == 'end':
+                return
+            if kind == 'error':
+                raise value
+            yield value
+    finally:
+        with changed:
+            is_left = True
+            changed.notify_all()
+        thread.join()
