@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from multigrid_vsr.core.errors import InputError, OptionError
+from multigrid_vsr.core.lr import check_scheduler
 from multigrid_vsr.core.options import MODEL_TYPES, schedule_from_options, uses_multigrid
 from multigrid_vsr.option_file import read_options
 
@@ -90,13 +91,14 @@ def _parsing_options(original: Callable[..., Any]) -> Callable[..., Any]:
         written = read_options(known.opt, known.force_yml)
         follows_schedule = is_train and uses_multigrid(written)
         if follows_schedule:
-            schedule_from_options(written)
+            check_scheduler(written, schedule_from_options(written))
             _check_host_options(written)
         opt, args = original(root_path, is_train)
         _honour_roots(written.get('path') or {}, opt)
         if follows_schedule:
             _check_data(opt)
             opt['manual_seed'] = _same_on_all_ranks(opt['manual_seed'])
+            opt['seed_is_given'] = written.get('manual_seed') is not None
             opt['datasets']['train']['multigrid'] = schedule_from_options(opt)
         return opt, args
 
@@ -148,10 +150,10 @@ def _paths(opt: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _check_data(opt: Mapping[str, Any]) -> None:
     from multigrid_vsr.data.check import check_clips
     from multigrid_vsr.data.clips import training_clips
+    from multigrid_vsr.models.checkpoint import ranks
 
     dataset_opt = opt['datasets']['train']
-    num_gpu = opt['world_size'] * (1 if opt['dist'] else max(opt['num_gpu'], 1))
-    check_clips(training_clips(dataset_opt), schedule_from_options(opt), dataset_opt, num_gpu)
+    check_clips(training_clips(dataset_opt), schedule_from_options(opt), dataset_opt, ranks(opt))
 
 
 def _honour_roots(written: Mapping[str, Any], opt: dict[str, Any]) -> None:
@@ -215,28 +217,40 @@ def _building_dataloader(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _loading_resume_state(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Resumes on any device, from where the run writes, at the next iteration.
+    """Resumes on any device, from the newest whole checkpoint where the run writes, at the next iteration.
 
-    Why: BasicSR's loads onto a CUDA device only, and looks for ``--auto_resume`` below the current folder.
+    Why: BasicSR's loads onto a CUDA device only, runs what code a state holds, fails on a damaged one, and looks for
+    ``--auto_resume`` below the current folder.
     """
 
     @functools.wraps(original)
     def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         if opt['model_type'] not in MODEL_TYPES:
             return original(opt)
-        import torch
         from basicsr.utils import check_resume
+
+        from multigrid_vsr.models import checkpoint
 
         path = opt['path'].get('resume_state')
         if opt['auto_resume']:
-            folder = opt['path']['training_states']
-            states = [name for name in os.listdir(folder) if name.endswith('.state')] if os.path.isdir(folder) else []
-            path = os.path.join(folder, max(states, key=lambda name: int(name.split('.')[0]))) if states else None
-            opt['path']['resume_state'] = path
-        if not path:
+            path, state, warnings = checkpoint.newest_good(opt)
+            if opt['rank'] == 0:
+                print(*warnings, sep='\n', end='\n' if warnings else '')
+            opt['path']['resume_state'] = path and str(path)
+        else:
+            state = checkpoint.load_state(path) if path else None
+        if state is None:
             return None
-        state = torch.load(path, map_location='cpu', weights_only=True)
+        schedule = opt['datasets']['train'].get('multigrid')
+        if schedule is not None:
+            seed = opt['manual_seed'] if opt['seed_is_given'] else None
+            may_differ = bool(opt['path'].get('resume_changed_schedule'))
+            rows = checkpoint.schedule_rows(schedule, checkpoint.ranks(opt))
+            checkpoint.check_same_run(state, rows, seed, may_differ)
+            if not opt['seed_is_given']:
+                opt['manual_seed'] = state.get('seed', opt['manual_seed'])
         check_resume(opt, state['iter'])
+        checkpoint.find_weights(opt, state['iter'])
         state['epoch'] = 0  # the whole run is one virtual epoch
         opt['datasets']['train']['start_iter'] = state['iter']
         return state

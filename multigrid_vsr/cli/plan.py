@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.lr import check_scheduler
 from multigrid_vsr.core.options import schedule_from_options
 from multigrid_vsr.core.plan import comparison, stage_table
 from multigrid_vsr.data.check import check_clips
@@ -29,6 +30,7 @@ def run(args: argparse.Namespace) -> None:
     """
     opt = read_options(args.opt, args.force_yml)
     schedule = schedule_from_options(opt)
+    check_scheduler(opt, schedule)
     num_gpu = opt.get('num_gpu')
     world_size = args.gpus or (num_gpu if isinstance(num_gpu, int) else 1) or 1
     print(stage_table(schedule, world_size))

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 from basicsr.models.video_recurrent_model import VideoRecurrentModel
 from basicsr.utils import get_root_logger
+from basicsr.utils.dist_util import master_only
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch.nn.parallel import DistributedDataParallel
 
+from multigrid_vsr.core.errors import InputError, OptionError
+from multigrid_vsr.core.lr import SCHEDULER_TYPE, cosine_options
 from multigrid_vsr.core.plan import stage_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.pixels import to_float_rgb
+from multigrid_vsr.models import checkpoint
+from multigrid_vsr.models.lr_scheduler import MultigridCosineLR
+from multigrid_vsr.models.stop_signal import StopSignal
 from multigrid_vsr.models.validation import validate
 
 _FLOW_MODULES = ('spynet', 'edvr')  # what BasicSR's `fix_flow` holds fixed
@@ -32,15 +40,30 @@ class MultigridVideoModel(VideoRecurrentModel):
     net_g: torch.nn.Module
 
     def __init__(self, opt: dict[str, Any]) -> None:
+        self.schedule: Schedule | None = opt['datasets']['train'].get('multigrid') if opt['is_train'] else None
         super().__init__(opt)
         if not self.is_train:
             return
         self.fix_flow_iter = None  # BasicSR's freeze starts at iteration 1 only, so a resumed run would miss it
         self._flow_is_fixed = False
-        self.schedule: Schedule | None = opt['datasets']['train'].get('multigrid')
+        self._stop_signal = StopSignal()
         if self.schedule is not None:
-            world_size = opt['world_size'] * (1 if opt['dist'] else max(opt['num_gpu'], 1))
-            get_root_logger().info(f'Multigrid schedule:\n{stage_table(self.schedule, world_size)}')
+            get_root_logger().info(f'Multigrid schedule:\n{stage_table(self.schedule, checkpoint.ranks(opt))}')
+
+    def setup_schedulers(self) -> None:
+        """Sets up BasicSR's schedulers, or ``MultigridCosineLR``."""
+        scheduler_opt = self.opt['train']['scheduler']
+        if scheduler_opt.get('type') != SCHEDULER_TYPE:
+            return super().setup_schedulers()
+        if self.schedule is None:
+            raise OptionError(
+                'train.scheduler.type',
+                'stand beside a Multigrid dataset',
+                SCHEDULER_TYPE,
+                'Use a scheduler of BasicSR.',
+            )
+        options = cosine_options(scheduler_opt, self.schedule)
+        self.schedulers += [MultigridCosineLR(optimizer, self.schedule, options) for optimizer in self.optimizers]
 
     def model_to_device(self, net: torch.nn.Module) -> torch.nn.Module:
         """Moves a network to the device and wraps it for several GPUs; with a launcher, also for several CPUs."""
@@ -74,6 +97,65 @@ class MultigridVideoModel(VideoRecurrentModel):
             assert self.gt.shape[-1] == shape.gt_size, (self.gt.shape, current_iter, shape)
         self._fix_flow(current_iter < (self.opt['train'].get('fix_flow') or 0))
         super().optimize_parameters(current_iter)
+        if self._stop_signal.received is not None:
+            get_root_logger().warning(f'Asked to stop by signal {self._stop_signal.received}: saving first.')
+            self.save(0, current_iter)
+            sys.exit(128 + self._stop_signal.received)
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        """Saves the weights and then the training state of an iteration; -1 for the end of the run.
+
+        A disk that is full costs this checkpoint, not those before and not the run.
+
+        Raises:
+            InputError: If the weights at the end of the run cannot be written.
+        """
+        try:
+            super().save(epoch, current_iter)
+        except OSError as error:
+            if current_iter == -1:
+                raise InputError(f'{error}. Make room and run again with --auto_resume.') from None
+            get_root_logger().error(f'{error}. The checkpoints before stay, and training goes on: make room.')
+        if current_iter == -1:
+            self._stop_signal.restore()
+
+    @master_only
+    def save_network(
+        self, net: torch.nn.Module | list[torch.nn.Module], net_label: str, current_iter: int, param_key: Any = 'params'
+    ) -> None:
+        """Writes weights, whole or not at all, in BasicSR's format."""
+        nets, keys = ([value] if not isinstance(value, list) else value for value in (net, param_key))
+        states = {
+            key: {name: weight.cpu() for name, weight in self.get_bare_model(net).state_dict().items()}
+            for net, key in zip(nets, keys, strict=True)
+        }
+        name = f'{net_label}_{"latest" if current_iter == -1 else current_iter}.pth'
+        checkpoint.save(states, Path(self.opt['path']['models']) / name)
+
+    @master_only
+    def save_training_state(self, epoch: int, current_iter: int) -> None:
+        """Writes the training state, whole or not at all: BasicSR's, and what an exact resume needs beside it."""
+        if current_iter == -1:
+            return
+        state = {
+            'epoch': epoch,
+            'iter': current_iter,
+            'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
+            'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
+            'seed': self.opt['manual_seed'],
+            'rng': [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if self.device.type == 'cuda' else ())],
+        }
+        if self.schedule is not None:
+            state['schedule'] = checkpoint.schedule_rows(self.schedule, checkpoint.ranks(self.opt))
+        checkpoint.save(state, Path(self.opt['path']['training_states']) / f'{current_iter}.state')
+
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        """Loads the optimizers, the schedulers and the random state."""
+        super().resume_training(resume_state)
+        cpu, *gpus = resume_state.get('rng', [torch.get_rng_state()])
+        torch.set_rng_state(cpu)
+        if len(gpus) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(gpus)
 
     def _fix_flow(self, fixed: bool) -> None:
         if fixed is self._flow_is_fixed:

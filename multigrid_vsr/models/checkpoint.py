@@ -1,0 +1,179 @@
+"""Checkpoints that are whole or absent, and the newest good one to go on from.
+
+A checkpoint is a pair of one iteration: the weights, ``models/net_g_N.pth``, written first, and the training state,
+``training_states/N.state``. Both are read as data alone, so a file cannot run code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.core.schedule import Schedule
+
+_STATE_KEYS = {'epoch', 'iter', 'optimizers', 'schedulers'}
+_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
+
+
+def save(value: Any, path: str | Path) -> None:
+    """Writes a file that appears under its name only when it is on the disk as a whole.
+
+    Args:
+        value: What ``torch.load`` can read with ``weights_only``.
+        path: File to write.
+
+    Raises:
+        OSError: If it cannot be written; what was under the name before stays.
+    """
+    path = Path(path)
+    unfinished = path.with_name(f'.{path.name}.unfinished')
+    try:
+        with open(unfinished, 'wb') as file:
+            torch.save(value, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except (OSError, RuntimeError) as error:  # torch turns some errors of the disk into its own
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        raise OSError(f'{path} cannot be written ({error})') from error
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def load_state(path: str | Path) -> dict[str, Any]:
+    """Reads a training state.
+
+    Raises:
+        InputError: If it is damaged, holds code, or is no training state.
+    """
+    try:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+    except _UNREADABLE as error:
+        reason = ' '.join(str(error).split())[:120]
+        raise InputError(
+            f'path.resume_state: must be a whole training state of plain data, got {path} ({reason}). Give another, or '
+            'use --auto_resume.'
+        ) from None
+    if not isinstance(state, dict) or not state.keys() >= _STATE_KEYS:
+        raise InputError(f'path.resume_state: must be a training state, got {path}, something else. Give another.')
+    return state
+
+
+def newest_good(opt: Mapping[str, Any]) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
+    """Looks for the newest state whose weights are whole too, where the run writes.
+
+    Args:
+        opt: Options of the run.
+
+    Returns:
+        The state's path, the state, and a line for each newer one that was passed over; no path where there is none
+        at all.
+
+    Raises:
+        InputError: If there are states and none of them is good.
+    """
+    warnings = []
+    for path in _states(Path(opt['path']['training_states'])):
+        try:
+            state = load_state(path)
+            if state['iter'] != int(path.stem):
+                raise InputError(f'{path}: must be of iteration {path.stem}, got {state["iter"]}.')
+            for weights in _weights(opt, state['iter']):
+                torch.load(weights, map_location='cpu', weights_only=True)
+        except (InputError, *_UNREADABLE) as error:
+            warnings.append(f'Passed over {path}: {" ".join(str(error).split())[:200]}')
+        else:
+            return path, state, warnings
+    if warnings:
+        raise InputError(
+            f'--auto_resume: must find a whole checkpoint in {opt["path"]["training_states"]}, got {len(warnings)} '
+            f'damaged ones. Move that folder away to start anew. {warnings[0]}'
+        )
+    return None, None, []
+
+
+def _states(folder: Path) -> list[Path]:
+    paths = [path for path in folder.glob('*.state') if path.stem.isdigit()]
+    return sorted(paths, key=lambda path: int(path.stem), reverse=True)
+
+
+def _weights(opt: Mapping[str, Any], iteration: int) -> Iterator[Path]:
+    for key in opt:
+        if key.startswith('network_'):
+            yield Path(opt['path']['models']) / f'net_{key.removeprefix("network_")}_{iteration}.pth'
+
+
+def find_weights(opt: dict[str, Any], iteration: int) -> None:
+    """Takes the weights from beside the state where the run's own folder has none, and makes the run's folders.
+
+    Raises:
+        InputError: If there are none of that iteration: a state never goes on with weights of another.
+    """
+    for name in ('models', 'training_states', 'visualization'):
+        os.makedirs(opt['path'][name], exist_ok=True)
+    ignored = opt['path'].get('ignore_resume_networks') or []
+    for weights in _weights(opt, iteration):
+        label = weights.name.split('_')[1]
+        if f'network_{label}' in ignored:
+            continue
+        beside = Path(opt['path']['resume_state']).parent.parent / 'models' / weights.name
+        found = next((path for path in (weights, beside) if path.is_file()), None)
+        if found is None:
+            raise InputError(
+                f'path.resume_state: must have its weights {weights.name} in {weights.parent} or {beside.parent}, got '
+                'nothing there. Give a state whose weights are kept.'
+            )
+        opt['path'][f'pretrain_network_{label}'] = str(found)
+
+
+def ranks(opt: Mapping[str, Any]) -> int:
+    """GPUs that share a global batch: the ranks, or those of ``DataParallel``."""
+    return opt['world_size'] * (1 if opt['dist'] else max(opt['num_gpu'], 1))
+
+
+def schedule_rows(schedule: Schedule, world_size: int) -> list[list[int]]:
+    """The schedule as plain data: [last iteration, samples of all ranks, num_frame, gt_size] of each segment."""
+    return [
+        [s.end, s.shape.batch_size_per_gpu * world_size, s.shape.num_frame, s.shape.gt_size] for s in schedule.segments
+    ]
+
+
+def check_same_run(state: Mapping[str, Any], rows: list[list[int]], seed: int | None, may_differ: bool) -> None:
+    """Compares what the state was saved under with what is asked for now.
+
+    Args:
+        state: The training state; one without these values is not compared.
+        rows: :func:`schedule_rows` of the run.
+        seed: ``manual_seed`` of the option file.
+        may_differ: ``path.resume_changed_schedule``.
+
+    Raises:
+        InputError: If they differ from the next iteration on, and may not.
+    """
+    if may_differ or 'schedule' not in state:
+        return
+    done = state['iter']
+    saved, asked = ([tuple(row) for row in table if row[0] > done] for table in (state['schedule'], rows))
+    differences = [
+        f'{name} {sorted(only)}'
+        for name, only in (('saved', set(saved) - set(asked)), ('now', set(asked) - set(saved)))
+        if only
+    ]
+    if seed is not None and seed != state['seed']:
+        differences.append(f'saved seed {state["seed"]}, now {seed}')
+    if differences:
+        raise InputError(
+            'path.resume_changed_schedule: must be true to go on with another schedule than the state was saved with, '
+            f'got (last iteration, samples, num_frame, gt_size) {"; ".join(differences)}. Restore them, or set it.'
+        )

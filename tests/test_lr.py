@@ -1,0 +1,133 @@
+"""The learning rate against values computed by hand."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from probe import NETWORK, train_here
+from runs import options
+
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.lr import CosineOptions, CosineSchedule, cosine_options
+from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.models.lr_scheduler import MultigridCosineLR
+
+
+def schedule(*shapes):
+    """``(iterations, batch, num_frame, gt_size)`` of each segment; the full batch is 1."""
+    return Schedule.from_shapes([(n, BatchShape(b, t, g)) for n, b, t, g in shapes], BatchShape(1, 2, 128))
+
+
+STAGES = schedule((4, 1, 2, 64), (4, 1, 2, 128))
+FRAMES = schedule((2, 1, 1, 64), (2, 1, 2, 64), (2, 1, 1, 128), (2, 1, 2, 128))
+BATCHES = schedule((4, 4, 2, 64), (4, 1, 2, 128))
+SHRINKING = schedule((4, 1, 2, 128), (4, 4, 2, 64))
+
+# (1 + cos(pi k / 4)) / 2 = 1, (2 + sqrt 2) / 4, 1/2, (2 - sqrt 2) / 4; and for eighths cos(pi/8) = 0.92388,
+# cos(3 pi/8) = 0.38268
+QUARTERS = [1, 0.853553, 0.5, 0.146447]
+EIGHTHS = [1, 0.961940, 0.853553, 0.691342, 0.5, 0.308658, 0.146447, 0.038060]
+
+
+@pytest.mark.parametrize(
+    ('shapes', 'values', 'expected'),
+    [
+        (STAGES, {'restart': 'none'}, EIGHTHS),
+        (STAGES, {'restart': 'stage'}, QUARTERS * 2),
+        (FRAMES, {'restart': 'stage'}, QUARTERS * 2),
+        (FRAMES, {'restart': 'shape'}, [1, 0.5] * 4),
+        (STAGES, {'restart_weights': (1, 0.5)}, [*QUARTERS, 0.5, 0.426777, 0.25, 0.073223]),
+        (STAGES, {'eta_min': 0.5}, [1, 0.926777, 0.75, 0.573223] * 2),
+        # a ramp of 3 at the start and at the boundary, where the rate jumps from 0.146 to 1
+        (STAGES, {'warmup_iter': 3}, [0.333333, 0.569036, 0.5, 0.146447] * 2),
+        # no ramp where the rate goes on falling
+        (STAGES, {'restart': 'none', 'warmup_iter': 2}, [0.5, *EIGHTHS[1:]]),
+        (BATCHES, {'batch_scaling': 'linear'}, [4, 3.414214, 2, 0.585786, *QUARTERS]),
+        (BATCHES, {'batch_scaling': 'sqrt'}, [2, 1.707107, 1, 0.292893, *QUARTERS]),
+        # the batch alone makes the rate jump from 0.691 to 4 x 0.5: a ramp there too
+        (
+            SHRINKING,
+            {'restart': 'none', 'batch_scaling': 'linear', 'warmup_iter': 2},
+            [0.5, 0.961940, 0.853553, 0.691342, 1.0, 1.234633, 0.585786, 0.152241],
+        ),
+    ],
+)
+def test_cosine_schedule_gives_the_rates_computed_by_hand(shapes, values, expected):
+    rates = CosineSchedule(shapes, CosineOptions(**{'eta_min': 0, **values}))
+    assert [rates.at(i, 1.0) for i in range(8)] == pytest.approx(expected, abs=2e-6)
+
+
+def test_cosine_schedule_never_rises_above_a_small_base():
+    rates = CosineSchedule(STAGES, CosineOptions(eta_min=0.1))
+    assert [rates.at(i, 0.01) for i in range(8)] == [0.01] * 8
+
+
+def test_scheduler_sets_every_group_in_its_ratio_and_resumes_at_any_iteration():
+    def optimizer():
+        groups = [{'params': [torch.nn.Parameter(torch.zeros(1))], 'lr': lr} for lr in (1.0, 0.125)]
+        return torch.optim.Adam(groups)
+
+    options = CosineOptions(eta_min=0, warmup_iter=2, batch_scaling='linear')
+    whole = optimizer()
+    scheduler = MultigridCosineLR(whole, BATCHES, options)
+    rates, states = [], []
+    for _ in range(8):
+        rates.append([group['lr'] for group in whole.param_groups])
+        states.append((whole.state_dict(), scheduler.state_dict()))
+        whole.step()
+        scheduler.step()
+    assert [rate for rate, _ in rates] == pytest.approx(
+        [2, 3.414214, 2, 0.585786, 0.5, 0.853553, 0.5, 0.146447], abs=2e-6
+    )
+    assert [flow / rate for rate, flow in rates] == pytest.approx([0.125] * 8)
+    for place, (optimizer_state, scheduler_state) in enumerate(states[:-1]):
+        resumed = optimizer()
+        scheduler = MultigridCosineLR(resumed, BATCHES, options)
+        resumed.load_state_dict(optimizer_state)
+        scheduler.load_state_dict(scheduler_state)
+        resumed.step()
+        scheduler.step()
+        assert [group['lr'] for group in resumed.param_groups] == rates[place + 1]
+
+
+@pytest.mark.parametrize(
+    ('values', 'line'),
+    [
+        ({'eta_mim': 0}, 'train.scheduler.eta_mim: must be one of type, eta_min, .*Did you mean `eta_min`?'),
+        ({'restart': 'stages'}, 'train.scheduler.restart: must be none, stage, shape, got stages. Choose one of them.'),
+        ({'batch_scaling': True}, 'train.scheduler.batch_scaling: must be none, sqrt, linear, got True. Choose'),
+        ({'eta_min': '1e-7'}, 'train.scheduler.eta_min: must be a number of at least 0, got 1e-7. Write it as !!float'),
+        ({'warmup_iter': 1.5}, 'train.scheduler.warmup_iter: must be a whole number, or -1 for none, got 1.5. Correct'),
+        (
+            {'restart_weights': [1]},
+            r'train.scheduler.restart_weights: must be 2 numbers, one for each period, got \[1\].',
+        ),
+    ],
+)
+def test_cosine_options_with_bad_value_says_what_to_change(values, line):
+    with pytest.raises(OptionError, match=line):
+        cosine_options({'type': 'MultigridCosineLR', **values}, STAGES)
+
+
+def test_run_logs_the_rates_of_its_option_file(tmp_path, clips):
+    cosine = {'type': 'MultigridCosineLR', 'eta_min': 0, 'warmup_iter': -1}
+    opt = options(clips, network_g=NETWORK, train__scheduler=cosine, logger__use_tb_logger=True)
+    opt['multigrid'] = {'gt_size': [64, 128], 'stage_iter': [4, 9]}
+    train_here(tmp_path, opt)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / 'tb_logger/run')).Reload()
+    rates = [event.value for event in events.Scalars('lr/group_0')]
+    assert rates[:5] == pytest.approx([1e-3, 0.853553e-3, 0.5e-3, 0.146447e-3, 1e-3], rel=1e-5)
+
+
+def test_run_with_bad_scheduler_option_stops_before_anything_is_written(tmp_path, clips):
+    opt = options(clips, network_g=NETWORK, train__scheduler={'type': 'MultigridCosineLR', 'restart': 'stages'})
+    with pytest.raises(
+        OptionError, match=re.escape('train.scheduler.restart: must be none, stage, shape, got stages.')
+    ):
+        train_here(tmp_path, opt)
+    assert [path.name for path in tmp_path.iterdir()] == ['run.yml']

@@ -1,0 +1,278 @@
+"""Nothing is lost: a run that was killed, stopped or whose disk was full ends as one that was not."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from probe import NETWORK, train_here
+from runs import losses, options, run, same_weights, train, write
+
+from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.models import checkpoint
+
+COMMAND = (sys.executable, '-m', 'multigrid_vsr.cli', 'train', '-opt')
+
+
+def real_options(clips, folder, **changes):
+    """A run in which all that a resume may forget matters: EMA, frozen flow, ramps, restarts, a growing shape."""
+    return options(
+        clips,
+        path__experiments_root=str(folder),
+        train__ema_decay=0.9,
+        train__fix_flow=6,
+        train__flow_lr_mul=0.25,
+        train__scheduler={'type': 'MultigridCosineLR', 'warmup_iter': 3, 'batch_scaling': 'sqrt'},
+        logger__save_checkpoint_freq=2,
+        **changes,
+    )
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory, clips):
+    """The run that nobody stopped."""
+    folder = tmp_path_factory.mktemp('whole')
+    log = train(folder, write(folder, real_options(clips, folder)))
+    assert len(losses(log)) == 13
+    return folder / 'run', losses(log)
+
+
+def start(folder, opt_file, *arguments):
+    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    return subprocess.Popen([*map(str, (*COMMAND, opt_file, *arguments))], cwd=folder, env=env, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+
+
+def wait_for(process, iteration):
+    """Reads the log until an iteration is done; returns the losses until then."""
+    seen = ''
+    for line in process.stdout:
+        seen += line
+        if re.search(rf'iter: +{iteration}, ', line):
+            return losses(seen)
+    raise AssertionError(seen[-3000:])
+
+
+def check_equal(folder, whole):
+    for name in ('net_g_12.pth', 'net_g_latest.pth'):
+        assert same_weights(folder / 'run/models' / name, whole / 'models' / name)
+    states = [checkpoint.load_state(path / 'training_states/12.state') for path in (folder / 'run', whole)]
+    flat = [
+        [value for state in s['optimizers'][0]['state'].values() for value in state.values()] for s in states
+    ]  # fmt: skip
+    assert all(torch.equal(a, b) for a, b in zip(*flat, strict=True))
+    assert all(states[0][key] == states[1][key] for key in ('iter', 'schedulers', 'schedule', 'seed'))
+
+
+def test_run_killed_three_times_ends_with_the_bits_of_one_that_was_not(tmp_path, clips, whole):
+    """Killed in the frozen flow and the first ramp, at a boundary of frames, and in the second stage's ramp."""
+    elsewhere = tmp_path / 'elsewhere'
+    elsewhere.mkdir()
+    for workers, folder, iteration in ((0, tmp_path, 3), (2, elsewhere, 5), (1, tmp_path, 8)):
+        opt = real_options(clips, tmp_path, datasets__train__num_worker_per_gpu=workers)
+        process = start(folder, write(tmp_path, opt), '--auto_resume')
+        seen = wait_for(process, iteration)
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        assert seen == whole[1][iteration - len(seen) : iteration]
+        assert 1 <= len(seen) <= 4  # went on, did not begin anew
+    log = train(elsewhere, write(tmp_path, real_options(clips, tmp_path)), '--auto_resume')
+    assert losses(log) == whole[1][-len(losses(log)) :]
+    check_equal(tmp_path, whole[0])
+    assert [path.name for path in tmp_path.iterdir() if 'archived' in path.name] == []
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_run_asked_to_stop_saves_and_goes_on_as_if_it_had_not_been(number, tmp_path, clips, whole):
+    opt_file = write(tmp_path, real_options(clips, tmp_path))
+    process = start(tmp_path, opt_file)
+    wait_for(process, 3)
+    process.send_signal(number)
+    rest = process.stdout.read()
+    assert process.wait() == 128 + number
+    process.stdout.close()
+    assert f'Asked to stop by signal {number.value}: saving first.' in rest
+    assert 'Traceback' not in rest
+    newest = max(int(path.stem) for path in (tmp_path / 'run/training_states').glob('*.state'))
+    log = train(tmp_path, opt_file, '--auto_resume')
+    assert f'Resuming training from epoch: 0, iter: {newest}.' in log
+    assert losses(log) == whole[1][newest:]
+    check_equal(tmp_path, whole[0])
+
+
+@pytest.fixture
+def small(tmp_path, clips):
+    """A finished run of the probe, with a checkpoint at every iteration."""
+    opt = options(clips, network_g=NETWORK, logger__save_checkpoint_freq=1)
+    fed = train_here(tmp_path, opt)
+    return opt, fed, tmp_path / 'experiments/run'
+
+
+def keep_until(folder, iteration):
+    for path in (*folder.glob('training_states/*.state'), *folder.glob('models/net_g_[0-9]*.pth')):
+        if int(re.search(r'\d+', path.stem).group()) > iteration:
+            path.unlink()
+
+
+def damage_truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def damage_empty(path: Path) -> None:
+    path.write_bytes(b'')
+
+
+def damage_foreign(path: Path) -> None:
+    torch.save({'params': torch.zeros(1)}, path)
+
+
+def damage_rename(path: Path) -> None:
+    shutil.copy(path.with_name('4.state'), path)
+
+
+@pytest.mark.parametrize('damage', [damage_truncate, damage_empty, damage_foreign, damage_rename])
+def test_resume_passes_over_a_damaged_newest_state(damage, tmp_path, small, capsys):
+    opt, fed, folder = small
+    keep_until(folder, 7)
+    damage(folder / 'training_states/7.state')
+    assert train_here(tmp_path, opt, '--auto_resume') == fed[6:]
+    assert re.search(r'Passed over \S+/training_states/7.state: ', capsys.readouterr().out)
+
+
+@pytest.mark.parametrize('damage', [damage_truncate, damage_empty, Path.unlink])
+def test_resume_passes_over_a_state_whose_weights_are_damaged(damage, tmp_path, small, capsys):
+    opt, fed, folder = small
+    keep_until(folder, 7)
+    damage(folder / 'models/net_g_7.pth')
+    assert train_here(tmp_path, opt, '--auto_resume') == fed[6:]
+    assert re.search(r'Passed over \S+/training_states/7.state: ', capsys.readouterr().out)
+
+
+def test_resume_with_damaged_states_alone_stops_and_keeps_them(tmp_path, small):
+    opt, _, folder = small
+    keep_until(folder, 1)
+    damage_empty(folder / 'training_states/1.state')
+    before = sorted(folder.rglob('*'))
+    with pytest.raises(InputError, match=r'--auto_resume: must find a whole checkpoint in \S+, got 1 damaged ones'):
+        train_here(tmp_path, opt, '--auto_resume')
+    assert sorted(folder.rglob('*')) == before
+
+
+class Code:
+    def __reduce__(self):
+        return os.mkdir, ('ran',)
+
+
+def test_state_with_code_in_it_is_refused_and_does_not_run(tmp_path, small, monkeypatch):
+    opt, _, folder = small
+    monkeypatch.chdir(tmp_path)
+    torch.save({'epoch': 0, 'iter': 3, 'optimizers': [], 'schedulers': [], 'code': Code()}, folder / 'bad.state')
+    opt['path']['resume_state'] = str(folder / 'bad.state')
+    with pytest.raises(InputError, match=r'path.resume_state: must be a whole training state of plain data, got'):
+        train_here(tmp_path, opt)
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_resume_state_of_another_run_takes_its_weights_from_beside_it(tmp_path, small):
+    opt, fed, folder = small
+    opt = {**opt, 'name': 'second', 'path': {**opt['path'], 'resume_state': str(folder / 'training_states/5.state')}}
+    assert train_here(tmp_path, opt) == fed[5:]
+    assert same_weights(folder / 'models/net_g_13.pth', tmp_path / 'experiments/second/models/net_g_13.pth')
+
+
+def test_resume_state_without_its_weights_is_refused(tmp_path, small):
+    opt, _, folder = small
+    (folder / 'models/net_g_5.pth').unlink()
+    opt['path']['resume_state'] = str(folder / 'training_states/5.state')
+    with pytest.raises(InputError, match=r'path.resume_state: must have its weights net_g_5.pth in'):
+        train_here(tmp_path, opt)
+
+
+@pytest.mark.parametrize(
+    ('change', 'line'),
+    [
+        ({'num_frame': [2, 4]}, r'saved \[.*\(13, 1, 4, 128\).*; now \[\(9, 1, 2, 128\), \(13, 1, 4, 128\)\]'),
+        ({'batch_size_per_gpu': [2, 2]}, r'now \[\(8, 2, 2, 128\)'),
+        ({'manual_seed': 4}, 'saved seed 3, now 4'),
+    ],
+)
+def test_resume_with_another_schedule_needs_to_be_allowed(change, line, tmp_path, small):
+    opt, _, folder = small
+    keep_until(folder, 6)
+    for key, value in change.items():
+        (opt if key == 'manual_seed' else opt['multigrid'])[key] = value
+    match = 'path.resume_changed_schedule: must be true to go on with another schedule'
+    with pytest.raises(InputError, match=match) as error:
+        train_here(tmp_path, opt, '--auto_resume')
+    if 'num_frame' not in change:
+        assert re.search(line, str(error.value))
+    opt['path']['resume_changed_schedule'] = True
+    assert len(train_here(tmp_path, opt, '--auto_resume')) == 7
+
+
+def test_resume_without_a_seed_in_the_file_goes_on_with_the_one_it_had(tmp_path, clips):
+    opt = options(clips, network_g=NETWORK, manual_seed=None, logger__save_checkpoint_freq=1)
+    fed = train_here(tmp_path, opt)
+    keep_until(tmp_path / 'experiments/run', 6)
+    assert train_here(tmp_path, opt, '--auto_resume') == fed[6:]
+
+
+def test_full_disk_costs_its_checkpoint_alone(tmp_path, clips, monkeypatch, caplog):
+    """From the third checkpoint on, the disk takes the first bytes of a file and no more."""
+    real = torch.save
+    count = []
+
+    def save(value, file):
+        count.append(file)
+        if len(count) > 4:
+            file.write(b'half')
+            raise OSError(28, 'No space left on device')
+        real(value, file)
+
+    monkeypatch.setattr(torch, 'save', save)
+    opt = options(clips, network_g=NETWORK, logger__save_checkpoint_freq=2)
+    with pytest.raises(InputError, match=r'net_g_latest.pth cannot be written .*No space left.* run again with --auto'):
+        train_here(tmp_path, opt)
+    folder = tmp_path / 'experiments/run'
+    files = sorted(path.name for path in (*folder.glob('models/*'), *folder.glob('models/.*')))
+    assert files == ['net_g_2.pth', 'net_g_4.pth']
+    monkeypatch.undo()
+    assert checkpoint.newest_good({
+        'path': {'training_states': str(folder / 'training_states'), 'models': str(folder / 'models')},
+        'network_g': {},
+    })[0].name == '4.state'  # fmt: skip
+
+
+def test_ranks_that_share_the_batch_train_the_same_weights(tmp_path, clips):
+    """20 iterations over boundaries: 2 ranks with batch b against 1 rank with 2b, within float error."""
+    # Adam divides a gradient by its own size: with a tiny epsilon it would make the rounding of a gradient near 0 a step.
+    optimizer = {'type': 'Adam', 'lr': 1e-3, 'betas': [0.9, 0.99], 'eps': 1e-3}
+    changes = {
+        'train__optim_g': optimizer,
+        'network_g': {'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1},
+        'train__total_iter': 20,
+        'train__scheduler': {'type': 'MultigridCosineLR'},
+    }
+    for name, batches, full in (('two', [2, 1], 1), ('one', [4, 2], 2)):
+        opt = options(clips, **changes, name=name, multigrid__batch_size_per_gpu=batches, path__experiments_root=str(tmp_path),
+                      datasets__train__batch_size_per_gpu=full)  # fmt: skip
+        opt_file = write(tmp_path, opt, f'{name}.yml')
+        if name == 'one':
+            train(tmp_path, opt_file)
+        else:
+            script = Path(sys.executable).parent / 'multigrid-vsr'
+            run(sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29618', script, 'train',
+                '-opt', opt_file, '--launcher', 'pytorch', cwd=tmp_path)  # fmt: skip
+    first, second = (
+        torch.load(tmp_path / name / 'models/net_g_latest.pth', weights_only=True)['params'] for name in ('one', 'two')
+    )
+    for key, weight in first.items():
+        assert torch.allclose(weight, second[key], rtol=0, atol=1e-6), key
