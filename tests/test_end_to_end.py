@@ -83,31 +83,6 @@ def test_own_script_with_one_import_line_trains(place, tmp_path, clips, referenc
     _check(log, tmp_path / 'experiments', reference)
 
 
-def test_torchrun_ranks_share_the_global_batch(tmp_path, clips):
-    two_ranks = options(clips, multigrid__batch_size_per_gpu=[2, 1], name='two')
-    one_rank = options(clips, multigrid__batch_size_per_gpu=[4, 2], datasets__train__batch_size_per_gpu=2, name='one')
-    run(
-        sys.executable,
-        '-m',
-        'torch.distributed.run',
-        '--nproc_per_node=2',
-        '--master_port=29617',
-        INSTALLED / 'train.py',
-        '-opt',
-        write(tmp_path, {**two_ranks, 'path': {'experiments_root': str(tmp_path)}}),
-        '--launcher',
-        'pytorch',
-        cwd=tmp_path,
-    )
-    log_two = next((tmp_path / 'two').glob('train_two_*.log')).read_text()
-    train(tmp_path, write(tmp_path, {**one_rank, 'path': {'experiments_root': str(tmp_path)}}, 'one.yml'))
-    log_one = next((tmp_path / 'one').glob('train_one_*.log')).read_text()
-    # The mean loss of two halves is that of the whole, so equal figures mean that the ranks held its two halves.
-    two, one = ([float(loss) for loss in losses(log)] for log in (log_two, log_one))
-    assert len(two) == len(one) == 13
-    assert two == pytest.approx(one, rel=2e-3)
-
-
 def test_test_script_evaluates_a_trained_network(tmp_path, clips, reference):
     test_set = {
         'name': 'REDS4',

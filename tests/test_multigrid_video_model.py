@@ -144,3 +144,103 @@ def test_tensorboard_carries_shape_rate_and_loss(tmp_path, clips):
     assert values['multigrid/batch_size_per_gpu'] == [2] * 6 + [1] * 7
     assert values['lr/group_0'][0] == pytest.approx(1e-3)
     assert len(values['losses/l_pix']) == 13
+
+
+def trained(folder, clips, **changes):
+    """The weights that four iterations end with."""
+    opt = options(clips, name='a', **{'train__total_iter': 4, 'train__scheduler__periods': [4], **changes})
+    train_here(folder, opt)
+    return torch.load(folder / 'experiments/a/models/net_g_latest.pth', weights_only=True)
+
+
+def test_iteration_trains_the_bits_of_basicsrs_own(tmp_path, clips, monkeypatch):
+    """The step, the losses and the average against VideoRecurrentModel's, on the same batches."""
+    from basicsr.models.video_recurrent_model import VideoRecurrentModel
+
+    from multigrid_vsr.models.multigrid_video_model import MultigridVideoModel
+
+    ours = trained(tmp_path, clips, train__ema_decay=0.9)
+    for name in ('optimize_parameters', 'model_ema', 'get_current_log'):
+        monkeypatch.setattr(MultigridVideoModel, name, getattr(VideoRecurrentModel, name))
+    stock = trained(tmp_path, clips, train__ema_decay=0.9)
+    for key in ('params', 'params_ema'):
+        assert all(torch.equal(ours[key][name], stock[key][name]) for name in stock[key])
+
+
+@pytest.mark.parametrize('max_batch', [1, 2, 3])
+def test_gradient_of_the_parts_is_that_of_the_whole_batch(max_batch, tmp_path, clips):
+    """A batch of 4 in parts of 1, 2, and 3 + 1 samples."""
+    gradients = []
+    for limit in (4, max_batch):
+        opt = options(clips, multigrid__batch_size_per_gpu=[4, 1], multigrid__max_batch_size_per_gpu=limit)
+        model, _ = build(tmp_path, opt)
+        generator = torch.Generator().manual_seed(0)
+        lq, gt = (torch.rand(4, 3, 3, side, side, generator=generator) for side in (16, 64))
+        losses = model.backward(lq, gt)
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.net_g.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], rtol=1e-4, atol=1e-7), name
+    assert losses['l_pix'].item() == pytest.approx(model.cri_pix(model.net_g(lq), gt).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize('amp', ['bf16', 'fp16'])
+def test_run_in_half_precision_ends_near_the_one_in_float32(amp, tmp_path, clips):
+    whole, half = (trained(tmp_path, clips, network_g=NETWORK, train__amp=mode)['params'] for mode in (None, amp))
+    distances = [(whole[name] - half[name]).abs().max().item() for name in whole]
+    assert 0 < max(distances) < 0.02  # four steps of at most 1e-3 or so
+
+
+def test_run_in_fp16_resumes_with_its_scaler(tmp_path, clips):
+    changes = {'train__amp': 'fp16', 'logger__save_checkpoint_freq': 2, 'network_g': NETWORK}
+    whole = trained(tmp_path, clips, **changes)['params']
+    folder = tmp_path / 'experiments/a'
+    for path in (folder / 'training_states/4.state', folder / 'models/net_g_4.pth'):
+        path.unlink()
+    state = torch.load(folder / 'training_states/2.state', weights_only=True)
+    assert state['scaler']['scale'] > 0
+    train_here(tmp_path, options(clips, name='a', train__total_iter=4, train__scheduler__periods=[4], **changes),
+               '--auto_resume')  # fmt: skip
+    resumed = torch.load(folder / 'models/net_g_latest.pth', weights_only=True)['params']
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_preflight_leaves_everything_as_it_was(tmp_path, clips):
+    from multigrid_vsr.models.preflight import preflight
+
+    model, _ = build(tmp_path, options(clips))
+    model.feed_data({'lq': torch.zeros(1, 2, 3, 16, 16), 'gt': torch.zeros(1, 2, 3, 64, 64)})
+    before = {name: value.clone() for name, value in model.net_g.state_dict().items()}
+    random_state = torch.get_rng_state()
+    shapes = []
+    model.net_g.register_forward_pre_hook(lambda _, arguments: shapes.append(tuple(arguments[0].shape)))
+    preflight(model, model.schedule)
+    assert shapes == [(1, 4, 3, 32, 32)]
+    assert all(torch.equal(before[name], value) for name, value in model.net_g.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.net_g.parameters())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert not model.optimizer_g.state
+
+
+def test_preflight_out_of_memory_says_what_to_change(tmp_path, clips, monkeypatch):
+    from multigrid_vsr.core.errors import InputError
+    from multigrid_vsr.models.preflight import preflight
+
+    model, _ = build(tmp_path, options(clips))
+    model.feed_data({'lq': torch.zeros(1, 2, 3, 16, 16), 'gt': torch.zeros(1, 2, 3, 64, 64)})
+
+    def backward(lq, gt):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(model, 'backward', backward)
+    line = (
+        'multigrid.batch_size_per_gpu: must fit the memory of the GPU, got 1 samples of 4 frames and gt_size 128, which'
+    )
+    with pytest.raises(InputError, match=line):
+        preflight(model, model.schedule)
+
+
+def test_run_with_bad_amp_says_what_it_may_be(tmp_path, clips):
+    from multigrid_vsr.core.errors import OptionError
+
+    with pytest.raises(OptionError, match=r'train.amp: must be bf16 or fp16, got fp32. Leave it out for float32.'):
+        train_here(tmp_path, options(clips, train__amp='fp32'))

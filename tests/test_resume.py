@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from probe import NETWORK, train_here
-from runs import losses, options, run, same_weights, train, write
+from runs import losses, options, same_weights, train, write
 
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.models import checkpoint
@@ -249,30 +249,3 @@ def test_full_disk_costs_its_checkpoint_alone(tmp_path, clips, monkeypatch, capl
         'path': {'training_states': str(folder / 'training_states'), 'models': str(folder / 'models')},
         'network_g': {},
     })[0].name == '4.state'  # fmt: skip
-
-
-def test_ranks_that_share_the_batch_train_the_same_weights(tmp_path, clips):
-    """20 iterations over boundaries: 2 ranks with batch b against 1 rank with 2b, within float error."""
-    # Adam divides a gradient by its own size: with a tiny epsilon it would make the rounding of a gradient near 0 a step.
-    optimizer = {'type': 'Adam', 'lr': 1e-3, 'betas': [0.9, 0.99], 'eps': 1e-3}
-    changes = {
-        'train__optim_g': optimizer,
-        'network_g': {'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1},
-        'train__total_iter': 20,
-        'train__scheduler': {'type': 'MultigridCosineLR'},
-    }
-    for name, batches, full in (('two', [2, 1], 1), ('one', [4, 2], 2)):
-        opt = options(clips, **changes, name=name, multigrid__batch_size_per_gpu=batches, path__experiments_root=str(tmp_path),
-                      datasets__train__batch_size_per_gpu=full)  # fmt: skip
-        opt_file = write(tmp_path, opt, f'{name}.yml')
-        if name == 'one':
-            train(tmp_path, opt_file)
-        else:
-            script = Path(sys.executable).parent / 'multigrid-vsr'
-            run(sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29618', script, 'train',
-                '-opt', opt_file, '--launcher', 'pytorch', cwd=tmp_path)  # fmt: skip
-    first, second = (
-        torch.load(tmp_path / name / 'models/net_g_latest.pth', weights_only=True)['params'] for name in ('one', 'two')
-    )
-    for key, weight in first.items():
-        assert torch.allclose(weight, second[key], rtol=0, atol=1e-6), key

@@ -17,6 +17,8 @@ from multigrid_vsr.core.shapes import BatchShape
 MODEL_TYPES = ('MultigridVideoModel',)
 DATASET_TYPES = ('MultigridREDSDataset', 'MultigridVimeo90KDataset')
 
+AMP_MODES = (None, 'bf16', 'fp16')
+
 _NESTED_KEYS = ('gt_size', 'num_frame', 'stage_iter', 'frame_ratio', 'batch_size_per_gpu', 'max_batch_size_per_gpu')
 _ENTRY_KEYS = ('iter', 'gt_size', 'num_frame', 'batch_size_per_gpu')
 
@@ -46,6 +48,9 @@ def schedule_from_options(opt: Mapping[str, Any]) -> Schedule:
         *(_positive(opt, f'datasets.train.{key}') for key in ('batch_size_per_gpu', 'num_frame', 'gt_size'))
     )
     total_iter = _positive(opt, 'train.total_iter')
+    amp = _lookup(opt, 'train.amp')
+    if amp not in AMP_MODES:
+        raise OptionError('train.amp', 'be bf16 or fp16', amp, 'Leave it out for float32.')
     scale = _positive(opt, 'scale') if 'scale' in opt else 1
     _check_divisible('datasets.train.gt_size', full.gt_size, scale)
     block = opt.get('multigrid')
@@ -59,6 +64,15 @@ def schedule_from_options(opt: Mapping[str, Any]) -> Schedule:
         return _from_stages(block, full, total_iter, scale)
     _check_keys('multigrid', block, (*_NESTED_KEYS, 'stages'))
     return _from_nested(block, full, total_iter, scale)
+
+
+def micro_batch_size(opt: Mapping[str, Any]) -> int | None:
+    """The samples that go through the network at a time; a larger batch accumulates gradients. ``None``: no bound.
+
+    Beside ``batch_size_per_gpu: volume``, ``max_batch_size_per_gpu`` has bounded the batch itself already.
+    """
+    value = (opt.get('multigrid') or {}).get('max_batch_size_per_gpu')
+    return None if value is None else int(value)
 
 
 def _from_nested(block: Mapping[str, Any], full: BatchShape, total_iter: int, scale: int) -> Schedule:
@@ -102,25 +116,18 @@ def _batch_sizes(
     option = 'multigrid.batch_size_per_gpu'
     value = block.get('batch_size_per_gpu')
     cap = block.get('max_batch_size_per_gpu')
+    if cap is not None:
+        cap = _as_positive('multigrid.max_batch_size_per_gpu', cap)
     if value == 'volume':
-        if cap is not None:
-            cap = _as_positive('multigrid.max_batch_size_per_gpu', cap)
-            if cap < full.batch_size_per_gpu:
-                raise OptionError(
-                    'multigrid.max_batch_size_per_gpu',
-                    f'be at least datasets.train.batch_size_per_gpu ({full.batch_size_per_gpu})',
-                    cap,
-                    'Raise it, or lower datasets.train.batch_size_per_gpu.',
-                )
+        if cap is not None and cap < full.batch_size_per_gpu:
+            raise OptionError(
+                'multigrid.max_batch_size_per_gpu',
+                f'be at least datasets.train.batch_size_per_gpu ({full.batch_size_per_gpu})',
+                cap,
+                'Raise it, or lower datasets.train.batch_size_per_gpu.',
+            )
         grown = [[full.pixels // (g * g * t) for t in num_frames] for g in gt_sizes]
         return [[min(batch, cap or batch) for batch in row] for row in grown]
-    if cap is not None:
-        raise OptionError(
-            'multigrid.max_batch_size_per_gpu',
-            "stand beside 'batch_size_per_gpu: volume'",
-            cap,
-            'Remove it: a list already says each batch size.',
-        )
     if value is None:
         return [[full.batch_size_per_gpu] * len(num_frames)] * len(gt_sizes)
     if isinstance(value, str):

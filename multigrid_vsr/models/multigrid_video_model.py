@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.core.lr import SCHEDULER_TYPE, cosine_options
+from multigrid_vsr.core.options import micro_batch_size
 from multigrid_vsr.core.plan import stage_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.pixels import to_float_rgb
 from multigrid_vsr.models import checkpoint
 from multigrid_vsr.models.lr_scheduler import MultigridCosineLR
+from multigrid_vsr.models.preflight import preflight
 from multigrid_vsr.models.stop_signal import StopSignal
 from multigrid_vsr.models.validation import validate
 
+AMP_DTYPES = {None: None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 _FLOW_MODULES = ('spynet', 'edvr')  # what BasicSR's `fix_flow` holds fixed
 
 
@@ -46,6 +50,11 @@ class MultigridVideoModel(VideoRecurrentModel):
             return
         self.fix_flow_iter = None  # BasicSR's freeze starts at iteration 1 only, so a resumed run would miss it
         self._flow_is_fixed = False
+        self._is_preflighted = False
+        self._amp_dtype = AMP_DTYPES[opt['train'].get('amp')]
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp_dtype is torch.float16)
+        self._max_batch = micro_batch_size(opt)
+        self._losses: dict[str, torch.Tensor] = {}
         self._stop_signal = StopSignal()
         if self.schedule is not None:
             get_root_logger().info(f'Multigrid schedule:\n{stage_table(self.schedule, checkpoint.ranks(opt))}')
@@ -95,12 +104,72 @@ class MultigridVideoModel(VideoRecurrentModel):
             shape = self.schedule.at_current_iter(current_iter).shape
             assert self.lq.shape[1] == shape.num_frame, (self.lq.shape, current_iter, shape)
             assert self.gt.shape[-1] == shape.gt_size, (self.gt.shape, current_iter, shape)
+            if not self._is_preflighted and self.device.type == 'cuda':
+                preflight(self, self.schedule)
+            self._is_preflighted = True
         self._fix_flow(current_iter < (self.opt['train'].get('fix_flow') or 0))
-        super().optimize_parameters(current_iter)
+
+        self.optimizer_g.zero_grad()
+        self._losses = self.backward(self.lq, self.gt)
+        self._scaler.step(self.optimizer_g)
+        self._scaler.update()
+        if self.ema_decay > 0:
+            self.model_ema(decay=self.ema_decay)
         if self._stop_signal.received is not None:
             get_root_logger().warning(f'Asked to stop by signal {self._stop_signal.received}: saving first.')
             self.save(0, current_iter)
             sys.exit(128 + self._stop_signal.received)
+
+    def backward(self, lq: torch.Tensor, gt: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Adds the gradient of a batch, in parts of at most ``max_batch_size_per_gpu`` samples.
+
+        A part counts by its share of the batch, so the gradient is that of the whole; ranks exchange it once.
+
+        Args:
+            lq: float32 (b, t, c, h, w).
+            gt: float32 (b, t, c, scale*h, scale*w), or without t for one target frame.
+
+        Returns:
+            The losses of the batch, on the device.
+        """
+        parts = list(zip(lq.split(self._max_batch or len(lq)), gt.split(self._max_batch or len(gt))))
+        losses: dict[str, torch.Tensor] = {}
+        for number, (lq_part, gt_part) in enumerate(parts, 1):
+            share = len(lq_part) / len(lq)
+            waits = number < len(parts) and isinstance(self.net_g, DistributedDataParallel)
+            with self.net_g.no_sync() if waits else nullcontext():  # type: ignore[operator]
+                with torch.autocast(self.device.type, self._amp_dtype, enabled=self._amp_dtype is not None):
+                    self.output = self.net_g(lq_part)
+                part_losses = self._part_losses(self.output.float(), gt_part)
+                total = torch.stack(list(part_losses.values())).sum()
+                self._scaler.scale(total if share == 1 else total * share).backward()
+            for name, loss in part_losses.items():
+                losses[name] = losses.get(name, 0) + loss.detach() * share
+        return losses
+
+    def _part_losses(self, output: torch.Tensor, gt: torch.Tensor) -> dict[str, torch.Tensor]:
+        losses = {}
+        if self.cri_pix:
+            losses['l_pix'] = self.cri_pix(output, gt)
+        if self.cri_perceptual:
+            percep, style = self.cri_perceptual(output, gt)
+            losses.update({name: loss for name, loss in (('l_percep', percep), ('l_style', style)) if loss is not None})
+        return losses
+
+    def get_current_log(self) -> dict[str, float]:
+        """The losses of the last iteration, the mean over all ranks; only here is the device waited for."""
+        self.log_dict = self.reduce_loss_dict(self._losses)
+        return self.log_dict
+
+    def model_ema(self, decay: float = 0.999) -> None:
+        """Averages the parameters, all in one call, and copies the buffers: BatchNorm's statistics among them."""
+        net, ema = self.get_bare_model(self.net_g), self.net_g_ema
+        averaged = list(ema.parameters())
+        with torch.no_grad():
+            torch._foreach_mul_(averaged, decay)
+            torch._foreach_add_(averaged, list(net.parameters()), alpha=1 - decay)
+            for target, buffer in zip(ema.buffers(), net.buffers(), strict=True):
+                target.copy_(buffer)
 
     def save(self, epoch: int, current_iter: int) -> None:
         """Saves the weights and then the training state of an iteration; -1 for the end of the run.
@@ -142,6 +211,7 @@ class MultigridVideoModel(VideoRecurrentModel):
             'iter': current_iter,
             'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
+            'scaler': self._scaler.state_dict(),
             'seed': self.opt['manual_seed'],
             'rng': [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if self.device.type == 'cuda' else ())],
         }
@@ -152,6 +222,8 @@ class MultigridVideoModel(VideoRecurrentModel):
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """Loads the optimizers, the schedulers and the random state."""
         super().resume_training(resume_state)
+        if self._scaler.is_enabled() and resume_state.get('scaler'):
+            self._scaler.load_state_dict(resume_state['scaler'])
         cpu, *gpus = resume_state.get('rng', [torch.get_rng_state()])
         torch.set_rng_state(cpu)
         if len(gpus) == torch.cuda.device_count():
