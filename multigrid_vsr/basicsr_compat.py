@@ -16,6 +16,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from multigrid_vsr.core.arch_limits import check_arch, target_of
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.core.lr import check_scheduler
 from multigrid_vsr.core.options import MODEL_TYPES, schedule_from_options, uses_multigrid
@@ -91,13 +92,16 @@ def _parsing_options(original: Callable[..., Any]) -> Callable[..., Any]:
         written = read_options(known.opt, known.force_yml)
         follows_schedule = is_train and uses_multigrid(written)
         if follows_schedule:
-            check_scheduler(written, schedule_from_options(written))
+            schedule = schedule_from_options(written)
+            check_scheduler(written, schedule)
+            check_arch(written, schedule)
             _check_host_options(written)
         opt, args = original(root_path, is_train)
         _honour_roots(written.get('path') or {}, opt)
         if follows_schedule:
             _check_data(opt)
             opt['manual_seed'] = _same_on_all_ranks(opt['manual_seed'])
+            opt['datasets']['train']['target'] = target_of(opt)
             opt['seed_is_given'] = written.get('manual_seed') is not None
             opt['datasets']['train']['multigrid'] = schedule_from_options(opt)
         return opt, args

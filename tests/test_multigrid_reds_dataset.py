@@ -18,6 +18,7 @@ from multigrid_vsr.core.shapes import SampleRequest
 from multigrid_vsr.data.clips import Clip, training_clips
 from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
 from multigrid_vsr.data.pixels import to_float_rgb
+from multigrid_vsr.data.png_rows import first_rows
 
 
 def dataset_options(root, backend='disk', **changes):
@@ -167,6 +168,27 @@ def test_dataset_with_damaged_frame_names_clip_and_frame(content, tmp_path):
     opt = dataset_options(tmp_path, meta_info_file=str(tmp_path / 'meta_info.txt'))
     with pytest.raises(FrameError, match=r'^clip 000, frame 0: \S+ holds no image that can be decoded$'):
         MultigridREDSDataset(opt)[[SampleRequest(0, 1, 64, seed=0)]]
+
+
+@pytest.mark.parametrize('rows', [1, 16, 100, 143, 144])
+def test_first_rows_of_a_png_are_those_of_the_whole(rows, stock_clips):
+    encoded = (stock_clips / 'gt/001/00000030.png').read_bytes()
+    image = cv2.imdecode(np.frombuffer(first_rows(encoded, rows), np.uint8), cv2.IMREAD_COLOR)
+    assert np.array_equal(image[:rows], cv2.imread(str(stock_clips / 'gt/001/00000030.png'))[:rows])
+
+
+def test_first_rows_of_a_png_with_a_flipped_byte_are_none(stock_clips):
+    encoded = bytearray((stock_clips / 'gt/001/00000030.png').read_bytes())
+    encoded[3000] ^= 1
+    assert first_rows(bytes(encoded), 16) == b''
+    assert first_rows(bytes(encoded[:2000]), 16) == b''
+
+
+def test_first_rows_of_another_kind_of_image_are_the_file(stock_clips):
+    gray = cv2.imread(str(stock_clips / 'gt/001/00000030.png'), cv2.IMREAD_GRAYSCALE)
+    for suffix, image in (('.png', gray), ('.jpg', gray)):
+        encoded = cv2.imencode(suffix, image)[1].tobytes()
+        assert first_rows(encoded, 16) == encoded
 
 
 def test_dataset_with_key_missing_in_lmdb_names_clip_and_frame(stock_clips, lmdb_clips, tmp_path):

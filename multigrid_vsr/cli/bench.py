@@ -1,263 +1,29 @@
-"""``multigrid-vsr bench loader``: loading measured against BasicSR's, side by side."""
+"""``multigrid-vsr bench``: loading or an iteration, measured against BasicSR's on this machine."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import random
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-SHAPES = ((64, 7), (64, 15), (128, 15), (256, 15))  # gt_size, num_frame
-
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser('bench', help='measure the loader against BasicSR, on this machine')
-    parser.add_argument('what', choices=['loader'], help='what to measure')
+    parser = subparsers.add_parser('bench', help='measure loading or an iteration against BasicSR, on this machine')
+    parser.add_argument('what', choices=['loader', 'step'], help='what to measure')
     parser.add_argument('--rounds', type=int, default=5, help='interleaved rounds; medians are printed (default: 5)')
     parser.add_argument('--data', type=Path, help='folder for 0.7 GB of frames, kept; default: one that is deleted')
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prepares 100 frames of 1280x720 as PNG, LMDB and store, and prints the tables of docs/benchmarks.md.
+    """Measures and prints.
 
     Raises:
         InputError: If the video of the demo is not installed.
     """
+    from multigrid_vsr.bench import loader, step
+
+    measure = {'loader': loader.measure, 'step': step.measure}[args.what]
     with tempfile.TemporaryDirectory() as temporary:
-        root = args.data or Path(temporary)
-        decode_rate, build_rate = _prepare(root)
-        _compare(root, args.rounds)
-        _scaling(root, args.rounds)
-        _cold(root)
-        _memory(root)
-        print(f'Building: {build_rate:.1f} frames/s, decoding alone {decode_rate:.1f}: {build_rate / decode_rate:.0%}.')
-
-
-def _prepare(root: Path) -> tuple[float, float]:
-    """Writes the frames in three ways; returns frames a second of decoding alone and of building the store."""
-    import contextlib
-    import io
-    import shutil
-
-    import cv2
-    from basicsr.utils.lmdb_util import make_lmdb_from_imgs
-
-    from multigrid_vsr.data import frame_sources, prepare
-    from multigrid_vsr.demo.video import find_video, read_frames
-
-    if not (root / 'png').exists():
-        for number, frame in zip(range(100), read_frames(find_video('bigbuckbunny.mp4'))):
-            for kind, image in (('gt', frame), ('lq', prepare.shrink(frame, 4))):
-                path = root / f'png.unfinished/{kind}/001/{number:08d}.png'
-                path.parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(path), image)
-        (root / 'png.unfinished/meta_info.txt').write_text('001 100 (720,1280,3)\n')
-        (root / 'png.unfinished').rename(root / 'png')
-    for kind in ('gt', 'lq'):
-        for name in ('lmdb', 'lmdb_stock'):  # two copies: LMDB opens a file once in a process
-            shutil.rmtree(root / f'{name}/{kind}.lmdb', ignore_errors=True)
-            keys = [f'001/{number:08d}' for number in range(100)]
-            with contextlib.redirect_stdout(io.StringIO()):
-                target = root / f'{name}/{kind}.lmdb'
-                target.parent.mkdir(exist_ok=True)
-                make_lmdb_from_imgs(str(root / 'png' / kind), str(target), [f'{key}.png' for key in keys], keys)
-
-    gt, lq = (frame_sources.open_source('--gt', root / 'png' / kind) for kind in ('gt', 'lq'))
-    sources = prepare.Sources(gt, lq, 4)
-    workers = prepare.default_workers()
-    decoding, building = [], []
-    for _ in range(3):
-        shutil.rmtree(root / 'store', ignore_errors=True)
-        start = time.perf_counter()
-        tasks = prepare._tasks(sources)
-        for _ in prepare._in_processes(_decode_alone, tasks, workers):
-            pass
-        decoding.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        prepare.build(sources, root / 'store', workers)
-        building.append(time.perf_counter() - start)
-    return 100 / statistics.median(decoding), 100 / statistics.median(building)
-
-
-def _decode_alone(task: Any) -> None:
-    from multigrid_vsr.data import prepare
-
-    prepare._frames(4, task)
-
-
-def _options(root: Path, backend: str, gt_size: int, num_frame: int) -> dict[str, Any]:
-    folder, suffix = {'disk': ('png', ''), 'lmdb': ('lmdb', '.lmdb'), 'packed': ('store', '')}[backend]
-    return {
-        'name': 'bench',
-        'dataroot_gt': str(root / folder / f'gt{suffix}'),
-        'dataroot_lq': str(root / folder / f'lq{suffix}'),
-        'meta_info_file': str(root / 'png/meta_info.txt'),
-        'val_partition': 'REDS4',
-        'test_mode': False,
-        'io_backend': {'type': backend},
-        'scale': 4,
-        'num_frame': num_frame,
-        'gt_size': gt_size,
-        'interval_list': [1],
-        'random_reverse': False,
-        'use_hflip': True,
-        'use_rot': True,
-    }
-
-
-def _ours(root: Path, backend: str, gt_size: int, num_frame: int) -> Callable[[int], Any]:
-    from multigrid_vsr.core.shapes import SampleRequest
-    from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
-
-    dataset = MultigridREDSDataset(_options(root, backend, gt_size, num_frame))
-    return lambda seed: dataset[[SampleRequest(seed % 80, num_frame, gt_size, seed)]]
-
-
-def _stock(root: Path, backend: str, gt_size: int, num_frame: int) -> Callable[[int], Any]:
-    from basicsr.data.reds_dataset import REDSRecurrentDataset
-
-    opt = _options(root, backend, gt_size, num_frame)
-    if backend == 'lmdb':
-        opt.update({key: opt[key].replace('/lmdb/', '/lmdb_stock/') for key in ('dataroot_gt', 'dataroot_lq')})
-    dataset = REDSRecurrentDataset(opt)
-
-    def load(seed: int) -> Any:
-        random.seed(seed)
-        return dataset[seed % 80]
-
-    return load
-
-
-def _timed(load: Callable[[int], Any], seeds: Iterator[int], seconds: float) -> float:
-    """Milliseconds a sample: the mean over as many as fit into ``seconds``, at least two."""
-    count, start = 0, time.perf_counter()
-    while count < 2 or time.perf_counter() - start < seconds:
-        load(next(seeds))
-        count += 1
-    return (time.perf_counter() - start) / count * 1e3
-
-
-def _compare(root: Path, rounds: int) -> None:
-    from multigrid_vsr.core.plan import format_table
-
-    rows = []
-    for gt_size, num_frame in SHAPES:
-        loaders = {
-            (kind, backend): make(root, backend, gt_size, num_frame)
-            for kind, make in (('stock', _stock), ('ours', _ours))
-            for backend in ('disk', 'lmdb', 'packed')
-            if (kind, backend) != ('stock', 'packed')
-        }
-        times: dict[tuple[str, str], list[float]] = {key: [] for key in loaders}
-        seeds = {key: iter(range(1 << 30)) for key in loaders}
-        for load, counter in zip(loaders.values(), seeds.values()):
-            load(next(counter))
-        for _ in range(rounds):
-            for key, load in loaders.items():
-                times[key].append(_timed(load, seeds[key], 0.3))
-        median = {key: statistics.median(values) for key, values in times.items()}
-        packed = median['ours', 'packed']
-        rows.append(
-            (
-                f'{gt_size} x {num_frame}',
-                *(f'{value:.2f}' for value in median.values()),
-                f'{median["stock", "disk"] / packed:.0f}x',
-                f'{median["stock", "lmdb"] / packed:.0f}x',
-                f'{median["stock", "disk"] / median["ours", "disk"]:.2f}x',
-                f'{packed / (gt_size**2 * num_frame) * 1e6:.2f}',
-            )
-        )
-    header = ('gt x frames', *(f'{kind} {backend}' for kind, backend in loaders))
-    print('ms a sample, one process; the ratios are stock PNG / packed, stock LMDB / packed, stock PNG / our PNG:')
-    print(format_table((*header, 'vs PNG', 'vs LMDB', 'PNG', 'ns/pixel'), rows))
-
-
-def _scaling(root: Path, rounds: int) -> None:
-    """Samples a second with one worker and with two, through the loader of a run."""
-    from multigrid_vsr.core.schedule import Schedule
-    from multigrid_vsr.core.shapes import BatchShape
-    from multigrid_vsr.data.loader import BatchRequests, MultigridLoader
-    from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
-
-    shape = BatchShape(4, 15, 256)
-    dataset = MultigridREDSDataset(_options(root, 'packed', shape.gt_size, shape.num_frame))
-    rates: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(rounds):
-        for num_workers, values in rates.items():
-            requests = BatchRequests(Schedule.from_shapes([(220, shape)], shape), len(dataset), seed=0)
-            batches = iter(MultigridLoader(dataset, requests, num_workers=num_workers))
-            for _ in range(20):
-                next(batches)
-            start = time.perf_counter()
-            count = sum(1 for _ in batches)
-            values.append(count * shape.batch_size_per_gpu / (time.perf_counter() - start))
-    one, two = (statistics.median(values) for values in rates.values())
-    print(f'gt 256 x 15, packed: {one:.0f} samples/s with 1 worker, {two:.0f} with 2: {two / one:.2f}x.')
-
-
-def _cold(root: Path) -> None:
-    """Bytes that a sample reads from the disk when nothing of it is in memory, against the bytes of its crops."""
-    for gt_size, num_frame in SHAPES:
-        load = _ours(root, 'packed', gt_size, num_frame)
-        load(0)
-        crop = (gt_size**2 + (gt_size // 4) ** 2) * 3 * num_frame
-        ratios = []
-        for seed in range(1, 21):
-            for kind in ('gt', 'lq'):
-                descriptor = os.open(root / f'store/{kind}/frames.bin', os.O_RDONLY)
-                os.fsync(descriptor)
-                _unmap_pages(root / f'store/{kind}/frames.bin')
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-                os.close(descriptor)
-            before = _read_bytes()
-            load(seed)
-            ratios.append((_read_bytes() - before) / crop)
-        print(
-            f'gt {gt_size} x {num_frame}, cold cache: {statistics.median(ratios):.2f} bytes read a byte of the crops.'
-        )
-
-
-def _unmap_pages(path: Path) -> None:
-    """Drops this process's own mapped pages of a file: the kernel keeps what is mapped."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    with open('/proc/self/maps') as maps:
-        for line in maps:
-            if line.rstrip().endswith(str(path.resolve())):
-                start, end = (int(value, 16) for value in line.split()[0].split('-'))
-                libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), 4)  # MADV_DONTNEED
-
-
-def _read_bytes() -> int:
-    for line in Path('/proc/self/io').read_text().splitlines():
-        if line.startswith('read_bytes'):
-            return int(line.split()[1])
-    return 0
-
-
-def _memory(root: Path) -> None:
-    """Memory beside mapped pages: what opening takes, and what 100,000 samples add."""
-    before = _anonymous_mb()
-    load = _ours(root, 'packed', 64, 7)
-    load(0)
-    opened = _anonymous_mb()
-    for seed in range(100_000):
-        load(seed)
-    print(
-        f'Memory beside mapped pages: opening a store takes {opened - before:.1f} MiB, 100,000 samples add '
-        f'{_anonymous_mb() - opened:.1f} MiB.'
-    )
-
-
-def _anonymous_mb() -> float:
-    for line in Path('/proc/self/status').read_text().splitlines():
-        if line.startswith('RssAnon'):
-            return int(line.split()[1]) / 1024
-    return 0.0
+        measure(args.data or Path(temporary), args.rounds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from multigrid_vsr.core.arch_limits import check_arch
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.lr import check_scheduler
 from multigrid_vsr.core.options import schedule_from_options
@@ -31,6 +32,7 @@ def run(args: argparse.Namespace) -> None:
     opt = read_options(args.opt, args.force_yml)
     schedule = schedule_from_options(opt)
     check_scheduler(opt, schedule)
+    check_arch(opt, schedule)
     num_gpu = opt.get('num_gpu')
     world_size = args.gpus or (num_gpu if isinstance(num_gpu, int) else 1) or 1
     print(stage_table(schedule, world_size))

@@ -78,6 +78,33 @@ def draw_sequence(
     return frames
 
 
+def draw_window(
+    rng: random.Random | ModuleType, clip: Clip, frame: int, num_frame: int, augmentation: Augmentation
+) -> tuple[list[int], int]:
+    """Draws the frames around ``frame``, or around another where the clip ends too soon.
+
+    The draws and their order are those of BasicSR's ``REDSDataset``, with the clip's own length for its 100.
+
+    Args:
+        rng: ``random``, or a generator of its kind.
+        clip: The clip, long enough for the largest interval.
+        frame: Frame in the middle asked for.
+        num_frame: Frames t of the window, odd.
+        augmentation: Intervals and reversal.
+
+    Returns:
+        The frames, and the one in the middle.
+    """
+    interval = rng.choice(augmentation.interval_list)
+    reach = num_frame // 2 * interval
+    while frame - reach < 0 or frame + reach > clip.num_frame - 1:
+        frame = rng.randint(0, clip.num_frame - 1)
+    frames = list(range(frame - reach, frame + reach + 1, interval))
+    if augmentation.random_reverse and rng.random() < 0.5:
+        frames.reverse()
+    return frames, frame
+
+
 def draw_cut(
     rng: random.Random | ModuleType,
     frames: Sequence[int],

@@ -6,6 +6,7 @@ import math
 import random
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from types import ModuleType
 from typing import Any
@@ -18,7 +19,7 @@ from torch.utils.data import Dataset, get_worker_info
 from multigrid_vsr.core.shapes import SampleRequest
 from multigrid_vsr.data.clip import Clip
 from multigrid_vsr.data.clips import frame_names, training_clips
-from multigrid_vsr.data.cut import Augmentation, Cut, draw_cut, draw_sequence
+from multigrid_vsr.data.cut import Augmentation, Cut, draw_cut, draw_sequence, draw_window
 from multigrid_vsr.data.frame_readers import FrameReader, open_frames
 from multigrid_vsr.data.pixels import to_float_rgb
 
@@ -39,7 +40,9 @@ class MultigridREDSDataset(Dataset):
         opt (dict): Config for the training dataset, with the keys of ``REDSRecurrentDataset``: ``dataroot_gt``,
             ``dataroot_lq``, ``io_backend``, ``num_frame``, ``gt_size``, ``scale``, ``interval_list``,
             ``random_reverse``, ``use_hflip``, ``use_rot``, ``val_partition`` (optional here), ``test_mode``
-            (optional), ``meta_info_file`` (optional: see :func:`training_clips`).
+            (optional), ``meta_info_file`` (optional: see :func:`training_clips`); and ``target`` (optional): with
+            ``center`` a sample is a window around its key, and ``gt`` has the frame in the middle alone, without t, as
+            in BasicSR's ``REDSDataset``.
 
     Raises:
         OptionError: If the list of clips cannot be read.
@@ -55,6 +58,7 @@ class MultigridREDSDataset(Dataset):
         self.augmentation = Augmentation(
             opt.get('interval_list', [1]), opt.get('random_reverse', False), opt['use_hflip'], opt['use_rot']
         )
+        self.centers = opt.get('target') == 'center'
         self._readers: tuple[FrameReader, FrameReader] | None = None
 
     def __len__(self) -> int:
@@ -81,36 +85,44 @@ class MultigridREDSDataset(Dataset):
         lq_reader, gt_reader = self._readers
         lq_size = gt_size // self.scale
         lq = _empty_frames(len(samples), num_frame, lq_size, lq_size, 3)
-        gt = _empty_frames(len(samples), num_frame, gt_size, gt_size, 3)
+        gt = _empty_frames(len(samples), 1 if self.centers else num_frame, gt_size, gt_size, 3)
         keys = []
         for place, (index, rng) in enumerate(samples):
-            clip, frames, key = self._draw_frames(index, num_frame, rng)
+            clip, frames, targets, key = self._draw_frames(index, num_frame, rng)
             height, width = clip.height // self.scale, clip.width // self.scale
             cut = draw_cut(rng, frames, height, width, lq_size, self.augmentation)
-            self._fill(lq[place].numpy(), lq_reader, clip.name, cut, cut.top, cut.left)
-            self._fill(gt[place].numpy(), gt_reader, clip.name, cut, cut.top * self.scale, cut.left * self.scale)
+            self._fill(lq[place].numpy(), lq_reader, clip.name, cut)
+            gt_cut = replace(cut, frames=tuple(targets), top=cut.top * self.scale, left=cut.left * self.scale)
+            self._fill(gt[place].numpy(), gt_reader, clip.name, gt_cut)
             keys.append(key)
-        return lq, gt, keys
+        return lq, gt.squeeze(1) if self.centers else gt, keys
 
     def _open(self, root: str) -> FrameReader:
         return open_frames(self.opt[root], self.opt['io_backend'], frame_names(self.opt))
 
-    def _draw_frames(self, index: int, num_frame: int, rng: random.Random | ModuleType) -> tuple[Clip, list[int], str]:
-        """The clip of a sample, its frames in the order of training, and its key."""
+    def _draw_frames(
+        self, index: int, num_frame: int, rng: random.Random | ModuleType
+    ) -> tuple[Clip, list[int], list[int], str]:
+        """The clip of a sample, its frames in the order of training, those that are targets, and its key."""
         if not 0 <= index < len(self):
             raise IndexError(f'sample {index} is outside [0, {len(self)})')
         place = bisect_right(self._ends, index)
         clip = self.clips[place]
         frame = index - (self._ends[place] - clip.num_frame)
-        return clip, draw_sequence(rng, clip, frame, num_frame, self.augmentation), f'{clip.name}/{frame:08d}'
+        key = f'{clip.name}/{frame:08d}'
+        if self.centers:
+            frames, center = draw_window(rng, clip, frame, num_frame, self.augmentation)
+            return clip, frames, [center], key
+        frames = draw_sequence(rng, clip, frame, num_frame, self.augmentation)
+        return clip, frames, frames, key
 
     @staticmethod
-    def _fill(out: np.ndarray, reader: FrameReader, clip: str, cut: Cut, top: int, left: int) -> None:
+    def _fill(out: np.ndarray, reader: FrameReader, clip: str, cut: Cut) -> None:
         """Reads the frames of a cut into ``out``, uint8 (t, n, n, 3), and turns them."""
         if not cut.is_oriented:
-            return reader.crop(clip, cut.frames, top, left, out)
+            return reader.crop(clip, cut.frames, cut.top, cut.left, out)
         read = np.empty_like(out)
-        reader.crop(clip, cut.frames, top, left, read)
+        reader.crop(clip, cut.frames, cut.top, cut.left, read)
         for image, oriented in zip(read, out):
             cut.orient(image, oriented)
 

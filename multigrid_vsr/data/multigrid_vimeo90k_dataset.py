@@ -26,16 +26,21 @@ class MultigridVimeo90KDataset(MultigridREDSDataset):
     def __len__(self) -> int:
         return len(self.clips)
 
-    def _draw_frames(self, index: int, num_frame: int, rng: random.Random | ModuleType) -> tuple[Clip, list[int], str]:
+    def _draw_frames(
+        self, index: int, num_frame: int, rng: random.Random | ModuleType
+    ) -> tuple[Clip, list[int], list[int], str]:
         if not 0 <= index < len(self):
             raise IndexError(f'sample {index} is outside [0, {len(self)})')
         clip = self.clips[index]
         length = num_frame // 2 if self.opt.get('flip_sequence') else num_frame
         reverse = self.augmentation.random_reverse and rng.random() < 0.5
-        start = rng.randint(0, clip.num_frame - length) if length < clip.num_frame else 0
+        if self.centers:
+            start = (clip.num_frame - length) // 2
+        else:
+            start = rng.randint(0, clip.num_frame - length) if length < clip.num_frame else 0
         frames = list(range(start, start + length))
         if reverse:
             frames.reverse()
         if self.opt.get('flip_sequence'):
             frames += frames[::-1]
-        return clip, frames, clip.name
+        return clip, frames, [clip.num_frame // 2] if self.centers else frames, clip.name

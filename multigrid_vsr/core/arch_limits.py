@@ -1,0 +1,109 @@
+"""What BasicSR's video archs accept, as far as a schedule can break it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class ArchLimits:
+    """Limits of one arch.
+
+    Attributes:
+        lq_multiple: The LQ side is a multiple of it.
+        lq_least: The smallest LQ side.
+        least_frames: The smallest number of frames.
+        target: ``sequence`` where the output has every frame, ``center`` where it has the middle one; then the number
+            of frames is part of the network.
+    """
+
+    lq_multiple: int = 1
+    lq_least: int = 1
+    least_frames: int = 1
+    target: str = 'sequence'
+
+
+LIMITS = {
+    'BasicVSR': ArchLimits(),
+    'IconVSR': ArchLimits(least_frames=5),  # its temporal_padding of 2 mirrors as many frames at each end
+    'BasicVSRPlusPlus': ArchLimits(lq_least=64),  # it asserts this: its flow is estimated at 1/4 of the size
+    'EDVR': ArchLimits(lq_multiple=4, target='center'),
+    'DUF': ArchLimits(lq_least=4, least_frames=7, target='center'),
+    'TOFlow': ArchLimits(lq_multiple=16, least_frames=7, target='center'),
+}
+
+
+def target_of(opt: Mapping[str, Any]) -> str:
+    """``datasets.train.target``: what it says, else what the arch gives, else ``sequence``.
+
+    Raises:
+        OptionError: If it is neither ``sequence`` nor ``center``.
+    """
+    limits = LIMITS.get((opt.get('network_g') or {}).get('type', ''), ArchLimits())
+    target = opt['datasets']['train'].get('target') or limits.target
+    if target not in ('sequence', 'center'):
+        raise OptionError(
+            'datasets.train.target', 'be sequence or center', target, 'Leave it out for what the arch needs.'
+        )
+    return target
+
+
+def check_arch(opt: Mapping[str, Any], schedule: Schedule) -> None:
+    """Compares every shape of a run with what its arch accepts; an arch that is not known here passes.
+
+    Raises:
+        OptionError: If a shape does not fit.
+    """
+    network_opt = opt.get('network_g') or {}
+    arch = network_opt.get('type', '')
+    target = target_of(opt)
+    if target == 'center':
+        _check_window(network_opt, schedule)
+    limits = LIMITS.get(arch)
+    if limits is None:
+        return
+    if target != limits.target:
+        raise OptionError('datasets.train.target', f'be {limits.target} for {arch}', target, 'Leave it out.')
+    scale = opt.get('scale', 1)
+    for segment in schedule.segments:
+        gt_size, num_frame = segment.shape.gt_size, segment.shape.num_frame
+        option = 'datasets.train' if segment.shape == schedule.full_shape else 'multigrid'
+        if gt_size // scale < limits.lq_least:
+            raise OptionError(
+                f'{option}.gt_size',
+                f'be at least {limits.lq_least * scale} for {arch}',
+                gt_size,
+                'Leave smaller ones out.',
+            )
+        if gt_size % (limits.lq_multiple * scale):
+            raise OptionError(
+                f'{option}.gt_size', f'be a multiple of {limits.lq_multiple * scale} for {arch}', gt_size, 'Change it.'
+            )
+        if num_frame < limits.least_frames:
+            raise OptionError(
+                f'{option}.num_frame', f'be at least {limits.least_frames} for {arch}', num_frame, 'Leave fewer out.'
+            )
+
+
+def _check_window(network_opt: Mapping[str, Any], schedule: Schedule) -> None:
+    """A sliding-window arch has its number of frames built in, around one in the middle."""
+    full = schedule.full_shape.num_frame
+    if any(segment.shape.num_frame != full for segment in schedule.segments):
+        raise OptionError(
+            'multigrid.num_frame',
+            f'be left out for an arch with one target frame, whose frames are fixed ({full})',
+            sorted({segment.shape.num_frame for segment in schedule.segments}),
+            'Use spatial stages alone.',
+        )
+    if full % 2 == 0:
+        raise OptionError('datasets.train.num_frame', 'be odd, with one frame in the middle', full, 'Change it by one.')
+    built_in = network_opt.get('num_frame', full)
+    if built_in != full:
+        raise OptionError(
+            'datasets.train.num_frame', f'equal network_g.num_frame ({built_in})', full, 'Make them equal.'
+        )

@@ -1,0 +1,117 @@
+"""BasicSR's archs, tiny, through real multigrid runs on real frames; and the line for a shape that does not fit."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from basicsr.data.reds_dataset import REDSDataset
+from basicsr.data.vimeo90k_dataset import Vimeo90KDataset
+from probe import train_here
+from runs import options
+from test_multigrid_reds_dataset import dataset_options
+from test_multigrid_vimeo90k_dataset import septuplets, vimeo_options  # noqa: F401
+
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.shapes import SampleRequest
+from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
+from multigrid_vsr.data.multigrid_vimeo90k_dataset import MultigridVimeo90KDataset
+
+ARCHS = [
+    ({'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1}, 4, [64, 128], [2, 3, 6], 4),
+    ({'type': 'IconVSR', 'num_feat': 8, 'num_block': 1, 'temporal_padding': 2}, 4, [64, 128], [5, 6], 6),
+    (
+        {'type': 'EDVR', 'num_feat': 8, 'num_reconstruct_block': 1, 'num_extract_block': 1, 'num_frame': 5},
+        4,
+        [64, 128],
+        [5],
+        5,
+    ),
+    ({'type': 'DUF', 'num_layer': 16}, 4, [32, 64], [7], 7),
+    ({'type': 'TOFlow'}, 1, [16, 32], [7], 7),
+]
+
+
+@pytest.mark.filterwarnings('ignore')  # what the archs and torch say to each other
+@pytest.mark.parametrize(('network', 'scale', 'gt_size', 'num_frame', 'fix'), ARCHS, ids=[a[0]['type'] for a in ARCHS])
+def test_arch_trains_resumes_and_ends_the_same(network, scale, gt_size, num_frame, fix, tmp_path, stock_clips):
+    clips = stock_clips
+    opt = options(clips, network_g=network, scale=scale, train__total_iter=6, train__scheduler__periods=[6],
+                  train__ema_decay=0.9, logger__save_checkpoint_freq=2)  # fmt: skip
+    opt['multigrid'] = {'gt_size': gt_size, **({'num_frame': num_frame} if len(num_frame) > 1 else {})}
+    opt['datasets']['train'].update(gt_size=gt_size[-1], num_frame=num_frame[-1])
+    if scale == 1:
+        opt['datasets']['train']['dataroot_lq'] = opt['datasets']['train']['dataroot_gt']
+    train_here(tmp_path, opt)
+    folder = tmp_path / 'experiments/run'
+    whole = torch.load(folder / 'models/net_g_6.pth', weights_only=True)
+    (folder / 'training_states/6.state').unlink()
+    (folder / 'training_states/4.state').unlink()
+    train_here(tmp_path, opt, '--auto_resume')
+    resumed = torch.load(folder / 'models/net_g_6.pth', weights_only=True)
+    for key in ('params', 'params_ema'):
+        assert all(torch.equal(whole[key][name], resumed[key][name]) for name in whole[key])
+    first = torch.load(folder / 'models/net_g_2.pth', weights_only=True)['params']
+    assert any(not torch.equal(first[name], whole['params'][name]) for name in first)
+
+
+@pytest.mark.parametrize('intervals', [[1], [1, 2]])
+def test_dataset_with_center_target_equals_basicsrs(intervals, stock_clips):
+    opt = dataset_options(stock_clips, interval_list=intervals, target='center', num_frame=5)
+    ours = MultigridREDSDataset(opt)
+    stock = REDSDataset({**opt, 'io_backend': {'type': 'disk'}, 'val_partition': 'REDS4', 'dataroot_flow': None,
+                         'meta_info_file': str(stock_clips / 'meta_info.txt')})  # fmt: skip
+    for index in (0, 1, 50, 98, 99):
+        samples = []
+        for dataset in (ours, stock):
+            random.seed(index)
+            samples.append(dataset[index])
+        assert torch.equal(samples[0]['lq'], samples[1]['lq'])
+        assert torch.equal(samples[0]['gt'], samples[1]['gt'])
+        assert samples[0]['key'] == samples[1]['key']
+    batch = ours[[SampleRequest(7, 5, 64, seed=1), SampleRequest(8, 5, 64, seed=2)]]
+    assert (tuple(batch['lq'].shape), tuple(batch['gt'].shape)) == ((2, 5, 16, 16, 3), (2, 64, 64, 3))
+
+
+@pytest.mark.parametrize('num_frame', [5, 7])
+def test_dataset_of_septuplets_with_center_target_equals_basicsrs(num_frame, septuplets):  # noqa: F811
+    opt = vimeo_options(septuplets, target='center', num_frame=num_frame)
+    ours = MultigridVimeo90KDataset(opt)
+    stock = Vimeo90KDataset(
+        {**opt, 'io_backend': {'type': 'disk'}, 'meta_info_file': str(septuplets / 'meta_info.txt')}
+    )
+    for index in range(4):
+        samples = []
+        for dataset in (ours, stock):
+            random.seed(index)
+            samples.append(dataset[index])
+        assert torch.equal(samples[0]['lq'], samples[1]['lq'])
+        assert torch.equal(samples[0]['gt'], samples[1]['gt'])
+
+
+@pytest.mark.parametrize(
+    ('network', 'changes', 'line'),
+    [
+        ({'type': 'BasicVSRPlusPlus'}, {}, 'multigrid.gt_size: must be at least 256 for BasicVSRPlusPlus, got 64. Leave'),
+        ({'type': 'EDVR'}, {}, r'multigrid.num_frame: must be left out for an arch with one target frame, .* \[2, 3, 4\]'),
+        ({'type': 'EDVR', 'num_frame': 5}, {'num_frame': 3}, r'num_frame: must equal network_g.num_frame \(5\), got 3.'),
+        ({'type': 'EDVR'}, {'num_frame': 4}, 'datasets.train.num_frame: must be odd, with one frame in the middle, got 4.'),
+        ({'type': 'EDVR'}, {'num_frame': 5, 'gt_size': [72, 128]}, 'multigrid.gt_size: must be a multiple of 16 for EDVR, got 72'),
+        ({'type': 'TOFlow'}, {'num_frame': 5}, 'num_frame: must be at least 7 for TOFlow, got 5.'),
+        ({'type': 'BasicVSR'}, {'target': 'center', 'num_frame': 5}, 'target: must be sequence for BasicVSR, got center.'),
+        ({'type': 'BasicVSR'}, {'target': 'middle'}, 'datasets.train.target: must be sequence or center, got middle.'),
+    ],
+)  # fmt: skip
+def test_run_with_a_shape_that_the_arch_does_not_take_says_so(network, changes, line, tmp_path, clips):
+    opt = options(clips, network_g=network)
+    if 'num_frame' in changes:
+        opt['datasets']['train']['num_frame'] = changes['num_frame']
+        del opt['multigrid']['num_frame']
+    if 'gt_size' in changes:
+        opt['multigrid']['gt_size'] = changes['gt_size']
+    if 'target' in changes:
+        opt['datasets']['train']['target'] = changes['target']
+    with pytest.raises(OptionError, match=line):
+        train_here(tmp_path, opt)
+    assert [path.name for path in tmp_path.iterdir()] == ['run.yml']
