@@ -99,6 +99,7 @@ def test_dataset_of_septuplets_with_center_target_equals_basicsrs(num_frame, sep
         ({'type': 'EDVR'}, {'num_frame': 4}, 'datasets.train.num_frame: must be odd, with one frame in the middle, got 4.'),
         ({'type': 'EDVR'}, {'num_frame': 5, 'gt_size': [72, 128]}, 'multigrid.gt_size: must be a multiple of 16 for EDVR, got 72'),
         ({'type': 'TOFlow'}, {'num_frame': 5}, 'num_frame: must be at least 7 for TOFlow, got 5.'),
+        ({'type': 'DUF'}, {'num_frame': 9}, 'num_frame: must be at most 7 for DUF, got 9.'),
         ({'type': 'BasicVSR'}, {'target': 'center', 'num_frame': 5}, 'target: must be sequence for BasicVSR, got center.'),
         ({'type': 'BasicVSR'}, {'target': 'middle'}, 'datasets.train.target: must be sequence or center, got middle.'),
     ],

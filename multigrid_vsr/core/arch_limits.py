@@ -17,7 +17,7 @@ class ArchLimits:
     Attributes:
         lq_multiple: The LQ side is a multiple of it.
         lq_least: The smallest LQ side.
-        least_frames: The smallest number of frames.
+        least_frames, most_frames: The smallest and the largest number of frames.
         target: ``sequence`` where the output has every frame, ``center`` where it has the middle one; then the number
             of frames is part of the network.
     """
@@ -25,16 +25,19 @@ class ArchLimits:
     lq_multiple: int = 1
     lq_least: int = 1
     least_frames: int = 1
+    most_frames: int | None = None
     target: str = 'sequence'
 
 
 LIMITS = {
     'BasicVSR': ArchLimits(),
     'IconVSR': ArchLimits(least_frames=5),  # its temporal_padding of 2 mirrors as many frames at each end
-    'BasicVSRPlusPlus': ArchLimits(lq_least=64),  # it asserts this: its flow is estimated at 1/4 of the size
+    'BasicVSRPlusPlus': ArchLimits(
+        lq_least=64, most_frames=100
+    ),  # it asserts this: its flow is estimated at 1/4 of the size
     'EDVR': ArchLimits(lq_multiple=4, target='center'),
-    'DUF': ArchLimits(lq_least=4, least_frames=7, target='center'),
-    'TOFlow': ArchLimits(lq_multiple=16, least_frames=7, target='center'),
+    'DUF': ArchLimits(lq_least=4, least_frames=7, most_frames=7, target='center'),
+    'TOFlow': ArchLimits(lq_multiple=16, least_frames=7, most_frames=7, target='center'),
 }
 
 
@@ -87,6 +90,10 @@ def check_arch(opt: Mapping[str, Any], schedule: Schedule) -> None:
         if num_frame < limits.least_frames:
             raise OptionError(
                 f'{option}.num_frame', f'be at least {limits.least_frames} for {arch}', num_frame, 'Leave fewer out.'
+            )
+        if num_frame > (limits.most_frames or num_frame):
+            raise OptionError(
+                f'{option}.num_frame', f'be at most {limits.most_frames} for {arch}', num_frame, 'Leave more out.'
             )
 
 
