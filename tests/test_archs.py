@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
 from basicsr.data.reds_dataset import REDSDataset
 from basicsr.data.vimeo90k_dataset import Vimeo90KDataset
 from probe import train_here
 from runs import options
-from test_multigrid_reds_dataset import dataset_options
+from test_multigrid_reds_dataset import assert_same_sample, dataset_options
 from test_multigrid_vimeo90k_dataset import septuplets, vimeo_options  # noqa: F401
 
 from multigrid_vsr.core.errors import OptionError
@@ -63,13 +61,7 @@ def test_dataset_with_center_target_equals_basicsrs(intervals, stock_clips):
     stock = REDSDataset({**opt, 'io_backend': {'type': 'disk'}, 'val_partition': 'REDS4', 'dataroot_flow': None,
                          'meta_info_file': str(stock_clips / 'meta_info.txt')})  # fmt: skip
     for index in (0, 1, 50, 98, 99):
-        samples = []
-        for dataset in (ours, stock):
-            random.seed(index)
-            samples.append(dataset[index])
-        assert torch.equal(samples[0]['lq'], samples[1]['lq'])
-        assert torch.equal(samples[0]['gt'], samples[1]['gt'])
-        assert samples[0]['key'] == samples[1]['key']
+        assert_same_sample(ours, stock, index)
     batch = ours[[SampleRequest(7, 5, 64, seed=1), SampleRequest(8, 5, 64, seed=2)]]
     assert (tuple(batch['lq'].shape), tuple(batch['gt'].shape)) == ((2, 5, 16, 16, 3), (2, 64, 64, 3))
 
@@ -82,12 +74,7 @@ def test_dataset_of_septuplets_with_center_target_equals_basicsrs(num_frame, sep
         {**opt, 'io_backend': {'type': 'disk'}, 'meta_info_file': str(septuplets / 'meta_info.txt')}
     )
     for index in range(4):
-        samples = []
-        for dataset in (ours, stock):
-            random.seed(index)
-            samples.append(dataset[index])
-        assert torch.equal(samples[0]['lq'], samples[1]['lq'])
-        assert torch.equal(samples[0]['gt'], samples[1]['gt'])
+        assert_same_sample(ours, stock, index)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,17 @@ def options_of(backend, stock_clips, lmdb_clips, **changes):
     return dataset_options(stock_clips, backend, **changes)
 
 
+def assert_same_sample(ours, stock, index):
+    """Both datasets, drawing from the same random numbers, give the same bits."""
+    samples = []
+    for dataset in (ours, stock):
+        random.seed(index)
+        samples.append(dataset[index])
+    assert torch.equal(samples[0]['lq'], samples[1]['lq'])
+    assert torch.equal(samples[0]['gt'], samples[1]['gt'])
+    assert samples[0]['key'] == samples[1]['key']
+
+
 @pytest.mark.parametrize('backend', ['disk', 'lmdb'])
 @pytest.mark.parametrize('intervals', [[1], [1, 2, 3]])
 def test_dataset_with_int_index_equals_basicsrs(backend, intervals, stock_clips, lmdb_clips, tmp_path):
@@ -77,13 +88,7 @@ def test_dataset_with_int_index_equals_basicsrs(backend, intervals, stock_clips,
     )
     assert len(ours) == len(stock) == 100
     for index in (0, 17, 50, 97, 99):
-        samples = []
-        for dataset in (ours, stock):
-            random.seed(index)
-            samples.append(dataset[index])
-        assert torch.equal(samples[0]['lq'], samples[1]['lq'])
-        assert torch.equal(samples[0]['gt'], samples[1]['gt'])
-        assert samples[0]['key'] == samples[1]['key']
+        assert_same_sample(ours, stock, index)
 
 
 @pytest.mark.parametrize('backend', ['disk', 'lmdb'])

@@ -6,11 +6,10 @@ import random
 import shutil
 
 import pytest
-import torch
 from basicsr.data.vimeo90k_dataset import Vimeo90KRecurrentDataset
 from probe import NETWORK, train_here
 from runs import options
-from test_multigrid_reds_dataset import dataset_options
+from test_multigrid_reds_dataset import assert_same_sample, dataset_options
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.shapes import SampleRequest
@@ -47,13 +46,7 @@ def test_dataset_with_int_index_equals_basicsrs(flip_sequence, septuplets):
     stock = Vimeo90KRecurrentDataset({**opt, 'io_backend': {'type': 'disk'}, 'num_frame': 7})
     assert len(ours) == len(stock) == 4
     for index in range(4):
-        samples = []
-        for dataset in (ours, stock):
-            random.seed(index)
-            samples.append(dataset[index])
-        assert torch.equal(samples[0]['lq'], samples[1]['lq'])
-        assert torch.equal(samples[0]['gt'], samples[1]['gt'])
-        assert samples[0]['key'] == samples[1]['key']
+        assert_same_sample(ours, stock, index)
 
 
 def test_dataset_finds_septuplets_without_a_list(septuplets):

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from multigrid_vsr.data.clip import Clip
 from multigrid_vsr.data.frame_sources import FrameSource, Payload
 from multigrid_vsr.data.frame_store import FrameStore, FrameStoreWriter, StoreInfo, pack
 
+_WRONG_CHECKSUM = 'does not have the checksum that it was written with'
 _IN_FLIGHT = 4  # frames that wait for each process, so that memory stays bounded
 
 
@@ -99,14 +100,8 @@ def build(sources: Sources, out: Path, workers: int) -> None:
     for writer in writers.values():
         writer.reserve()
 
-    bad = 0
     total = sum(clip.num_frame for clip in sources.gt.clips)
-    with tqdm(total=total, desc='Prepare', unit='frame', smoothing=0.05) as bar:
-        for task, problem in _in_processes(partial(_write, writers, sources.scale), _tasks(sources), workers):
-            if problem is not None:
-                bad += 1
-                _complain(bar, sources, task, problem)
-            bar.update()
+    bad = _show('Prepare', total, _each_frame(partial(_write, writers, sources.scale), sources, workers))
     if bad:
         raise InputError(
             f'{bad} of {total} frames cannot be used: the store is not finished. Mend them and run it again.'
@@ -171,7 +166,7 @@ def _compare(stores: dict[str, FrameStore], scale: int, task: _Task) -> str | No
     for name, frame in (('gt', gt), ('lq', lq)):
         stored = stores[name].read(task.clip.name, task.frame)
         if stored is None:
-            return f'{stores[name].root} does not have the checksum that it was written with'
+            return f'{stores[name].root} {_WRONG_CHECKSUM}'
         if stored != pack(frame):
             return f'{stores[name].root} differs from its source'
     return None
@@ -220,35 +215,40 @@ def verify(out: Path, sources: Sources | None, workers: int) -> None:
     if sources is not None and tuple(sources.gt.clips) != clips:
         raise InputError(f'--gt: must hold the clips of {out}, got others. Verify it against what it was made of.')
     total = sum(clip.num_frame for clip in clips)
-    bad = 0
-    with tqdm(total=total, desc='Verify', unit='frame') as bar:
-        if sources is None:
-            for clip in clips:
-                for frame in range(clip.num_frame):
-                    for store in stores.values():
-                        if store.read(clip.name, frame) is None:
-                            bad += 1
-                            bar.write(
-                                f'clip {clip.name}, frame {frame}: {store.root} does not have the checksum that '
-                                'it was written with',
-                                sys.stderr,
-                            )
-                    bar.update()
-        else:
-            for task, problem in _in_processes(partial(_compare, stores, sources.scale), _tasks(sources), workers):
-                if problem is not None:
-                    bad += 1
-                    _complain(bar, sources, task, problem)
-                bar.update()
+    if sources is None:
+        problems = _wrong_checksums(stores, clips)
+    else:
+        problems = _each_frame(partial(_compare, stores, sources.scale), sources, workers)
+    bad = _show('Verify', total, problems)
     if bad:
         raise InputError(f'{bad} of {total} frames are wrong. Delete {out} and prepare it again.')
     print(f'All {total} frames of {len(clips)} clips are right.')
 
 
-def _complain(bar: tqdm, sources: Sources, task: _Task, problem: str) -> None:
-    """Names a frame and its files."""
-    places = [source.where(task.clip.name, task.frame) for source in (sources.gt, sources.lq) if source is not None]
-    bar.write(f'clip {task.clip.name}, frame {task.frame}: {problem} ({", ".join(places)})', sys.stderr)
+def _wrong_checksums(stores: dict[str, FrameStore], clips: Sequence[Clip]) -> Iterator[str | None]:
+    for clip in clips:
+        for frame in range(clip.num_frame):
+            wrong = [str(store.root) for store in stores.values() if store.read(clip.name, frame) is None]
+            yield f'clip {clip.name}, frame {frame}: {" and ".join(wrong)} {_WRONG_CHECKSUM}' if wrong else None
+
+
+def _each_frame(function: Callable[[_Task], str | None], sources: Sources, workers: int) -> Iterator[str | None]:
+    """What is wrong with each frame, with the frame and its files named; ``None`` where nothing is."""
+    for task, problem in _in_processes(function, _tasks(sources), workers):
+        places = [source.where(task.clip.name, task.frame) for source in (sources.gt, sources.lq) if source is not None]
+        yield problem and f'clip {task.clip.name}, frame {task.frame}: {problem} ({", ".join(places)})'
+
+
+def _show(description: str, total: int, problems: Iterator[str | None]) -> int:
+    """Shows the progress and every problem; returns how many there were."""
+    bad = 0
+    with tqdm(total=total, desc=description, unit='frame', smoothing=0.05) as bar:
+        for problem in problems:
+            if problem is not None:
+                bad += 1
+                bar.write(problem, sys.stderr)
+            bar.update()
+    return bad
 
 
 def _used(store: Path) -> int:
