@@ -53,7 +53,9 @@ class MultigridVideoModel(VideoRecurrentModel):
         self._is_preflighted = False
         self._amp_dtype = AMP_DTYPES[opt['train'].get('amp')]
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp_dtype is torch.float16)
-        self._max_batch = micro_batch_size(opt)
+        max_batch = micro_batch_size(opt)
+        gpus = 1 if opt['dist'] else max(opt['num_gpu'], 1)  # `DataParallel` has the batches of all its GPUs
+        self._max_batch = None if max_batch is None else max_batch * gpus
         self._losses: dict[str, torch.Tensor] = {}
         self._stop_signal = StopSignal()
         if self.schedule is not None:

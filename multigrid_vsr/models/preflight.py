@@ -25,10 +25,8 @@ def preflight(model: Any, schedule: Schedule) -> None:
     lq_size = shape.gt_size // model.opt.get('scale', 1)
     batch = shape.batch_size_per_gpu
     lq = torch.zeros(batch, shape.num_frame, 3, lq_size, lq_size, device=model.device)
-    gt_shape = (batch, *model.gt.shape[1:-3], 3, shape.gt_size, shape.gt_size)
-    if model.gt.dim() == 5:
-        gt_shape = (batch, shape.num_frame, *gt_shape[2:])
-    gt = torch.zeros(gt_shape, device=model.device)
+    lead = (batch,) if model.gt.dim() == 4 else (batch, shape.num_frame)  # one target frame, or all
+    gt = torch.zeros(*lead, 3, shape.gt_size, shape.gt_size, device=model.device)
 
     buffers = {name: buffer.clone() for name, buffer in model.net_g.named_buffers()}
     scaler = copy.deepcopy(model._scaler.state_dict())
