@@ -54,6 +54,28 @@ def test_arch_trains_resumes_and_ends_the_same(network, scale, gt_size, num_fram
     assert any(not torch.equal(first[name], whole['params'][name]) for name in first)
 
 
+@pytest.mark.filterwarnings('ignore')
+def test_edvr_trains_its_fusion_alone_at_first_in_a_resumed_run_too(tmp_path, stock_clips):
+    network, scale, gt_size, _, num_frame = ARCHS[2]
+    opt = options(stock_clips, network_g=network, scale=scale, train__total_iter=5, train__scheduler__periods=[5],
+                  train__tsa_iter=4, train__dcn_lr_mul=0.5, logger__save_checkpoint_freq=1)  # fmt: skip
+    opt['multigrid'] = {'gt_size': gt_size}
+    opt['datasets']['train'].update(gt_size=gt_size[-1], num_frame=num_frame)
+    train_here(tmp_path, opt)
+    folder = tmp_path / 'experiments/run'
+    for number in (3, 4, 5):
+        (folder / f'training_states/{number}.state').unlink()
+    train_here(tmp_path, opt, '--auto_resume')
+    weights = [torch.load(folder / f'models/net_g_{n}.pth', weights_only=True)['params'] for n in range(1, 6)]
+    changed = [
+        {'fusion' in name for name in first if not torch.equal(first[name], second[name])}
+        for first, second in pairwise(weights)
+    ]
+    assert changed == [{True}, {True}, {True, False}, {True, False}]
+    groups = torch.load(folder / 'training_states/5.state', weights_only=True)['optimizers'][0]['param_groups']
+    assert [group['initial_lr'] for group in groups] == [1e-3, 5e-4]
+
+
 @pytest.mark.parametrize('intervals', [[1], [1, 2]])
 def test_dataset_with_center_target_equals_basicsrs(intervals, stock_clips):
     opt = dataset_options(stock_clips, interval_list=intervals, target='center', num_frame=5)

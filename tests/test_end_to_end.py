@@ -139,3 +139,17 @@ def test_stock_run_is_the_same_with_and_without_the_plugin(tmp_path, stock_clips
     assert len(losses(logs[0])) == 4
     assert losses(logs[0]) == losses(logs[1])
     assert same_weights(*(tmp_path / f'experiments/{name}/models/net_g_latest.pth' for name in ('with', 'without')))
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+@pytest.mark.parametrize('prefetch_mode', [None, 'cpu'])
+def test_damaged_frame_ends_the_run_with_one_line(num_workers, prefetch_mode, tmp_path, clips):
+    shutil.copytree(clips, tmp_path / 'clips')
+    (tmp_path / 'clips/gt/001/00000004.png').write_bytes(b'no image')
+    opt = options(tmp_path / 'clips', train__total_iter=200, multigrid=None)
+    opt['datasets']['train'].update(num_worker_per_gpu=num_workers, prefetch_mode=prefetch_mode)
+    done = run(sys.executable, INSTALLED / 'train.py', '-opt', write(tmp_path, {**opt, 'path': {'experiments_root': 'e'}}),
+               cwd=tmp_path, ok=False)  # fmt: skip
+    assert done.returncode == 1
+    assert re.fullmatch(r'clip 001, frame 4: \S+ holds no image that can be decoded', done.stdout.splitlines()[-1])
+    assert 'Traceback' not in done.stdout

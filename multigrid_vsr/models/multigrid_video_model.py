@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from basicsr.models.edvr_model import EDVRModel
 from basicsr.models.video_recurrent_model import VideoRecurrentModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.dist_util import master_only
@@ -28,6 +29,7 @@ from multigrid_vsr.models.validation import validate
 
 AMP_DTYPES = {None: None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 _FLOW_MODULES = ('spynet', 'edvr')  # what BasicSR's `fix_flow` holds fixed
+_FIXING_OPTIONS = ('fix_flow', 'tsa_iter')
 
 
 @MODEL_REGISTRY.register()
@@ -48,8 +50,7 @@ class MultigridVideoModel(VideoRecurrentModel):
         super().__init__(opt)
         if not self.is_train:
             return
-        self.fix_flow_iter = None  # BasicSR's freeze starts at iteration 1 only, so a resumed run would miss it
-        self._flow_is_fixed = False
+        self._held_fixed = (False, False)
         self._is_preflighted = False
         self._amp_dtype = AMP_DTYPES[opt['train'].get('amp')]
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp_dtype is torch.float16)
@@ -60,6 +61,10 @@ class MultigridVideoModel(VideoRecurrentModel):
         self._stop_signal = StopSignal()
         if self.schedule is not None:
             get_root_logger().info(f'Multigrid schedule:\n{stage_table(self.schedule, checkpoint.ranks(opt))}')
+
+    def setup_optimizers(self) -> None:
+        """Sets up the optimizer with ``flow_lr_mul``, or with EDVR's ``dcn_lr_mul``, as BasicSR's models do."""
+        (EDVRModel if 'dcn_lr_mul' in self.opt['train'] else VideoRecurrentModel).setup_optimizers(self)
 
     def setup_schedulers(self) -> None:
         """Sets up BasicSR's schedulers, or ``MultigridCosineLR``."""
@@ -80,11 +85,13 @@ class MultigridVideoModel(VideoRecurrentModel):
         """Moves a network to the device and wraps it for several GPUs; with a launcher, also for several CPUs."""
         if not self.opt['dist']:
             return super().model_to_device(net)
-        fixes_flow = self.is_train and bool(self.opt['train'].get('fix_flow'))  # fixed parameters have no gradient
+        fixes = self.is_train and any(
+            self.opt['train'].get(key) for key in _FIXING_OPTIONS
+        )  # then some have no gradient
         return DistributedDataParallel(
             net.to(self.device),
             device_ids=[torch.cuda.current_device()] if self.device.type == 'cuda' else None,
-            find_unused_parameters=self.opt.get('find_unused_parameters', False) or fixes_flow,
+            find_unused_parameters=self.opt.get('find_unused_parameters', False) or fixes,
         )
 
     def feed_data(self, data: dict[str, Any]) -> None:
@@ -101,7 +108,7 @@ class MultigridVideoModel(VideoRecurrentModel):
                 setattr(self, key, to_float_rgb(frames) if frames.dtype == torch.uint8 else frames)
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """One iteration: freezes or frees the flow network as ``train.fix_flow`` says, then trains as BasicSR."""
+        """One iteration, with what ``train.fix_flow`` and ``train.tsa_iter`` hold fixed, by iteration."""
         if self.schedule is not None:
             shape = self.schedule.at_current_iter(current_iter).shape
             assert self.lq.shape[1] == shape.num_frame, (self.lq.shape, current_iter, shape)
@@ -109,7 +116,8 @@ class MultigridVideoModel(VideoRecurrentModel):
             if not self._is_preflighted and self.device.type == 'cuda':
                 preflight(self, self.schedule)
             self._is_preflighted = True
-        self._fix_flow(current_iter < (self.opt['train'].get('fix_flow') or 0))
+        train_opt = self.opt['train']
+        self._hold_fixed(*(current_iter < (train_opt.get(key) or 0) for key in _FIXING_OPTIONS))
 
         self.optimizer_g.zero_grad()
         self._losses = self.backward(self.lq, self.gt)
@@ -231,18 +239,18 @@ class MultigridVideoModel(VideoRecurrentModel):
         if len(gpus) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(gpus)
 
-    def _fix_flow(self, fixed: bool) -> None:
-        if fixed is self._flow_is_fixed:
+    def _hold_fixed(self, fixes_flow: bool, trains_fusion_alone: bool) -> None:
+        """Says which parameters train; BasicSR does so at iteration 1 only, which a resumed run never sees."""
+        if (fixes_flow, trains_fusion_alone) == self._held_fixed:
             return
-        get_root_logger().info(
-            f'Fix flow network and feature extractor for {self.opt["train"]["fix_flow"]} iters.'
-            if fixed
-            else 'Train all the parameters.'
-        )
         for name, parameter in self.net_g.named_parameters():
-            if any(module in name for module in _FLOW_MODULES):
-                parameter.requires_grad_(not fixed)
-        self._flow_is_fixed = fixed
+            in_flow = any(module in name for module in _FLOW_MODULES)
+            parameter.requires_grad_(not ((fixes_flow and in_flow) or (trains_fusion_alone and 'fusion' not in name)))
+        fixed = 'the flow network and feature extractor' if fixes_flow else 'all but the TSA module'
+        get_root_logger().info(
+            f'Hold {fixed} fixed.' if fixes_flow or trains_fusion_alone else 'Train all the parameters.'
+        )
+        self._held_fixed = (fixes_flow, trains_fusion_alone)
 
     def test(self) -> None:
         """Runs the EMA network where there is one, else the trained one, on ``self.lq`` (b, t, c, h, w)."""
