@@ -129,6 +129,13 @@ def _check_host_options(opt: Mapping[str, Any]) -> None:
         raise OptionError('num_gpu', 'be a whole number or auto', num_gpu, 'Set num_gpu: auto.')
     if num_gpu != 'auto' and num_gpu > found:
         raise OptionError('num_gpu', f'be at most the {found} GPUs of this machine', num_gpu, 'Set num_gpu: auto.')
+    if opt['network_g'].get('type') == 'BasicVSRPlusPlus' and not found:
+        raise OptionError(
+            'network_g.type',
+            'be another than BasicVSRPlusPlus without CUDA',
+            'BasicVSRPlusPlus',
+            'BasicSR would build it without its alignment: train it on a GPU.',
+        )
     for option, path in _paths(opt):
         if path is not None and not os.path.exists(os.path.expanduser(str(path))):
             raise OptionError(option, 'be a path that exists', path, 'Correct the path, or set it to ~.')

@@ -60,6 +60,10 @@ BAD = [
     ),
     ({'num_gpu': 3}, r'num_gpu: must be at most the \d GPUs of this machine, got 3. Set num_gpu: auto.'),
     ({'num_gpu': 'all'}, 'num_gpu: must be a whole number or auto, got all. Set num_gpu: auto.'),
+    (
+        {'network_g': {'type': 'BasicVSRPlusPlus'}, 'multigrid': None, 'datasets__train__gt_size': 256},
+        'network_g.type: must be another than BasicVSRPlusPlus without CUDA, got BasicVSRPlusPlus. BasicSR would build',
+    ),
     ({'name': None}, 'name: must be given, got nothing. BasicSR needs it.'),
     ({'train': None}, 'train: must be a block of options, got nothing. A training run needs it.'),
 ]
