@@ -70,7 +70,8 @@ BAD = [
 
 
 @pytest.mark.parametrize(('changes', 'line'), BAD, ids=[next(iter(changes)) for changes, _ in BAD])
-def test_run_with_bad_option_stops_before_anything_is_written(changes, line, tmp_path, clips):
+def test_run_with_bad_option_stops_before_anything_is_written(changes, line, tmp_path, clips, monkeypatch):
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 0)
     with pytest.raises(InputError, match=line) as error:
         train_here(tmp_path, options(clips, **{'network_g': NETWORK, **changes}))
     assert '\n' not in str(error.value)
