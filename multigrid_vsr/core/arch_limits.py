@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
+
+GAN_MODEL_TYPES = ('MultigridVideoGANModel', 'VideoRecurrentGANModel')
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,36 @@ class ArchLimits:
 
 LIMITS = {
     'BasicVSR': ArchLimits(),
-    'IconVSR': ArchLimits(least_frames=5),  # its temporal_padding of 2 mirrors as many frames at each end
-    'BasicVSRPlusPlus': ArchLimits(
-        lq_least=64, most_frames=100
-    ),  # it asserts this: its flow is estimated at 1/4 of the size
+    'IconVSR': ArchLimits(),
+    'BasicVSRPlusPlus': ArchLimits(),
     'EDVR': ArchLimits(lq_multiple=4, target='center'),
     'DUF': ArchLimits(lq_least=4, least_frames=7, most_frames=7, target='center'),
     'TOFlow': ArchLimits(lq_multiple=16, least_frames=7, most_frames=7, target='center'),
 }
+
+
+def limits_of(network_opt: Mapping[str, Any]) -> ArchLimits | None:
+    """The limits of ``network_g`` with the options that it has; ``None`` for an arch that is not known here."""
+    arch = network_opt.get('type', '')
+    limits = LIMITS.get(arch)
+    if limits is None:
+        return None
+    if arch == 'IconVSR':  # it mirrors `temporal_padding` frames at each end
+        return replace(limits, least_frames=2 * network_opt.get('temporal_padding', 2) + 1)
+    if arch == 'BasicVSRPlusPlus':  # longer sequences go through its cache, which cannot train
+        full_size = not network_opt.get('is_low_res_input', True)
+        return replace(limits, most_frames=network_opt.get('cpu_cache_length', 100), lq_multiple=4 if full_size else 1)
+    if arch == 'EDVR' and network_opt.get('hr_in'):
+        return replace(limits, lq_multiple=16)
+    return limits
+
+
+def fixed_gt_size(opt: Mapping[str, Any]) -> int | None:
+    """The only ``gt_size`` that the discriminator of a GAN run takes; ``None`` where it takes any."""
+    network_opt = opt.get('network_d') or {}
+    if opt.get('model_type') not in GAN_MODEL_TYPES or network_opt.get('type') != 'VGGStyleDiscriminator':
+        return None
+    return network_opt.get('input_size', 128)
 
 
 def target_of(opt: Mapping[str, Any]) -> str:
@@ -47,7 +71,7 @@ def target_of(opt: Mapping[str, Any]) -> str:
     Raises:
         OptionError: If it is neither ``sequence`` nor ``center``.
     """
-    limits = LIMITS.get((opt.get('network_g') or {}).get('type', ''), ArchLimits())
+    limits = limits_of(opt.get('network_g') or {}) or ArchLimits()
     target = opt['datasets']['train'].get('target') or limits.target
     if target not in ('sequence', 'center'):
         raise OptionError(
@@ -67,9 +91,14 @@ def check_arch(opt: Mapping[str, Any], schedule: Schedule) -> None:
     target = target_of(opt)
     if target == 'center':
         _check_window(network_opt, schedule)
-    limits = LIMITS.get(arch)
+    _check_discriminator(opt, schedule)
+    limits = limits_of(network_opt)
     if limits is None:
         return
+    if arch == 'IconVSR' and network_opt.get('num_feat', 64) % 8:
+        raise OptionError(
+            'network_g.num_feat', 'be a multiple of 8 for IconVSR', network_opt['num_feat'], 'It has 8 deformable groups.'
+        )
     if target != limits.target:
         raise OptionError('datasets.train.target', f'be {limits.target} for {arch}', target, 'Leave it out.')
     scale = opt.get('scale', 1)
@@ -114,3 +143,16 @@ def _check_window(network_opt: Mapping[str, Any], schedule: Schedule) -> None:
         raise OptionError(
             'datasets.train.num_frame', f'equal network_g.num_frame ({built_in})', full, 'Make them equal.'
         )
+
+
+def _check_discriminator(opt: Mapping[str, Any], schedule: Schedule) -> None:
+    gt_size = fixed_gt_size(opt)
+    for segment in schedule.segments:
+        if gt_size is not None and segment.shape.gt_size != gt_size:
+            option = 'datasets.train' if segment.shape == schedule.full_shape else 'multigrid'
+            raise OptionError(
+                f'{option}.gt_size',
+                f'be {gt_size} throughout for a VGGStyleDiscriminator with that input_size',
+                segment.shape.gt_size,
+                'Leave multigrid.gt_size out, or use UNetDiscriminatorSN, which takes any multiple of 8.',
+            )

@@ -14,7 +14,7 @@ from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule, split
 from multigrid_vsr.core.shapes import BatchShape
 
-MODEL_TYPES = ('MultigridVideoModel',)
+MODEL_TYPES = ('MultigridVideoModel', 'MultigridVideoGANModel')
 DATASET_TYPES = ('MultigridREDSDataset', 'MultigridVimeo90KDataset')
 
 AMP_MODES = (None, 'bf16', 'fp16')
