@@ -16,12 +16,18 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from multigrid_vsr.core.arch_limits import check_arch, target_of
+from multigrid_vsr.core.arch_limits import target_of
 from multigrid_vsr.core.errors import InputError, OptionError
-from multigrid_vsr.core.lr import check_scheduler
 from multigrid_vsr.core.options import MODEL_TYPES, schedule_from_options, uses_multigrid
+from multigrid_vsr.core.train_options import checked_schedule
 from multigrid_vsr.option_file import read_options
 
+_REGISTERING = (
+    'data.multigrid_reds_dataset',
+    'data.multigrid_vimeo90k_dataset',
+    'models.multigrid_video_model',
+    'models.multigrid_video_gan_model',
+)
 _replaced: dict[str, tuple[Any, Any]] = {}  # attribute of BasicSR: what it was, what it is now
 
 
@@ -47,7 +53,7 @@ def after_import() -> None:
     """Registers the dataset and the model, and replaces the functions below. Calling it again changes nothing."""
     if _replaced:
         return
-    for module in ('data.multigrid_reds_dataset', 'data.multigrid_vimeo90k_dataset', 'models.multigrid_video_model'):
+    for module in _REGISTERING:
         importlib.import_module(f'multigrid_vsr.{module}')
     from multigrid_vsr.message_logger import MultigridMessageLogger
 
@@ -64,6 +70,8 @@ def after_import() -> None:
             _replace_names(vars(loaded))
     _train_on_cpu_ranks()
     _start_small_flows_from_zero()
+    _align_without_cuda()
+    _take_small_frames()
 
 
 def _replace_names(names: dict[str, Any]) -> None:
@@ -92,9 +100,7 @@ def _parsing_options(original: Callable[..., Any]) -> Callable[..., Any]:
         written = read_options(known.opt, known.force_yml)
         follows_schedule = is_train and uses_multigrid(written)
         if follows_schedule:
-            schedule = schedule_from_options(written)
-            check_scheduler(written, schedule)
-            check_arch(written, schedule)
+            checked_schedule(written)
             _check_host_options(written)
         opt, args = original(root_path, is_train)
         _honour_roots(written.get('path') or {}, opt)
@@ -129,13 +135,8 @@ def _check_host_options(opt: Mapping[str, Any]) -> None:
         raise OptionError('num_gpu', 'be a whole number or auto', num_gpu, 'Set num_gpu: auto.')
     if num_gpu != 'auto' and num_gpu > found:
         raise OptionError('num_gpu', f'be at most the {found} GPUs of this machine', num_gpu, 'Set num_gpu: auto.')
-    if opt['network_g'].get('type') == 'BasicVSRPlusPlus' and not found:
-        raise OptionError(
-            'network_g.type',
-            'be another than BasicVSRPlusPlus without CUDA',
-            'BasicVSRPlusPlus',
-            'BasicSR would build it without its alignment: train it on a GPU.',
-        )
+    if opt['train'].get('compile') and not hasattr(torch.compiler, 'set_stance'):
+        raise OptionError('train.compile', 'be left out before torch 2.6', torch.__version__, 'Update torch.')
     for option, path in _paths(opt):
         if path is not None and not os.path.exists(os.path.expanduser(str(path))):
             raise OptionError(option, 'be a path that exists', path, 'Correct the path, or set it to ~.')
@@ -327,3 +328,54 @@ def _start_small_flows_from_zero() -> None:
         return flow
 
     SpyNet.process = process
+
+
+def _align_without_cuda() -> None:
+    """Builds BasicVSR++ with its alignment on a machine without a GPU too.
+
+    Why: BasicSR leaves the alignment out there, with a warning, and trains another network. Its deformable convolution
+    is torchvision's, which runs on a CPU. Goes: with a GPU nothing is changed.
+    """
+    import torch
+    from basicsr.archs.basicvsrpp_arch import BasicVSRPlusPlus
+
+    original = BasicVSRPlusPlus.__init__
+
+    @functools.wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        from unittest.mock import patch
+
+        with patch.object(torch.cuda, 'is_available', lambda: True):  # all that it asks of CUDA
+            original(self, *args, **kwargs)
+
+    BasicVSRPlusPlus.__init__ = __init__
+
+
+def _take_small_frames() -> None:
+    """Lets BasicVSR++ take frames of less than 64 pixels.
+
+    Why: it asserts 64 for SPyNet's sake, which takes less through the patch above; nothing else in it needs a size.
+    From 64 pixels on the host's own code runs; below, the same code without the assertion.
+    """
+    import ast
+    import inspect
+    import textwrap
+
+    import torch
+    from basicsr.archs import basicvsrpp_arch
+
+    original = basicvsrpp_arch.BasicVSRPlusPlus.forward
+    tree = ast.parse(textwrap.dedent(inspect.getsource(original)))
+    function = tree.body[0]
+    assert isinstance(function, ast.FunctionDef)
+    function.body = [statement for statement in function.body if not isinstance(statement, ast.Assert)]
+    ast.increment_lineno(tree, original.__code__.co_firstlineno - 1)  # so that a traceback shows the right lines
+    defined: dict[str, Any] = {}
+    exec(compile(tree, original.__code__.co_filename, 'exec'), vars(basicvsrpp_arch), defined)
+
+    @functools.wraps(original)
+    def forward(self: Any, lqs: torch.Tensor) -> torch.Tensor:
+        least = 64 if self.is_low_res_input else 256
+        return (original if min(lqs.shape[-2:]) >= least else defined['forward'])(self, lqs)
+
+    basicvsrpp_arch.BasicVSRPlusPlus.forward = forward

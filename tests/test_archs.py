@@ -30,6 +30,7 @@ ARCHS = [
     ),
     ({'type': 'DUF', 'num_layer': 16}, 4, [32, 64], [7], 7),
     ({'type': 'TOFlow'}, 1, [16, 32], [7], 7),
+    ({'type': 'BasicVSRPlusPlus', 'mid_channels': 16, 'num_blocks': 1}, 4, [64, 128], [2, 3, 4], 4),
 ]
 
 
@@ -104,7 +105,10 @@ def test_dataset_of_septuplets_with_center_target_equals_basicsrs(num_frame, sep
 @pytest.mark.parametrize(
     ('network', 'changes', 'line'),
     [
-        ({'type': 'BasicVSRPlusPlus'}, {}, 'multigrid.gt_size: must be at least 256 for BasicVSRPlusPlus, got 64. Leave'),
+        ({'type': 'BasicVSRPlusPlus', 'cpu_cache_length': 3}, {}, 'num_frame: must be at most 3 for BasicVSRPlusPlus, got 4'),
+        ({'type': 'IconVSR', 'temporal_padding': 3}, {'num_frame': 5}, 'num_frame: must be at least 7 for IconVSR, got 5.'),
+        ({'type': 'IconVSR', 'num_feat': 12}, {'num_frame': 5}, 'network_g.num_feat: must be a multiple of 8 for IconVSR, got 12.'),
+        ({'type': 'EDVR', 'hr_in': True}, {'num_frame': 5, 'gt_size': [96, 128]}, 'multigrid.gt_size: must be a multiple of 64 for EDVR, got 96'),
         ({'type': 'EDVR'}, {}, r'multigrid.num_frame: must be left out for an arch with one target frame, .* \[2, 3, 4\]'),
         ({'type': 'EDVR', 'num_frame': 5}, {'num_frame': 3}, r'num_frame: must equal network_g.num_frame \(5\), got 3.'),
         ({'type': 'EDVR'}, {'num_frame': 4}, 'datasets.train.num_frame: must be odd, with one frame in the middle, got 4.'),

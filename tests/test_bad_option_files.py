@@ -13,6 +13,13 @@ from runs import options, run, write
 
 from multigrid_vsr.core.errors import InputError
 
+GAN = {
+    'model_type': 'MultigridVideoGANModel',
+    'network_d': {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3},
+    'train__optim_d': {'type': 'Adam', 'lr': 1e-4},
+    'train__gan_opt': {'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.01},
+}
+
 BAD = [
     (
         {'multigrid__gt_sizes': [64, 128]},
@@ -60,9 +67,28 @@ BAD = [
     ),
     ({'num_gpu': 3}, r'num_gpu: must be at most the \d GPUs of this machine, got 3. Set num_gpu: auto.'),
     ({'num_gpu': 'all'}, 'num_gpu: must be a whole number or auto, got all. Set num_gpu: auto.'),
+    ({'Multigird': {'gt_size': [64, 128]}}, 'Multigird: must be multigrid, got Multigird. Did you mean `multigrid`?'),
+    ({'train__amp': 'fp32'}, 'train.amp: must be bf16 or fp16, got fp32. Leave it out for float32.'),
+    ({'train__compile': 'fast'}, 'train.compile: must be one of true, false, default, .*, got fast. Leave it out'),
+    ({'train__channels_last': 1}, 'train.channels_last: must be true or false, got 1. Correct the value.'),
     (
-        {'network_g': {'type': 'BasicVSRPlusPlus'}, 'multigrid': None, 'datasets__train__gt_size': 256},
-        'network_g.type: must be another than BasicVSRPlusPlus without CUDA, got BasicVSRPlusPlus. BasicSR would build',
+        {'train__scheduler__batch_scaling': 'log'},
+        'train.scheduler.batch_scaling: must be none, sqrt, linear, got log. Choose one of them.',
+    ),
+    ({**GAN, 'train__amp': 'bf16'}, 'train.amp: must be left out of a GAN run, got bf16. It trains in float32.'),
+    (
+        {**GAN, 'multigrid__max_batch_size_per_gpu': 1},
+        r'multigrid.max_batch_size_per_gpu: must be at least the largest batch \(2\) in a GAN run, got 1. Its gradients',
+    ),
+    ({**GAN, 'network_d': None}, 'network_d: must be a block of options in a GAN run, got nothing. Add it.'),
+    ({**GAN, 'train__gan_opt': None}, 'train.gan_opt: must be a block of options in a GAN run, got nothing. Add it.'),
+    (
+        {**GAN, 'datasets__train__target': 'center', 'multigrid__num_frame': None, 'datasets__train__num_frame': 5},
+        'model_type: must be MultigridVideoModel for an arch with one target frame, got MultigridVideoGANModel.',
+    ),
+    (
+        {**GAN, 'network_d': {'type': 'VGGStyleDiscriminator'}},
+        'multigrid.gt_size: must be 128 throughout for a VGGStyleDiscriminator with that input_size, got 64. Leave',
     ),
     ({'name': None}, 'name: must be given, got nothing. BasicSR needs it.'),
     ({'train': None}, 'train: must be a block of options, got nothing. A training run needs it.'),

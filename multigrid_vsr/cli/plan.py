@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from multigrid_vsr.core.arch_limits import check_arch
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.lr import check_scheduler
-from multigrid_vsr.core.options import schedule_from_options
 from multigrid_vsr.core.plan import comparison, stage_table
+from multigrid_vsr.core.train_options import checked_schedule
 from multigrid_vsr.data.check import check_clips
 from multigrid_vsr.data.clips import training_clips
 from multigrid_vsr.option_file import read_options
@@ -30,9 +28,7 @@ def run(args: argparse.Namespace) -> None:
         InputError: If the file or an option of it cannot be used.
     """
     opt = read_options(args.opt, args.force_yml)
-    schedule = schedule_from_options(opt)
-    check_scheduler(opt, schedule)
-    check_arch(opt, schedule)
+    schedule = checked_schedule(opt)
     num_gpu = opt.get('num_gpu')
     world_size = args.gpus or (num_gpu if isinstance(num_gpu, int) else 1) or 1
     print(stage_table(schedule, world_size))

@@ -81,11 +81,16 @@ class CosineSchedule:
     def _base(self, iteration: int, base_lr: float) -> float:
         period = bisect_right(self._starts, iteration) - 1
         start, end = self._starts[period], self._ends[period]
-        batch = self._schedule.segment_at(iteration).shape.batch_size_per_gpu
-        scaling = (batch / self._schedule.full_shape.batch_size_per_gpu) ** _BATCH_SCALINGS[self._options.batch_scaling]
+        scaling = batch_factor(self._schedule, iteration, self._options.batch_scaling)
         eta_min = min(self._options.eta_min, base_lr)
         cosine = (1 + math.cos(math.pi * (iteration - start) / (end - start))) / 2
         return self._weights[period] * scaling * (eta_min + (base_lr - eta_min) * cosine)
+
+
+def batch_factor(schedule: Schedule, iteration: int, batch_scaling: str) -> float:
+    """b(i) of the formula above: the factor of the batch of an iteration, counted from 0."""
+    batch = schedule.segment_at(iteration).shape.batch_size_per_gpu
+    return (batch / schedule.full_shape.batch_size_per_gpu) ** _BATCH_SCALINGS[batch_scaling]
 
 
 def _period_starts(schedule: Schedule, restart: str) -> list[int]:
@@ -108,9 +113,8 @@ def cosine_options(scheduler_opt: Mapping[str, Any], schedule: Schedule) -> Cosi
             fix = f'Did you mean `{near[0]}`?' if near else 'Remove it.'
             raise OptionError(f'{name}.{key}', f'be one of {", ".join(_KEYS)}', key, fix)
     values = {key: value for key, value in scheduler_opt.items() if key != 'type' and value is not None}
-    for key, allowed in (('restart', _RESTARTS), ('batch_scaling', tuple(_BATCH_SCALINGS))):
-        if key in values and values[key] not in allowed:
-            raise OptionError(f'{name}.{key}', f'be {", ".join(allowed)}', values[key], 'Choose one of them.')
+    _check_word('restart', values, _RESTARTS)
+    _check_word('batch_scaling', values, tuple(_BATCH_SCALINGS))
     if 'eta_min' in values and not _is_number(values['eta_min'], 0):
         raise OptionError(
             f'{name}.eta_min', 'be a number of at least 0', values['eta_min'], 'Write it as !!float 1e-7.'
@@ -136,7 +140,7 @@ def _is_number(value: object, least: float) -> bool:
 
 
 def check_scheduler(opt: Mapping[str, Any], schedule: Schedule) -> None:
-    """Checks ``train.scheduler`` of a run where it is this project's.
+    """Checks ``train.scheduler``: all of it where it is this project's, else what a scheduler of BasicSR has beside.
 
     Raises:
         OptionError: If an option breaks its rule.
@@ -144,3 +148,10 @@ def check_scheduler(opt: Mapping[str, Any], schedule: Schedule) -> None:
     scheduler_opt = opt['train'].get('scheduler') or {}
     if scheduler_opt.get('type') == SCHEDULER_TYPE:
         cosine_options(scheduler_opt, schedule)
+    else:
+        _check_word('batch_scaling', scheduler_opt, tuple(_BATCH_SCALINGS))
+
+
+def _check_word(key: str, values: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    if key in values and values[key] not in allowed:
+        raise OptionError(f'train.scheduler.{key}', f'be {", ".join(allowed)}', values[key], 'Choose one of them.')

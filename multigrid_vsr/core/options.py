@@ -17,14 +17,19 @@ from multigrid_vsr.core.shapes import BatchShape
 MODEL_TYPES = ('MultigridVideoModel', 'MultigridVideoGANModel')
 DATASET_TYPES = ('MultigridREDSDataset', 'MultigridVimeo90KDataset')
 
-AMP_MODES = (None, 'bf16', 'fp16')
-
 _NESTED_KEYS = ('gt_size', 'num_frame', 'stage_iter', 'frame_ratio', 'batch_size_per_gpu', 'max_batch_size_per_gpu')
 _ENTRY_KEYS = ('iter', 'gt_size', 'num_frame', 'batch_size_per_gpu')
 
 
 def uses_multigrid(opt: Mapping[str, Any]) -> bool:
-    """Whether a training run follows a schedule: it has the block, or this plugin's model and dataset together."""
+    """Whether a training run follows a schedule: it has the block, or this plugin's model and dataset together.
+
+    Raises:
+        OptionError: If a block has nearly the name, which would give a plain run without a word.
+    """
+    for key in opt:
+        if key != 'multigrid' and get_close_matches(str(key).lower(), ['multigrid'], cutoff=0.8):
+            raise OptionError(str(key), 'be multigrid', key, 'Did you mean `multigrid`?')
     return opt.get('multigrid') is not None or (
         opt.get('model_type') in MODEL_TYPES and _lookup(opt, 'datasets.train.type') in DATASET_TYPES
     )
@@ -48,9 +53,6 @@ def schedule_from_options(opt: Mapping[str, Any]) -> Schedule:
         *(_positive(opt, f'datasets.train.{key}') for key in ('batch_size_per_gpu', 'num_frame', 'gt_size'))
     )
     total_iter = _positive(opt, 'train.total_iter')
-    amp = _lookup(opt, 'train.amp')
-    if amp not in AMP_MODES:
-        raise OptionError('train.amp', 'be bf16 or fp16', amp, 'Leave it out for float32.')
     scale = _positive(opt, 'scale') if 'scale' in opt else 1
     _check_divisible('datasets.train.gt_size', full.gt_size, scale)
     block = opt.get('multigrid')

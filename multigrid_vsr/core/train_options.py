@@ -1,0 +1,68 @@
+"""All checks of a training run's options that need neither torch nor the data; and those of the ``train`` block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from multigrid_vsr.core.arch_limits import GAN_MODEL_TYPES, check_arch, target_of
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.lr import check_scheduler
+from multigrid_vsr.core.options import micro_batch_size, schedule_from_options
+from multigrid_vsr.core.schedule import Schedule
+
+AMP_MODES = ('bf16', 'fp16')
+COMPILE_MODES = (True, False, 'default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs')
+
+
+def checked_schedule(opt: Mapping[str, Any]) -> Schedule:
+    """Checks the options of a run that follows a schedule and lays the schedule out.
+
+    Args:
+        opt: The options, as read from YAML.
+
+    Raises:
+        OptionError: If an option breaks its rule.
+    """
+    schedule = schedule_from_options(opt)
+    _check_train(opt['train'])
+    if opt.get('model_type') in GAN_MODEL_TYPES:
+        _check_gan(opt, schedule)
+    check_scheduler(opt, schedule)
+    check_arch(opt, schedule)
+    return schedule
+
+
+def _check_train(train_opt: Mapping[str, Any]) -> None:
+    amp, mode = train_opt.get('amp'), train_opt.get('compile', False)
+    if amp is not None and amp not in AMP_MODES:
+        raise OptionError('train.amp', 'be bf16 or fp16', amp, 'Leave it out for float32.')
+    if mode not in COMPILE_MODES or not isinstance(mode, (bool, str)):
+        words = ', '.join(str(word).lower() for word in COMPILE_MODES)
+        raise OptionError('train.compile', f'be one of {words}', mode, 'Leave it out for no compiling.')
+    if not isinstance(train_opt.get('channels_last', False), bool):
+        raise OptionError('train.channels_last', 'be true or false', train_opt['channels_last'], 'Correct the value.')
+
+
+def _check_gan(opt: Mapping[str, Any], schedule: Schedule) -> None:
+    """What BasicSR's GAN iteration cannot do: it is its own code, in float32, on a whole batch of sequences."""
+    largest = max(segment.shape.batch_size_per_gpu for segment in schedule.segments)
+    if opt['train'].get('amp') is not None:
+        raise OptionError('train.amp', 'be left out of a GAN run', opt['train']['amp'], 'It trains in float32.')
+    if (micro_batch_size(opt) or largest) < largest:
+        raise OptionError(
+            'multigrid.max_batch_size_per_gpu',
+            f'be at least the largest batch ({largest}) in a GAN run',
+            micro_batch_size(opt),
+            'Its gradients are not accumulated: lower the batch.',
+        )
+    if target_of(opt) == 'center':
+        raise OptionError(
+            'model_type', 'be MultigridVideoModel for an arch with one target frame', opt['model_type'], 'Change it.'
+        )
+    for option in ('network_d', 'train.optim_d', 'train.gan_opt'):
+        block: Any = opt
+        for key in option.split('.'):
+            block = block.get(key)
+        if not isinstance(block, Mapping):
+            raise OptionError(option, 'be a block of options in a GAN run', block, 'Add it.')
