@@ -246,8 +246,3 @@ def test_preflight_out_of_memory_says_what_to_change(tmp_path, clips, monkeypatc
         preflight(model, model.schedule)
 
 
-def test_run_with_bad_amp_says_what_it_may_be(tmp_path, clips):
-    from multigrid_vsr.core.errors import OptionError
-
-    with pytest.raises(OptionError, match=r'train.amp: must be bf16 or fp16, got fp32. Leave it out for float32.'):
-        train_here(tmp_path, options(clips, train__amp='fp32'))

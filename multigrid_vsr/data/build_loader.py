@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -51,7 +52,14 @@ def build_multigrid_loader(
         sampler,
         num_prefetch_queue=dataset_opt.get('num_prefetch_queue', 1) if dataset_opt.get('prefetch_mode') == 'cpu' else 0,
         num_workers=num_workers,
-        worker_init_fn=partial(worker_init_fn, num_workers=num_workers, rank=rank, seed=seed),
+        worker_init_fn=partial(_init_worker, num_workers=num_workers, rank=rank, seed=seed),
         pin_memory=dataset_opt.get('pin_memory', False),
         persistent_workers=dataset_opt.get('persistent_workers', False) and num_workers > 0,
     )
+
+
+def _init_worker(worker_id: int, **arguments: Any) -> None:
+    """Leaves SIGTERM and Ctrl-C, which reach all processes of a job, to the process that trains: it saves first."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    worker_init_fn(worker_id, **arguments)

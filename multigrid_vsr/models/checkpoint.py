@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from multigrid_vsr.core.arch_limits import GAN_MODEL_TYPES
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.schedule import Schedule
 
@@ -109,9 +110,8 @@ def _states(folder: Path) -> list[Path]:
 
 
 def _weights(opt: Mapping[str, Any], iteration: int) -> Iterator[Path]:
-    for key in opt:
-        if key.startswith('network_'):
-            yield Path(opt['path']['models']) / f'net_{key.removeprefix("network_")}_{iteration}.pth'
+    for label in ('g', 'd') if opt['model_type'] in GAN_MODEL_TYPES else ('g',):
+        yield Path(opt['path']['models']) / f'net_{label}_{iteration}.pth'
 
 
 def find_weights(opt: dict[str, Any], iteration: int) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from multigrid_vsr.core.lr import CosineOptions, CosineSchedule
+from multigrid_vsr.core.lr import CosineOptions, CosineSchedule, batch_factor
 from multigrid_vsr.core.schedule import Schedule
 
 
@@ -38,3 +41,34 @@ class MultigridCosineLR(LRScheduler):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Goes on after ``last_epoch``; other values of a foreign scheduler are left out."""
         self.last_epoch = state_dict['last_epoch']
+
+
+class BatchScaling:
+    """Multiplies the rates of a scheduler of BasicSR by the factor of the batch.
+
+    BasicSR's ``MultiStepRestartLR`` computes a rate from the one before, so the factor is taken off while the
+    scheduler works: it neither compounds nor drifts. The rate without it is kept in the parameter group, and so in the
+    optimizer's state.
+
+    Args:
+        optimizers: Optimizers whose rates are scaled.
+        schedule: Shapes of the run.
+        batch_scaling: ``none``, ``sqrt`` or ``linear``.
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer], schedule: Schedule, batch_scaling: str) -> None:
+        self._optimizers = optimizers
+        self._schedule = schedule
+        self._batch_scaling = batch_scaling
+
+    @contextmanager
+    def taken_off(self, current_iter: int) -> Iterator[None]:
+        """Gives the scheduler its own rates, then scales what it has made of them for ``current_iter``."""
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        for group in groups:
+            group['lr'] = group.get('unscaled_lr', group['lr'])
+        yield
+        factor = batch_factor(self._schedule, current_iter - 1, self._batch_scaling)
+        for group in groups:
+            group['unscaled_lr'] = group['lr']
+            group['lr'] *= factor

@@ -21,8 +21,8 @@ from multigrid_vsr.core.options import micro_batch_size
 from multigrid_vsr.core.plan import stage_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.pixels import to_float_rgb
-from multigrid_vsr.models import checkpoint
-from multigrid_vsr.models.lr_scheduler import MultigridCosineLR
+from multigrid_vsr.models import acceleration, checkpoint
+from multigrid_vsr.models.lr_scheduler import BatchScaling, MultigridCosineLR
 from multigrid_vsr.models.preflight import preflight
 from multigrid_vsr.models.stop_signal import StopSignal
 from multigrid_vsr.models.validation import validate
@@ -47,18 +47,24 @@ class MultigridVideoModel(VideoRecurrentModel):
 
     def __init__(self, opt: dict[str, Any]) -> None:
         self.schedule: Schedule | None = opt['datasets']['train'].get('multigrid') if opt['is_train'] else None
+        self._batch_scaling: BatchScaling | None = None
         super().__init__(opt)
         if not self.is_train:
             return
         self._held_fixed = (False, False)
         self._is_preflighted = False
         self._amp_dtype = AMP_DTYPES[opt['train'].get('amp')]
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp_dtype is torch.float16)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp_dtype is torch.float16)
         max_batch = micro_batch_size(opt)
         gpus = 1 if opt['dist'] else max(opt['num_gpu'], 1)  # `DataParallel` has the batches of all its GPUs
         self._max_batch = None if max_batch is None else max_batch * gpus
         self._losses: dict[str, torch.Tensor] = {}
-        self._stop_signal = StopSignal()
+        self._stop_signal = StopSignal(opt['dist'])
+        if opt['train'].get('channels_last'):
+            acceleration.to_channels_last(self.net_g, getattr(self, 'net_g_ema', None))
+        if opt['train'].get('compile'):
+            shapes = {s.shape for s in self.schedule.segments} if self.schedule is not None else ()
+            acceleration.compile_children(self.get_bare_model(self.net_g), opt['train']['compile'], len(shapes))
         if self.schedule is not None:
             get_root_logger().info(f'Multigrid schedule:\n{stage_table(self.schedule, checkpoint.ranks(opt))}')
 
@@ -70,6 +76,9 @@ class MultigridVideoModel(VideoRecurrentModel):
         """Sets up BasicSR's schedulers, or ``MultigridCosineLR``."""
         scheduler_opt = self.opt['train']['scheduler']
         if scheduler_opt.get('type') != SCHEDULER_TYPE:
+            batch_scaling = scheduler_opt.pop('batch_scaling', 'none')
+            if self.schedule is not None and batch_scaling != 'none':
+                self._batch_scaling = BatchScaling(self.optimizers, self.schedule, batch_scaling)
             return super().setup_schedulers()
         if self.schedule is None:
             raise OptionError(
@@ -80,6 +89,11 @@ class MultigridVideoModel(VideoRecurrentModel):
             )
         options = cosine_options(scheduler_opt, self.schedule)
         self.schedulers += [MultigridCosineLR(optimizer, self.schedule, options) for optimizer in self.optimizers]
+
+    def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
+        """Sets the rates of an iteration: the scheduler's, BasicSR's own warm-up, the factor of the batch."""
+        with self._batch_scaling.taken_off(current_iter) if self._batch_scaling is not None else nullcontext():
+            super().update_learning_rate(current_iter, warmup_iter)
 
     def model_to_device(self, net: torch.nn.Module) -> torch.nn.Module:
         """Moves a network to the device and wraps it for several GPUs; with a launcher, also for several CPUs."""
@@ -113,22 +127,28 @@ class MultigridVideoModel(VideoRecurrentModel):
             shape = self.schedule.at_current_iter(current_iter).shape
             assert self.lq.shape[1] == shape.num_frame, (self.lq.shape, current_iter, shape)
             assert self.gt.shape[-1] == shape.gt_size, (self.gt.shape, current_iter, shape)
-            if not self._is_preflighted and self.device.type == 'cuda':
+            if not self._is_preflighted:
                 preflight(self, self.schedule)
             self._is_preflighted = True
         train_opt = self.opt['train']
         self._hold_fixed(*(current_iter < (train_opt.get(key) or 0) for key in _FIXING_OPTIONS))
+        self._update(current_iter)
+        signal = self._stop_signal.after_iteration()
+        if signal:
+            get_root_logger().warning(f'Asked to stop by signal {signal}: saving first.')
+            self.save(0, current_iter)
+            self._stop_signal.wait_for_all()
+            sys.exit(128 + signal)
 
+    def _update(self, current_iter: int) -> None:
         self.optimizer_g.zero_grad()
+        if self.opt['train'].get('compile'):
+            acceleration.begin_step()
         self._losses = self.backward(self.lq, self.gt)
-        self._scaler.step(self.optimizer_g)
-        self._scaler.update()
+        self.scaler.step(self.optimizer_g)
+        self.scaler.update()
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
-        if self._stop_signal.received is not None:
-            get_root_logger().warning(f'Asked to stop by signal {self._stop_signal.received}: saving first.')
-            self.save(0, current_iter)
-            sys.exit(128 + self._stop_signal.received)
 
     def backward(self, lq: torch.Tensor, gt: torch.Tensor) -> dict[str, torch.Tensor]:
         """Adds the gradient of a batch, in parts of at most ``max_batch_size_per_gpu`` samples.
@@ -152,7 +172,7 @@ class MultigridVideoModel(VideoRecurrentModel):
                     self.output = self.net_g(lq_part)
                 part_losses = self._part_losses(self.output.float(), gt_part)
                 total = torch.stack(list(part_losses.values())).sum()
-                self._scaler.scale(total if share == 1 else total * share).backward()
+                self.scaler.scale(total if share == 1 else total * share).backward()
             for name, loss in part_losses.items():
                 losses[name] = losses.get(name, 0) + loss.detach() * share
         return losses
@@ -162,7 +182,9 @@ class MultigridVideoModel(VideoRecurrentModel):
         if self.cri_pix:
             losses['l_pix'] = self.cri_pix(output, gt)
         if self.cri_perceptual:
-            percep, style = self.cri_perceptual(output, gt)
+            # It takes images: every frame is one.
+            images = (output.flatten(0, 1), gt.flatten(0, 1)) if output.dim() == 5 else (output, gt)
+            percep, style = self.cri_perceptual(*images)
             losses.update({name: loss for name, loss in (('l_percep', percep), ('l_style', style)) if loss is not None})
         return losses
 
@@ -221,7 +243,7 @@ class MultigridVideoModel(VideoRecurrentModel):
             'iter': current_iter,
             'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
-            'scaler': self._scaler.state_dict(),
+            'scaler': self.scaler.state_dict(),
             'seed': self.opt['manual_seed'],
             'rng': [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if self.device.type == 'cuda' else ())],
         }
@@ -232,8 +254,8 @@ class MultigridVideoModel(VideoRecurrentModel):
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """Loads the optimizers, the schedulers and the random state."""
         super().resume_training(resume_state)
-        if self._scaler.is_enabled() and resume_state.get('scaler'):
-            self._scaler.load_state_dict(resume_state['scaler'])
+        if self.scaler.is_enabled() and resume_state.get('scaler'):
+            self.scaler.load_state_dict(resume_state['scaler'])
         cpu, *gpus = resume_state.get('rng', [torch.get_rng_state()])
         torch.set_rng_state(cpu)
         if len(gpus) == torch.cuda.device_count():
@@ -257,7 +279,8 @@ class MultigridVideoModel(VideoRecurrentModel):
         trained = self.net_g
         self.net_g = getattr(self, 'net_g_ema', self.get_bare_model(trained))
         try:
-            super().test()
+            with acceleration.eager():  # frames of any size: nothing is compiled for them
+                super().test()
         finally:
             self.net_g.train(self.net_g is not getattr(self, 'net_g_ema', None))
             self.net_g = trained

@@ -1,50 +1,96 @@
-"""The largest shape of a run, once before iteration 1: running out of memory shows now and not days later."""
+"""Shapes of a run, tried before iteration 1: what does not fit shows now and not days later."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from multigrid_vsr.core.arch_limits import limits_of
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.core.shapes import BatchShape
 
 
 def preflight(model: Any, schedule: Schedule) -> None:
-    """Runs the largest shape forward and backward; weights, buffers, optimizer and random state stay as they are.
+    """Tries the shapes of a run; weights, buffers, optimizer and random state stay as they are.
+
+    A small batch of every shape goes forward through an arch whose limits are not known. The largest shape goes forward
+    and backward where memory is that of a GPU. With ``train.compile`` every shape does, so that none is compiled later.
 
     Args:
-        model: A ``MultigridVideoModel`` that holds its first batch.
+        model: A ``MultigridVideoModel``.
         schedule: Shapes of the run.
 
     Raises:
-        InputError: If the memory of the device does not hold it.
+        InputError: If the arch does not take a shape, or the memory of the GPU does not hold the largest.
     """
-    shape = max((segment.shape for segment in schedule.segments), key=lambda s: s.pixels)
-    lq_size = shape.gt_size // model.opt.get('scale', 1)
-    batch = shape.batch_size_per_gpu
-    lq = torch.zeros(batch, shape.num_frame, 3, lq_size, lq_size, device=model.device)
-    lead = (batch,) if model.gt.dim() == 4 else (batch, shape.num_frame)  # one target frame, or all
-    gt = torch.zeros(*lead, 3, shape.gt_size, shape.gt_size, device=model.device)
+    shapes = sorted({segment.shape for segment in schedule.segments}, key=lambda shape: shape.pixels, reverse=True)
+    with _as_before(model):
+        if limits_of(model.opt['network_g']) is None:
+            for num_frame, gt_size in dict.fromkeys((shape.num_frame, shape.gt_size) for shape in shapes):
+                _check_output(model, num_frame, gt_size)
+        if model.opt['train'].get('compile'):
+            for shape in shapes:
+                _run(model, shape)
+        elif model.device.type == 'cuda':
+            _run(model, shapes[0])
 
-    buffers = {name: buffer.clone() for name, buffer in model.net_g.named_buffers()}
-    scaler = copy.deepcopy(model._scaler.state_dict())
+
+@contextmanager
+def _as_before(model: Any) -> Iterator[None]:
+    buffers = [
+        (buffer, buffer.clone()) for name in ('net_g', 'net_d') if hasattr(model, name)
+        for buffer in getattr(model, name).buffers()
+    ]  # fmt: skip
+    scaler = copy.deepcopy(model.scaler.state_dict())
     with torch.random.fork_rng(devices=[model.device] if model.device.type == 'cuda' else []):
-        try:
-            model.backward(lq, gt)
-        except torch.OutOfMemoryError:
-            need = torch.cuda.max_memory_allocated() / 2**30 if model.device.type == 'cuda' else 0.0
-            raise InputError(
-                f'multigrid.batch_size_per_gpu: must fit the memory of the GPU, got {batch} samples of '
-                f'{shape.num_frame} frames and gt_size {shape.gt_size}, which need more than {need:.1f} GiB. '
-                'Lower it, or set multigrid.max_batch_size_per_gpu to cut it into parts.'
-            ) from None
-    model.optimizer_g.zero_grad()
+        yield
+    for optimizer in model.optimizers:
+        optimizer.zero_grad()
     with torch.no_grad():
-        for name, buffer in model.net_g.named_buffers():
-            buffer.copy_(buffers[name])
+        for buffer, value in buffers:
+            buffer.copy_(value)
     if scaler:
-        model._scaler.load_state_dict(scaler)
+        model.scaler.load_state_dict(scaler)
     if model.device.type == 'cuda':
         torch.cuda.empty_cache()
+
+
+def _random_batch(model: Any, shape: BatchShape) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch as the training set gives it. Random: BasicVSR++ takes a batch of zeros for a mirrored sequence, and
+    every later one too."""
+    lead = (shape.batch_size_per_gpu, shape.num_frame)
+    lq_size = shape.gt_size // model.opt.get('scale', 1)
+    lq = torch.rand(*lead, 3, lq_size, lq_size, device=model.device)
+    gt_lead = lead[:1] if model.opt['datasets']['train'].get('target') == 'center' else lead
+    return lq, torch.rand(*gt_lead, 3, shape.gt_size, shape.gt_size, device=model.device)
+
+
+def _check_output(model: Any, num_frame: int, gt_size: int) -> None:
+    lq, gt = _random_batch(model, BatchShape(1, num_frame, gt_size))
+    option = f'multigrid: must have shapes that {model.opt["network_g"]["type"]} takes, got num_frame {num_frame} and '
+    option += f'gt_size {gt_size}'
+    try:
+        with torch.no_grad():
+            output = model.get_bare_model(model.net_g)(lq)
+    except Exception as error:  # whatever an arch raises at a shape that it does not take
+        raise InputError(f'{option} ({" ".join(str(error).split())[:200]}). Leave that shape out.') from error
+    if output.shape != gt.shape:
+        fix = 'Correct scale, or set datasets.train.target: center for an arch that gives the frame in the middle.'
+        raise InputError(f'{option} (output {tuple(output.shape)} for a ground truth of {tuple(gt.shape)}). {fix}')
+
+
+def _run(model: Any, shape: BatchShape) -> None:
+    try:
+        model.backward(*_random_batch(model, shape))
+    except torch.OutOfMemoryError:
+        need = torch.cuda.max_memory_allocated() / 2**30 if model.device.type == 'cuda' else 0.0
+        raise InputError(
+            f'multigrid.batch_size_per_gpu: must fit the memory of the GPU, got {shape.batch_size_per_gpu} samples of '
+            f'{shape.num_frame} frames and gt_size {shape.gt_size}, which need more than {need:.1f} GiB. '
+            'Lower it, or set multigrid.max_batch_size_per_gpu to cut it into parts.'
+        ) from None

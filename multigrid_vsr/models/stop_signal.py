@@ -1,33 +1,66 @@
-"""SIGTERM and Ctrl-C, held until an iteration is done."""
+"""SIGTERM and Ctrl-C, held until an iteration is done on all ranks."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType
+from typing import Any
+
+import torch
+from torch import distributed
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_MEANT_TWICE = 1.0  # seconds between two Ctrl-C of a person; a launcher passes its own on at once
 
 
 class StopSignal:
-    """Remembers that the process was asked to stop, so that it can save first; asked twice, it stops at once.
+    """Remembers that the process was asked to stop, so that it can save first; a second Ctrl-C stops it at once.
 
-    Attributes:
-        received: The signal, or ``None``.
+    Under a launcher every process gets the signal, and from the launcher once more, so a repeated SIGTERM says nothing
+    new. All ranks have to stop after the same iteration: what they know is summed over gloo while the next one runs.
+
+    Args:
+        dist: Whether there is a launcher.
     """
 
-    _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-    def __init__(self) -> None:
-        self.received: int | None = None
+    def __init__(self, dist: bool = False) -> None:
+        self._received = 0
+        self._since = 0.0
+        self._group: Any = distributed.new_group(backend='gloo') if dist else None
+        self._summed: tuple[Any, torch.Tensor] | None = None  # what is under way
         self._previous = {}
         if threading.current_thread() is threading.main_thread():  # only there can handlers be set
-            self._previous = {number: signal.signal(number, self._remember) for number in self._SIGNALS}
+            self._previous = {number: signal.signal(number, self._remember) for number in _SIGNALS}
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        self.restore()
+    def after_iteration(self) -> int:
+        """The signal after which all ranks stop now, or 0."""
+        if self._group is None:
+            return self._received
+        known = 0
+        if self._summed is not None:
+            work, value = self._summed
+            work.wait()
+            known = int(value)
+        value = torch.tensor(self._received)
+        work = distributed.all_reduce(value, distributed.ReduceOp.MAX, self._group, async_op=True)
+        self._summed = work, value
+        return known
+
+    def wait_for_all(self) -> None:
+        """Returns when every rank is here: the launcher ends the others as soon as one has ended."""
+        if self._group is not None:
+            distributed.barrier(self._group)
 
     def restore(self) -> None:
         """Gives the signals back to who had them."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self._received and number == signal.SIGINT and time.monotonic() - self._since > _MEANT_TWICE:
+            raise KeyboardInterrupt
+        if not self._received:
+            self._received, self._since = int(number), time.monotonic()

@@ -1,0 +1,57 @@
+"""Faster iterations by other kernels and memory layouts: the same network within rounding, each off by default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+
+_GRAPHS_A_SHAPE = 4  # of one function: with and without gradients, and as many again for good measure
+
+
+def to_channels_last(*networks: nn.Module | None) -> None:
+    """Lays the weights of convolutions out with the channels last (``train.channels_last``); values stay."""
+    for network in networks:
+        if network is not None:
+            network.to(memory_format=torch.channels_last)
+
+
+def compile_children(network: nn.Module, mode: str | bool, num_shapes: int) -> None:
+    """Compiles the modules below a network, one by one (``train.compile``); names of weights stay.
+
+    A video arch calls the same few modules for every frame. Compiled whole, its loop would be unrolled: compiling takes
+    the longer the more frames, and anew for each number of them. A module below sees one frame, so there is one graph
+    for each batch and crop.
+
+    Args:
+        network: The network, not wrapped.
+        mode: ``True``, or a mode of ``torch.compile``; ``reduce-overhead`` uses CUDA graphs.
+        num_shapes: Shapes of the run, so that none is refused as one too many.
+    """
+    modules = list(_callable_children(network))
+    limit = max(16, len(modules) * num_shapes * _GRAPHS_A_SHAPE)
+    torch._dynamo.config.recompile_limit = max(limit, torch._dynamo.config.recompile_limit)
+    torch._dynamo.config.accumulated_recompile_limit = max(limit, torch._dynamo.config.accumulated_recompile_limit)
+    for module in modules:
+        module.compile(mode=None if mode is True else mode, dynamic=False)
+
+
+def _callable_children(network: nn.Module) -> Iterator[nn.Module]:
+    """The modules below that have weights and can be called; lists and dicts cannot."""
+    for child in network.children():
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            yield from _callable_children(child)
+        elif any(True for _ in child.parameters()):
+            yield child
+
+
+def begin_step() -> None:
+    """Tells CUDA graphs that the results of the iteration before are no longer used."""
+    torch.compiler.cudagraph_mark_step_begin()
+
+
+def eager() -> AbstractContextManager[None]:
+    """Runs what is compiled as it was written."""
+    return torch.compiler.set_stance('force_eager') if hasattr(torch.compiler, 'set_stance') else nullcontext()
