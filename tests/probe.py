@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from unittest import mock
 
 import torch
 from basicsr.train import train_pipeline
+from basicsr.utils.logger import initialized_logger
 from basicsr.utils.registry import ARCH_REGISTRY
 from runs import write
 
@@ -35,8 +37,15 @@ def train_here(folder: Path, opt: dict[str, Any], *arguments: str) -> list[tuple
     """Runs BasicSR's training loop in this process; returns what the network saw, in order."""
     seen.clear()
     argv = ['train.py', '-opt', str(write(folder, opt)), *arguments]
-    with mock.patch.object(sys, 'argv', argv), mock.patch.object(sys, 'excepthook'):
-        train_pipeline(str(folder))
+    # BasicSR sets its logger up once in a process; each run has a log of its own.
+    fresh = mock.patch.dict(initialized_logger, clear=True)
+    handlers = mock.patch.object(logging.getLogger('basicsr'), 'handlers', [])
+    with mock.patch.object(sys, 'argv', argv), mock.patch.object(sys, 'excepthook'), fresh, handlers:
+        try:
+            train_pipeline(str(folder))
+        finally:
+            for handler in logging.getLogger('basicsr').handlers:
+                handler.close()
     return list(seen)
 
 
@@ -46,3 +55,32 @@ class CentreProbe(ShapeProbe):
 
     def forward(self, lq: torch.Tensor) -> torch.Tensor:
         return super().forward(lq)[:, lq.shape[1] // 2]
+
+
+@ARCH_REGISTRY.register()
+class LoopProbe(torch.nn.Module):
+    """As a recurrent arch: modules that are called for every frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = torch.nn.Sequential(
+            torch.nn.Conv2d(6, 8, 3, 1, 1), torch.nn.LeakyReLU(0.1), torch.nn.Conv2d(8, 3, 3, 1, 1)
+        )
+        self.upsample = torch.nn.ModuleDict({'x4': torch.nn.Conv2d(3, 48, 1)})
+
+    def forward(self, lq: torch.Tensor) -> torch.Tensor:
+        state, frames = torch.zeros_like(lq[:, 0]), []
+        for frame in lq.unbind(1):
+            state = self.trunk(torch.cat([frame, state], 1))
+            frames.append(torch.pixel_shuffle(self.upsample['x4'](state), 4))
+        return torch.stack(frames, 1)
+
+
+@ARCH_REGISTRY.register()
+class PickyProbe(ShapeProbe):
+    """An arch with a limit of its own."""
+
+    def forward(self, lq: torch.Tensor) -> torch.Tensor:
+        if lq.shape[1] == 3 and lq.shape[-1] == 32:
+            raise ValueError('no three frames\nof 32 pixels')
+        return super().forward(lq)

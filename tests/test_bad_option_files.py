@@ -75,6 +75,10 @@ BAD = [
         {'train__scheduler__batch_scaling': 'log'},
         'train.scheduler.batch_scaling: must be none, sqrt, linear, got log. Choose one of them.',
     ),
+    (
+        {'train__scheduler__periods': [6, 6], 'train__scheduler__restart_weights': [1, 1]},
+        r'train.scheduler.periods: must add up to train.total_iter \(13\), got \[6, 6\] \(sum 12\). BasicSR would fail',
+    ),
     ({**GAN, 'train__amp': 'bf16'}, 'train.amp: must be left out of a GAN run, got bf16. It trains in float32.'),
     (
         {**GAN, 'multigrid__max_batch_size_per_gpu': 1},

@@ -131,3 +131,31 @@ def test_run_with_bad_scheduler_option_stops_before_anything_is_written(tmp_path
     ):
         train_here(tmp_path, opt)
     assert [path.name for path in tmp_path.iterdir()] == ['run.yml']
+
+
+COSINE = [1.0, 0.985471, 0.942728, 0.87426, 0.784032, 0.677303, 0.560268, 0.439732, 0.322698, 0.215968, 0.12574]
+BASICSRS = {  # the factor of the batch is 2 in the first six iterations, 1 after
+    'MultiStepLR': ({'milestones': [3, 9], 'gamma': 0.5}, [2, 2, 2, 1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]),
+    'CosineAnnealingRestartLR': (
+        {'periods': [13], 'restart_weights': [1], 'eta_min': 0},
+        [2 * rate for rate in COSINE[:6]] + COSINE[6:],
+    ),
+}
+
+
+@pytest.mark.parametrize('scheduler', BASICSRS)
+def test_scheduler_of_basicsr_with_batch_scaling_neither_compounds_nor_drifts(scheduler, tmp_path, clips):
+    scheduler_opt, expected = BASICSRS[scheduler]
+    opt = options(clips, network_g=NETWORK, multigrid__batch_size_per_gpu=[4, 1], logger__save_checkpoint_freq=4)
+    opt['train']['scheduler'] = {'type': scheduler, 'batch_scaling': 'sqrt', **scheduler_opt}
+
+    def rates():
+        logs = sorted((tmp_path / 'experiments/run').glob('train_*.log'), key=lambda path: path.stat().st_mtime_ns)
+        return [float(rate) * 1000 for rate in re.findall(r'lr:\((\S+),\)', logs[-1].read_text())]
+
+    train_here(tmp_path, opt)
+    assert rates()[:11] == pytest.approx(expected, abs=1e-3)
+    (tmp_path / 'experiments/run/training_states/8.state').unlink()
+    (tmp_path / 'experiments/run/training_states/12.state').unlink()
+    train_here(tmp_path, opt, '--auto_resume')
+    assert rates()[-9:][:7] == pytest.approx(expected[4:], abs=1e-3)

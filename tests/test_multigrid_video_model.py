@@ -9,6 +9,7 @@ from unittest import mock
 
 import cv2
 import numpy as np
+import probe
 import pytest
 import torch
 from basicsr.data import build_dataloader, build_dataset
@@ -16,6 +17,9 @@ from basicsr.models import build_model
 from basicsr.utils.options import parse_options
 from probe import NETWORK, train_here
 from runs import options, write
+from torch._dynamo.utils import counters
+
+from multigrid_vsr.models import acceleration
 
 METRICS = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': False}}
 
@@ -246,3 +250,87 @@ def test_preflight_out_of_memory_says_what_to_change(tmp_path, clips, monkeypatc
         preflight(model, model.schedule)
 
 
+@pytest.mark.parametrize(
+    ('arch', 'line'),
+    [
+        ('PickyProbe', r'multigrid: must have shapes that PickyProbe takes, got num_frame 3 and gt_size 128 \(no three '
+                       r'frames of 32 pixels\). Leave that shape out.'),
+        ('CentreProbe', r'got num_frame 4 and gt_size 128 \(output \(1, 3, 128, 128\) for a ground truth of '
+                        r'\(1, 4, 3, 128, 128\)\). Correct scale, or set datasets.train.target: center'),
+    ],
+)  # fmt: skip
+def test_run_with_an_unknown_arch_says_which_shape_does_not_fit_before_it_trains(arch, line, tmp_path, clips):
+    from multigrid_vsr.core.errors import InputError
+
+    with pytest.raises(InputError, match=line):
+        train_here(tmp_path, options(clips, network_g={'type': arch}))
+    assert probe.seen == []
+
+
+def test_preflight_of_an_even_sequence_does_not_pass_for_a_mirrored_one(tmp_path, clips, monkeypatch):
+    """BasicVSR++ remembers for good that a sequence was mirrored, as zeros are, and then estimates one flow for both."""
+    from multigrid_vsr.models.preflight import preflight
+
+    network = {'type': 'BasicVSRPlusPlus', 'mid_channels': 16, 'num_blocks': 1}
+    monkeypatch.setattr(torch.nn.Module, 'compile', lambda self, **_: None)
+    model, _ = build(tmp_path, options(clips, network_g=network, train__compile=True))
+    preflight(model, model.schedule)
+    assert model.net_g.is_mirror_extended is False
+
+
+@pytest.mark.filterwarnings('ignore')  # what torch's compiler says to itself
+@pytest.mark.parametrize('channels_last', [False, True])
+def test_run_with_compile_compiles_every_shape_first_and_trains_the_same_weights(
+    channels_last, tmp_path, clips, monkeypatch
+):
+    graphs = []
+    begin = acceleration.begin_step
+    monkeypatch.setattr(
+        acceleration, 'begin_step', lambda: (graphs.append(counters['stats']['unique_graphs']), begin())
+    )
+    counters.clear()
+    changes = {'train__total_iter': 12, 'train__ema_decay': 0.9, 'train__optim_g__eps': 1e-3}
+    changes['train__scheduler'] = {'type': 'MultigridCosineLR'}
+    changes['network_g'] = {'type': 'LoopProbe'}
+    plain = trained(tmp_path, clips, **changes)
+    compiled = trained(tmp_path, clips, **changes, train__compile=True, train__channels_last=channels_last)
+    assert len(graphs) == 12
+    # Two modules, two crops of one batch each: with the batch of 2 and 1, two shapes of a frame.
+    assert graphs[0] >= 4
+    assert len(set(graphs)) == 1  # nothing is compiled once the first iteration has begun
+    for key in ('params', 'params_ema'):
+        for name, weight in plain[key].items():
+            assert torch.allclose(weight, compiled[key][name], atol=1e-5), name
+
+
+@pytest.mark.filterwarnings(
+    'ignore:The parameter|Arguments other than:UserWarning'
+)  # BasicSR asks torchvision as of old
+def test_run_with_perceptual_loss_sees_every_frame_as_an_image(tmp_path, clips, monkeypatch):
+    """VGG with random weights at the place where BasicSR looks for the pretrained ones."""
+    import torchvision
+
+    monkeypatch.chdir(tmp_path)
+    weights = tmp_path / 'experiments/pretrained_models/vgg19-dcbb9e9d.pth'
+    weights.parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save(torchvision.models.vgg19(weights=None).state_dict(), weights)
+    perceptual = {'type': 'PerceptualLoss', 'layer_weights': {'conv1_2': 1}, 'style_weight': 0.5}
+    model, _ = build(tmp_path, options(clips, network_g=NETWORK, train__perceptual_opt=perceptual))
+    lq, gt = torch.rand(2, 3, 3, 16, 16), torch.rand(2, 3, 3, 64, 64)
+    losses = model.backward(lq, gt)
+    assert losses.keys() == {'l_pix', 'l_percep', 'l_style'}
+    output = model.net_g(lq)
+    features = [model.cri_perceptual.vgg(images.flatten(0, 1))['conv1_2'] for images in (output, gt)]
+    assert losses['l_percep'].item() == pytest.approx((features[0] - features[1]).abs().mean().item(), rel=1e-4)
+
+
+def test_run_from_pretrained_weights_begins_with_them(tmp_path, clips):
+    trained(tmp_path, clips, network_g=NETWORK, train__ema_decay=0.9)
+    path = tmp_path / 'experiments/a/models/net_g_latest.pth'
+    model, _ = build(
+        tmp_path, options(clips, network_g=NETWORK, path__pretrain_network_g=str(path), train__ema_decay=0.9)
+    )
+    weights = torch.load(path, weights_only=True)
+    for key, network in (('params', model.net_g), ('params_ema', model.net_g_ema)):
+        assert all(torch.equal(weights[key][name], value) for name, value in network.state_dict().items())

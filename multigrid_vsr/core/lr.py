@@ -150,6 +150,14 @@ def check_scheduler(opt: Mapping[str, Any], schedule: Schedule) -> None:
         cosine_options(scheduler_opt, schedule)
     else:
         _check_word('batch_scaling', scheduler_opt, tuple(_BATCH_SCALINGS))
+        periods = scheduler_opt.get('periods')
+        if isinstance(periods, Sequence) and sum(periods) < schedule.total_iter:
+            raise OptionError(
+                'train.scheduler.periods',
+                f'add up to train.total_iter ({schedule.total_iter})',
+                f'{periods} (sum {sum(periods)})',
+                'BasicSR would fail after them.',
+            )
 
 
 def _check_word(key: str, values: Mapping[str, Any], allowed: Sequence[str]) -> None:

@@ -74,11 +74,13 @@ def _check_output(model: Any, num_frame: int, gt_size: int) -> None:
     lq, gt = _random_batch(model, BatchShape(1, num_frame, gt_size))
     option = f'multigrid: must have shapes that {model.opt["network_g"]["type"]} takes, got num_frame {num_frame} and '
     option += f'gt_size {gt_size}'
+    network = model.get_bare_model(model.net_g).eval()
     try:
         with torch.no_grad():
-            output = model.get_bare_model(model.net_g)(lq)
+            output = network(lq)
     except Exception as error:  # whatever an arch raises at a shape that it does not take
         raise InputError(f'{option} ({" ".join(str(error).split())[:200]}). Leave that shape out.') from error
+    network.train()
     if output.shape != gt.shape:
         fix = 'Correct scale, or set datasets.train.target: center for an arch that gives the frame in the middle.'
         raise InputError(f'{option} (output {tuple(output.shape)} for a ground truth of {tuple(gt.shape)}). {fix}')

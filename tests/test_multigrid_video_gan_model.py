@@ -1,0 +1,89 @@
+"""The GAN model through real runs: BasicSR's losses at the shape of each iteration, resumed and validated."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from basicsr.models.video_recurrent_gan_model import VideoRecurrentGANModel
+from probe import NETWORK, train_here
+from runs import options
+
+pytestmark = pytest.mark.filterwarnings('ignore')  # what the archs and torch say to each other
+
+
+def gan_options(clips, **changes):
+    discriminator = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 4}
+    return options(
+        clips,
+        model_type='MultigridVideoGANModel',
+        network_g=NETWORK,
+        network_d=discriminator,
+        train__optim_d={'type': 'Adam', 'lr': 1e-3},
+        train__gan_opt={'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.01},
+        train__ema_decay=0.9,
+        train__total_iter=6,
+        train__scheduler={'type': 'MultigridCosineLR', 'warmup_iter': 2},
+        logger__save_checkpoint_freq=2,
+        **changes,
+    )
+
+
+def weights(folder, label, iteration):
+    return torch.load(folder / f'models/net_{label}_{iteration}.pth', weights_only=True)
+
+
+def test_gan_run_follows_the_schedule_validates_and_resumes_to_the_same_bits(tmp_path, clips):
+    val = {'name': 'REDS4', 'type': 'VideoRecurrentTestDataset', 'dataroot_gt': str(clips / 'gt'), 'cache_data': True,
+           'dataroot_lq': str(clips / 'lq'), 'io_backend': {'type': 'disk'}, 'num_frame': -1}  # fmt: skip
+    metrics = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': False}}
+    opt = gan_options(clips, datasets__val=val, val={'val_freq': 3, 'save_img': False, 'metrics': metrics})
+    fed = train_here(tmp_path, opt)
+    assert [shape for shape, _ in fed] == [
+        (2, 2, 3, 16, 16), (2, 3, 3, 16, 16), (2, 4, 3, 16, 16),
+        (1, 2, 3, 32, 32), (1, 3, 3, 32, 32), (1, 4, 3, 32, 32),
+    ]  # fmt: skip
+    log = next((tmp_path / 'experiments/run').glob('train_*.log')).read_text()
+    for name in ('l_g_pix', 'l_g_gan', 'l_d_real', 'l_d_fake'):
+        assert len(re.findall(rf'{name}: \d', log)) == 6
+    assert len(re.findall(r'# psnr: \d+\.\d{4}', log)) == 3
+    folder = tmp_path / 'experiments/run'
+    whole = [weights(folder, label, 6) for label in 'gd']
+    for iteration in (4, 6):
+        (folder / f'training_states/{iteration}.state').unlink()
+    assert train_here(tmp_path, opt, '--auto_resume') == fed[2:]
+    for before, after in zip(whole, [weights(folder, label, 6) for label in 'gd'], strict=True):
+        assert all(torch.equal(before[key][name], after[key][name]) for key in before for name in before[key])
+    assert not torch.equal(weights(folder, 'd', 2)['params']['conv0.weight'], whole[1]['params']['conv0.weight'])
+
+
+def test_gan_run_without_a_schedule_equals_basicsrs_step(tmp_path, clips, monkeypatch):
+    """The same batches through BasicSR's own class: ours adds no arithmetic."""
+    opt = gan_options(clips, multigrid=None)
+    opt['train'].update(fix_flow=None, scheduler={'type': 'MultiStepLR', 'milestones': [3], 'gamma': 0.5})
+    train_here(tmp_path, opt)
+    ours = [weights(tmp_path / 'experiments/run', label, 6) for label in 'gd']
+
+    from multigrid_vsr.models.multigrid_video_model import MultigridVideoModel
+
+    class Stock(VideoRecurrentGANModel):
+        feed_data = MultigridVideoModel.feed_data  # bytes to floats
+
+        def __init__(self, opt):
+            opt['datasets']['train']['multigrid'] = None
+            super().__init__(opt)
+
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, 'MultigridVideoGANModel', Stock)
+    train_here(tmp_path, {**opt, 'name': 'stock'})
+    stock = [weights(tmp_path / 'experiments/stock', label, 6) for label in 'gd']
+    for first, second in zip(ours, stock, strict=True):
+        assert all(torch.equal(first[key][name], second[key][name]) for key in first for name in first[key])
+
+
+def test_gan_run_trains_time_alone_with_a_discriminator_of_one_size(tmp_path, clips):
+    opt = gan_options(clips, multigrid={'num_frame': [2, 3, 4]})
+    opt['network_d'] = {'type': 'VGGStyleDiscriminator', 'num_in_ch': 3, 'num_feat': 4, 'input_size': 128}
+    assert [shape[1] for shape, _ in train_here(tmp_path, opt)] == [2, 2, 3, 3, 4, 4]
