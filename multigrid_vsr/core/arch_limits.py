@@ -97,7 +97,10 @@ def check_arch(opt: Mapping[str, Any], schedule: Schedule) -> None:
         return
     if arch == 'IconVSR' and network_opt.get('num_feat', 64) % 8:
         raise OptionError(
-            'network_g.num_feat', 'be a multiple of 8 for IconVSR', network_opt['num_feat'], 'It has 8 deformable groups.'
+            'network_g.num_feat',
+            'be a multiple of 8 for IconVSR',
+            network_opt['num_feat'],
+            'It has 8 deformable groups.',
         )
     if target != limits.target:
         raise OptionError('datasets.train.target', f'be {limits.target} for {arch}', target, 'Leave it out.')
