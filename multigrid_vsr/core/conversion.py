@@ -19,6 +19,7 @@ from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.lr import SCHEDULER_TYPE, check_scheduler
 from multigrid_vsr.core.options import check_blocks, schedule_from_options
 from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.core.shapes import BatchShape
 
 _MODELS = {
     'VideoRecurrentModel': 'MultigridVideoModel',
@@ -82,24 +83,8 @@ def convert(stock: Mapping[str, Any]) -> Conversion:
 
     schedule = schedule_from_options(opt)  # the full shape: what is wrong with it was so before
     check_arch(opt, schedule)
-    block = {}
-    for key, (values, reason) in {
-        'gt_size': _gt_sizes(opt, schedule.full_shape.gt_size, limits or ArchLimits()),
-        'num_frame': _num_frames(opt, schedule.full_shape.num_frame, limits or ArchLimits()),
-    }.items():
-        if len(values) > 1:
-            block[key] = values
-            reasons.append(f'multigrid.{key}: {values}, {reason}')
-        else:
-            reasons.append(f'multigrid.{key}: left out, {reason}')
-    if not block:
-        full = schedule.full_shape
-        raise OptionError(
-            'multigrid',
-            'let gt_size or num_frame grow',
-            f'gt_size {full.gt_size} and num_frame {full.num_frame} alone',
-            'Nothing smaller fits this run: train it as it is.',
-        )
+    block, why = _multigrid_block(opt, schedule.full_shape, limits or ArchLimits())
+    reasons += why
     opt = _insert(opt, 'datasets', 'multigrid', block)
     comments['multigrid'] = 'the shapes of the run'
     if 'gt_size' in block:
@@ -137,6 +122,28 @@ def _convert_vimeo_frames(dataset_opt: dict[str, Any], stock_type: str) -> list[
         return []
     dataset_opt['num_frame'] = frames
     return [f'datasets.train.num_frame: {frames}, {meaning}']
+
+
+def _multigrid_block(
+    opt: Mapping[str, Any], full: BatchShape, limits: ArchLimits
+) -> tuple[dict[str, list[int]], list[str]]:
+    """What grows, and why."""
+    block, reasons = {}, []
+    for key, (values, reason) in {
+        'gt_size': _gt_sizes(opt, full.gt_size, limits),
+        'num_frame': _num_frames(opt, full.num_frame, limits),
+    }.items():
+        if len(values) > 1:
+            block[key] = values
+        reasons.append(f'multigrid.{key}: {block.get(key, "left out")}, {reason}')
+    if not block:
+        raise OptionError(
+            'multigrid',
+            'let gt_size or num_frame grow',
+            f'gt_size {full.gt_size} and num_frame {full.num_frame} alone',
+            'Nothing smaller fits this run: train it as it is.',
+        )
+    return block, reasons
 
 
 def _gt_sizes(opt: Mapping[str, Any], full: int, limits: ArchLimits) -> tuple[list[int], str]:
