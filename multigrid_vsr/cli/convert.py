@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
         InputError: If the file cannot be converted, or the new one not be written.
     """
     out: Path = args.out
-    if out.exists():
+    if os.path.lexists(out):
         raise OptionError('-o', 'not exist yet', out, 'Give another name.')
     if not out.parent.is_dir():
         raise OptionError('-o', 'lie in a folder that exists', out, f'Make {out.parent} first.')
@@ -47,7 +49,8 @@ def _write(path: Path, text: str) -> None:
         unfinished.write_bytes(text.encode())
         unfinished.rename(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
         raise OptionError(
             '-o', 'be a file that can be written', f'{path} ({error.strerror})', 'Correct the path.'
         ) from error

@@ -104,7 +104,7 @@ def _convert_type(option: str, block: dict[str, Any], key: str, types: Mapping[s
     value = block.get(key)
     stock = str(value)
     if stock not in types:
-        near = get_close_matches(stock, types, n=1)
+        near = get_close_matches(stock, types, n=1, cutoff=0.8)  # EDVRModel is near to SRModel, which is for images
         fix = f'Did you mean `{near[0]}`?' if near else "It converts BasicSR's video training files."
         raise OptionError(option, f'be one of {", ".join(types)}', value, fix)
     block[key] = types[stock]
