@@ -131,6 +131,25 @@ def test_convert_with_datasets_last_and_no_line_end_adds_the_block_below(tmp_pat
     )
 
 
+ENDS = [
+    'note: |\n      text\n      # of the text\n',
+    "note: 'two\n      lines'  # a comment",
+    'interval_list:\n      - 1\n      - 2  # a comment',
+    'io_backend:',
+    'scale: *scale',
+    'io_backend: {type: disk,\n      x: 1}  # a comment',
+]
+
+
+@pytest.mark.parametrize('end', ENDS)
+def test_convert_adds_the_block_right_after_datasets_whatever_its_last_option(end, tmp_path):
+    text = STOCK.replace('scale: 4', 'scale: &scale 4').replace('num_frame: -1  # not needed', end)
+    text = text.replace('    # val_two: of the block above\n', '')
+    after = converted(tmp_path, text)
+    assert f'    {end.rstrip()}\n\n# the shapes of the run\nmultigrid:\n' in after
+    assert changed_lines(text, after) == CHANGED
+
+
 FLOW = [
     (
         '{type: CosineAnnealingRestartLR,  periods: [9], restart_weights: [1], eta_min: !!float 1e-7}  # c',
