@@ -250,7 +250,8 @@ def vimeo(num_frame: int, **changes: object) -> dict:
 
 
 def gan(gt_size: int, **changes: object) -> dict:
-    return run('VideoRecurrentGANModel', 'REDSRecurrentDataset', gt_size, 15, **changes)
+    losses = {'train__optim_d': {'type': 'Adam'}, 'train__gan_opt': {'type': 'GANLoss'}}
+    return run('VideoRecurrentGANModel', 'REDSRecurrentDataset', gt_size, 15, **losses, **changes)
 
 
 def edvr(gt_size: int, **changes: object) -> dict:
@@ -333,7 +334,7 @@ def test_convert_fits_the_shapes_to_the_run(changes, model, dataset, gt_size, nu
         (CASES['iconvsr, vimeo, flips'][0], 'datasets.train.num_frame: 14, all frames of a septuplet and the same backwards'),
         (CASES['iconvsr, vimeo, flips'][0], 'multigrid.num_frame: [10, 14], 1/2, 3/4 and all of 14, rounded down to multiples of 2, 7 or more'),
         (CASES['basicvsr, LQ 1'][0], 'multigrid.gt_size: left out, 1/2, 3/4 and all of 4, rounded down to multiples of 4, 4 or more'),
-        (CASES['own arch'][0], 'network_g.type: Own is not known here: its first iteration will show what it takes'),
+        (CASES['own arch'][0], 'network_g.type: Own is not known here: its first iteration will show whether it takes the shapes'),
         (CASES['own arch, windows'][0], 'datasets.train.target: center, as in BasicSR for this dataset'),
     ],
 )  # fmt: skip
@@ -368,7 +369,7 @@ BAD = [
     ({**network('EDVR'), 'datasets__train__gt_size': 200}, 'datasets.train.gt_size: must be a multiple of 16 for EDVR'),
     ({**network('IconVSR'), 'datasets__train__num_frame': 4}, 'datasets.train.num_frame: must be at least 5 for Icon'),
     (
-        {**VGG, 'model_type': 'VideoRecurrentGANModel', 'datasets__train__gt_size': 128},
+        gan(128, **VGG),
         'datasets.train.gt_size: must be 256 throughout for a VGGStyleDiscriminator',
     ),
     (

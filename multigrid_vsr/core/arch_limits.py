@@ -100,7 +100,7 @@ def check_arch(opt: Mapping[str, Any], schedule: Schedule) -> None:
             'network_g.num_feat',
             'be a multiple of 8 for IconVSR',
             network_opt['num_feat'],
-            'It has 8 deformable groups.',
+            'Its EDVR has 8 groups.',
         )
     if target != limits.target:
         raise OptionError('datasets.train.target', f'be {limits.target} for {arch}', target, 'Leave it out.')

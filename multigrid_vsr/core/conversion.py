@@ -75,7 +75,9 @@ def convert(stock: Mapping[str, Any]) -> Conversion:
     limits = limits_of(opt['network_g'])
     if limits is None:
         arch = opt['network_g'].get('type')
-        reasons.append(f'network_g.type: {arch} is not known here: its first iteration will show what it takes')
+        reasons.append(
+            f'network_g.type: {arch} is not known here: its first iteration will show whether it takes the shapes'
+        )
         if stock['datasets']['train']['type'] in _DATASETS_OF_WINDOWS:
             opt['datasets']['train'] = _insert(opt['datasets']['train'], 'type', 'target', 'center')
             comments['datasets.train.target'] = 'ground truth of the frame in the middle alone'
