@@ -76,7 +76,7 @@ def convert(stock: Mapping[str, Any]) -> Conversion:
     if limits is None:
         arch = opt['network_g'].get('type')
         reasons.append(
-            f'network_g.type: {arch} is not known here: its first iteration will show whether it takes the shapes'
+            f'network_g.type: {arch} is not known here: the start of the run will show whether it takes the shapes'
         )
         if stock['datasets']['train']['type'] in _DATASETS_OF_WINDOWS:
             opt['datasets']['train'] = _insert(opt['datasets']['train'], 'type', 'target', 'center')
