@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
@@ -29,8 +30,7 @@ def run(args: argparse.Namespace) -> None:
     """
     opt = read_options(args.opt, args.force_yml)
     schedule = checked_schedule(opt)
-    num_gpu = opt.get('num_gpu')
-    world_size = args.gpus or (num_gpu if isinstance(num_gpu, int) else 1) or 1
+    world_size = args.gpus or world_size_of(opt)
     print(stage_table(schedule, world_size))
     print(comparison(schedule, world_size))
     dataset_opt = opt['datasets']['train']
@@ -41,3 +41,9 @@ def run(args: argparse.Namespace) -> None:
     else:
         check_clips(clips, schedule, dataset_opt, world_size)
         print(f'{len(clips)} clips of {sum(clip.num_frame for clip in clips)} frames.')
+
+
+def world_size_of(opt: Mapping[str, Any]) -> int:
+    """``num_gpu`` of the file; 1 where it is ``auto``, or 0 for the CPU."""
+    num_gpu = opt.get('num_gpu')
+    return (num_gpu if isinstance(num_gpu, int) else 1) or 1

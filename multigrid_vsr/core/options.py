@@ -46,9 +46,7 @@ def schedule_from_options(opt: Mapping[str, Any]) -> Schedule:
     Raises:
         OptionError: If an option breaks its rule.
     """
-    for option in ('datasets', 'datasets.train', 'train'):
-        if not isinstance(_lookup(opt, option), Mapping):
-            raise OptionError(option, 'be a block of options', _lookup(opt, option), 'A training run needs it.')
+    check_blocks(opt, 'datasets', 'datasets.train', 'train')
     full = BatchShape(
         *(_positive(opt, f'datasets.train.{key}') for key in ('batch_size_per_gpu', 'num_frame', 'gt_size'))
     )
@@ -66,6 +64,17 @@ def schedule_from_options(opt: Mapping[str, Any]) -> Schedule:
         return _from_stages(block, full, total_iter, scale)
     _check_keys('multigrid', block, (*_NESTED_KEYS, 'stages'))
     return _from_nested(block, full, total_iter, scale)
+
+
+def check_blocks(opt: Mapping[str, Any], *options: str) -> None:
+    """Asks for blocks that a training run has.
+
+    Raises:
+        OptionError: If one is missing, or no block.
+    """
+    for option in options:
+        if not isinstance(_lookup(opt, option), Mapping):
+            raise OptionError(option, 'be a block of options', _lookup(opt, option), 'A training run needs it.')
 
 
 def micro_batch_size(opt: Mapping[str, Any]) -> int | None:

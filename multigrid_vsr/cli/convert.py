@@ -1,0 +1,56 @@
+"""``multigrid-vsr convert``: makes an option file of this project out of one of BasicSR's."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+from multigrid_vsr.cli.plan import world_size_of
+from multigrid_vsr.core.conversion import convert
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.plan import comparison, stage_table
+from multigrid_vsr.option_file import read_options
+from multigrid_vsr.option_text import rewrite
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser('convert', help="turn a BasicSR video training file into one of this project's")
+    parser.add_argument('-opt', required=True, help='path to the option YAML file of BasicSR')
+    parser.add_argument('-o', dest='out', type=Path, required=True, metavar='FILE', help='file to write')
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the file, and prints what changed and what the new run will do.
+
+    Raises:
+        InputError: If the file cannot be converted, or the new one not be written.
+    """
+    out: Path = args.out
+    if os.path.lexists(out):
+        raise OptionError('-o', 'not exist yet', out, 'Give another name.')
+    if not out.parent.is_dir():
+        raise OptionError('-o', 'lie in a folder that exists', out, f'Make {out.parent} first.')
+    conversion = convert(read_options(args.opt))
+    text = Path(args.opt).read_bytes().decode()  # read_text would change the line ends
+    _write(out, rewrite(text, conversion.options, conversion.comments))
+    world_size = world_size_of(conversion.options)
+    print(*conversion.reasons, sep='\n', end='\n\n')
+    print(stage_table(conversion.schedule, world_size))
+    print(comparison(conversion.schedule, world_size))
+
+
+def _write(path: Path, text: str) -> None:
+    unfinished = path.with_name(f'{path.name}.unfinished')
+    try:
+        unfinished.write_bytes(text.encode())
+        unfinished.rename(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+        raise OptionError(
+            '-o', 'be a file that can be written', f'{path} ({error.strerror})', 'Correct the path.'
+        ) from error

@@ -1,0 +1,471 @@
+"""Stock option files and what ``multigrid-vsr convert`` makes of them."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from probe import NETWORK, train_here
+from runs import options, write
+
+from multigrid_vsr.cli import main
+from multigrid_vsr.core.arch_limits import check_arch
+from multigrid_vsr.core.conversion import convert
+from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.core.lr import check_scheduler
+from multigrid_vsr.core.options import schedule_from_options
+from multigrid_vsr.option_file import read_options
+from multigrid_vsr.option_text import rewrite
+
+STOCK = """\
+# general settings
+name: 'run'   # odd   spacing stays
+model_type: "VideoRecurrentModel"  # quoted
+scale: 4
+num_gpu: 2
+
+datasets:
+  train:
+    name: REDS
+    type:   REDSRecurrentDataset
+    test_mode: False
+
+    num_frame: 15
+    gt_size: 256
+    batch_size_per_gpu: 4
+    prefetch_mode: ~
+
+  val:
+    num_frame: -1  # not needed
+
+    # val_two: of the block above
+
+
+# network structures
+network_g:
+  type: BasicVSR
+  spynet_path: experiments/a/very/long/path/that/a/dumper/would/have/wrapped/because/of/its/length/spynet_sintel.pth
+
+train:
+  scheduler:
+    type: CosineAnnealingRestartLR
+    periods: [100000, 100000,
+              100000]  # three
+    restart_weights: [1, 1, 1]
+    # where it ends
+    eta_min: !!float 1e-7
+
+  total_iter: !!float 3e5
+"""
+
+# Written by hand.
+CHANGED = """\
+-model_type: "VideoRecurrentModel"  # quoted
++model_type: MultigridVideoModel  # quoted
+-    type:   REDSRecurrentDataset
++    type:   MultigridREDSDataset
++# the shapes of the run
++multigrid:
++  gt_size: [128, 192, 256]  # spatial stages, equally long: LQ 32, 48, 64
++  num_frame: [7, 11, 15]  # equal parts of every stage
++
+-    type: CosineAnnealingRestartLR
+-    periods: [100000, 100000,
+-              100000]  # three
+-    restart_weights: [1, 1, 1]
++    type: MultigridCosineLR
++    restart: stage  # the rate starts again where gt_size grows
+"""
+
+PRINTED = """\
+model_type: MultigridVideoModel for VideoRecurrentModel
+datasets.train.type: MultigridREDSDataset for REDSRecurrentDataset
+multigrid.gt_size: [128, 192, 256], 1/2, 3/4 and all of 256, rounded down to multiples of 4
+multigrid.num_frame: [7, 11, 15], 1/2, 3/4 and all of 15, rounded down
+train.scheduler: MultigridCosineLR without periods and restart_weights, as the rate starts again where gt_size grows
+
+stage     iterations   count  gt_size  num_frame  batch/gpu  samples   Gpixels    cost
+"""
+
+
+def converted(folder: Path, text: str) -> str:
+    """What the command writes for an option file."""
+    (folder / 'stock.yml').write_bytes(text.encode())
+    main(['convert', '-opt', str(folder / 'stock.yml'), '-o', str(folder / 'mg.yml')])
+    assert sorted(path.name for path in folder.iterdir()) == ['mg.yml', 'stock.yml']
+    return (folder / 'mg.yml').read_bytes().decode()
+
+
+def changed_lines(before: str, after: str) -> str:
+    lines = difflib.unified_diff(before.splitlines(keepends=True), after.splitlines(keepends=True), n=0)
+    return ''.join(line for line in lines if not line.startswith(('---', '+++', '@@')))
+
+
+def test_convert_changes_the_lines_that_it_has_to_and_says_why(tmp_path, capsys):
+    after = converted(tmp_path, STOCK)
+    assert changed_lines(STOCK, after) == CHANGED
+    assert '    # val_two: of the block above\n\n# the shapes' in after
+    assert '# equal parts of every stage\n\n\n# network structures\n' in after
+    printed = capsys.readouterr().out
+    assert printed.startswith(PRINTED)
+    assert printed.count('\n') == 6 + 2 + 9 + 2  # reasons, header, rows, the whole run and the comparison
+
+
+def test_convert_keeps_windows_line_ends_and_the_mark_at_the_start(tmp_path):
+    text = '\ufeff' + STOCK.replace('\n', '\r\n')
+    after = converted(tmp_path, text)
+    assert changed_lines(text, after) == CHANGED.replace('\n', '\r\n')
+
+
+def test_convert_with_datasets_last_and_no_line_end_adds_the_block_below(tmp_path):
+    start, end = STOCK.index('datasets:'), STOCK.index('# network')
+    text = STOCK[:start] + STOCK[end:] + '\n' + STOCK[start : STOCK.index('  # not needed')]
+    after = converted(tmp_path, text)
+    assert after.endswith(
+        '    num_frame: -1\n\n# the shapes of the run\nmultigrid:\n'
+        '  gt_size: [128, 192, 256]  # spatial stages, equally long: LQ 32, 48, 64\n'
+        '  num_frame: [7, 11, 15]  # equal parts of every stage\n'
+    )
+
+
+ENDS = [
+    'note: |\n      text\n      # of the text\n',
+    "note: 'two\n      lines'  # a comment",
+    'interval_list:\n      - 1\n      - 2  # a comment',
+    'io_backend:',
+    'scale: *scale',
+    'io_backend: {type: disk,\n      x: 1}  # a comment',
+]
+
+
+@pytest.mark.parametrize('end', ENDS)
+def test_convert_adds_the_block_right_after_datasets_whatever_its_last_option(end, tmp_path):
+    text = STOCK.replace('scale: 4', 'scale: &scale 4').replace('num_frame: -1  # not needed', end)
+    text = text.replace('    # val_two: of the block above\n', '')
+    after = converted(tmp_path, text)
+    assert f'    {end.rstrip()}\n\n# the shapes of the run\nmultigrid:\n' in after
+    assert changed_lines(text, after) == CHANGED
+
+
+FLOW = [
+    (
+        '{type: CosineAnnealingRestartLR,  periods: [9], restart_weights: [1], eta_min: !!float 1e-7}  # c',
+        '{type: MultigridCosineLR, restart: stage, eta_min: !!float 1e-7}  # c',
+    ),
+    (
+        '{periods: [9], type: CosineAnnealingRestartLR, eta_min: 0, restart_weights: [1]}',
+        '{type: MultigridCosineLR, restart: stage, eta_min: 0}',
+    ),
+    ('{restart_weights: [1], periods: [9], type: CosineAnnealingRestartLR, }', '{type: MultigridCosineLR, restart: stage, }'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('before', 'after'), FLOW)
+def test_convert_edits_blocks_in_braces(before, after, tmp_path):
+    datasets = '{train: {type: REDSRecurrentDataset, num_frame: 4, gt_size: 8, batch_size_per_gpu: 1}}'
+    text = (
+        f'model_type: VideoRecurrentModel\nscale: 4\ndatasets: {datasets}  # one line\nnetwork_g: {{type: BasicVSR}}\n'
+        f'train: {{total_iter: 9, scheduler: {before}\n'.replace('  # c', '')
+        + '  }\n'
+    )
+    block = (
+        '\n# the shapes of the run\nmultigrid:\n  gt_size: [4, 8]  # spatial stages, equally long: LQ 1, 2\n'
+        '  num_frame: [2, 3, 4]  # equal parts of every stage\n'
+    )
+    expected = text.replace('model_type: Video', 'model_type: MultigridVideo').replace('Recurrent', '', 1)
+    expected = expected.replace('REDSRecurrentDataset', 'MultigridREDSDataset')
+    expected = expected.replace('  # one line\n', f'  # one line\n{block}')
+    expected = expected.replace(before.replace('  # c', ''), after.replace('  # c', ''))
+    assert converted(tmp_path, text) == expected
+
+
+def test_convert_of_a_file_that_is_one_pair_of_braces_adds_the_block_inside(tmp_path):
+    opt = options(Path('.'), **REDS)
+    after = yaml.safe_load(converted(tmp_path, yaml.safe_dump(opt, default_flow_style=True, sort_keys=False)))
+    assert after['multigrid'] == {'gt_size': [128, 192, 256], 'num_frame': [7, 11, 15]}
+    assert list(after).index('multigrid') == list(after).index('datasets') + 1
+
+
+def test_convert_of_an_unknown_arch_on_windows_writes_the_target(tmp_path):
+    text = STOCK.replace('REDSRecurrentDataset', 'REDSDataset').replace('type: BasicVSR', 'type: Own')
+    assert changed_lines(text, converted(tmp_path, text)).splitlines()[2:9] == [
+        '-    type:   REDSDataset',
+        '+    type:   MultigridREDSDataset',
+        '+    target: center  # ground truth of the frame in the middle alone',
+        '+# the shapes of the run',
+        '+multigrid:',
+        '+  gt_size: [128, 192, 256]  # spatial stages, equally long: LQ 32, 48, 64',
+        '+',
+    ]
+
+
+def test_converted_run_trains_on_the_shapes_of_its_block(tmp_path, clips):
+    stock = options(
+        clips, **{**REDS, 'network_g': NETWORK, 'datasets__train__gt_size': 128, 'datasets__train__num_frame': 4}
+    )
+    text = yaml.safe_dump(stock, sort_keys=False)
+    seen = train_here(tmp_path, yaml.safe_load(converted(tmp_path, text)))
+    # Written by hand: 13 iterations are 4 + 4 + 5; 4 are 1 + 1 + 2 and 5 are 1 + 2 + 2 (floor of 5/3 and 10/3).
+    frames_and_sides = [(shape[1], shape[3]) for shape, _ in seen[-13:]]  # shapes may be tried before
+    assert frames_and_sides == [
+        *((2, 16), (3, 16), (4, 16), (4, 16)),
+        *((2, 24), (3, 24), (4, 24), (4, 24)),
+        *((2, 32), (3, 32), (3, 32), (4, 32), (4, 32)),
+    ]
+
+
+def run(model: str, dataset: str, gt_size: int, num_frame: int, **changes: object) -> dict:
+    """A stock run of 13 iterations, with one cosine of as many."""
+    return {
+        'multigrid': None,
+        'model_type': model,
+        'datasets__train__type': dataset,
+        'datasets__train__gt_size': gt_size,
+        'datasets__train__num_frame': num_frame,
+        **changes,
+    }
+
+
+def network(arch: str, **opt: object) -> dict:
+    return {'network_g': {'type': arch, **opt}}
+
+
+REDS = run('VideoRecurrentModel', 'REDSRecurrentDataset', 256, 15)
+FLIPS = {'datasets__train__flip_sequence': True}
+STEPS = {'train__scheduler': {'type': 'MultiStepLR', 'milestones': [5], 'gamma': 0.5}}
+STEPPED, COSINE, MULTIGRID = 'MultiStepLR', 'CosineAnnealingRestartLR', 'MultigridCosineLR'
+VGG = {'network_d': {'type': 'VGGStyleDiscriminator', 'input_size': 256}}
+UNET = {'network_d': {'type': 'UNetDiscriminatorSN'}}
+
+
+def reds(num_frame: int, **changes: object) -> dict:
+    return run('VideoRecurrentModel', 'REDSRecurrentDataset', 256, num_frame, **changes)
+
+
+def vimeo(num_frame: int, **changes: object) -> dict:
+    return run('VideoRecurrentModel', 'Vimeo90KRecurrentDataset', 256, num_frame, **changes)
+
+
+def gan(gt_size: int, **changes: object) -> dict:
+    losses = {'train__optim_d': {'type': 'Adam'}, 'train__gan_opt': {'type': 'GANLoss'}}
+    return run('VideoRecurrentGANModel', 'REDSRecurrentDataset', gt_size, 15, **losses, **changes)
+
+
+def edvr(gt_size: int, **changes: object) -> dict:
+    return run('EDVRModel', 'REDSDataset', gt_size, 5, **network('EDVR', num_frame=5), **changes)
+
+
+def window(dataset: str, arch: str, gt_size: int, **changes: object) -> dict:
+    return run('VideoBaseModel', dataset, gt_size, 7, **network(arch), **changes)
+
+
+# Written by hand: the stock run, then model, dataset, gt_size, num_frame and scheduler of the new one.
+VIDEO, REDS_TYPE, VIMEO_TYPE = 'MultigridVideoModel', 'MultigridREDSDataset', 'MultigridVimeo90KDataset'
+GAN = 'MultigridVideoGANModel'
+SIZES = [128, 192, 256]
+CASES = {
+    'basicvsr': (REDS, VIDEO, REDS_TYPE, SIZES, [7, 11, 15], MULTIGRID),
+    'basicvsr, steps': ({**REDS, **STEPS}, VIDEO, REDS_TYPE, SIZES, [7, 11, 15], STEPPED),
+    'basicvsr, 3 frames': (reds(3), VIDEO, REDS_TYPE, SIZES, [2, 3], MULTIGRID),
+    'basicvsr, 2 frames': (reds(2), VIDEO, REDS_TYPE, SIZES, None, MULTIGRID),
+    'basicvsr, x3': ({**reds(6), 'scale': 3, 'datasets__train__gt_size': 99}, VIDEO, REDS_TYPE, [48, 72, 99], [3, 4, 6], MULTIGRID),
+    'basicvsr, LQ 1': ({**REDS, 'datasets__train__gt_size': 4}, VIDEO, REDS_TYPE, None, [7, 11, 15], COSINE),
+    'basicvsr, LQ 1, periods too short': (
+        {**REDS, 'datasets__train__gt_size': 4, 'train__scheduler__periods': [6, 6]},
+        VIDEO, REDS_TYPE, None, [7, 11, 15], MULTIGRID,
+    ),
+    'basicvsr, vimeo': (vimeo(-1), VIDEO, VIMEO_TYPE, SIZES, [3, 5, 7], MULTIGRID),
+    'basicvsr, vimeo, flips': (vimeo(-1, **FLIPS), VIDEO, VIMEO_TYPE, SIZES, [6, 10, 14], MULTIGRID),
+    'basicvsr, vimeo, 7 of 14 frames': (vimeo(7, **FLIPS), VIDEO, VIMEO_TYPE, SIZES, [6, 10, 14], MULTIGRID),
+    'basicvsr, vimeo, steps': (vimeo(7, **STEPS), VIDEO, VIMEO_TYPE, SIZES, [3, 5, 7], STEPPED),
+    'iconvsr': (reds(15, **network('IconVSR')), VIDEO, REDS_TYPE, SIZES, [7, 11, 15], MULTIGRID),
+    'iconvsr, 8 frames': (reds(8, **network('IconVSR')), VIDEO, REDS_TYPE, SIZES, [6, 8], MULTIGRID),
+    'iconvsr, vimeo, flips': (
+        vimeo(-1, **FLIPS, **network('IconVSR', temporal_padding=3)), VIDEO, VIMEO_TYPE, SIZES, [10, 14], MULTIGRID,
+    ),
+    'basicvsr++': (reds(30, **network('BasicVSRPlusPlus')), VIDEO, REDS_TYPE, SIZES, [15, 22, 30], MULTIGRID),
+    'basicvsr++, full size': (
+        {**reds(30, **network('BasicVSRPlusPlus', is_low_res_input=False)), 'scale': 1, 'datasets__train__gt_size': 100},
+        VIDEO, REDS_TYPE, [48, 72, 100], [15, 22, 30], MULTIGRID,
+    ),
+    'edvr': (edvr(256), VIDEO, REDS_TYPE, SIZES, None, MULTIGRID),
+    'edvr, steps': (edvr(256, **STEPS), VIDEO, REDS_TYPE, SIZES, None, STEPPED),
+    'edvr, 160 pixels': (edvr(160), VIDEO, REDS_TYPE, [80, 112, 160], None, MULTIGRID),
+    'edvr, vimeo': (window('Vimeo90KDataset', 'EDVR', 256), VIDEO, VIMEO_TYPE, SIZES, None, MULTIGRID),
+    'duf': (window('Vimeo90KDataset', 'DUF', 256), VIDEO, VIMEO_TYPE, SIZES, None, MULTIGRID),
+    'duf, LQ 6': (window('REDSDataset', 'DUF', 24), VIDEO, REDS_TYPE, [16, 24], None, MULTIGRID),
+    'toflow': (window('Vimeo90KDataset', 'TOFlow', 112, scale=1), VIDEO, VIMEO_TYPE, [48, 80, 112], None, MULTIGRID),
+    'gan': (gan(256, **VGG, **STEPS), GAN, REDS_TYPE, None, [7, 11, 15], STEPPED),
+    'gan, cosine': (gan(256, **VGG), GAN, REDS_TYPE, None, [7, 11, 15], COSINE),
+    'gan, unet': (gan(200, **UNET), GAN, REDS_TYPE, [96, 144, 200], [7, 11, 15], MULTIGRID),
+    'own arch': (reds(15, **network('Own')), VIDEO, REDS_TYPE, SIZES, [7, 11, 15], MULTIGRID),
+    'own arch, windows': (window('REDSDataset', 'Own', 256), VIDEO, REDS_TYPE, SIZES, None, MULTIGRID),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('changes', 'model', 'dataset', 'gt_size', 'num_frame', 'scheduler'), CASES.values(), ids=CASES
+)
+def test_convert_fits_the_shapes_to_the_run(changes, model, dataset, gt_size, num_frame, scheduler):
+    stock = options(Path('.'), **changes)
+    new = convert(stock).options
+    assert (new['model_type'], new['datasets']['train']['type']) == (model, dataset)
+    block = {'gt_size': gt_size, 'num_frame': num_frame}
+    assert new['multigrid'] == {key: values for key, values in block.items() if values}
+    if scheduler == MULTIGRID:
+        assert new['train']['scheduler'] == {'type': MULTIGRID, 'restart': 'stage', 'eta_min': 1e-7}
+    else:
+        assert new['train']['scheduler'] == stock['train']['scheduler']
+    assert stock == options(Path('.'), **changes)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'line'),
+    [
+        (CASES['gan'][0], 'multigrid.gt_size: left out, the VGGStyleDiscriminator takes 256 pixels alone'),
+        (CASES['gan'][0], 'train.scheduler: MultiStepLR stays as it is'),
+        (CASES['gan, cosine'][0], 'train.scheduler: CosineAnnealingRestartLR stays as it is, as gt_size does not grow'),
+        (CASES['basicvsr, steps'][0], 'train.scheduler: MultiStepLR stays as it is, so the rate does not start again where gt_size grows'),
+        (CASES['basicvsr, LQ 1, periods too short'][0], 'train.scheduler: MultigridCosineLR without periods and restart_weights, as the periods [6, 6] do not fill the run'),
+        (CASES['edvr'][0], 'multigrid.num_frame: left out, an arch with one target frame has its 5 frames built in'),
+        (CASES['iconvsr, vimeo, flips'][0], 'datasets.train.num_frame: 14, all frames of a septuplet and the same backwards'),
+        (CASES['iconvsr, vimeo, flips'][0], 'multigrid.num_frame: [10, 14], 1/2, 3/4 and all of 14, rounded down to multiples of 2, 7 or more'),
+        (CASES['basicvsr, LQ 1'][0], 'multigrid.gt_size: left out, 1/2, 3/4 and all of 4, rounded down to multiples of 4, 4 or more'),
+        (CASES['own arch'][0], 'network_g.type: Own is not known here: the start of the run will show whether it takes the shapes'),
+        (CASES['own arch, windows'][0], 'datasets.train.target: center, as in BasicSR for this dataset'),
+    ],
+)  # fmt: skip
+def test_convert_says_why(changes, line):
+    assert line in convert(options(Path('.'), **changes)).reasons
+
+
+BAD = [
+    ({'multigrid': {'gt_size': [64, 256]}}, 'multigrid: must not be there yet, got a block. Change it by hand.'),
+    ({'datasets': None}, 'datasets: must be a block of options, got nothing. A training run needs it.'),
+    ({'train': None}, 'train: must be a block of options, got nothing. A training run needs it.'),
+    ({'network_g': 'BasicVSR'}, 'network_g: must be a block of options, got BasicVSR. A training run needs it.'),
+    ({'train__scheduler': None}, 'train.scheduler: must be a block of options, got nothing.'),
+    (
+        {'model_type': 'VideoRecurentModel'},
+        'model_type: must be one of VideoRecurrentModel, VideoRecurrentGANModel, EDVRModel, VideoBaseModel, got '
+        'VideoRecurentModel. Did you mean `VideoRecurrentModel`?',
+    ),
+    ({'model_type': 'SRModel'}, "model_type: must be .*, got SRModel. It converts BasicSR's video training files."),
+    ({'model_type': None}, 'model_type: must be one of .*, got nothing.'),
+    ({'model_type': ['EDVRModel']}, r"model_type: must be one of .*, got \['EDVRModel'\]."),
+    (
+        {'datasets__train__type': 'Vimeo90kDataset'},
+        'datasets.train.type: must be one of REDSRecurrentDataset, REDSDataset, Vimeo90KRecurrentDataset, '
+        'Vimeo90KDataset, got Vimeo90kDataset. Did you mean `Vimeo90KDataset`?',
+    ),
+    ({'datasets__train__gt_size': 250}, r'datasets.train.gt_size: must be a multiple of scale \(4\), got 250.'),
+    ({'datasets__train__num_frame': -1}, 'datasets.train.num_frame: must be a whole number of at least 1, got -1.'),
+    ({'train__total_iter': None}, 'train.total_iter: must be a whole number of at least 1, got nothing.'),
+    ({'train__scheduler__eta_min': '1e-7'}, 'train.scheduler.eta_min: must be a number .*, got 1e-7. Write it as !!f'),
+    ({'train__scheduler__last_epoch': 1}, 'train.scheduler.last_epoch: must be one of .*, got last_epoch.'),
+    ({**network('EDVR'), 'datasets__train__gt_size': 200}, 'datasets.train.gt_size: must be a multiple of 16 for EDVR'),
+    ({**network('IconVSR'), 'datasets__train__num_frame': 4}, 'datasets.train.num_frame: must be at least 5 for Icon'),
+    (
+        gan(128, **VGG),
+        'datasets.train.gt_size: must be 256 throughout for a VGGStyleDiscriminator',
+    ),
+    (
+        {'datasets__train__gt_size': 4, 'datasets__train__num_frame': 2},
+        'multigrid: must let gt_size or num_frame grow, got gt_size 4 and num_frame 2 alone. Nothing smaller fits',
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('changes', 'line'), BAD)
+def test_convert_of_a_run_that_it_cannot_convert_says_why(changes, line, tmp_path):
+    opt_file = write(tmp_path, options(Path('.'), **{**REDS, **changes}))
+    with pytest.raises(SystemExit, match=line) as error:
+        main(['convert', '-opt', str(opt_file), '-o', str(tmp_path / 'mg.yml')])
+    assert '\n' not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ['run.yml']
+
+
+BAD_TEXTS = [
+    ('a: !!python/object/apply:os.system [touch ran]', 'stock.yml: must be plain YAML, got the tag !!python/object'),
+    ('name: [run', 'stock.yml: must be YAML, got while parsing a flow sequence'),
+    ('just words', 'stock.yml: must hold options, got str'),
+    (STOCK + 'scale: 4\nmodel_type: VideoRecurrentModel\n', '-opt: must say each option in one place, got anchors'),
+    (STOCK.replace('periods:', 'periods: &p') + '  other: *p\n', '-opt: must say each option in one place, got'),
+    (
+        STOCK.replace('    periods: [100000, 100000,\n              100000]', '    <<: {periods: [300000]}'),
+        '-opt: must say each option in one place, got anchors, merge keys or repeated options. Write them out.',
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('text', 'line'), BAD_TEXTS)
+def test_convert_of_a_text_that_it_cannot_edit_says_why(text, line, tmp_path):
+    (tmp_path / 'stock.yml').write_text(text)
+    with pytest.raises(SystemExit, match=line) as error:
+        main(['convert', '-opt', str(tmp_path / 'stock.yml'), '-o', str(tmp_path / 'mg.yml')])
+    assert '\n' not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ['stock.yml']
+
+
+@pytest.mark.parametrize(
+    ('out', 'line'),
+    [
+        ('stock.yml', '-o: must not exist yet, got .*stock.yml. Give another name.'),
+        ('no/mg.yml', '-o: must lie in a folder that exists, got .*mg.yml. Make .*no first.'),
+        ('x' * 300, r'-o: must be a file that can be written, got .* \(File name too long\). Correct the path.'),
+    ],
+)
+def test_convert_to_a_file_that_it_cannot_write_says_why(out, line, tmp_path):
+    (tmp_path / 'stock.yml').write_text(STOCK)
+    with pytest.raises(SystemExit, match=line):
+        main(['convert', '-opt', str(tmp_path / 'stock.yml'), '-o', str(tmp_path / out)])
+    assert [path.name for path in tmp_path.iterdir()] == ['stock.yml']
+    assert (tmp_path / 'stock.yml').read_text() == STOCK
+
+
+def test_rewrite_without_a_change_gives_the_text():
+    text = 'a: 1   # one\n\nb: {c: "x", d: ~}\n'
+    assert rewrite(text, yaml.safe_load(text), {}) == text
+
+
+def test_rewrite_of_an_option_that_is_an_alias_refuses():
+    with pytest.raises(InputError, match='-opt: must say each option in one place'):
+        rewrite('a: &x 1\nb: *x\n', {'a': 1, 'b': 2}, {})
+
+
+OURS = sorted((Path(__file__).parent.parent / 'options').glob('*.yml'))
+BASICSRS = sorted(
+    path
+    for folder in ('BasicVSR', 'BasicVSRPP', 'EDVR', 'VideoRecurrentGAN')
+    for path in (Path(os.environ.get('BASICSR_OPTIONS', os.devnull)) / folder).glob('*.yml')
+)
+CONVERTED = {
+    'train_IconVSR_REDS.yml': 'train_iconvsr_mg.yml',
+    'train_BasicVSR_Vimeo90K_BIx4.yml': 'train_basicvsr_vimeo90k_mg.yml',
+    'train_IconVSR_Vimeo90K_BIx4.yml': 'train_iconvsr_vimeo90k_mg.yml',
+    'train_BasicVSRPP_REDS.yml': 'train_basicvsrpp_mg.yml',
+    'train_EDVR_M_x4_SR_REDS.yml': 'train_edvr_m_mg.yml',
+    'train_VideoRecurrentGANModel_REDS.yml': 'train_basicvsr_gan_mg.yml',
+}
+
+
+@pytest.mark.parametrize('path', [*OURS, *BASICSRS], ids=lambda path: path.name)
+def test_option_file_passes_every_check_and_is_plain_without_the_block(path, tmp_path):
+    """BasicSR's own are converted first, where ``BASICSR_OPTIONS`` names its folder ``options/train``."""
+    if path in BASICSRS:
+        text = converted(tmp_path, path.read_text())
+        if path.name in CONVERTED:
+            committed = (OURS[0].parent / CONVERTED[path.name]).read_text()
+            assert committed.partition('\n\n')[2] == text  # below the comment that says what it is
+        path = tmp_path / 'mg.yml'
+    opt = read_options(path)
+    assert len(schedule_from_options(opt).segments) > 1
+    for _ in range(2):
+        schedule = schedule_from_options(opt)
+        check_scheduler(opt, schedule)
+        check_arch(opt, schedule)
+        opt.pop('multigrid', None)
+    assert [segment.shape for segment in schedule.segments] == [schedule.full_shape]
