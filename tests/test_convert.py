@@ -63,7 +63,9 @@ train:
 
 # Written by hand.
 CHANGED = """\
+-name: 'run'   # odd   spacing stays
 -model_type: "VideoRecurrentModel"  # quoted
++name: run_multigrid   # odd   spacing stays
 +model_type: MultigridVideoModel  # quoted
 -    type:   REDSRecurrentDataset
 +    type:   MultigridREDSDataset
@@ -81,6 +83,7 @@ CHANGED = """\
 """
 
 PRINTED = """\
+name: run_multigrid, so that the stock run keeps its folder
 model_type: MultigridVideoModel for VideoRecurrentModel
 datasets.train.type: MultigridREDSDataset for REDSRecurrentDataset
 multigrid.gt_size: [128, 192, 256], 1/2, 3/4 and all of 256, rounded down to multiples of 4
@@ -111,7 +114,7 @@ def test_convert_changes_the_lines_that_it_has_to_and_says_why(tmp_path, capsys)
     assert '# equal parts of every stage\n\n\n# network structures\n' in after
     printed = capsys.readouterr().out
     assert printed.startswith(PRINTED)
-    assert printed.count('\n') == 6 + 2 + 9 + 2  # reasons, header, rows, the whole run and the comparison
+    assert printed.count('\n') == 7 + 2 + 9 + 2  # reasons, header, rows, the whole run and the comparison
 
 
 def test_convert_keeps_windows_line_ends_and_the_mark_at_the_start(tmp_path):
@@ -191,7 +194,7 @@ def test_convert_of_a_file_that_is_one_pair_of_braces_adds_the_block_inside(tmp_
 
 def test_convert_of_an_unknown_arch_on_windows_writes_the_target(tmp_path):
     text = STOCK.replace('REDSRecurrentDataset', 'REDSDataset').replace('type: BasicVSR', 'type: Own')
-    assert changed_lines(text, converted(tmp_path, text)).splitlines()[2:9] == [
+    assert changed_lines(text, converted(tmp_path, text)).splitlines()[4:11] == [
         '-    type:   REDSDataset',
         '+    type:   MultigridREDSDataset',
         '+    target: center  # ground truth of the frame in the middle alone',

@@ -67,9 +67,11 @@ def convert(stock: Mapping[str, Any]) -> Conversion:
         raise OptionError('multigrid', 'not be there yet', 'a block', 'Change it by hand.')
     check_blocks(stock, 'datasets', 'datasets.train', 'train', 'train.scheduler', 'network_g')
     opt = copy.deepcopy(dict(stock))
-    opt['name'] = f'{stock.get("name", "train")}_multigrid'
-    reasons = [
-        f'name: {opt["name"]}, so that the stock run keeps its folder',
+    reasons = []
+    if 'name' in opt:
+        opt['name'] = f'{opt["name"]}_multigrid'
+        reasons.append(f'name: {opt["name"]}, so that the stock run keeps its folder')
+    reasons += [
         _convert_type('model_type', opt, 'model_type', _MODELS),
         _convert_type('datasets.train.type', opt['datasets']['train'], 'type', _DATASETS),
         *_convert_vimeo_frames(opt['datasets']['train'], stock['datasets']['train']['type']),
