@@ -31,7 +31,8 @@ class MultigridVideoGANModel(MultigridVideoModel, VideoRecurrentGANModel):
         self.opt['train'].setdefault('fix_flow', None)  # BasicSR asks for the key
         VideoRecurrentGANModel.setup_optimizers(self)
 
-    def _update(self, current_iter: int) -> None:
+    def update(self, current_iter: int) -> None:
+        """BasicSR's two steps on ``self.lq`` and ``self.gt``, and the average of the generator's weights."""
         VideoRecurrentGANModel.optimize_parameters(self, current_iter)
 
     def backward(self, lq: torch.Tensor, gt: torch.Tensor) -> dict[str, torch.Tensor]:

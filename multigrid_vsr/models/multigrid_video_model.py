@@ -132,7 +132,7 @@ class MultigridVideoModel(VideoRecurrentModel):
             self._is_preflighted = True
         train_opt = self.opt['train']
         self._hold_fixed(*(current_iter < (train_opt.get(key) or 0) for key in _FIXING_OPTIONS))
-        self._update(current_iter)
+        self.update(current_iter)
         signal = self._stop_signal.after_iteration()
         if signal:
             get_root_logger().warning(f'Asked to stop by signal {signal}: saving first.')
@@ -140,7 +140,8 @@ class MultigridVideoModel(VideoRecurrentModel):
             self._stop_signal.wait_for_all()
             sys.exit(128 + signal)
 
-    def _update(self, current_iter: int) -> None:
+    def update(self, current_iter: int) -> None:
+        """The gradient of ``self.lq`` and ``self.gt``, the optimizer's step and the average of the weights."""
         self.optimizer_g.zero_grad()
         if self.opt['train'].get('compile'):
             acceleration.begin_step()

@@ -60,7 +60,7 @@ def _as_before(model: Any) -> Iterator[None]:
         torch.cuda.empty_cache()
 
 
-def _random_batch(model: Any, shape: BatchShape) -> tuple[torch.Tensor, torch.Tensor]:
+def random_batch(model: Any, shape: BatchShape) -> tuple[torch.Tensor, torch.Tensor]:
     """A batch as the training set gives it. Random: BasicVSR++ takes a batch of zeros for a mirrored sequence, and
     every later one too."""
     lead = (shape.batch_size_per_gpu, shape.num_frame)
@@ -71,7 +71,7 @@ def _random_batch(model: Any, shape: BatchShape) -> tuple[torch.Tensor, torch.Te
 
 
 def _check_output(model: Any, num_frame: int, gt_size: int) -> None:
-    lq, gt = _random_batch(model, BatchShape(1, num_frame, gt_size))
+    lq, gt = random_batch(model, BatchShape(1, num_frame, gt_size))
     option = f'multigrid: must have shapes that {model.opt["network_g"]["type"]} takes, got num_frame {num_frame} and '
     option += f'gt_size {gt_size}'
     network = model.get_bare_model(model.net_g).eval()
@@ -88,7 +88,7 @@ def _check_output(model: Any, num_frame: int, gt_size: int) -> None:
 
 def _run(model: Any, shape: BatchShape) -> None:
     try:
-        model.backward(*_random_batch(model, shape))
+        model.backward(*random_batch(model, shape))
     except torch.OutOfMemoryError:
         need = torch.cuda.max_memory_allocated() / 2**30 if model.device.type == 'cuda' else 0.0
         raise InputError(

@@ -1,0 +1,103 @@
+"""Batches tried on the device: real iterations of a run's model on random frames."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from multigrid_vsr.core.batch_search import enough, try_batches
+from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.core.plan import format_table
+from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.models.preflight import random_batch
+
+
+def measure(model: Any, schedule: Schedule, limit: int, iters: int) -> str:
+    """Tries batches of every shape of a run.
+
+    Args:
+        model: A ``MultigridVideoModel`` on one device; its weights are spoilt.
+        schedule: Shapes of the run.
+        limit: Largest batch to try.
+        iters: Iterations of which the median is taken, after two others.
+
+    Returns:
+        A table, and the lines for the option file.
+
+    Raises:
+        InputError: If one sample of a shape does not fit.
+    """
+    batches: dict[tuple[int, int], int] = {}
+    rows = []
+    shapes = list(dict.fromkeys((s.shape.num_frame, s.shape.gt_size) for s in schedule.segments))
+    with tqdm(total=len(shapes), desc='Try batches', unit='shape') as bar:
+        for num_frame, gt_size in shapes:
+            rates = try_batches(partial(_samples_a_second, model, iters, num_frame, gt_size), limit)
+            if not rates:
+                raise InputError(
+                    f'multigrid: must have shapes of which the GPU holds one sample, got num_frame {num_frame} and '
+                    f'gt_size {gt_size}. Leave that shape out, or set train.amp: bf16.'
+                )
+            best = batches[num_frame, gt_size] = enough(rates)
+            fits = max(rates)
+            rows.append(
+                (
+                    f'{gt_size}',
+                    f'{num_frame}',
+                    f'{fits}' if fits < limit else f'{fits} or more',
+                    f'{rates[1]:.1f}',
+                    f'{best}',
+                    f'{rates[best]:.1f}',
+                )
+            )
+            bar.update()
+    header = ('gt_size', 'num_frame', 'fits', 'samples/s of 1', 'enough', 'samples/s')
+    return '\n'.join([format_table(header, rows), '', *_lines(schedule, batches)])
+
+
+def _lines(schedule: Schedule, batches: dict[tuple[int, int], int]) -> Iterator[str]:
+    """What to put below ``multigrid``: a batch for each stage and frame count, or whole entries for other schedules."""
+    stages: dict[int, list[tuple[int, int]]] = {}
+    for segment in schedule.segments:
+        stages.setdefault(segment.shape.gt_size, []).append((segment.shape.num_frame, segment.shape.gt_size))
+    frames = {tuple(num_frame for num_frame, _ in stage) for stage in stages.values()}
+    if len(frames) == 1 and len(stages) == len({segment.stage for segment in schedule.segments}):
+        rows = [[batches[shape] for shape in stage] for stage in stages.values()]
+        yield f'  batch_size_per_gpu: {[row[0] if len(set(row)) == 1 else row for row in rows]}'
+        return
+    yield '  stages:'
+    for segment in schedule.segments:
+        shape = segment.shape
+        yield (
+            f'    - {{iter: {segment.num_iter}, gt_size: {shape.gt_size}, num_frame: {shape.num_frame}, '
+            f'batch_size_per_gpu: {batches[shape.num_frame, shape.gt_size]}}}'
+        )
+
+
+def _samples_a_second(model: Any, iters: int, num_frame: int, gt_size: int, batch: int) -> float | None:
+    """The throughput of whole iterations, optimizer and EMA included; ``None`` where memory does not hold them."""
+    times = []
+    try:
+        model.lq, model.gt = random_batch(model, BatchShape(batch, num_frame, gt_size))
+        for _ in range(2 + iters):
+            start = time.perf_counter()
+            model.update(1)
+            if model.device.type == 'cuda':
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+    except torch.OutOfMemoryError:
+        return None
+    finally:
+        model.lq = model.gt = model.output = None
+        for optimizer in model.optimizers:
+            optimizer.zero_grad()
+        if model.device.type == 'cuda':
+            torch.cuda.empty_cache()
+    return batch / statistics.median(times[2:])

@@ -1,0 +1,48 @@
+"""``multigrid-vsr batch``: the batch of each shape that the GPU holds, and the one that keeps it busy."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.options import uses_multigrid
+from multigrid_vsr.option_file import read_options
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser('batch', help='find the batch of each shape that fits and keeps the GPU busy')
+    parser.add_argument('-opt', required=True, help='path to the option YAML file')
+    parser.add_argument('--limit', type=int, default=128, help='largest batch to try (default: 128)')
+    parser.add_argument('--iters', type=int, default=5, help='iterations of which the median is taken (default: 5)')
+    parser.add_argument('--force_yml', nargs='+', default=[], metavar='KEY:KEY=VALUE', help="as BasicSR's")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measures on one device, without compiling and without parts, and prints.
+
+    Raises:
+        InputError: If the file or an option of it cannot be used, or one sample of a shape does not fit.
+    """
+    for name in ('limit', 'iters'):
+        if getattr(args, name) < 1:
+            raise OptionError(f'--{name}', 'be at least 1', getattr(args, name), 'Correct the value.')
+    if not uses_multigrid(read_options(args.opt, args.force_yml)):
+        raise OptionError(
+            'multigrid', 'be a block of options', None, 'A plain run has no shapes to try: add the block.'
+        )
+    import basicsr.utils.options
+    from basicsr.models import build_model
+
+    from multigrid_vsr.bench.batch_size import measure
+
+    # BasicSR parses the command line itself.
+    sys.argv[1:] = ['-opt', args.opt, *(['--force_yml', *args.force_yml] if args.force_yml else [])]
+    opt, _ = basicsr.utils.options.parse_options(os.getcwd(), is_train=True)
+    opt['num_gpu'] = min(opt['num_gpu'], 1)
+    opt['train'].pop('compile', None)
+    opt.get('multigrid', {}).pop('max_batch_size_per_gpu', None)
+    print(measure(build_model(opt), opt['datasets']['train']['multigrid'], args.limit, args.iters))

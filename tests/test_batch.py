@@ -1,0 +1,135 @@
+"""``multigrid-vsr batch``: the search by tables, and real iterations on the CPU."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+import torch
+import yaml
+from runs import options, run, write
+
+from multigrid_vsr.bench import batch_size
+from multigrid_vsr.core.batch_search import enough, try_batches
+from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.core.options import schedule_from_options
+
+
+@pytest.mark.parametrize(
+    ('largest', 'limit', 'tried'),
+    [
+        (0, 8, [1]),
+        (1, 8, [1, 2]),
+        (5, 8, [1, 2, 4, 8, 6, 5]),
+        (8, 8, [1, 2, 4, 8]),
+        (9, 8, [1, 2, 4, 8]),
+        (6, 6, [1, 2, 4, 6]),
+        (11, 100, [1, 2, 4, 8, 16, 12, 10, 11]),
+        (1, 1, [1]),
+    ],
+)
+def test_try_batches_finds_the_largest_that_fits_in_few_tries(largest, limit, tried):
+    asked = []
+
+    def rate_of(batch):
+        asked.append(batch)
+        return batch * 1.5 if batch <= largest else None
+
+    rates = try_batches(rate_of, limit)
+    assert asked == tried
+    assert rates == {batch: batch * 1.5 for batch in sorted(tried) if batch <= largest}
+
+
+@pytest.mark.parametrize(
+    ('rates', 'expected'),
+    [
+        ({1: 10.0}, 1),
+        ({1: 10, 2: 18, 4: 30, 8: 31, 16: 31.5}, 4),  # 95 % of 31.5 is 29.9
+        ({1: 10, 2: 18, 4: 29.9, 8: 31, 16: 31.5}, 8),
+        ({1: 10, 2: 9, 4: 8}, 1),
+    ],
+)
+def test_enough_is_the_smallest_batch_near_the_largest_throughput(rates, expected):
+    assert enough(rates) == expected
+
+
+class Fake:
+    """A device that holds 60 times 64x64 pixels, and on which an iteration takes as long as its batch."""
+
+    device = torch.device('cpu')
+    optimizers = ()
+
+    def __init__(self):
+        self.opt = {'scale': 4, 'datasets': {'train': {}}}
+
+    def update(self, current_iter):
+        self.output = None
+        if self.gt.numel() > 60 * 64 * 64 * 3:
+            raise torch.OutOfMemoryError
+
+
+def test_measure_prints_what_fits_and_the_lines_to_paste(tmp_path, clips, monkeypatch):
+    monkeypatch.setattr(batch_size, 'enough', max)
+    schedule = schedule_from_options(options(clips))
+    printed = batch_size.measure(Fake(), schedule, limit=12, iters=1)
+    rows = [line.split()[:3] for line in printed.splitlines()[2:8]]
+    # 60 pixels of 64x64 hold 60 / (frames * (gt_size / 64)^2) samples, rounded down.
+    assert rows == [
+        ['64', '2', '12'], ['64', '3', '12'], ['64', '4', '12'],
+        ['128', '2', '7'], ['128', '3', '5'], ['128', '4', '3'],
+    ]  # fmt: skip
+    assert '12 or more' in printed.splitlines()[2]
+    assert printed.splitlines()[-1] == '  batch_size_per_gpu: [12, [7, 5, 3]]'
+    assert yaml.safe_load(printed.splitlines()[-1]) == {'batch_size_per_gpu': [12, [7, 5, 3]]}
+
+
+def test_measure_of_other_schedules_prints_their_stages(clips, monkeypatch):
+    monkeypatch.setattr(batch_size, 'enough', max)
+    stages = [{'iter': 3, 'gt_size': 128, 'num_frame': 2}, {'iter': 4, 'gt_size': 64}, {'iter': 6}]
+    schedule = schedule_from_options(options(clips, multigrid={'stages': stages}))
+    printed = batch_size.measure(Fake(), schedule, limit=12, iters=1)
+    assert yaml.safe_load('\n'.join(printed.splitlines()[-4:])) == {
+        'stages': [
+            {'iter': 3, 'gt_size': 128, 'num_frame': 2, 'batch_size_per_gpu': 7},
+            {'iter': 4, 'gt_size': 64, 'num_frame': 4, 'batch_size_per_gpu': 12},
+            {'iter': 6, 'gt_size': 128, 'num_frame': 4, 'batch_size_per_gpu': 3},
+        ]
+    }
+
+
+def test_measure_of_a_shape_that_never_fits_says_so(clips):
+    opt = options(clips, multigrid={'num_frame': [4]}, datasets__train__gt_size=320)
+    with pytest.raises(
+        InputError, match=r'multigrid: must have shapes of which the GPU holds one sample, got num_frame 4'
+    ):
+        batch_size.measure(Fake(), schedule_from_options(opt), limit=4, iters=1)
+
+
+def test_batch_command_measures_a_real_model(tmp_path, clips):
+    opt = options(clips, multigrid={'gt_size': [64, 128]}, datasets__train__num_frame=2, train__ema_decay=0.9)
+    command = [sys.executable, '-m', 'multigrid_vsr.cli', 'batch', '-opt', write(tmp_path, opt)]
+    printed = run(*command, '--limit', 2, '--iters', 1, cwd=tmp_path).stdout
+    rows = re.findall(r'^ *(\d+) +(\d+) +(\d) or more +[\d.]+ +(\d) +[\d.]+$', printed, re.MULTILINE)
+    assert [row[:3] for row in rows] == [('64', '2', '2'), ('128', '2', '2')]
+    assert re.search(r'^  batch_size_per_gpu: \[\d, \d\]$', printed, re.MULTILINE)
+    assert [path.name for path in tmp_path.iterdir()] == ['run.yml']
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'changes', 'line'),
+    [
+        (['--limit', 0], {}, '--limit: must be at least 1, got 0. Correct the value.'),
+        (
+            [],
+            {'multigrid': None, 'model_type': 'VideoRecurrentModel'},
+            'multigrid: must be a block of options, got nothing.',
+        ),
+    ],
+)
+def test_batch_command_with_bad_input_exits_with_one_line(arguments, changes, line, tmp_path, clips):
+    opt_file = write(tmp_path, options(clips, **changes))
+    done = run(sys.executable, '-m', 'multigrid_vsr.cli', 'batch', '-opt', opt_file, *arguments, cwd=tmp_path, ok=False)
+    assert done.returncode == 1
+    assert done.stdout.startswith(line)
+    assert done.stdout.count('\n') == 1
