@@ -84,8 +84,17 @@ BAD = [
         {**GAN, 'multigrid__max_batch_size_per_gpu': 1},
         r'multigrid.max_batch_size_per_gpu: must be at least the largest batch \(2\) in a GAN run, got 1. Its gradients',
     ),
-    ({**GAN, 'network_d': None}, 'network_d: must be a block of options in a GAN run, got nothing. Add it.'),
-    ({**GAN, 'train__gan_opt': None}, 'train.gan_opt: must be a block of options in a GAN run, got nothing. Add it.'),
+    (
+        {'train__scheduler': 'cosine'},
+        'train.scheduler: must be a block of options, got cosine. A training run needs it.',
+    ),
+    ({'network_g': 'BasicVSR'}, 'network_g: must be a block of options, got BasicVSR. A training run needs it.'),
+    (
+        {**GAN, 'multigrid__gt_size': [36, 128]},
+        'multigrid.gt_size: must be a multiple of 8 for UNetDiscriminatorSN, got 36. Change it.',
+    ),
+    ({**GAN, 'network_d': None}, 'network_d: must be a block of options, got nothing. A training run'),
+    ({**GAN, 'train__gan_opt': None}, 'train.gan_opt: must be a block of options, got nothing. A training run'),
     (
         {**GAN, 'datasets__train__target': 'center', 'multigrid__num_frame': None, 'datasets__train__num_frame': 5},
         'model_type: must be MultigridVideoModel for an arch with one target frame, got MultigridVideoGANModel.',

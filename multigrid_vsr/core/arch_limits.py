@@ -9,6 +9,7 @@ from typing import Any
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
 
+UNET_MULTIPLE = 8  # UNetDiscriminatorSN halves an image three times
 GAN_MODEL_TYPES = ('MultigridVideoGANModel', 'VideoRecurrentGANModel')
 
 
@@ -150,12 +151,20 @@ def _check_window(network_opt: Mapping[str, Any], schedule: Schedule) -> None:
 
 def _check_discriminator(opt: Mapping[str, Any], schedule: Schedule) -> None:
     gt_size = fixed_gt_size(opt)
+    is_unet = opt.get('model_type') in GAN_MODEL_TYPES and opt['network_d'].get('type') == 'UNetDiscriminatorSN'
     for segment in schedule.segments:
+        option = 'datasets.train' if segment.shape == schedule.full_shape else 'multigrid'
         if gt_size is not None and segment.shape.gt_size != gt_size:
-            option = 'datasets.train' if segment.shape == schedule.full_shape else 'multigrid'
             raise OptionError(
                 f'{option}.gt_size',
                 f'be {gt_size} throughout for a VGGStyleDiscriminator with that input_size',
                 segment.shape.gt_size,
                 'Leave multigrid.gt_size out, or use UNetDiscriminatorSN, which takes any multiple of 8.',
+            )
+        if is_unet and segment.shape.gt_size % UNET_MULTIPLE:
+            raise OptionError(
+                f'{option}.gt_size',
+                f'be a multiple of {UNET_MULTIPLE} for UNetDiscriminatorSN',
+                segment.shape.gt_size,
+                'Change it.',
             )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from multigrid_vsr.core.arch_limits import ArchLimits, check_arch, fixed_gt_size, limits_of, target_of
+from multigrid_vsr.core.arch_limits import UNET_MULTIPLE, ArchLimits, check_arch, fixed_gt_size, limits_of, target_of
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.lr import SCHEDULER_TYPE
 from multigrid_vsr.core.options import check_blocks, schedule_from_options
@@ -156,8 +156,8 @@ def _gt_sizes(opt: Mapping[str, Any], full: int, limits: ArchLimits) -> tuple[li
         return [full], f'the {opt["network_d"]["type"]} takes {full} pixels alone'
     scale = int(opt.get('scale', 1))
     multiple = scale * limits.lq_multiple
-    if (opt.get('network_d') or {}).get('type') == 'UNetDiscriminatorSN':  # it halves the image three times
-        multiple = math.lcm(multiple, 8)
+    if (opt.get('network_d') or {}).get('type') == 'UNetDiscriminatorSN':
+        multiple = math.lcm(multiple, UNET_MULTIPLE)
     return _grow(full, multiple, scale * limits.lq_least)
 
 

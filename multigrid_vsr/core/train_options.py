@@ -8,7 +8,7 @@ from typing import Any
 from multigrid_vsr.core.arch_limits import GAN_MODEL_TYPES, check_arch, target_of
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.lr import check_scheduler
-from multigrid_vsr.core.options import micro_batch_size, schedule_from_options
+from multigrid_vsr.core.options import check_blocks, micro_batch_size, schedule_from_options
 from multigrid_vsr.core.schedule import Schedule
 
 AMP_MODES = ('bf16', 'fp16')
@@ -25,7 +25,9 @@ def checked_schedule(opt: Mapping[str, Any]) -> Schedule:
         OptionError: If an option breaks its rule.
     """
     schedule = schedule_from_options(opt)
+    check_blocks(opt, 'network_g', 'train.scheduler')
     _check_train(opt['train'])
+    _check_mirrored(opt['datasets']['train'], schedule)
     if opt.get('model_type') in GAN_MODEL_TYPES:
         _check_gan(opt, schedule)
     check_scheduler(opt, schedule)
@@ -44,6 +46,20 @@ def _check_train(train_opt: Mapping[str, Any]) -> None:
         raise OptionError('train.channels_last', 'be true or false', train_opt['channels_last'], 'Correct the value.')
 
 
+def _check_mirrored(dataset_opt: Mapping[str, Any], schedule: Schedule) -> None:
+    """With ``flip_sequence`` the second half of a sample is the first one backwards."""
+    if dataset_opt.get('type') != 'MultigridVimeo90KDataset' or not dataset_opt.get('flip_sequence'):
+        return
+    for segment in schedule.segments:
+        if segment.shape.num_frame % 2:
+            raise OptionError(
+                'datasets.train.num_frame',
+                'be even, and so every multigrid.num_frame, beside flip_sequence (half of them mirrored)',
+                segment.shape.num_frame,
+                'Use [6, 10, 14], or set flip_sequence: false.',
+            )
+
+
 def _check_gan(opt: Mapping[str, Any], schedule: Schedule) -> None:
     """What BasicSR's GAN iteration cannot do: it is its own code, in float32, on a whole batch of sequences."""
     largest = max(segment.shape.batch_size_per_gpu for segment in schedule.segments)
@@ -60,9 +76,4 @@ def _check_gan(opt: Mapping[str, Any], schedule: Schedule) -> None:
         raise OptionError(
             'model_type', 'be MultigridVideoModel for an arch with one target frame', opt['model_type'], 'Change it.'
         )
-    for option in ('network_d', 'train.optim_d', 'train.gan_opt'):
-        block: Any = opt
-        for key in option.split('.'):
-            block = block.get(key)
-        if not isinstance(block, Mapping):
-            raise OptionError(option, 'be a block of options in a GAN run', block, 'Add it.')
+    check_blocks(opt, 'network_d', 'train.optim_d', 'train.gan_opt')

@@ -7,7 +7,6 @@ from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.data.clip import VIMEO90K_NAMES, Clip
 from multigrid_vsr.data.clips import frame_names
 
@@ -29,8 +28,6 @@ def check_clips(clips: Sequence[Clip], schedule: Schedule, dataset_opt: Mapping[
     is_vimeo = frame_names(dataset_opt) == VIMEO90K_NAMES
     flips = is_vimeo and bool(dataset_opt.get('flip_sequence'))
     interval = 1 if is_vimeo else max(dataset_opt.get('interval_list') or [1])
-    if flips:
-        _check_even(shapes)
     needed = num_frame // 2 if flips else (num_frame - 1) * interval + 1
     shortest = min(clips, key=lambda clip: clip.num_frame)
     if shortest.num_frame < needed:
@@ -61,15 +58,4 @@ def check_clips(clips: Sequence[Clip], schedule: Schedule, dataset_opt: Mapping[
                 f'{segment.shape.batch_size_per_gpu} on {world_size} GPUs at gt_size '
                 f'{segment.shape.gt_size} and num_frame {segment.shape.num_frame}',
                 'Lower it.',
-            )
-
-
-def _check_even(shapes: Sequence[BatchShape]) -> None:
-    for shape in shapes:
-        if shape.num_frame % 2:
-            raise OptionError(
-                'datasets.train.num_frame',
-                'be even, and so every multigrid.num_frame, beside flip_sequence (half of them mirrored)',
-                shape.num_frame,
-                'Use [6, 10, 14], or set flip_sequence: false.',
             )
