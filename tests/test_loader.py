@@ -24,31 +24,58 @@ class Sampler:
 
 
 class Requests(torch.utils.data.Dataset):
-    """Gives what it is asked for."""
+    """Gives what it is asked for, and a tensor that shows when it is written over."""
 
     def __getitem__(self, requests):
-        return [request.index for request in requests]
+        return self.load(requests, lambda *shape: torch.empty(shape, dtype=torch.uint8))
+
+    def load(self, requests, empty):
+        shown = empty(len(requests), 1000).copy_(torch.tensor([[request.index] for request in requests]))
+        return {'shown': shown, 'lq': empty(1), 'key': [request.index for request in requests]}
+
+    def num_bytes(self, shape):
+        return 1001 * shape.batch_size_per_gpu
 
 
-def loader(dataset=None, start_iter=0, sampler=None, **changes):
+def keys(batches):
+    """The keys of batches, each with what belongs to it."""
+    found = []
+    for batch in batches:
+        assert torch.equal(batch['shown'], torch.tensor([[key] * 1000 for key in batch['key']], dtype=torch.uint8))
+        found.append(batch['key'])
+    return found
+
+
+def loader(dataset=None, start_iter=0, sampler=None, total_iter=9, **changes):
     requests = BatchRequests(
-        schedule_from_options(run_options(total_iter=9, batch=2)), 22, seed=0, start_iter=start_iter
+        schedule_from_options(run_options(total_iter=total_iter, batch=2)), 22, seed=0, start_iter=start_iter
     )
     return MultigridLoader(dataset or Requests(), requests, sampler, **changes)
 
 
 def test_loader_started_late_gives_the_rest_of_the_run():
-    whole = list(loader())
+    whole = keys(loader())
     assert len(whole) == len(loader()) == 9
-    assert list(loader(start_iter=4)) == whole[4:]
-    assert list(loader(start_iter=9)) == []
+    assert keys(loader(start_iter=4)) == whole[4:]
+    assert keys(loader(start_iter=9)) == []
+
+
+@pytest.mark.parametrize('num_workers', [1, 2, 3])
+@pytest.mark.parametrize('num_prefetch_queue', [0, 2])
+@pytest.mark.filterwarnings('ignore:This DataLoader will create')  # more workers than cores
+def test_loader_with_workers_keeps_every_batch_as_it_was_loaded(num_workers, num_prefetch_queue):
+    """Slots are written again and again; whoever keeps a batch has one of its own."""
+    batches = []
+    for batch in loader(total_iter=60, num_workers=num_workers, num_prefetch_queue=num_prefetch_queue):
+        batches.append(batch)
+        time.sleep(0.001)  # the workers are ahead as far as they may be
+    assert keys(batches) == keys(loader(total_iter=60))
 
 
 def test_loader_iterated_twice_starts_again():
     """As CUDAPrefetcher does: it takes a batch of one iterator, and goes on with another."""
     twice = loader(num_prefetch_queue=2)
-    first = next(iter(twice))
-    assert next(iter(twice)) == first == next(iter(loader()))
+    assert keys([next(iter(twice))]) == keys([next(iter(twice))]) == keys([next(iter(loader()))])
 
 
 def test_loader_is_empty_after_the_first_epoch():

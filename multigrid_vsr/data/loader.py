@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset, Sampler
+import torch
+from torch.utils.data import DataLoader, Sampler
 
 from multigrid_vsr.core.errors import FrameError
 from multigrid_vsr.core.sampling import batch_requests
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import SampleRequest
 from multigrid_vsr.data.prefetch import in_background
+from multigrid_vsr.data.shared_slots import PREFETCH_FACTOR, SharedSlots
 
 _FRAME_ERROR = f'{FrameError.__module__}.{FrameError.__qualname__}: '
 
@@ -70,27 +72,30 @@ class MultigridLoader:
     first epoch gives the whole run; the left-over ones are empty.
 
     Args:
-        dataset: Takes a list of requests as index and gives the batch.
+        dataset: Takes a list of requests as index and gives the batch; with workers, see :class:`BatchLoader` too.
         requests: Which samples make each batch.
         epoch_sampler: BasicSR's sampler, which knows the epoch; ``None`` where every iteration gives the whole run.
         num_prefetch_queue: Batches of the full shape that a background thread may keep ready, or as many more as are
             smaller; 0 for no thread.
+        pin_memory: Whether batches lie in memory from which a GPU copies faster; nothing without a GPU.
         options: Passed to ``torch.utils.data.DataLoader``.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Any,
         requests: BatchRequests,
         epoch_sampler: Any = None,
         num_prefetch_queue: int = 0,
+        pin_memory: bool = False,
         **options: Any,
     ) -> None:
         self.dataset = dataset
         self.requests = requests
         self._epoch_sampler = epoch_sampler
         self._num_prefetch_queue = num_prefetch_queue
-        self._loader = DataLoader(dataset, batch_size=None, sampler=requests, collate_fn=_as_loaded, **options)
+        self._pin_memory = pin_memory and torch.cuda.is_available()
+        self._options = options
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -101,11 +106,22 @@ class MultigridLoader:
             return
         try:
             if self._num_prefetch_queue > 0:
-                yield from in_background(self._loader, self._pixels(), self._capacity)
+                yield from in_background(self._batches(), self._pixels(), self._capacity)
             else:
-                yield from self._loader
+                yield from self._batches()
         except FrameError as error:  # a worker's comes wrapped in the text of its traceback
             raise FrameError(str(error).strip().splitlines()[-1].removeprefix(_FRAME_ERROR)) from None
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        options = {'batch_size': None, 'sampler': self.requests, 'collate_fn': _as_loaded, **self._options}
+        num_workers = options.get('num_workers', 0)
+        if num_workers == 0:
+            yield from DataLoader(self.dataset, pin_memory=self._pin_memory, **options)
+            return
+        largest = max(self.dataset.num_bytes(segment.shape) for segment in self.requests.schedule.segments)
+        slots = SharedSlots(self.dataset, largest * len(self.requests.ranks), num_workers)
+        for answer in DataLoader(slots, prefetch_factor=PREFETCH_FACTOR, **options):
+            yield slots.take(answer, self._pin_memory)
 
     @property
     def _capacity(self) -> int:

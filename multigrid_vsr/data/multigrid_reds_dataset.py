@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import random
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from types import ModuleType
 from typing import Any
@@ -14,14 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 from basicsr.utils.registry import DATASET_REGISTRY
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
-from multigrid_vsr.core.shapes import SampleRequest
+from multigrid_vsr.core.shapes import BatchShape, SampleRequest
 from multigrid_vsr.data.clip import Clip
 from multigrid_vsr.data.clips import frame_names, training_clips
 from multigrid_vsr.data.cut import Augmentation, Cut, draw_cut, draw_sequence, draw_window
 from multigrid_vsr.data.frame_readers import FrameReader, open_frames
 from multigrid_vsr.data.pixels import to_float_rgb
+from multigrid_vsr.data.shared_slots import Empty
+
+_empty: Empty = partial(torch.empty, dtype=torch.uint8)
 
 
 @DATASET_REGISTRY.register()
@@ -66,26 +69,33 @@ class MultigridREDSDataset(Dataset):
 
     def __getitem__(self, index: int | Sequence[SampleRequest]) -> dict[str, Any]:
         if isinstance(index, int):
-            lq, gt, (key,) = self._cut_batch([(index, random)], self.opt['num_frame'], self.opt['gt_size'])
+            lq, gt, (key,) = self._cut_batch([(index, random)], self.opt['num_frame'], self.opt['gt_size'], _empty)
             return {'lq': to_float_rgb(lq[0]), 'gt': to_float_rgb(gt[0]), 'key': key}
-        lq, gt, keys = self._cut_batch(
-            [(request.index, random.Random(request.seed)) for request in index], index[0].num_frame, index[0].gt_size
-        )
+        return self.load(index, _empty)
+
+    def load(self, requests: Sequence[SampleRequest], empty: Empty) -> dict[str, Any]:
+        """Loads a batch, as with a list as index, into what ``empty`` gives for a shape: uint8 tensors."""
+        samples = [(request.index, random.Random(request.seed)) for request in requests]
+        lq, gt, keys = self._cut_batch(samples, requests[0].num_frame, requests[0].gt_size, empty)
         return {'lq': lq, 'gt': gt, 'key': keys}
+
+    def num_bytes(self, shape: BatchShape) -> int:
+        """What a batch takes at most."""
+        return 3 * (shape.pixels + shape.pixels // self.scale**2)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, '_readers': None}  # open files stay in the process that opened them
 
     def _cut_batch(
-        self, samples: Sequence[tuple[int, random.Random | ModuleType]], num_frame: int, gt_size: int
+        self, samples: Sequence[tuple[int, random.Random | ModuleType]], num_frame: int, gt_size: int, empty: Empty
     ) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
         """Cuts samples, each an index and its source of random draws, straight into the tensors of a batch."""
         if self._readers is None:
             self._readers = self._open('dataroot_lq'), self._open('dataroot_gt')
         lq_reader, gt_reader = self._readers
         lq_size = gt_size // self.scale
-        lq = _empty_frames(len(samples), num_frame, lq_size, lq_size, 3)
-        gt = _empty_frames(len(samples), 1 if self.centers else num_frame, gt_size, gt_size, 3)
+        lq = empty(len(samples), num_frame, lq_size, lq_size, 3)
+        gt = empty(len(samples), 1 if self.centers else num_frame, gt_size, gt_size, 3)
         keys = []
         for place, (index, rng) in enumerate(samples):
             clip, frames, targets, key = self._draw_frames(index, num_frame, rng)
@@ -125,11 +135,3 @@ class MultigridREDSDataset(Dataset):
         reader.crop(clip, cut.frames, cut.top, cut.left, read)
         for image, oriented in zip(read, out):
             cut.orient(image, oriented)
-
-
-def _empty_frames(*shape: int) -> torch.Tensor:
-    """A uint8 tensor to fill; in a worker it lies in shared memory from the start, as torch's own collating does it."""
-    if get_worker_info() is None:
-        return torch.empty(shape, dtype=torch.uint8)
-    storage = torch.UntypedStorage._new_shared(math.prod(shape))
-    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
