@@ -67,6 +67,8 @@ def options(clips: Path, **changes: Any) -> dict[str, Any]:
         target[last] = copy.deepcopy(value)
         if value is None:
             del target[last]
+    if 'periods' in opt.get('train', {}).get('scheduler', {}) and 'train__scheduler__periods' not in changes:
+        opt['train']['scheduler']['periods'] = [opt['train'].get('total_iter', 13)]
     return opt
 
 

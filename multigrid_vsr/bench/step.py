@@ -27,14 +27,15 @@ def measure(root: Path, rounds: int) -> None:
         root: Folder for what the models want to know of.
         rounds: Interleaved rounds, of which medians are taken.
     """
-    models = {name: _model(root, name) for name in ('VideoRecurrentModel', 'MultigridVideoModel')}
+    models = {name: model_of(root, name) for name in ('VideoRecurrentModel', 'MultigridVideoModel')}
     rows = []
     for shape in SHAPES:
-        batches = _batches(shape)
+        batches = batches_of(shape)
         times: dict[str, list[float]] = {name: [] for name in models}
         for round_ in range(rounds + 1):
-            for name, model in models.items():
-                elapsed = [_step(model, batches[name]) for _ in range(3)]
+            # Who comes first has the caches of the other: they take turns.
+            for name, model in list(models.items())[:: 1 if round_ % 2 else -1]:
+                elapsed = [run_step(model, batches[name]) for _ in range(3)]
                 if round_ > 0:  # the first round warms up
                     times[name] += elapsed
         stock, ours = (statistics.median(values) for values in times.values())
@@ -42,19 +43,20 @@ def measure(root: Path, rounds: int) -> None:
     print('ms an iteration; the ratio is MultigridVideoModel / VideoRecurrentModel:')
     print(format_table(('batch x frames x gt', *models, 'ratio'), rows))
 
-    small, large = _batches(SHAPES[1])['MultigridVideoModel'], _batches(SHAPES[2])['MultigridVideoModel']
+    small, large = batches_of(SHAPES[1])['MultigridVideoModel'], batches_of(SHAPES[2])['MultigridVideoModel']
     model = models['MultigridVideoModel']
     boundaries, others = [], []
     for _ in range(rounds):
         for _ in range(3):
-            _step(model, small)
-        boundaries.append(_step(model, large))
-        others += [_step(model, large) for _ in range(3)]
+            run_step(model, small)
+        boundaries.append(run_step(model, large))
+        others += [run_step(model, large) for _ in range(3)]
     boundary, other = statistics.median(boundaries), statistics.median(others)
     print(f'The first iteration after a boundary takes {boundary / other:.2f} of a median one of its shape.')
 
 
-def _model(root: Path, name: str) -> Any:
+def model_of(root: Path, name: str, ema_decay: float = 0.999) -> Any:
+    """A model of BasicSR or of this project with the network of the demo."""
     from basicsr.models import build_model
 
     opt = {
@@ -71,7 +73,7 @@ def _model(root: Path, name: str) -> Any:
         'network_g': {'type': 'BasicVSR', 'num_feat': 16, 'num_block': 2},
         'path': {'models': str(root), 'training_states': str(root)},
         'train': {
-            'ema_decay': 0.999,
+            'ema_decay': ema_decay,
             'optim_g': {'type': 'Adam', 'lr': 1e-4},
             'scheduler': {'type': 'CosineAnnealingRestartLR', 'periods': [1000], 'restart_weights': [1]},
             'pixel_opt': {'type': 'CharbonnierLoss'},
@@ -81,7 +83,7 @@ def _model(root: Path, name: str) -> Any:
         return build_model(opt)
 
 
-def _batches(shape: BatchShape) -> dict[str, dict[str, torch.Tensor]]:
+def batches_of(shape: BatchShape) -> dict[str, dict[str, torch.Tensor]]:
     """The same batch as each model gets it."""
     from multigrid_vsr.data.pixels import to_float_rgb
 
@@ -95,7 +97,7 @@ def _batches(shape: BatchShape) -> dict[str, dict[str, torch.Tensor]]:
     return {'VideoRecurrentModel': floats, 'MultigridVideoModel': stored}
 
 
-def _step(model: Any, batch: dict[str, torch.Tensor]) -> float:
+def run_step(model: Any, batch: dict[str, torch.Tensor]) -> float:
     """Milliseconds of one iteration, the learning rate and the log of it included."""
     start = time.perf_counter()
     model.update_learning_rate(2)

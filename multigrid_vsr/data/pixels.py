@@ -11,5 +11,9 @@ def to_float_rgb(frames: torch.Tensor) -> torch.Tensor:
     The values are bit-identical to BasicSR's, ``image.astype(float32) / 255.``: a tensor divides a tensor, since
     CUDA would multiply by the rounded reciprocal of a Python number.
     """
-    frames = frames.movedim(-1, -3).flip(-3).to(torch.float32, memory_format=torch.contiguous_format)
-    return frames.div_(torch.tensor(255.0, device=frames.device))
+    *lead, height, width, channels = frames.shape
+    images = torch.empty(*lead, channels, height, width, device=frames.device)
+    largest = torch.tensor(255.0, device=frames.device)
+    for place in range(channels):
+        torch.div(frames[..., channels - 1 - place], largest, out=images[..., place, :, :])
+    return images
