@@ -378,4 +378,5 @@ def _take_small_frames() -> None:
         least = 64 if self.is_low_res_input else 256
         return (original if min(lqs.shape[-2:]) >= least else defined['forward'])(self, lqs)
 
+    forward.without_assertion = defined['forward']  # type: ignore[attr-defined]
     basicvsrpp_arch.BasicVSRPlusPlus.forward = forward

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from basicsr.archs.basicvsrpp_arch import BasicVSRPlusPlus
 from basicsr.data.reds_dataset import REDSDataset
 from basicsr.data.vimeo90k_dataset import Vimeo90KDataset
 from probe import train_here
@@ -77,6 +78,25 @@ def test_edvr_trains_its_fusion_alone_at_first_in_a_resumed_run_too(tmp_path, st
     assert changed == [{True}, {True}, {True, False}, {True, False}]
     groups = torch.load(folder / 'training_states/5.state', weights_only=True)['optimizers'][0]['param_groups']
     assert [group['initial_lr'] for group in groups] == [1e-3, 5e-4]
+
+
+@pytest.mark.filterwarnings('ignore:torch.meshgrid')
+def test_basicvsrpp_without_its_assertion_gives_the_bits_of_the_hosts_code():
+    torch.manual_seed(0)
+    network = BasicVSRPlusPlus(mid_channels=16, num_blocks=1)
+    assert network.is_with_alignment
+    for alignment in network.deform_align.values():
+        torch.nn.init.normal_(alignment.conv_offset[-1].weight, std=0.1)  # it begins with 0: no offsets
+    forward = BasicVSRPlusPlus.forward
+    large, small = torch.rand(1, 3, 3, 64, 64), torch.rand(1, 3, 3, 24, 40)
+    with torch.no_grad():
+        whole = network(large)
+        assert torch.equal(whole, forward.without_assertion(network, large))
+        with pytest.raises(AssertionError, match='at least 64'):
+            forward.__wrapped__(network, small)
+        assert network(small).shape == (1, 3, 3, 96, 160)
+        network.is_with_alignment = False  # what BasicSR builds without CUDA
+        assert not torch.equal(whole, network(large))
 
 
 @pytest.mark.parametrize('intervals', [[1], [1, 2]])
