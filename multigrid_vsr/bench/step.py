@@ -55,8 +55,8 @@ def measure(root: Path, rounds: int) -> None:
     print(f'The first iteration after a boundary takes {boundary / other:.2f} of a median one of its shape.')
 
 
-def model_of(root: Path, name: str, ema_decay: float = 0.999) -> Any:
-    """A model of BasicSR or of this project with the network of the demo."""
+def model_of(root: Path, name: str, **train_opt: Any) -> Any:
+    """A model of BasicSR or of this project with the network of the demo, and changes of its ``train`` block."""
     from basicsr.models import build_model
 
     opt = {
@@ -73,10 +73,11 @@ def model_of(root: Path, name: str, ema_decay: float = 0.999) -> Any:
         'network_g': {'type': 'BasicVSR', 'num_feat': 16, 'num_block': 2},
         'path': {'models': str(root), 'training_states': str(root)},
         'train': {
-            'ema_decay': ema_decay,
+            'ema_decay': 0.999,
             'optim_g': {'type': 'Adam', 'lr': 1e-4},
             'scheduler': {'type': 'CosineAnnealingRestartLR', 'periods': [1000], 'restart_weights': [1]},
             'pixel_opt': {'type': 'CharbonnierLoss'},
+            **train_opt,
         },
     }
     with contextlib.redirect_stderr(io.StringIO()):
