@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from pathlib import Path
 
 import cv2
 import pytest
+
+os.environ['OMP_NUM_THREADS'] = '1'  # several tests run at a time
 
 
 def _frames(name: str, count: int):
