@@ -120,8 +120,13 @@ class MultigridLoader:
             return
         largest = max(self.dataset.num_bytes(segment.shape) for segment in self.requests.schedule.segments)
         slots = SharedSlots(self.dataset, largest * len(self.requests.ranks), num_workers)
-        for answer in DataLoader(slots, prefetch_factor=PREFETCH_FACTOR, **options):
-            yield slots.take(answer, self._pin_memory)
+        answers = iter(DataLoader(slots, prefetch_factor=PREFETCH_FACTOR, **options))
+        try:
+            for answer in answers:
+                yield slots.take(answer, self._pin_memory)
+        finally:
+            # An error would keep the iterator alive until Python ends, which asks workers that ignore it to stop.
+            answers._shutdown_workers()  # type: ignore[attr-defined]
 
     @property
     def _capacity(self) -> int:
