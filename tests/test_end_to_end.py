@@ -153,3 +153,15 @@ def test_damaged_frame_ends_the_run_with_one_line(num_workers, prefetch_mode, tm
     assert done.returncode == 1
     assert re.fullmatch(r'clip 001, frame 4: \S+ holds no image that can be decoded', done.stdout.splitlines()[-1])
     assert 'Traceback' not in done.stdout
+
+
+@pytest.mark.parametrize('prefetch_mode', [None, 'cpu'])
+def test_error_while_workers_wait_ends_the_run_with_its_line(prefetch_mode, tmp_path, clips):
+    """Workers leave SIGTERM to the run, so the end of Python alone would wait for them for ever."""
+    opt = options(clips, network_g={'type': 'PickyProbe'}, datasets__train__num_worker_per_gpu=2)
+    opt['datasets']['train']['prefetch_mode'] = prefetch_mode
+    own = 'import probe; from basicsr.train import train_pipeline; train_pipeline(".")'
+    done = run(sys.executable, '-c', own, '-opt', write(tmp_path, opt), cwd=tmp_path, ok=False,
+               PYTHONPATH=str(Path(__file__).parent))  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].startswith('multigrid: must have shapes that PickyProbe takes, got num_frame 3')

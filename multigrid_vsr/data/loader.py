@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -120,13 +123,9 @@ class MultigridLoader:
             return
         largest = max(self.dataset.num_bytes(segment.shape) for segment in self.requests.schedule.segments)
         slots = SharedSlots(self.dataset, largest * len(self.requests.ranks), num_workers)
-        answers = iter(DataLoader(slots, prefetch_factor=PREFETCH_FACTOR, **options))
-        try:
-            for answer in answers:
-                yield slots.take(answer, self._pin_memory)
-        finally:
-            # An error would keep the iterator alive until Python ends, which asks workers that ignore it to stop.
-            answers._shutdown_workers()  # type: ignore[attr-defined]
+        atexit.register(_kill_workers)
+        for answer in DataLoader(slots, prefetch_factor=PREFETCH_FACTOR, **options):
+            yield slots.take(answer, self._pin_memory)
 
     @property
     def _capacity(self) -> int:
@@ -136,6 +135,13 @@ class MultigridLoader:
         schedule = self.requests.schedule
         for iteration in range(self.requests.start_iter, schedule.total_iter):
             yield schedule.segment_at(iteration).shape.pixels
+
+
+def _kill_workers() -> None:
+    """At the end of Python: after an error they may still wait for work, and they ignore being asked to stop."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would take their end for another error
+    for worker in multiprocessing.active_children():
+        worker.kill()
 
 
 def _as_loaded(batch: Any) -> Any:

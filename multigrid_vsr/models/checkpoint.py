@@ -110,7 +110,7 @@ def _states(folder: Path) -> list[Path]:
 
 
 def _weights(opt: Mapping[str, Any], iteration: int) -> Iterator[Path]:
-    for label in ('g', 'd') if opt['model_type'] in GAN_MODEL_TYPES else ('g',):
+    for label in ('g', 'd') if opt.get('model_type') in GAN_MODEL_TYPES else ('g',):
         yield Path(opt['path']['models']) / f'net_{label}_{iteration}.pth'
 
 

@@ -28,7 +28,7 @@ def preflight(model: Any, schedule: Schedule) -> None:
     Raises:
         InputError: If the arch does not take a shape, or the memory of the GPU does not hold the largest.
     """
-    shapes = sorted({segment.shape for segment in schedule.segments}, key=lambda shape: shape.pixels, reverse=True)
+    shapes = sorted(dict.fromkeys(s.shape for s in schedule.segments), key=lambda shape: shape.pixels, reverse=True)
     with _as_before(model):
         if limits_of(model.opt['network_g']) is None:
             for num_frame, gt_size in dict.fromkeys((shape.num_frame, shape.gt_size) for shape in shapes):
