@@ -130,6 +130,12 @@ def _check_host_options(opt: Mapping[str, Any]) -> None:
     for option in ('name', 'num_gpu', 'path', 'logger', 'network_g', 'model_type'):
         if option not in opt:
             raise OptionError(option, 'be given', None, 'BasicSR needs it.')
+    for block, keys in (('logger', ('print_freq', 'save_checkpoint_freq')), ('val', ('val_freq', 'save_img'))):
+        if not isinstance(opt.get(block, {}), Mapping):
+            raise OptionError(block, 'be a block of options', opt[block], 'Write one option a line below it.')
+        for key in keys:
+            if block in opt and key not in opt[block]:
+                raise OptionError(f'{block}.{key}', 'be given', None, 'BasicSR asks for it when it is due.')
     num_gpu, found = opt['num_gpu'], torch.cuda.device_count()
     if num_gpu != 'auto' and (isinstance(num_gpu, bool) or not isinstance(num_gpu, int) or num_gpu < 0):
         raise OptionError('num_gpu', 'be a whole number or auto', num_gpu, 'Set num_gpu: auto.')

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
+import cv2
 import pytest
 import torch
 from basicsr.archs.basicvsrpp_arch import BasicVSRPlusPlus
@@ -14,6 +16,7 @@ from runs import options
 from test_multigrid_reds_dataset import assert_same_sample, dataset_options
 from test_multigrid_vimeo90k_dataset import septuplets, vimeo_options  # noqa: F401
 
+from multigrid_vsr.core.arch_limits import LIMITS
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.shapes import SampleRequest
 from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
@@ -35,18 +38,37 @@ ARCHS = [
 ]
 
 
+def one_clip(folder, clips, target, scale, num_frame):
+    """A test set of seven whole frames, of the kind that the arch is tested on."""
+    roots = {}
+    for kind in ('gt', 'lq'):
+        (folder / kind / '002').mkdir(parents=True)
+        roots[f'dataroot_{kind}'] = str(folder / kind)
+        side = 96 // scale if kind == 'lq' else 96  # of whole frames, small ones
+        for path in (clips / (kind if scale > 1 else 'gt') / '002').iterdir():
+            cv2.imwrite(str(folder / kind / '002' / path.name), cv2.imread(str(path))[:side, :side])
+    kind = 'VideoTestDataset' if target == 'center' else 'VideoRecurrentTestDataset'
+    return {'name': 'REDS4', 'type': kind, **roots, 'cache_data': True, 'io_backend': {'type': 'disk'},
+            'num_frame': num_frame if target == 'center' else -1, 'padding': 'reflection_circle'}  # fmt: skip
+
+
 @pytest.mark.filterwarnings('ignore')  # what the archs and torch say to each other
 @pytest.mark.parametrize(('network', 'scale', 'gt_size', 'num_frame', 'fix'), ARCHS, ids=[a[0]['type'] for a in ARCHS])
-def test_arch_trains_resumes_and_ends_the_same(network, scale, gt_size, num_frame, fix, tmp_path, stock_clips):
-    clips = stock_clips
-    opt = options(clips, network_g=network, scale=scale, train__total_iter=6, train__scheduler__periods=[6],
-                  train__ema_decay=0.9, logger__save_checkpoint_freq=2)  # fmt: skip
+def test_arch_trains_validates_resumes_and_ends_the_same(
+    network, scale, gt_size, num_frame, fix, tmp_path, clips, stock_clips
+):
+    opt = options(stock_clips, network_g=network, scale=scale, train__total_iter=6, train__ema_decay=0.9,
+                  logger__save_checkpoint_freq=2)  # fmt: skip
     opt['multigrid'] = {'gt_size': gt_size, **({'num_frame': num_frame} if len(num_frame) > 1 else {})}
     opt['datasets']['train'].update(gt_size=gt_size[-1], num_frame=num_frame[-1])
     if scale == 1:
         opt['datasets']['train']['dataroot_lq'] = opt['datasets']['train']['dataroot_gt']
+    opt['datasets']['val'] = one_clip(tmp_path / 'val', clips, LIMITS[network['type']].target, scale, num_frame[-1])
+    opt['val'] = {'val_freq': 6, 'save_img': False, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}}
     train_here(tmp_path, opt)
     folder = tmp_path / 'experiments/run'
+    log = next(folder.glob('train_*.log')).read_text()
+    assert re.findall(r'# psnr: \d+\.\d+\t # 002: \d+\.\d+', log)
     whole = torch.load(folder / 'models/net_g_6.pth', weights_only=True)
     (folder / 'training_states/6.state').unlink()
     (folder / 'training_states/4.state').unlink()

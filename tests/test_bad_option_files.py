@@ -103,6 +103,12 @@ BAD = [
         {**GAN, 'network_d': {'type': 'VGGStyleDiscriminator'}},
         'multigrid.gt_size: must be 128 throughout for a VGGStyleDiscriminator with that input_size, got 64. Leave',
     ),
+    ({'val': {'val_freq': 5}}, 'val.save_img: must be given, got nothing. BasicSR asks for it when it is due.'),
+    ({'val': 5}, 'val: must be a block of options, got 5. Write one option a line below it.'),
+    (
+        {'logger__print_freq': None},
+        'logger.print_freq: must be given, got nothing. BasicSR asks for it when it is due.',
+    ),
     ({'name': None}, 'name: must be given, got nothing. BasicSR needs it.'),
     ({'train': None}, 'train: must be a block of options, got nothing. A training run needs it.'),
 ]

@@ -21,6 +21,7 @@ from torch._dynamo.utils import counters
 
 from multigrid_vsr.models import acceleration
 
+VAL = {'val_freq': 1, 'save_img': False}
 METRICS = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': False}}
 
 
@@ -62,7 +63,7 @@ def psnr(folder, clips):
 def test_validation_logs_the_psnr_of_the_frames_it_saves(kind, ema, tmp_path, clips, caplog):
     network = NETWORK if kind == 'VideoRecurrentTestDataset' else {'type': 'CentreProbe'}
     opt = options(clips, network_g=network, datasets__val=validation_set(clips, kind), train__ema_decay=ema)
-    model, (loader,) = build(tmp_path, {**opt, 'val': {'metrics': METRICS}})
+    model, (loader,) = build(tmp_path, {**opt, 'val': {**VAL, 'metrics': METRICS}})
     if ema:  # the average enlarges; the trained network has random weights
 
         def enlarge(lq):
@@ -82,7 +83,7 @@ def test_validation_logs_the_psnr_of_the_frames_it_saves(kind, ema, tmp_path, cl
 
 def test_validation_without_metrics_runs(tmp_path, clips):
     opt = options(clips, network_g=NETWORK, datasets__val=validation_set(clips))
-    model, (loader,) = build(tmp_path, {**opt, 'val': {}})
+    model, (loader,) = build(tmp_path, {**opt, 'val': VAL})
     model.validation(loader, 7, None, save_img=True)
     assert len(list((tmp_path / 'experiments/run/visualization').rglob('*_7.png'))) == 22
 
@@ -92,7 +93,7 @@ def test_validation_of_two_sets_keeps_their_best_apart(tmp_path, clips):
     opt = options(clips, network_g=NETWORK, datasets__val=validation_set(clips))
     opt['datasets']['val_2'] = validation_set(clips, 'VideoRecurrentTestDataset', 'Vid4')
     opt['datasets']['val_2']['dataroot_gt'] = opt['datasets']['val_2']['dataroot_lq']  # x1: measures as -1 dB or so
-    model, loaders = build(tmp_path, {**opt, 'val': {'metrics': METRICS}})
+    model, loaders = build(tmp_path, {**opt, 'val': {**VAL, 'metrics': METRICS}})
     model.net_g.forward = lambda lq: torch.nn.functional.interpolate(lq[0], scale_factor=4)[None]
     model.validation(loaders[0], 7, None, save_img=False)
     model.net_g.forward = lambda lq: lq
@@ -103,7 +104,7 @@ def test_validation_of_two_sets_keeps_their_best_apart(tmp_path, clips):
 
 def test_validation_with_flip_seq_and_center_frame_runs(tmp_path, clips):
     opt = options(clips, network_g=NETWORK, datasets__val=validation_set(clips))
-    model, (loader,) = build(tmp_path, {**opt, 'val': {'flip_seq': True, 'center_frame_only': True}})
+    model, (loader,) = build(tmp_path, {**opt, 'val': {**VAL, 'flip_seq': True, 'center_frame_only': True}})
     model.validation(loader, 7, None, save_img=True)
     assert len(list((tmp_path / 'experiments/run/visualization').rglob('*_7.png'))) == 3
 
