@@ -337,3 +337,18 @@ def test_run_from_pretrained_weights_begins_with_them(tmp_path, clips):
     weights = torch.load(path, weights_only=True)
     for key, network in (('params', model.net_g), ('params_ema', model.net_g_ema)):
         assert all(torch.equal(weights[key][name], value) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize('arch', ['BasicVSR', 'BasicVSRPlusPlus'])
+def test_run_with_a_pretrained_flow_network_begins_with_it(arch, tmp_path, clips):
+    from basicsr.archs.spynet_arch import SpyNet
+
+    torch.manual_seed(7)
+    weights = SpyNet().basic_module.state_dict(prefix='basic_module.')
+    path = tmp_path / 'spynet.pth'
+    torch.save({'params': weights}, path)
+    opt = options(clips, network_g={'type': arch, 'spynet_path': str(path)}, train__ema_decay=0.9)
+    model, _ = build(tmp_path, opt)
+    for network in (model.net_g, model.net_g_ema):
+        found = network.spynet.state_dict()
+        assert all(torch.equal(value, found[name]) for name, value in weights.items())
