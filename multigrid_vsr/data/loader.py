@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from multigrid_vsr.core.errors import FrameError
@@ -90,6 +91,9 @@ class MultigridLoader:
         self.requests = requests
         self._epoch_sampler = epoch_sampler
         self._num_prefetch_queue = num_prefetch_queue
+        # A random state of its own: each start of an iterator draws from it, so a run that went on would otherwise have
+        # other random numbers in its network than one that did not stop.
+        options['generator'] = torch.Generator()
         self._loader = DataLoader(dataset, batch_size=None, sampler=requests, collate_fn=_as_loaded, **options)
 
     def __len__(self) -> int:
