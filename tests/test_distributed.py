@@ -39,7 +39,7 @@ def test_torchrun_ranks_share_the_global_batch(tmp_path, clips):
     assert two == pytest.approx(one, rel=2e-3)
 
 
-def test_ranks_that_share_the_batch_train_the_same_weights(tmp_path, clips):
+def test_ranks_that_share_the_batch_train_the_same_bits(tmp_path, clips):
     """20 iterations over boundaries: 2 ranks with batch b against 1 rank with 2b, within float error."""
     # Adam divides a gradient by its own size: with a tiny epsilon it would make the rounding of a gradient near 0 a step.
     optimizer = {'type': 'Adam', 'lr': 1e-3, 'betas': [0.9, 0.99], 'eps': 1e-3}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import basicsr
 import pytest
-from runs import SHAPES, losses, options, run, same_weights, train, write
+from runs import SHAPES, losses, options, run, same_bits, train, write
 
 INSTALLED = Path(basicsr.__file__).parent
 SHAPE_IN_LOG = re.compile(r'gt_size: (\d+) num_frame: (\d+) batch_size_per_gpu: (\d+)')
@@ -43,7 +43,7 @@ def reference(tmp_path_factory, clips) -> tuple[list[str], Path]:
 def _check(log: str, root: Path, reference: tuple[list[str], Path]) -> None:
     assert len(losses(log)) == 13
     assert losses(log) == reference[0]
-    assert same_weights(root / 'run/models/net_g_latest.pth', reference[1])
+    assert same_bits(root / 'run/models/net_g_latest.pth', reference[1])
 
 
 def test_train_script_in_clone_trains_into_the_clone(clone, tmp_path, clips, reference):
@@ -138,7 +138,7 @@ def test_stock_run_is_the_same_with_and_without_the_plugin(tmp_path, stock_clips
         logs.append(run(sys.executable, *command, '-opt', opt_file, cwd=tmp_path).stdout)
     assert len(losses(logs[0])) == 4
     assert losses(logs[0]) == losses(logs[1])
-    assert same_weights(*(tmp_path / f'experiments/{name}/models/net_g_latest.pth' for name in ('with', 'without')))
+    assert same_bits(*(tmp_path / f'experiments/{name}/models/net_g_latest.pth' for name in ('with', 'without')))
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])

@@ -78,6 +78,14 @@ def test_loader_iterated_twice_starts_again():
     assert keys([next(iter(twice))]) == keys([next(iter(twice))]) == keys([next(iter(loader()))])
 
 
+@pytest.mark.parametrize('num_workers', [0, 1])
+def test_loader_leaves_the_random_state_as_it_was(num_workers):
+    """So that what a network draws does not depend on how often a run was started."""
+    before = torch.get_rng_state()
+    assert len(list(loader(num_workers=num_workers))) == 9
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_loader_is_empty_after_the_first_epoch():
     sampler = Sampler()
     epochs = loader(sampler=sampler)

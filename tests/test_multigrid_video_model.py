@@ -283,7 +283,7 @@ def test_preflight_of_an_even_sequence_does_not_pass_for_a_mirrored_one(tmp_path
 
 @pytest.mark.filterwarnings('ignore')  # what torch's compiler says to itself
 @pytest.mark.parametrize('channels_last', [False, True])
-def test_run_with_compile_compiles_every_shape_first_and_trains_the_same_weights(
+def test_run_with_compile_compiles_every_shape_first_and_trains_the_same_bits(
     channels_last, tmp_path, clips, monkeypatch
 ):
     graphs = []

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from probe import NETWORK, train_here
-from runs import losses, options, same_weights, train, write
+from runs import (
+    TRAIN,
+    losses,
+    options,
+    processes_below,
+    rest_of,
+    same_bits,
+    started,
+    still_running,
+    train,
+    wait_for,
+    write,
+)
 
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.models import checkpoint
-
-COMMAND = (sys.executable, '-m', 'multigrid_vsr.cli', 'train', '-opt')
 
 
 def real_options(clips, folder, **changes):
@@ -44,31 +54,9 @@ def whole(tmp_path_factory, clips):
     return folder / 'run', losses(log)
 
 
-def start(folder, opt_file, *arguments):
-    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    return subprocess.Popen([*map(str, (*COMMAND, opt_file, *arguments))], cwd=folder, env=env, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
-
-
-def wait_for(process, iteration):
-    """Reads the log until an iteration is done; returns the losses until then."""
-    seen = ''
-    for line in process.stdout:
-        seen += line
-        if re.search(rf'iter: +{iteration}, ', line):
-            return losses(seen)
-    raise AssertionError(seen[-3000:])
-
-
 def check_equal(folder, whole):
-    for name in ('net_g_12.pth', 'net_g_latest.pth'):
-        assert same_weights(folder / 'run/models' / name, whole / 'models' / name)
-    states = [checkpoint.load_state(path / 'training_states/12.state') for path in (folder / 'run', whole)]
-    flat = [
-        [value for state in s['optimizers'][0]['state'].values() for value in state.values()] for s in states
-    ]  # fmt: skip
-    assert all(torch.equal(a, b) for a, b in zip(*flat, strict=True))
-    assert all(states[0][key] == states[1][key] for key in ('iter', 'schedulers', 'schedule', 'seed'))
+    names = ('models/net_g_12.pth', 'models/net_g_latest.pth', 'training_states/12.state')
+    assert [name for name in names if not same_bits(folder / 'run' / name, whole / name)] == []
 
 
 def test_run_killed_three_times_ends_with_the_bits_of_one_that_was_not(tmp_path, clips, whole):
@@ -77,11 +65,8 @@ def test_run_killed_three_times_ends_with_the_bits_of_one_that_was_not(tmp_path,
     elsewhere.mkdir()
     for workers, folder, iteration in ((0, tmp_path, 3), (2, elsewhere, 5), (1, tmp_path, 8)):
         opt = real_options(clips, tmp_path, datasets__train__num_worker_per_gpu=workers)
-        process = start(folder, write(tmp_path, opt), '--auto_resume')
-        seen = wait_for(process, iteration)
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        with started(*TRAIN, write(tmp_path, opt), '--auto_resume', cwd=folder) as process:
+            seen = losses(wait_for(process, iteration))
         assert seen == whole[1][iteration - len(seen) : iteration]
         assert 1 <= len(seen) <= 4  # went on, did not begin anew
     log = train(elsewhere, write(tmp_path, real_options(clips, tmp_path)), '--auto_resume')
@@ -92,20 +77,38 @@ def test_run_killed_three_times_ends_with_the_bits_of_one_that_was_not(tmp_path,
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_run_asked_to_stop_saves_and_goes_on_as_if_it_had_not_been(number, tmp_path, clips, whole):
-    opt_file = write(tmp_path, real_options(clips, tmp_path))
-    process = start(tmp_path, opt_file)
-    wait_for(process, 3)
-    process.send_signal(number)
-    rest = process.stdout.read()
-    assert process.wait() == 128 + number
-    process.stdout.close()
+    """As a terminal and SLURM ask: all processes of the group, the workers too; and then again at once."""
+    workers = {'datasets__train__num_worker_per_gpu': 2, 'datasets__train__prefetch_mode': 'cpu'}
+    opt_file = write(tmp_path, real_options(clips, tmp_path, **workers))
+    rng = random.Random(int(number))
+    with started(*TRAIN, opt_file, cwd=tmp_path) as process:
+        wait_for(process, rng.randint(1, 9))
+        processes = processes_below(process.pid)
+        time.sleep(rng.uniform(0, 0.2))
+        for _ in range(2):
+            os.killpg(process.pid, number)
+        rest = rest_of(process)
+    assert process.returncode == 128 + number
     assert f'Asked to stop by signal {number.value}: saving first.' in rest
     assert 'Traceback' not in rest
+    assert len(processes) == 2
+    assert still_running(processes, 5) == set()
     newest = max(int(path.stem) for path in (tmp_path / 'run/training_states').glob('*.state'))
     log = train(tmp_path, opt_file, '--auto_resume')
     assert f'Resuming training from epoch: 0, iter: {newest}.' in log
     assert losses(log) == whole[1][newest:]
     check_equal(tmp_path, whole[0])
+
+
+def test_workers_of_a_killed_run_end_by_themselves(tmp_path, clips):
+    workers = {'datasets__train__num_worker_per_gpu': 2, 'datasets__train__prefetch_mode': 'cpu'}
+    opt = real_options(clips, tmp_path, train__total_iter=200, **workers)
+    with started(*TRAIN, write(tmp_path, opt), cwd=tmp_path) as process:
+        wait_for(process, 2)
+        processes = processes_below(process.pid)
+        process.kill()
+        assert len(processes) == 2
+        assert still_running(processes, 15) == set()
 
 
 @pytest.fixture
@@ -185,7 +188,7 @@ def test_resume_state_of_another_run_takes_its_weights_from_beside_it(tmp_path, 
     opt, fed, folder = small
     opt = {**opt, 'name': 'second', 'path': {**opt['path'], 'resume_state': str(folder / 'training_states/5.state')}}
     assert train_here(tmp_path, opt) == fed[5:]
-    assert same_weights(folder / 'models/net_g_13.pth', tmp_path / 'experiments/second/models/net_g_13.pth')
+    assert same_bits(folder / 'models/net_g_13.pth', tmp_path / 'experiments/second/models/net_g_13.pth')
 
 
 def test_resume_state_without_its_weights_is_refused(tmp_path, small):

@@ -98,7 +98,9 @@ class MultigridLoader:
         self._epoch_sampler = epoch_sampler
         self._num_prefetch_queue = num_prefetch_queue
         self._pin_memory = pin_memory and torch.cuda.is_available()
-        self._options = options
+        # A random state of its own: each start of an iterator draws from it, so a run that went on would otherwise have
+        # other random numbers in its network than one that did not stop.
+        self._options = {'generator': torch.Generator(), **options}
 
     def __len__(self) -> int:
         return len(self.requests)
