@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
+import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -14,6 +19,7 @@ from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import SampleRequest
 from multigrid_vsr.data.prefetch import in_background
 
+LEFT_TO_THE_RUN = (signal.SIGTERM, signal.SIGINT)  # what workers ignore
 _FRAME_ERROR = f'{FrameError.__module__}.{FrameError.__qualname__}: '
 
 
@@ -94,7 +100,7 @@ class MultigridLoader:
         # A random state of its own: each start of an iterator draws from it, so a run that went on would otherwise have
         # other random numbers in its network than one that did not stop.
         options['generator'] = torch.Generator()
-        self._loader = DataLoader(dataset, batch_size=None, sampler=requests, collate_fn=_as_loaded, **options)
+        self._loader = _Loader(dataset, batch_size=None, sampler=requests, collate_fn=_as_loaded, **options)
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -109,6 +115,7 @@ class MultigridLoader:
             else:
                 yield from self._loader
         except FrameError as error:  # a worker's comes wrapped in the text of its traceback
+            traceback.clear_frames(error.__traceback__)  # they hold the workers, which end in time only if told to now
             raise FrameError(str(error).strip().splitlines()[-1].removeprefix(_FRAME_ERROR)) from None
 
     @property
@@ -119,6 +126,28 @@ class MultigridLoader:
         schedule = self.requests.schedule
         for iteration in range(self.requests.start_iter, schedule.total_iter):
             yield schedule.segment_at(iteration).shape.pixels
+
+
+class _Loader(DataLoader):
+    def __iter__(self) -> Any:
+        context = self.multiprocessing_context or multiprocessing
+        is_forked = context.get_start_method(allow_none=True) in (None, 'fork')  # with this process's handlers
+        with nullcontext() if is_forked or self.num_workers == 0 else _signals_held():
+            return super().__iter__()
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Keeps the processes that are started meanwhile from being ended by a signal before they can ignore it.
+
+    A launcher's ranks spawn theirs, which import for seconds, and a run whose worker has died ends with its error.
+    """
+    resource_tracker.ensure_running()  # it would let the signals through in the middle
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_THE_RUN)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _as_loaded(batch: Any) -> Any:
