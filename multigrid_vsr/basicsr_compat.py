@@ -53,8 +53,8 @@ def after_import() -> None:
     """Registers the dataset and the model, and replaces the functions below. Calling it again changes nothing."""
     if _replaced:
         return
-    for module in _REGISTERING:
-        importlib.import_module(f'multigrid_vsr.{module}')
+    if not any(_is_under_way(module) for module in _REGISTERING):
+        _register()
     from multigrid_vsr.message_logger import MultigridMessageLogger
 
     for name, source, wrap in (
@@ -74,6 +74,17 @@ def after_import() -> None:
     _take_small_frames()
 
 
+def _is_under_way(module: str) -> bool:
+    """Whether a module of this plugin is what imports BasicSR: as in a spawned worker, whose dataset comes first."""
+    spec = getattr(sys.modules.get(f'multigrid_vsr.{module}'), '__spec__', None)
+    return getattr(spec, '_initializing', False)
+
+
+def _register() -> None:
+    for module in _REGISTERING:
+        importlib.import_module(f'multigrid_vsr.{module}')
+
+
 def _replace_names(names: dict[str, Any]) -> None:
     """BasicSR's modules import functions by name, so each module that has one needs the replacement."""
     for name, (original, replacement) in _replaced.items():
@@ -89,6 +100,7 @@ def _parsing_options(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
+        _register()  # what could not be imported together with BasicSR
         _replace_in_caller(sys._getframe(1).f_globals)
         _print_input_errors_as_one_line()
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -106,3 +107,13 @@ class ThinBasicVSR(BasicVSR):
 
     def forward(self, lqs: torch.Tensor) -> torch.Tensor:
         return super().forward(torch.nn.functional.dropout(lqs, 0.1, self.training))
+
+
+@ARCH_REGISTRY.register()
+class StuckProbe(ShapeProbe):
+    """Never comes back from its third iteration."""
+
+    def forward(self, lq: torch.Tensor) -> torch.Tensor:
+        if len(seen) == 2:
+            time.sleep(10_000)
+        return super().forward(lq)

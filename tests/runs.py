@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,20 @@ def options(clips: Path, **changes: Any) -> dict[str, Any]:
     return opt
 
 
+def real_options(clips: Path, folder: Path, **changes: Any) -> dict[str, Any]:
+    """A run in which all that a resume may forget matters: EMA, frozen flow, ramps, restarts, a growing shape."""
+    return options(
+        clips,
+        path__experiments_root=str(folder),
+        train__ema_decay=0.9,
+        train__fix_flow=6,
+        train__flow_lr_mul=0.25,
+        train__scheduler={'type': 'MultigridCosineLR', 'warmup_iter': 3, 'batch_scaling': 'sqrt'},
+        logger__save_checkpoint_freq=2,
+        **changes,
+    )
+
+
 def write(folder: Path, opt: dict[str, Any], name: str = 'run.yml') -> Path:
     path = folder / name
     path.write_text(yaml.safe_dump(opt))
@@ -149,15 +164,23 @@ def started(*command: Any, cwd: Path, **environment: str) -> Iterator[subprocess
         process.stdout.close()
 
 
-def wait_for(process: subprocess.Popen[str], iteration: int) -> str:
-    """Reads what a run prints until an iteration is done, that one or a later one; returns it."""
+def wait_for(process: subprocess.Popen[str], iteration: int, seconds: float = 120) -> str:
+    """Reads what a run prints until an iteration is done, that one or a later one; returns it.
+
+    A run that has not come so far after the time is killed, and fails.
+    """
     assert process.stdout is not None
+    too_late = threading.Timer(seconds, process.kill)
+    too_late.start()
     seen = ''
-    for line in process.stdout:
-        seen += line
-        found = re.search(r'iter: +(\d+), ', line)
-        if found and int(found[1]) >= iteration:
-            return seen
+    try:
+        for line in process.stdout:
+            seen += line
+            found = re.search(r'iter: +(\d+), ', line)
+            if found and int(found[1]) >= iteration:
+                return seen
+    finally:
+        too_late.cancel()
     raise AssertionError(seen[-3000:])
 
 
@@ -205,9 +228,10 @@ def free_port() -> int:
         return listening.getsockname()[1]
 
 
-def torchrun(*arguments: Any) -> list[Any]:
-    """The command of two ranks on this machine."""
-    launcher = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={free_port()}']
+def torchrun(*arguments: Any, nodes: int = 1, node: int = 0, port: int | None = None) -> list[Any]:
+    """The command of two ranks on this machine, or of one of two nodes with a rank each."""
+    launcher = [sys.executable, '-m', 'torch.distributed.run', f'--nproc_per_node={2 // nodes}', f'--nnodes={nodes}']
+    launcher += [f'--node_rank={node}', '--master_addr=127.0.0.1', f'--master_port={port or free_port()}']
     return [*launcher, *arguments, '--launcher', 'pytorch']
 
 
@@ -227,3 +251,9 @@ def same_bits(first: Any, second: Any) -> bool:
     if isinstance(first, (list, tuple)):
         return len(first) == len(second) and all(map(same_bits, first, second))
     return first == second
+
+
+def assert_same_end(first: Path, second: Path) -> None:
+    """Two runs of :func:`real_options` have the same weights, EMA, optimizer and state, to the last bit."""
+    names = ('models/net_g_12.pth', 'models/net_g_latest.pth', 'training_states/12.state')
+    assert [name for name in names if not same_bits(first / 'run' / name, second / 'run' / name)] == []

@@ -1,35 +1,44 @@
-"""Real torchrun with two ranks, over gloo."""
+"""Two ranks, over gloo: torchrun, two nodes of it, and SLURM's tasks."""
 
 from __future__ import annotations
 
 import os
 import re
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import basicsr
 import pytest
 import torch
-from runs import losses, options, run, train, write
+from runs import (
+    TRAIN,
+    assert_same_end,
+    free_port,
+    losses,
+    options,
+    processes_below,
+    real_options,
+    rest_of,
+    run,
+    started,
+    still_running,
+    torchrun,
+    train,
+    wait_for,
+    write,
+)
 
 TRAIN_SCRIPT = Path(basicsr.__file__).parent / 'train.py'
 COMMAND = Path(sys.executable).parent / 'multigrid-vsr'
 PSNR = re.compile(r'# psnr: ([\d.]+)(.*)')
 
 
-def torchrun(*arguments, port):
-    start = ['-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={port}']
-    return [sys.executable, *start, *arguments, '--launcher', 'pytorch']
-
-
 def test_torchrun_ranks_share_the_global_batch(tmp_path, clips):
     two_ranks = options(clips, multigrid__batch_size_per_gpu=[2, 1], name='two')
     one_rank = options(clips, multigrid__batch_size_per_gpu=[4, 2], datasets__train__batch_size_per_gpu=2, name='one')
     opt_file = write(tmp_path, {**two_ranks, 'path': {'experiments_root': str(tmp_path)}})
-    run(*torchrun(TRAIN_SCRIPT, '-opt', opt_file, port=29617), cwd=tmp_path)
+    run(*torchrun(TRAIN_SCRIPT, '-opt', opt_file), cwd=tmp_path)
     log_two = next((tmp_path / 'two').glob('train_two_*.log')).read_text()
     train(tmp_path, write(tmp_path, {**one_rank, 'path': {'experiments_root': str(tmp_path)}}, 'one.yml'))
     log_one = next((tmp_path / 'one').glob('train_one_*.log')).read_text()
@@ -56,7 +65,7 @@ def test_ranks_that_share_the_batch_train_the_same_bits(tmp_path, clips):
         if name == 'one':
             train(tmp_path, opt_file)
         else:
-            run(*torchrun(COMMAND, 'train', '-opt', opt_file, port=29618), cwd=tmp_path)
+            run(*torchrun(COMMAND, 'train', '-opt', opt_file), cwd=tmp_path)
     first, second = (
         torch.load(tmp_path / name / 'models/net_g_latest.pth', weights_only=True)['params'] for name in ('one', 'two')
     )
@@ -78,27 +87,111 @@ def test_validation_of_two_ranks_logs_the_figures_of_one(tmp_path, clips):
         if name == 'one':
             log = train(tmp_path, opt_file)
         else:
-            log = run(*torchrun(COMMAND, 'train', '-opt', opt_file, port=29619), cwd=tmp_path).stdout
+            log = run(*torchrun(COMMAND, 'train', '-opt', opt_file), cwd=tmp_path).stdout
         found.append(PSNR.findall(log))
     assert len(found[0]) == 2  # after the iteration, and at the end
     assert found[0] == found[1]
 
 
 def test_dead_rank_ends_the_run_with_an_error(tmp_path, clips):
-    opt = options(clips, train__total_iter=100_000, multigrid=None, path__experiments_root=str(tmp_path))
-    command = torchrun(TRAIN_SCRIPT, '-opt', write(tmp_path, opt), port=29620)
-    process = subprocess.Popen([str(word) for word in command], cwd=tmp_path, text=True, start_new_session=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
-    try:
-        for line in process.stdout:
-            if re.search(r'iter: +3, ', line):
-                break
-        children = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
-        os.kill(int(children[-1]), signal.SIGKILL)
-        deadline = time.monotonic() + 90
-        process.stdout.read()
-        assert process.wait(timeout=max(1, deadline - time.monotonic())) != 0
-    finally:
-        process.stdout.close()
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+    opt = options(clips, train__total_iter=100_000, train__scheduler={'type': 'MultigridCosineLR'},
+                  path__experiments_root=str(tmp_path))  # fmt: skip
+    with started(*torchrun(TRAIN_SCRIPT, '-opt', write(tmp_path, opt)), cwd=tmp_path) as process:
+        wait_for(process, 3)
+        os.kill(max(processes_below(process.pid))[0], signal.SIGKILL)
+        rest_of(process)
+    assert process.returncode != 0
+
+
+@pytest.fixture(scope='module')
+def two_ranks(tmp_path_factory, clips):
+    """The run of two ranks that nobody stopped: its folder, and its losses. gloo adds in the same order each time."""
+    folder = tmp_path_factory.mktemp('two_ranks')
+    log = run(*torchrun(COMMAND, 'train', '-opt', write(folder, real_options(clips, folder))), cwd=folder).stdout
+    assert len(losses(log)) == 13
+    return folder, losses(log)
+
+
+def test_ranks_asked_to_stop_save_and_go_on_as_if_they_had_not_been(tmp_path, clips, two_ranks):
+    """First all processes are asked, as SLURM does, the workers too; then torchrun alone, which passes it on."""
+    folder, whole = two_ranks
+    done = 0
+    for who, iteration, workers in (('all', 3, 1), ('torchrun', 7, 0)):
+        opt_file = write(tmp_path, real_options(clips, tmp_path, datasets__train__num_worker_per_gpu=workers))
+        with started(*torchrun(COMMAND, 'train', '-opt', opt_file, '--auto_resume'), cwd=tmp_path) as process:
+            log = wait_for(process, iteration)
+            processes = processes_below(process.pid)
+            for pid in [process.pid] + [pid for pid, _ in processes if who == 'all']:
+                os.kill(pid, signal.SIGTERM)
+            log += rest_of(process)
+        assert process.returncode != 0
+        assert log.count('Asked to stop by signal 15: saving first.') == 1  # rank 0 says so
+        assert log.count('Traceback') == 1  # torchrun's own
+        assert f'SignalException: Process {process.pid} got signal: 15' in log
+        assert still_running(processes, 10) == set()
+        before, done = done, max(int(path.stem) for path in (tmp_path / 'run/training_states').glob('*.state'))
+        assert iteration < done < 13
+        assert losses(log) == whole[before:done]
+    log = run(*torchrun(COMMAND, 'train', '-opt', opt_file, '--auto_resume'), cwd=tmp_path).stdout
+    assert losses(log) == whole[done:]
+    assert_same_end(tmp_path, folder)
+
+
+def slurm(folder, opt_file, *arguments):
+    """Two tasks as ``srun`` starts them, and a ``scontrol`` that knows the host of a job."""
+    scontrol = folder / 'bin/scontrol'
+    scontrol.parent.mkdir(exist_ok=True)
+    scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostname node1" ] && echo 127.0.0.1\n')
+    scontrol.chmod(0o755)
+    environment = {'SLURM_NTASKS': '2', 'SLURM_NODELIST': 'node1', 'MASTER_PORT': str(free_port()),
+                   'PATH': f'{scontrol.parent}{os.pathsep}{os.environ["PATH"]}'}  # fmt: skip
+    command = [*TRAIN, opt_file, '--launcher', 'slurm', *arguments]
+    return [started(*command, cwd=folder, SLURM_PROCID=str(task), **environment) for task in (0, 1)]
+
+
+def test_slurm_tasks_train_as_ranks_of_torchrun_and_stop_together(tmp_path, clips, two_ranks):
+    """Stopped by a signal that one task alone gets."""
+    folder, whole = two_ranks
+    opt_file = write(tmp_path, real_options(clips, tmp_path))
+    first, second = slurm(tmp_path, opt_file)
+    with first as rank_0, second as rank_1:
+        seen = losses(wait_for(rank_0, 3))
+        os.killpg(rank_1.pid, signal.SIGTERM)
+        log = rest_of(rank_0)
+        assert 'Traceback' not in log + rest_of(rank_1)
+    assert [rank_0.returncode, rank_1.returncode] == [128 + signal.SIGTERM] * 2
+    seen += losses(log)
+    first, second = slurm(tmp_path, opt_file, '--auto_resume')
+    with first as rank_0, second as rank_1:
+        log = rest_of(rank_0)
+        assert rest_of(rank_1) is not None
+    assert [rank_0.returncode, rank_1.returncode] == [0, 0]
+    newest = int(re.search(r'Resuming training from epoch: 0, iter: (\d+)', log)[1])
+    assert len(seen) == newest
+    assert seen + losses(log) == whole
+    assert_same_end(tmp_path, folder)
+
+
+def test_slurm_task_that_dies_ends_the_others(tmp_path, clips):
+    """No launcher watches them: the rank that is left has to notice."""
+    first, second = slurm(tmp_path, write(tmp_path, options(clips, path__experiments_root=str(tmp_path))))
+    with first as rank_0, second as rank_1:
+        wait_for(rank_0, 3)
+        rank_1.kill()
+        rest_of(rank_0)
+    assert rank_0.returncode not in (0, -signal.SIGKILL)
+
+
+def test_two_nodes_train_as_two_ranks_of_one(tmp_path, clips, two_ranks):
+    folder, whole = two_ranks
+    opt_file, port = write(tmp_path, real_options(clips, tmp_path)), free_port()
+    first, second = (
+        started(*torchrun(COMMAND, 'train', '-opt', opt_file, nodes=2, node=node, port=port), cwd=tmp_path)
+        for node in (0, 1)
+    )
+    with first as node_0, second as node_1:
+        log = rest_of(node_0)
+        rest_of(node_1)
+    assert [node_0.returncode, node_1.returncode] == [0, 0]
+    assert losses(log) == whole
+    assert_same_end(tmp_path, folder)

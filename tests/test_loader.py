@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
+from functools import partial
 
 import pytest
 import torch
+from runs import processes_below
 from test_multigrid_reds_dataset import dataset_options
 from test_schedule import run_options
 
 from multigrid_vsr.core.errors import FrameError
 from multigrid_vsr.core.options import schedule_from_options
+from multigrid_vsr.data.build_loader import _init_worker
 from multigrid_vsr.data.loader import BatchRequests, MultigridLoader
 from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
 from multigrid_vsr.data.prefetch import in_background
@@ -84,6 +89,26 @@ def test_loader_leaves_the_random_state_as_it_was(num_workers):
     before = torch.get_rng_state()
     assert len(list(loader(num_workers=num_workers))) == 9
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_worker_asked_to_stop_while_it_starts_goes_on():
+    """A rank's workers import for seconds, and a signal to the whole job reaches them meanwhile."""
+    init = partial(_init_worker, num_workers=1, rank=0, seed=0)
+    started = loader(num_workers=1, num_prefetch_queue=1, multiprocessing_context='spawn', worker_init_fn=init)
+    before = processes_below(os.getpid())
+    batches = iter(started)
+    stopping = threading.Thread(target=_stop_new_processes, args=[before])
+    stopping.start()
+    assert len(list(batches)) == 9
+    stopping.join()
+
+
+def _stop_new_processes(before):
+    """The resource tracker of multiprocessing ignores it too."""
+    for _ in range(100):
+        for pid, _ in processes_below(os.getpid()) - before:
+            os.kill(pid, signal.SIGTERM)
+        time.sleep(0.01)
 
 
 def test_loader_is_empty_after_the_first_epoch():

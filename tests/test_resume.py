@@ -15,9 +15,12 @@ import torch
 from probe import NETWORK, train_here
 from runs import (
     TRAIN,
+    TRAIN_PROBE,
+    assert_same_end,
     losses,
     options,
     processes_below,
+    real_options,
     rest_of,
     same_bits,
     started,
@@ -31,32 +34,13 @@ from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.models import checkpoint
 
 
-def real_options(clips, folder, **changes):
-    """A run in which all that a resume may forget matters: EMA, frozen flow, ramps, restarts, a growing shape."""
-    return options(
-        clips,
-        path__experiments_root=str(folder),
-        train__ema_decay=0.9,
-        train__fix_flow=6,
-        train__flow_lr_mul=0.25,
-        train__scheduler={'type': 'MultigridCosineLR', 'warmup_iter': 3, 'batch_scaling': 'sqrt'},
-        logger__save_checkpoint_freq=2,
-        **changes,
-    )
-
-
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory, clips):
     """The run that nobody stopped."""
     folder = tmp_path_factory.mktemp('whole')
     log = train(folder, write(folder, real_options(clips, folder)))
     assert len(losses(log)) == 13
-    return folder / 'run', losses(log)
-
-
-def check_equal(folder, whole):
-    names = ('models/net_g_12.pth', 'models/net_g_latest.pth', 'training_states/12.state')
-    assert [name for name in names if not same_bits(folder / 'run' / name, whole / name)] == []
+    return folder, losses(log)
 
 
 def test_run_killed_three_times_ends_with_the_bits_of_one_that_was_not(tmp_path, clips, whole):
@@ -71,7 +55,7 @@ def test_run_killed_three_times_ends_with_the_bits_of_one_that_was_not(tmp_path,
         assert 1 <= len(seen) <= 4  # went on, did not begin anew
     log = train(elsewhere, write(tmp_path, real_options(clips, tmp_path)), '--auto_resume')
     assert losses(log) == whole[1][-len(losses(log)) :]
-    check_equal(tmp_path, whole[0])
+    assert_same_end(tmp_path, whole[0])
     assert [path.name for path in tmp_path.iterdir() if 'archived' in path.name] == []
 
 
@@ -82,7 +66,7 @@ def test_run_asked_to_stop_saves_and_goes_on_as_if_it_had_not_been(number, tmp_p
     opt_file = write(tmp_path, real_options(clips, tmp_path, **workers))
     rng = random.Random(int(number))
     with started(*TRAIN, opt_file, cwd=tmp_path) as process:
-        wait_for(process, rng.randint(1, 9))
+        seen = losses(wait_for(process, rng.randint(1, 9)))
         processes = processes_below(process.pid)
         time.sleep(rng.uniform(0, 0.2))
         for _ in range(2):
@@ -96,13 +80,43 @@ def test_run_asked_to_stop_saves_and_goes_on_as_if_it_had_not_been(number, tmp_p
     newest = max(int(path.stem) for path in (tmp_path / 'run/training_states').glob('*.state'))
     log = train(tmp_path, opt_file, '--auto_resume')
     assert f'Resuming training from epoch: 0, iter: {newest}.' in log
+    assert seen + losses(rest) == whole[1][:newest]  # that of the last iteration too
     assert losses(log) == whole[1][newest:]
-    check_equal(tmp_path, whole[0])
+    assert_same_end(tmp_path, whole[0])
+
+
+@pytest.mark.parametrize('stuck', ['network', 'frame'])
+def test_second_ctrl_c_stops_a_run_that_is_stuck(stuck, tmp_path, clips):
+    """In a network that does not come back, or with a worker that waits for a frame for ever."""
+    if stuck == 'frame':
+        shutil.copytree(clips, tmp_path / 'clips')
+        clips = tmp_path / 'clips'
+        for path in clips.glob('gt/001/0000000[1-9].png'):  # iteration 1 takes samples of the other clips
+            path.unlink()
+            os.mkfifo(path)
+    workers = {'datasets__train__num_worker_per_gpu': 2, 'datasets__train__prefetch_mode': 'cpu'}
+    network = {'type': 'StuckProbe' if stuck == 'network' else 'ShapeProbe'}
+    opt = options(
+        clips, path__experiments_root=str(tmp_path), network_g=network, logger__save_checkpoint_freq=1, **workers
+    )
+    with started(*TRAIN_PROBE, write(tmp_path, opt), cwd=tmp_path) as process:
+        wait_for(process, 1)
+        time.sleep(0.5)
+        processes = processes_below(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(1.1)
+        assert process.poll() is None
+        os.killpg(process.pid, signal.SIGINT)
+        assert 'Traceback' not in rest_of(process, 5)
+    assert process.returncode == 128 + signal.SIGINT
+    assert len(processes) == 2
+    assert still_running(processes, 1) == set()
+    assert list((tmp_path / 'run/training_states').glob('[0-9]*.state')) != []
 
 
 def test_workers_of_a_killed_run_end_by_themselves(tmp_path, clips):
     workers = {'datasets__train__num_worker_per_gpu': 2, 'datasets__train__prefetch_mode': 'cpu'}
-    opt = real_options(clips, tmp_path, train__total_iter=200, **workers)
+    opt = real_options(clips, tmp_path, **workers)
     with started(*TRAIN, write(tmp_path, opt), cwd=tmp_path) as process:
         wait_for(process, 2)
         processes = processes_below(process.pid)

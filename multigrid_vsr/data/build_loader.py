@@ -11,7 +11,7 @@ from basicsr.data import worker_init_fn
 from basicsr.utils.dist_util import get_dist_info
 from torch.utils.data import Dataset, Sampler
 
-from multigrid_vsr.data.loader import BatchRequests, MultigridLoader
+from multigrid_vsr.data.loader import LEFT_TO_THE_RUN, BatchRequests, MultigridLoader
 
 
 def build_multigrid_loader(
@@ -60,6 +60,7 @@ def build_multigrid_loader(
 
 def _init_worker(worker_id: int, **arguments: Any) -> None:
     """Leaves SIGTERM and Ctrl-C, which reach all processes of a job, to the process that trains: it saves first."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in LEFT_TO_THE_RUN:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, LEFT_TO_THE_RUN)
     worker_init_fn(worker_id, **arguments)

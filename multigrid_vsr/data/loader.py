@@ -6,6 +6,7 @@ import atexit
 import multiprocessing
 import signal
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from multigrid_vsr.core.shapes import SampleRequest
 from multigrid_vsr.data.prefetch import in_background
 from multigrid_vsr.data.shared_slots import PREFETCH_FACTOR, SharedSlots
 
+LEFT_TO_THE_RUN = (signal.SIGTERM, signal.SIGINT)  # what workers ignore
 _FRAME_ERROR = f'{FrameError.__module__}.{FrameError.__qualname__}: '
 
 
@@ -126,7 +128,7 @@ class MultigridLoader:
         largest = max(self.dataset.num_bytes(segment.shape) for segment in self.requests.schedule.segments)
         slots = SharedSlots(self.dataset, largest * len(self.requests.ranks), num_workers)
         atexit.register(_kill_workers)
-        for answer in DataLoader(slots, prefetch_factor=PREFETCH_FACTOR, **options):
+        for answer in _started(DataLoader(slots, prefetch_factor=PREFETCH_FACTOR, **options)):
             yield slots.take(answer, self._pin_memory)
 
     @property
@@ -137,6 +139,22 @@ class MultigridLoader:
         schedule = self.requests.schedule
         for iteration in range(self.requests.start_iter, schedule.total_iter):
             yield schedule.segment_at(iteration).shape.pixels
+
+
+def _started(loader: DataLoader) -> Iterator[Any]:
+    """Starts the workers so that no signal ends one before it can ignore it: a run whose worker has died cannot save.
+
+    Forked workers have this process's handlers; a launcher's ranks spawn theirs, which import for seconds.
+    """
+    context = loader.multiprocessing_context or multiprocessing
+    if context.get_start_method(allow_none=True) in (None, 'fork'):
+        return iter(loader)
+    resource_tracker.ensure_running()  # it would let the signals through in the middle
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_THE_RUN)
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _kill_workers() -> None:

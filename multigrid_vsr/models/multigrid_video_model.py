@@ -60,6 +60,7 @@ class MultigridVideoModel(VideoRecurrentModel):
         self._max_batch = None if max_batch is None else max_batch * gpus
         self._losses: dict[str, torch.Tensor] = {}
         self._stop_signal = StopSignal(opt['dist'])
+        self._exit_status = 0
         if opt['train'].get('channels_last'):
             acceleration.to_channels_last(self.net_g, getattr(self, 'net_g_ema', None))
         if opt['train'].get('compile'):
@@ -92,6 +93,7 @@ class MultigridVideoModel(VideoRecurrentModel):
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """Sets the rates of an iteration: the scheduler's, BasicSR's own warm-up, the factor of the batch."""
+        self._leave_if_stopped()
         with self._batch_scaling.taken_off(current_iter) if self._batch_scaling is not None else nullcontext():
             super().update_learning_rate(current_iter, warmup_iter)
 
@@ -137,8 +139,18 @@ class MultigridVideoModel(VideoRecurrentModel):
         if signal:
             get_root_logger().warning(f'Asked to stop by signal {signal}: saving first.')
             self.save(0, current_iter)
+            self._exit_status = 128 + signal
+
+    def _leave_if_stopped(self) -> None:
+        """Ends a run that was asked to stop: called by what BasicSR does after the line of the iteration is logged."""
+        if self.is_train and self._exit_status:
             self._stop_signal.wait_for_all()
-            sys.exit(128 + signal)
+            sys.exit(self._exit_status)
+
+    def validation(self, *args: Any, **kwargs: Any) -> None:
+        """BasicSR's, unless the run was asked to stop."""
+        self._leave_if_stopped()
+        super().validation(*args, **kwargs)
 
     def update(self, current_iter: int) -> None:
         """The gradient of ``self.lq`` and ``self.gt``, the optimizer's step and the average of the weights."""
@@ -212,6 +224,7 @@ class MultigridVideoModel(VideoRecurrentModel):
         Raises:
             InputError: If the weights at the end of the run cannot be written.
         """
+        self._leave_if_stopped()
         try:
             super().save(epoch, current_iter)
         except OSError as error:
