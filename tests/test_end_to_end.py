@@ -83,6 +83,12 @@ def test_own_script_with_one_import_line_trains(place, tmp_path, clips, referenc
     _check(log, tmp_path / 'experiments', reference)
 
 
+@pytest.mark.parametrize('module', ['data.multigrid_reds_dataset', 'models.multigrid_video_model'])
+def test_module_imported_before_basicsr_is_whole(module, tmp_path):
+    """As a spawned worker imports the dataset: it, or the model, is what imports BasicSR."""
+    run(sys.executable, '-c', f'import multigrid_vsr.{module}', cwd=tmp_path)
+
+
 def test_test_script_evaluates_a_trained_network(tmp_path, clips, reference):
     test_set = {
         'name': 'REDS4',
