@@ -112,9 +112,17 @@ def train(out: Path, name: str, iters: int, seed: int) -> Run:
     Raises:
         InputError: If the run ends with an error; its last lines are printed before.
     """
+    path = out / f'train_{name}.yml'
+    path.write_text(options(name, iters, seed))
+    train_file(path, iters, f'Train {name:<9}')
+    return Run(name, _checkpoints(out / 'experiments' / name, iters))
+
+
+def options(name: str, iters: int, seed: int) -> str:
+    """The option file of one of the two runs; paths are relative to the folder of the demo."""
     boundary = iters // 2  # the schedule's default for two stages
     is_stock = name == 'stock'
-    options = _OPTIONS.format(
+    return _OPTIONS.format(
         title='Stock BasicSR: the full shape throughout.' if is_stock else 'The same run with a growing shape.',
         name=name,
         seed=seed,
@@ -129,13 +137,24 @@ def train(out: Path, name: str, iters: int, seed: int) -> Run:
         total_iter=iters,
         save_checkpoint_freq=iters // (6 if iters >= 60 else 2),
     )
-    path = out / f'train_{name}.yml'
-    path.write_text(options)
+
+
+def train_file(path: Path, iters: int, label: str) -> None:
+    """Trains an option file in a process of its own, in the file's folder, with a progress bar.
+
+    Args:
+        path: Option file.
+        iters: Its iterations.
+        label: What the progress bar says.
+
+    Raises:
+        InputError: If the run ends with an error; its last lines are printed before.
+    """
     command = [sys.executable, '-m', 'multigrid_vsr.cli', 'train', '-opt', path.name]
     last_lines: collections.deque[str] = collections.deque(maxlen=20)
-    process = subprocess.Popen(command, cwd=out, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(command, cwd=path.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
-    with process, tqdm(total=iters, desc=f'Train {name:<9}', unit='iter') as bar:
+    with process, tqdm(total=iters, desc=label, unit='iter') as bar:
         for line in process.stdout:
             last_lines.append(line)
             if match := re.search(r'iter: *([\d,]+), lr', line):
@@ -144,7 +163,6 @@ def train(out: Path, name: str, iters: int, seed: int) -> Run:
     if process.returncode != 0:
         print(''.join(last_lines), file=sys.stderr)
         raise InputError(f'{path}: must train to its end, got exit status {process.returncode}. See the lines above.')
-    return Run(name, _checkpoints(out / 'experiments' / name, iters))
 
 
 def _checkpoints(folder: Path, iters: int) -> tuple[tuple[int, float, Path], ...]:
