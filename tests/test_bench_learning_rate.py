@@ -11,51 +11,45 @@ from runs import run
 
 from multigrid_vsr.bench import learning_rate
 
-HEADER = '      variant  pixels  seed 0  seed 1    mean  deviation'
-
 
 def bench(cwd, *arguments, ok=True):
     return run(sys.executable, '-m', 'multigrid_vsr.cli', 'bench', 'lr', *arguments, cwd=cwd, ok=ok).stdout
-
-
-def keep(root, results):
-    """Writes results as a bench that was interrupted leaves them."""
-    root.mkdir(exist_ok=True)
-    lines = [
-        json.dumps({'variant': name, 'seed': seed, 'iters': iters, 'psnr': psnr})
-        for (name, seed, iters), psnr in results.items()
-    ]
-    (root / 'learning_rate.jsonl').write_text('\n'.join(lines) + '\n')
 
 
 def test_bench_goes_on_after_an_interruption_and_trains_only_what_is_missing(tmp_path):
     made_up = {(name, 0, 12): 20.0 + number for number, name in enumerate(learning_rate.VARIANTS)}
     del made_up['stage_half', 0, 12]
     made_up['stage_half', 0, 360] = made_up['stage_half', 1, 12] = 99.0  # other runs
-    keep(tmp_path / 'bench', made_up)
+    (tmp_path / 'bench').mkdir()
+    for run_, psnr in made_up.items():
+        learning_rate.add_result(tmp_path / 'bench', *run_, psnr)
     printed = bench(tmp_path, '--seeds', 1, '--iters', 12, '--data', 'bench')
     assert '5/9 stage_half, seed 0: 100%' in printed
     assert set(re.findall(r'\d/9 (\w+)', printed)) == {'stage_half'}
     last = json.loads((tmp_path / 'bench/learning_rate.jsonl').read_text().splitlines()[-1])
     assert (last['variant'], last['seed'], last['iters']) == ('stage_half', 0, 12)
     assert 26 < last['psnr'] < 28.5  # bicubic has 27.7
-    assert f'stage_half     45%  {last["psnr"]:.3f}  {last["psnr"]:.3f}          -\n' in printed
+    assert (
+        f'stage_half     45%  {last["psnr"]:.3f}  {last["psnr"]:.3f}          -      {last["psnr"] - 21:+.3f}          -\n'
+        in printed
+    )
     assert not list((tmp_path / 'bench/experiments').iterdir())
 
 
 def test_table_has_mean_and_sample_deviation_of_made_up_results():
     results = {(name, seed, 360): 28.0 for name in learning_rate.VARIANTS for seed in (0, 1)}
-    results['shape', 0, 360], results['shape', 1, 360] = 27.9, 28.5  # deviation 0.6 / sqrt 2 = 0.42426
+    # deviations 0.6 / sqrt 2 = 0.424 of the values and 0.5 / sqrt 2 = 0.354 of their distance from 28.0 and 28.1
+    results['shape', 0, 360], results['shape', 1, 360], results['stage', 1, 360] = 27.9, 28.5, 28.1
     lines = learning_rate.table(results, seeds=2, iters=360, bicubic=27.7129).splitlines()
-    assert lines[0] == HEADER
+    assert lines[0] == '      variant  pixels  seed 0  seed 1    mean  deviation  from stage  deviation'
     assert lines[2:6] == [
-        '      bicubic       -       -       -  27.713          -',
+        '      bicubic       -       -       -  27.713          -           -          -',
         # 15 frames of 21 and 5 quarters of 8 quarters: 75 / 168 of the pixels
-        '         none     45%  28.000  28.000  28.000      0.000',
-        '        stage     45%  28.000  28.000  28.000      0.000',
-        '        shape     45%  27.900  28.500  28.200      0.424',
+        '         none     45%  28.000  28.000  28.000      0.000      -0.050      0.071',
+        '        stage     45%  28.000  28.100  28.050      0.071      +0.000      0.000',
+        '        shape     45%  27.900  28.500  28.200      0.424      +0.150      0.354',
     ]
-    assert lines[-1] == '        stock    100%  28.000  28.000  28.000      0.000'
+    assert lines[-1] == '        stock    100%  28.000  28.000  28.000      0.000      -0.050      0.071'
 
 
 def test_variant_differs_from_the_demo_in_scheduler_and_batch_alone():

@@ -94,13 +94,23 @@ def read_results(root: Path) -> Results:
 
 
 def table(results: Results, seeds: int, iters: int, bicubic: float) -> str:
-    """PSNR of each variant and seed in dB, mean and sample deviation; pixels are those trained on against stock's."""
+    """PSNR of each variant and seed in dB, and how far it is from ``stage`` with the same seed.
+
+    The first deviation is that of the seeds, the second that of the differences, both of a sample. Pixels are those
+    trained on, against the full shape throughout.
+    """
     full = total_pixels(schedule_from_options(options('stock', 0, iters)))
-    rows = [('bicubic', '-', *['-'] * seeds, f'{bicubic:.3f}', '-')]
+    rows = [('bicubic', '-', *['-'] * seeds, f'{bicubic:.3f}', '-', '-', '-')]
     for name in VARIANTS:
         pixels = total_pixels(schedule_from_options(options(name, 0, iters))) / full
         psnrs = [results[name, seed, iters] for seed in range(seeds)]
-        deviation = f'{statistics.stdev(psnrs):.3f}' if seeds > 1 else '-'
-        cells = (f'{psnr:.3f}' for psnr in (*psnrs, statistics.mean(psnrs)))
-        rows.append((name, f'{pixels:.0%}', *cells, deviation))
-    return format_table(('variant', 'pixels', *(f'seed {seed}' for seed in range(seeds)), 'mean', 'deviation'), rows)
+        differences = [psnr - results['stage', seed, iters] for seed, psnr in enumerate(psnrs)]
+        cells = [f'{psnr:.3f}' for psnr in (*psnrs, statistics.mean(psnrs))]
+        cells += [_deviation(psnrs), f'{statistics.mean(differences):+.3f}', _deviation(differences)]
+        rows.append((name, f'{pixels:.0%}', *cells))
+    header = ('variant', 'pixels', *(f'seed {seed}' for seed in range(seeds)), 'mean', 'deviation')
+    return format_table((*header, 'from stage', 'deviation'), rows)
+
+
+def _deviation(values: list[float]) -> str:
+    return f'{statistics.stdev(values):.3f}' if len(values) > 1 else '-'
