@@ -66,7 +66,17 @@ def test_demo_runs_differ_in_the_lines_of_the_method_alone(demo):
     out, _ = demo
     stock, multigrid = ((out / f'train_{name}.yml').read_text().splitlines() for name in ('stock', 'multigrid'))
     changed = {line.split(':')[0].strip('# ') for line in set(stock) ^ set(multigrid)}
-    methods = {'name', 'model_type', 'type', 'multigrid', 'gt_size', 'num_frame', 'periods', 'restart_weights'}
+    methods = {
+        'name',
+        'model_type',
+        'type',
+        'multigrid',
+        'gt_size',
+        'num_frame',
+        'periods',
+        'restart_weights',
+        'warmup_iter',
+    }
     methods |= {'dataroot_gt', 'dataroot_lq', 'prefetch_mode'}  # the multigrid run reads the packed store
     assert changed - methods <= {'Stock BasicSR', 'The same run with a growing shape.', ''}
 

@@ -159,3 +159,10 @@ def test_scheduler_of_basicsr_with_batch_scaling_neither_compounds_nor_drifts(sc
     (tmp_path / 'experiments/run/training_states/12.state').unlink()
     train_here(tmp_path, opt, '--auto_resume')
     assert rates()[-9:][:7] == pytest.approx(expected[4:], abs=1e-3)
+
+
+@pytest.mark.parametrize(('total_iter', 'expected'), [(13, 0), (48, 2), (360, 15), (119_999, 4999), (300_000, 5000)])
+def test_cosine_options_without_a_warmup_take_a_part_of_the_run(total_iter, expected):
+    run = schedule((total_iter, 4, 7, 64))
+    assert cosine_options({'type': 'MultigridCosineLR'}, run).warmup_iter == expected
+    assert cosine_options({'type': 'MultigridCosineLR', 'warmup_iter': -1}, run).warmup_iter == 0

@@ -32,6 +32,7 @@ SCHEDULER_TYPE = 'MultigridCosineLR'
 
 _RESTARTS = ('none', 'stage', 'shape')
 _BATCH_SCALINGS = {'none': 0.0, 'sqrt': 0.5, 'linear': 1.0}
+WARMUP_PART, MOST_WARMUP = 24, 5000  # without `warmup_iter`: docs/method.md has the ablation that the first is from
 _KEYS = ('type', 'eta_min', 'restart', 'restart_weights', 'warmup_iter', 'batch_scaling')
 
 
@@ -119,7 +120,7 @@ def cosine_options(scheduler_opt: Mapping[str, Any], schedule: Schedule) -> Cosi
         raise OptionError(
             f'{name}.eta_min', 'be a number of at least 0', values['eta_min'], 'Write it as !!float 1e-7.'
         )
-    warmup = values.get('warmup_iter', 0)
+    warmup = values.setdefault('warmup_iter', min(schedule.total_iter // WARMUP_PART, MOST_WARMUP))
     if warmup == -1:  # BasicSR's word for none
         values['warmup_iter'] = 0
     elif isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.core.lr import WARMUP_PART
 
 _OPTIONS = """\
 # {title}
@@ -60,12 +61,10 @@ train:
     lr: 0.002
     betas: [0.9, 0.99]
   scheduler:
-    type: CosineAnnealingRestartLR
-    periods: {periods}
-    restart_weights: {restart_weights}
+    type: {scheduler}
     eta_min: 0.0000001
   total_iter: {total_iter}
-  warmup_iter: 15
+  warmup_iter: {warmup_iter}
   pixel_opt:
     type: CharbonnierLoss
     loss_weight: 1.0
@@ -79,6 +78,11 @@ logger:
     project: ~
     resume_id: ~
 """
+
+_ONE_COSINE = """\
+CosineAnnealingRestartLR
+    periods: [{total_iter}]
+    restart_weights: [1]"""
 
 _MULTIGRID = """
 multigrid:
@@ -112,9 +116,16 @@ def train(out: Path, name: str, iters: int, seed: int) -> Run:
     Raises:
         InputError: If the run ends with an error; its last lines are printed before.
     """
-    boundary = iters // 2  # the schedule's default for two stages
+    path = out / f'train_{name}.yml'
+    path.write_text(options(name, iters, seed))
+    train_file(path, iters, f'Train {name:<9}')
+    return Run(name, _checkpoints(out / 'experiments' / name, iters))
+
+
+def options(name: str, iters: int, seed: int) -> str:
+    """The option file of one of the two runs; paths are relative to the folder of the demo."""
     is_stock = name == 'stock'
-    options = _OPTIONS.format(
+    return _OPTIONS.format(
         title='Stock BasicSR: the full shape throughout.' if is_stock else 'The same run with a growing shape.',
         name=name,
         seed=seed,
@@ -124,18 +135,29 @@ def train(out: Path, name: str, iters: int, seed: int) -> Run:
         io_backend='disk' if is_stock else 'packed',
         prefetch_mode='~' if is_stock else 'cpu',
         multigrid='' if is_stock else _MULTIGRID,
-        periods=[iters] if is_stock else [boundary, iters - boundary],
-        restart_weights=[1] if is_stock else [1, 1],
+        scheduler=_ONE_COSINE.format(total_iter=iters) if is_stock else 'MultigridCosineLR',  # with its own warm-up
+        warmup_iter=iters // WARMUP_PART if is_stock else -1,
         total_iter=iters,
         save_checkpoint_freq=iters // (6 if iters >= 60 else 2),
     )
-    path = out / f'train_{name}.yml'
-    path.write_text(options)
+
+
+def train_file(path: Path, iters: int, label: str) -> None:
+    """Trains an option file in a process of its own, in the file's folder, with a progress bar.
+
+    Args:
+        path: Option file.
+        iters: Its iterations.
+        label: What the progress bar says.
+
+    Raises:
+        InputError: If the run ends with an error; its last lines are printed before.
+    """
     command = [sys.executable, '-m', 'multigrid_vsr.cli', 'train', '-opt', path.name]
     last_lines: collections.deque[str] = collections.deque(maxlen=20)
-    process = subprocess.Popen(command, cwd=out, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(command, cwd=path.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
-    with process, tqdm(total=iters, desc=f'Train {name:<9}', unit='iter') as bar:
+    with process, tqdm(total=iters, desc=label, unit='iter') as bar:
         for line in process.stdout:
             last_lines.append(line)
             if match := re.search(r'iter: *([\d,]+), lr', line):
@@ -144,7 +166,6 @@ def train(out: Path, name: str, iters: int, seed: int) -> Run:
     if process.returncode != 0:
         print(''.join(last_lines), file=sys.stderr)
         raise InputError(f'{path}: must train to its end, got exit status {process.returncode}. See the lines above.')
-    return Run(name, _checkpoints(out / 'experiments' / name, iters))
 
 
 def _checkpoints(folder: Path, iters: int) -> tuple[tuple[int, float, Path], ...]:
