@@ -155,10 +155,10 @@ def started(*command: Any, cwd: Path, **environment: str) -> Iterator[subprocess
     try:
         yield process
     finally:
-        for pid, _ in still_running(processes_below(process.pid)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if process.poll() is None:
+        if process.poll() is None:  # else the number may be another's by now
+            for pid, _ in processes_below(process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             process.kill()
         process.wait()
         process.stdout.close()

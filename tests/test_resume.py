@@ -264,5 +264,5 @@ def test_full_disk_costs_its_checkpoint_alone(tmp_path, clips, monkeypatch, capl
     monkeypatch.undo()
     assert checkpoint.newest_good({
         'path': {'training_states': str(folder / 'training_states'), 'models': str(folder / 'models')},
-        'network_g': {},
+        'model_type': 'MultigridVideoModel',
     })[0].name == '4.state'  # fmt: skip
