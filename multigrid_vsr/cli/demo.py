@@ -12,7 +12,7 @@ from multigrid_vsr.core.errors import InputError, OptionError
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser('demo', help='train a small BasicVSR twice on real video, stock and multigrid')
     parser.add_argument('--out', type=Path, default=Path('multigrid_demo'), help='folder for all that it writes')
-    parser.add_argument('--iters', type=int, default=360, help='iterations of each run (default: 360)')
+    parser.add_argument('--iters', type=int, default=300, help='iterations of each run (default: 300)')
     parser.add_argument('--seed', type=int, default=0, help='seed of both runs (default: 0)')
     return parser
 

@@ -138,7 +138,7 @@ def options(name: str, iters: int, seed: int) -> str:
         scheduler=_ONE_COSINE.format(total_iter=iters) if is_stock else 'MultigridCosineLR',  # with its own warm-up
         warmup_iter=iters // WARMUP_PART if is_stock else -1,
         total_iter=iters,
-        save_checkpoint_freq=iters // (6 if iters >= 60 else 2),
+        save_checkpoint_freq=iters // (4 if iters >= 60 else 2),
     )
 
 
