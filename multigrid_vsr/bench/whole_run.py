@@ -14,7 +14,7 @@ from multigrid_vsr.demo.dataset import prepare
 from multigrid_vsr.demo.training import train
 from multigrid_vsr.option_file import read_options
 
-ITERS = 360
+ITERS = 300
 
 
 def measure(root: Path, rounds: int) -> None:
