@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
@@ -70,6 +71,8 @@ class SharedSlots(Dataset):
             if isinstance(shape, torch.Size):
                 stop = start + shape.numel()
                 own = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
-                batch[key] = own.copy_(slot[start:stop].view(shape))
+                # Not by torch: a second thread with an OpenMP team of its own slows down that of the one that trains.
+                np.copyto(own.numpy(), slot[start:stop].view(shape).numpy())
+                batch[key] = own
                 start = stop
         return batch
