@@ -31,7 +31,7 @@ def compile_children(network: nn.Module, mode: str | bool, num_shapes: int) -> N
         num_shapes: Shapes of the run, so that none is refused as one too many.
     """
     modules = list(_callable_children(network))
-    limit = max(16, len(modules) * num_shapes * _GRAPHS_A_SHAPE)
+    limit = max(256, len(modules) * num_shapes * _GRAPHS_A_SHAPE)
     torch._dynamo.config.recompile_limit = max(limit, torch._dynamo.config.recompile_limit)
     torch._dynamo.config.accumulated_recompile_limit = max(limit, torch._dynamo.config.accumulated_recompile_limit)
     for module in modules:
