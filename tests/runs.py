@@ -109,24 +109,16 @@ def write(folder: Path, opt: dict[str, Any], name: str = 'run.yml') -> Path:
     return path
 
 
-def _environment(changes: dict[str, str]) -> dict[str, str]:
-    """One thread, and the warnings that a user would have."""
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', **changes}
+def _settings(cwd: Path, environment: dict[str, str]) -> dict[str, Any]:
+    """One thread, the warnings that a user would have, stdout and stderr together."""
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', **environment}
     env.pop('PYTHONWARNINGS', None)
-    return env
+    return {'cwd': cwd, 'env': env, 'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True}
 
 
 def run(*command: Any, cwd: Path, ok: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs a command with stdout and stderr together."""
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=cwd,
-        env=_environment(environment),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
+    done = subprocess.run([str(word) for word in command], timeout=300, **_settings(cwd, environment))
     assert (done.returncode == 0) is ok, done.stdout[-4000:]
     return done
 
@@ -142,15 +134,7 @@ def started(*command: Any, cwd: Path, **environment: str) -> Iterator[subprocess
 
     A signal to the whole group is ``os.killpg(process.pid, number)``.
     """
-    process = subprocess.Popen(
-        [str(word) for word in command],
-        cwd=cwd,
-        env=_environment(environment),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    process = subprocess.Popen([str(word) for word in command], start_new_session=True, **_settings(cwd, environment))
     assert process.stdout is not None
     try:
         yield process

@@ -127,7 +127,7 @@ class MultigridLoader:
             return
         largest = max(self.dataset.num_bytes(segment.shape) for segment in self.requests.schedule.segments)
         slots = SharedSlots(self.dataset, largest * len(self.requests.ranks), num_workers)
-        atexit.register(_kill_workers)
+        atexit.register(kill_workers)
         for answer in _started(DataLoader(slots, prefetch_factor=PREFETCH_FACTOR, **options)):
             yield slots.take(answer, self._pin_memory)
 
@@ -157,8 +157,8 @@ def _started(loader: DataLoader) -> Iterator[Any]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _kill_workers() -> None:
-    """At the end of Python: after an error they may still wait for work, and they ignore being asked to stop."""
+def kill_workers() -> None:
+    """Ends the workers: after an error they may still wait for work, and they ignore being asked to stop."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would take their end for another error
     for worker in multiprocessing.active_children():
         worker.kill()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -13,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import distributed
+
+from multigrid_vsr.data.loader import kill_workers
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _MEANT_TWICE = 1.0  # seconds between two Ctrl-C of a person; a launcher passes its own on at once
@@ -74,7 +75,6 @@ def _end_at_once(status: int) -> None:
 
     Nothing can be damaged by it: a checkpoint gets its name when it is whole.
     """
-    for worker in multiprocessing.active_children():
-        worker.kill()  # they ignore what asks to stop
+    kill_workers()
     sys.stdout.flush()
     os._exit(status)
