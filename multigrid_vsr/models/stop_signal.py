@@ -56,9 +56,19 @@ class StopSignal:
         """Returns when every rank is here: the launcher ends the others as soon as one has ended."""
         if self._group is not None:
             distributed.barrier(self._group)
+            self._leave_group()
+
+    def _leave_group(self) -> None:
+        """Ends the group while Python runs: at its end, a sum under way would abort the process."""
+        if self._group is not None:
+            if self._summed is not None:
+                self._summed[0].wait()
+            distributed.destroy_process_group(self._group)
+            self._group = self._summed = None
 
     def restore(self) -> None:
-        """Gives the signals back to who had them."""
+        """Gives the signals back to who had them, at the end of the run."""
+        self._leave_group()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
