@@ -20,6 +20,7 @@ from multigrid_vsr.data.build_loader import _init_worker
 from multigrid_vsr.data.loader import BatchRequests, MultigridLoader
 from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
 from multigrid_vsr.data.prefetch import in_background
+from multigrid_vsr.data.shared_slots import SharedSlots
 
 
 class Sampler:
@@ -75,6 +76,36 @@ def test_loader_with_workers_keeps_every_batch_as_it_was_loaded(num_workers, num
         batches.append(batch)
         time.sleep(0.001)  # the workers are ahead as far as they may be
     assert keys(batches) == keys(loader(total_iter=60))
+
+
+@pytest.mark.parametrize('num_prefetch_queue', [0, 2])
+def test_loader_with_workers_leaves_alone_what_is_kept_of_a_batch(num_prefetch_queue):
+    """Most batches are let go, as in a run; of some, a part is kept."""
+    kept = []
+    for number, batch in enumerate(loader(total_iter=60, num_workers=2, num_prefetch_queue=num_prefetch_queue)):
+        if number % 7 == 0:
+            kept.append((batch['shown'][1], batch['key'][1]))
+        time.sleep(0.001)
+    assert all((shown == key).all() for shown, key in kept)
+
+
+def test_slot_is_free_once_the_last_tensor_in_it_is_gone():
+    slots = SharedSlots(Requests(), num_bytes=2002, num_ahead=1, num_held=1)
+    indices = slots.assign(iter(BatchRequests(schedule_from_options(run_options(batch=2)), 22, seed=0)))
+
+    def take():
+        index = next(indices)
+        return index[0], slots.take(slots[index], pin_memory=False)
+
+    first, batch = take()
+    row = batch['shown'][1]
+    del batch
+    second, copied = take()  # no other slot is left for the next one
+    third, _ = take()
+    assert (first, second, third) == (first, 1 - first, 1 - first)
+    assert (row != copied['shown']).all()
+    del row
+    assert take()[0] == first
 
 
 def test_loader_iterated_twice_starts_again():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import statistics
@@ -23,7 +24,7 @@ def measure(root: Path, rounds: int) -> None:
     Raises:
         InputError: If the video of the demo is not installed.
     """
-    decode_rate, build_rate = _prepare(root)
+    decode_rate, build_rate = _prepare(root, rounds)
     _compare(root, rounds)
     _scaling(root, rounds)
     _cold(root)
@@ -31,7 +32,7 @@ def measure(root: Path, rounds: int) -> None:
     print(f'Building: {build_rate:.1f} frames/s, decoding alone {decode_rate:.1f}: {build_rate / decode_rate:.0%}.')
 
 
-def _prepare(root: Path) -> tuple[float, float]:
+def _prepare(root: Path, rounds: int) -> tuple[float, float]:
     """Writes the frames in three ways; returns frames a second of decoding alone and of building the store."""
     import contextlib
     import io
@@ -64,7 +65,7 @@ def _prepare(root: Path) -> tuple[float, float]:
     sources = prepare.Sources(gt, lq, 4)
     workers = prepare.default_workers()
     decoding, building = [], []
-    for _ in range(3):
+    for _ in range(rounds):
         shutil.rmtree(root / 'store', ignore_errors=True)
         start = time.perf_counter()
         tasks = prepare._tasks(sources)
@@ -171,26 +172,68 @@ def _compare(root: Path, rounds: int) -> None:
 
 
 def _scaling(root: Path, rounds: int) -> None:
-    """Samples a second with one worker and with two, through the loader of a run."""
+    """Samples a second with one worker and with two, through the loader of a run and without it."""
+    rates: dict[tuple[str, int], list[float]] = {
+        (kind, workers): [] for kind in ('loader', 'alone') for workers in (1, 2)
+    }
+    for _ in range(rounds):
+        for (kind, workers), values in rates.items():
+            values.append((_through_loader if kind == 'loader' else _in_processes)(root, workers))
+    one, two, one_alone, two_alone = (statistics.median(values) for values in rates.values())
+    print(
+        f'gt 256 x 15, packed: {one:.0f} samples/s with 1 worker, {two:.0f} with 2: {two / one:.2f}x. Processes that '
+        f'load for nobody: {one_alone:.0f} and {two_alone:.0f}: {two_alone / one_alone:.2f}x.'
+    )
+
+
+def _large_batches(root: Path, count: int) -> tuple[Any, Any]:
+    """A dataset and the requests of batches of 4 at gt 256 x 15."""
     from multigrid_vsr.core.schedule import Schedule
     from multigrid_vsr.core.shapes import BatchShape
-    from multigrid_vsr.data.loader import BatchRequests, MultigridLoader
+    from multigrid_vsr.data.loader import BatchRequests
     from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
 
     shape = BatchShape(4, 15, 256)
     dataset = MultigridREDSDataset(_options(root, 'packed', shape.gt_size, shape.num_frame))
-    rates: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(rounds):
-        for num_workers, values in rates.items():
-            requests = BatchRequests(Schedule.from_shapes([(220, shape)], shape), len(dataset), seed=0)
-            batches = iter(MultigridLoader(dataset, requests, num_workers=num_workers))
-            for _ in range(20):
-                next(batches)
-            start = time.perf_counter()
-            count = sum(1 for _ in batches)
-            values.append(count * shape.batch_size_per_gpu / (time.perf_counter() - start))
-    one, two = (statistics.median(values) for values in rates.values())
-    print(f'gt 256 x 15, packed: {one:.0f} samples/s with 1 worker, {two:.0f} with 2: {two / one:.2f}x.')
+    return dataset, BatchRequests(Schedule.from_shapes([(count, shape)], shape), len(dataset), seed=0)
+
+
+def _through_loader(root: Path, workers: int) -> float:
+    from multigrid_vsr.data.loader import MultigridLoader
+
+    batches = iter(MultigridLoader(*_large_batches(root, 420), num_workers=workers))
+    for _ in range(20):
+        next(batches)
+    start = time.perf_counter()
+    return sum(4 for _ in batches) / (time.perf_counter() - start)
+
+
+def _in_processes(root: Path, count: int) -> float:
+    """What processes load that have nothing to do with each other, each into memory of its own."""
+    context = multiprocessing.get_context('spawn')
+    barrier, answers = context.Barrier(count), context.SimpleQueue()
+    processes = [context.Process(target=_load_alone, args=(root, barrier, answers)) for _ in range(count)]
+    for process in processes:
+        process.start()
+    rate = sum(answers.get() for _ in processes)
+    for process in processes:
+        process.join()
+    return rate
+
+
+def _load_alone(root: Path, barrier: Any, answers: Any) -> None:
+    from multigrid_vsr.data.shared_slots import SharedSlots
+
+    dataset, requests = _large_batches(root, 220)
+    slots = SharedSlots(dataset, dataset.num_bytes(requests.schedule.full_shape), num_ahead=1, num_held=0)
+    indices = [(0, batch) for batch in requests]
+    for index in indices[:20]:
+        slots[index]
+    barrier.wait()
+    start = time.perf_counter()
+    for index in indices[20:]:
+        slots[index]
+    answers.put(4 * 200 / (time.perf_counter() - start))
 
 
 def _cold(root: Path) -> None:

@@ -15,33 +15,32 @@ from multigrid_vsr.data.clip import Clip
 
 @dataclass(frozen=True)
 class Cut:
-    """One sample of a clip.
+    """The crop of a sample.
 
     Attributes:
-        frames: Frame numbers, in the order of training.
         top, left: Corner of the crop in the LQ frame, in pixels.
         hflip, vflip, rot90: Flips along width and height, and the exchange of the two, done in this order.
     """
 
-    frames: tuple[int, ...]
     top: int
     left: int
     hflip: bool
     vflip: bool
     rot90: bool
 
-    @property
-    def is_oriented(self) -> bool:
-        """Whether a crop has to be turned at all."""
-        return self.hflip or self.vflip or self.rot90
+    def turn(self, crops: np.ndarray, out: np.ndarray) -> None:
+        """Flips crops along their width and turns them, all frames at once; their rows are in order already.
 
-    def orient(self, image: np.ndarray, out: np.ndarray) -> None:
-        """Copies a crop, uint8 (n, n, 3), with the flips applied into ``out``, an array of its own."""
-        if self.hflip or self.vflip:
-            code = 1 if not self.vflip else -1 if self.hflip else 0
-            image = cv2.flip(image, code, dst=None if self.rot90 else out)
+        Args:
+            crops: uint8 (t, n, n, 3); flipped in place.
+            out: The same, for the result; ``crops`` itself unless ``rot90``.
+        """
+        if self.hflip:
+            stacked = crops.reshape(-1, *crops.shape[2:])
+            cv2.flip(stacked, 1, dst=stacked)
         if self.rot90:
-            cv2.transpose(image, dst=out)
+            for crop, turned in zip(crops, out):
+                cv2.transpose(crop, dst=turned)
 
 
 @dataclass(frozen=True)
@@ -106,18 +105,12 @@ def draw_window(
 
 
 def draw_cut(
-    rng: random.Random | ModuleType,
-    frames: Sequence[int],
-    lq_height: int,
-    lq_width: int,
-    lq_size: int,
-    augmentation: Augmentation,
+    rng: random.Random | ModuleType, lq_height: int, lq_width: int, lq_size: int, augmentation: Augmentation
 ) -> Cut:
     """Draws the crop and the flips: BasicSR's ``paired_random_crop`` and ``augment``, in their order.
 
     Args:
         rng: ``random``, or a generator of its kind.
-        frames: Frames of the sample.
         lq_height, lq_width: Size of the LQ frame, in pixels.
         lq_size: Side of the LQ crop, in pixels.
         augmentation: Which flips are allowed.
@@ -127,4 +120,4 @@ def draw_cut(
     hflip = augmentation.use_hflip and rng.random() < 0.5
     vflip = augmentation.use_rot and rng.random() < 0.5
     rot90 = augmentation.use_rot and rng.random() < 0.5
-    return Cut(tuple(frames), top, left, hflip, vflip, rot90)
+    return Cut(top, left, hflip, vflip, rot90)

@@ -28,7 +28,7 @@ class FrameReader(Protocol):
             clip: Name of the clip.
             frames: Numbers of the t frames, from 0.
             top, left: Corner of the square, in pixels.
-            out: uint8 (t, size, size, 3), BGR; filled.
+            out: uint8 (t, size, size, 3), BGR; filled. The pixels of a row lie side by side, the rows anywhere.
 
         Raises:
             FrameError: If a frame is missing, damaged or smaller than the square.

@@ -16,13 +16,13 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
+from isal import isal_zlib
 
 from multigrid_vsr.core.errors import FrameError, InputError
 from multigrid_vsr.data.clip import Clip
@@ -78,15 +78,14 @@ def frame_size(clip: Clip) -> int:
 def pack(frame: np.ndarray) -> bytes:
     """Lays a frame, uint8 (h, w, 3), out in strips."""
     height, width = frame.shape[:2]
-    strips = -(-width // STRIP)
     if width % STRIP:
-        frame = np.pad(frame, ((0, 0), (0, strips * STRIP - width), (0, 0)))
-    return frame.reshape(height, strips, STRIP * 3).swapaxes(0, 1).tobytes()
+        frame = np.pad(frame, ((0, 0), (0, -width % STRIP), (0, 0)))
+    return frame.reshape(height, -1).view(f'V{STRIP * 3}').T.tobytes()
 
 
 def checksum(packed: bytes | memoryview) -> int:
     """What ``checksums.bin`` holds for a frame."""
-    return _WRITTEN | zlib.crc32(packed)
+    return _WRITTEN | isal_zlib.crc32(packed)
 
 
 class FrameStore:
@@ -132,10 +131,14 @@ class FrameStore:
                 f'clip {clip}, frame {frames[0]}: {self.root} has {stored.height}x{stored.width}, too small for a crop '
                 f'of {out.shape[1]} at ({top}, {left})'
             )
-        strips = self._strips(stored)[_as_slice(frames)][:, :, top : top + out.shape[1]]
+        rows = self._strips(stored)[:, :, top : top + out.shape[1]]
+        out = out.reshape(*out.shape[:2], -1)
+        places = _as_slice(frames)
         for strip in range(left // STRIP, (right - 1) // STRIP + 1):
             start, stop = max(left, strip * STRIP), min(right, (strip + 1) * STRIP)
-            out[:, :, start - left : stop - left] = strips[:, strip, :, start - strip * STRIP : stop - strip * STRIP]
+            piece = f'V{3 * (stop - start)}'  # a row's bytes as one element: numpy copies them at once
+            source = rows[:, strip, :, 3 * (start - strip * STRIP) : 3 * (stop - strip * STRIP)]
+            out[:, :, 3 * (start - left) : 3 * (stop - left)].view(piece)[:] = source.view(piece)[places]
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
         return FrameStore, (self.root,)  # each process has its own map
@@ -146,18 +149,19 @@ class FrameStore:
         return packed if checksum(packed) == self._checksums[self._firsts[clip] + frame] else None
 
     def _strips(self, clip: Clip) -> np.ndarray:
-        """The memory map of a clip, (num_frame, strips, h, STRIP, 3)."""
+        """The memory map of a clip, (num_frame, strips, h, STRIP * 3)."""
         size = clip.num_frame * frame_size(clip)
         pixels = np.frombuffer(self._map, np.uint8, size, self._offsets[clip.name])
-        return pixels.reshape(clip.num_frame, -1, clip.height, STRIP, 3)
+        return pixels.reshape(clip.num_frame, -1, clip.height, STRIP * 3)
 
 
 def _as_slice(frames: Sequence[int]) -> slice | list[int]:
     """Frames at equal distances as a slice, which numpy copies from without an intermediate array."""
+    frames = list(frames)
     step = frames[1] - frames[0] if len(frames) > 1 else 1
-    if step == 0 or any(second - first != step for first, second in pairwise(frames)):
-        return list(frames)
     stop = frames[-1] + step
+    if step == 0 or frames != list(range(frames[0], stop, step)):
+        return frames
     return slice(frames[0], stop if stop >= 0 else None, step)
 
 

@@ -17,8 +17,9 @@ from multigrid_vsr.core.sampling import batch_requests
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import SampleRequest
 from multigrid_vsr.data.prefetch import in_background
-from multigrid_vsr.data.shared_slots import PREFETCH_FACTOR, SharedSlots
+from multigrid_vsr.data.shared_slots import SharedSlots
 
+PREFETCH_FACTOR = 2  # batches that a worker may be ahead; DataLoader's own default
 LEFT_TO_THE_RUN = (signal.SIGTERM, signal.SIGINT)  # what workers ignore
 _FRAME_ERROR = f'{FrameError.__module__}.{FrameError.__qualname__}: '
 
@@ -120,15 +121,21 @@ class MultigridLoader:
             raise FrameError(str(error).strip().splitlines()[-1].removeprefix(_FRAME_ERROR)) from None
 
     def _batches(self) -> Iterator[dict[str, Any]]:
-        options = {'batch_size': None, 'sampler': self.requests, 'collate_fn': _as_loaded, **self._options}
+        options = {'batch_size': None, 'collate_fn': _as_loaded, **self._options}
         num_workers = options.get('num_workers', 0)
         if num_workers == 0:
-            yield from DataLoader(self.dataset, pin_memory=self._pin_memory, **options)
+            yield from DataLoader(self.dataset, sampler=self.requests, pin_memory=self._pin_memory, **options)
             return
         largest = max(self.dataset.num_bytes(segment.shape) for segment in self.requests.schedule.segments)
-        slots = SharedSlots(self.dataset, largest * len(self.requests.ranks), num_workers)
+        slots = SharedSlots(
+            self.dataset,
+            largest * len(self.requests.ranks),
+            num_ahead=num_workers * PREFETCH_FACTOR + 1,  # DataLoader asks for the next one before it gives one out
+            num_held=self._num_prefetch_queue + 2,
+        )
         atexit.register(kill_workers)
-        for answer in _started(DataLoader(slots, prefetch_factor=PREFETCH_FACTOR, **options)):
+        sampler = slots.assign(self.requests)
+        for answer in _started(DataLoader(slots, sampler=sampler, prefetch_factor=PREFETCH_FACTOR, **options)):
             yield slots.take(answer, self._pin_memory)
 
     @property

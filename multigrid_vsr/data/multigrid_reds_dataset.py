@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from types import ModuleType
@@ -97,13 +96,12 @@ class MultigridREDSDataset(Dataset):
         lq = empty(len(samples), num_frame, lq_size, lq_size, 3)
         gt = empty(len(samples), 1 if self.centers else num_frame, gt_size, gt_size, 3)
         keys = []
-        for place, (index, rng) in enumerate(samples):
+        for lq_out, gt_out, (index, rng) in zip(lq.numpy(), gt.numpy(), samples):
             clip, frames, targets, key = self._draw_frames(index, num_frame, rng)
             height, width = clip.height // self.scale, clip.width // self.scale
-            cut = draw_cut(rng, frames, height, width, lq_size, self.augmentation)
-            self._fill(lq[place].numpy(), lq_reader, clip.name, cut)
-            gt_cut = replace(cut, frames=tuple(targets), top=cut.top * self.scale, left=cut.left * self.scale)
-            self._fill(gt[place].numpy(), gt_reader, clip.name, gt_cut)
+            cut = draw_cut(rng, height, width, lq_size, self.augmentation)
+            self._fill(lq_out, lq_reader, clip.name, frames, cut, 1)
+            self._fill(gt_out, gt_reader, clip.name, targets, cut, self.scale)
             keys.append(key)
         return lq, gt.squeeze(1) if self.centers else gt, keys
 
@@ -127,11 +125,8 @@ class MultigridREDSDataset(Dataset):
         return clip, frames, frames, key
 
     @staticmethod
-    def _fill(out: np.ndarray, reader: FrameReader, clip: str, cut: Cut) -> None:
-        """Reads the frames of a cut into ``out``, uint8 (t, n, n, 3), and turns them."""
-        if not cut.is_oriented:
-            return reader.crop(clip, cut.frames, cut.top, cut.left, out)
-        read = np.empty_like(out)
-        reader.crop(clip, cut.frames, cut.top, cut.left, read)
-        for image, oriented in zip(read, out):
-            cut.orient(image, oriented)
+    def _fill(out: np.ndarray, reader: FrameReader, clip: str, frames: list[int], cut: Cut, scale: int) -> None:
+        """Cuts frames of ``scale`` times the size of LQ ones into ``out``, uint8 (t, n, n, 3)."""
+        crops = np.empty_like(out) if cut.rot90 else out
+        reader.crop(clip, frames, cut.top * scale, cut.left * scale, crops[:, ::-1] if cut.vflip else crops)
+        cut.turn(crops, out)

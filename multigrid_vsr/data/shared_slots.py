@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from multigrid_vsr.core.shapes import BatchShape, SampleRequest
-
-PREFETCH_FACTOR = 2  # batches that a worker may be ahead; DataLoader's own default
 
 Empty = Callable[..., torch.Tensor]  # shape to a uint8 tensor to fill
 
@@ -30,30 +30,33 @@ class BatchLoader(Protocol):
 class SharedSlots(Dataset):
     """A dataset whose workers load into slots of shared memory, mapped once by all.
 
-    Fresh shared memory for each batch costs more than loading into it: the kernel clears it page by page, and both
-    sides map it. A worker's n-th batch goes into its slot n modulo ``PREFETCH_FACTOR + 1``. DataLoader gives batches
-    out in order and has a worker at most ``PREFETCH_FACTOR`` ahead of what it has given out, so a slot is written again
-    only after the batch in it has been taken, if :meth:`take` is called before the next batch is asked for.
+    Fresh memory for each batch, shared or not, costs as much as loading into it: the kernel clears it page by page. So
+    a batch is asked for together with a free slot to load it into, and the slot is free again once the last tensor that
+    lies in it is gone.
 
     Args:
         dataset: Loads the batches.
         num_bytes: Bytes of the largest batch.
-        num_workers: Workers of the one ``DataLoader`` that it is for.
+        num_ahead: Batches that may be asked for and not taken.
+        num_held: Batches that have been taken and may stay in their slots; :meth:`take` copies those beyond it.
     """
 
-    def __init__(self, dataset: BatchLoader, num_bytes: int, num_workers: int) -> None:
+    def __init__(self, dataset: BatchLoader, num_bytes: int, num_ahead: int, num_held: int) -> None:
         self._dataset = dataset
-        self._count = 0  # batches that this process has loaded
-        storage = torch.UntypedStorage._new_shared(num_workers * (PREFETCH_FACTOR + 1) * num_bytes)
-        self._slots = torch.empty(0, dtype=torch.uint8).set_(storage).view(num_workers, PREFETCH_FACTOR + 1, num_bytes)
+        num_slots = num_ahead + num_held
+        storage = torch.UntypedStorage._new_shared(num_slots * num_bytes)
+        self._slots = torch.empty(0, dtype=torch.uint8).set_(storage).view(num_slots, num_bytes)
+        self._free = deque(range(num_slots))
 
-    def __getitem__(self, requests: Sequence[SampleRequest]) -> tuple[int, int, dict[str, Any]]:
-        """Loads a batch, in a worker; gives its place and, for each tensor, its shape."""
-        info = get_worker_info()
-        assert info is not None
-        worker, place = info.id, self._count % (PREFETCH_FACTOR + 1)
-        self._count += 1
-        slot, start = self._slots[worker, place], 0
+    def assign(self, batches: Iterable[Sequence[SampleRequest]]) -> Iterator[tuple[int, Sequence[SampleRequest]]]:
+        """Gives each batch a free slot when it is asked for: the indices of this dataset."""
+        for requests in batches:
+            yield self._free.pop(), requests
+
+    def __getitem__(self, index: tuple[int, Sequence[SampleRequest]]) -> tuple[int, dict[str, Any]]:
+        """Loads a batch, in a worker; gives its slot and, for each tensor, its shape."""
+        place, requests = index
+        slot, start = self._slots[place], 0
 
         def empty(*shape: int) -> torch.Tensor:
             nonlocal start
@@ -61,18 +64,24 @@ class SharedSlots(Dataset):
             return slot[start - math.prod(shape) : start].view(shape)
 
         batch = self._dataset.load(requests, empty)
-        return worker, place, {key: value.shape if torch.is_tensor(value) else value for key, value in batch.items()}
+        return place, {key: value.shape if torch.is_tensor(value) else value for key, value in batch.items()}
 
-    def take(self, answer: tuple[int, int, dict[str, Any]], pin_memory: bool) -> dict[str, Any]:
-        """Copies a batch out of its slot, in the process that trains."""
-        worker, place, batch = answer
-        slot, start = self._slots[worker, place], 0
+    def take(self, answer: tuple[int, dict[str, Any]], pin_memory: bool) -> dict[str, Any]:
+        """The batch, in the process that trains: in its slot, or a copy if no other slot is free or to pin it."""
+        place, batch = answer
+        size = sum(shape.numel() for shape in batch.values() if isinstance(shape, torch.Size))
+        array = self._slots[place, :size].numpy()
+        if pin_memory or not self._free:
+            own = torch.empty(size, dtype=torch.uint8, pin_memory=pin_memory)
+            # Not by torch: a second thread with an OpenMP team of its own slows down that of the one that trains.
+            np.copyto(own.numpy(), array)
+            self._free.append(place)
+        else:
+            own = torch.from_numpy(array)  # each tensor that shares its storage keeps the array
+            weakref.finalize(array, self._free.append, place).atexit = False
+        start = 0
         for key, shape in batch.items():
             if isinstance(shape, torch.Size):
-                stop = start + shape.numel()
-                own = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
-                # Not by torch: a second thread with an OpenMP team of its own slows down that of the one that trains.
-                np.copyto(own.numpy(), slot[start:stop].view(shape).numpy())
-                batch[key] = own
-                start = stop
+                batch[key] = own[start : start + shape.numel()].view(shape)
+                start += shape.numel()
         return batch
