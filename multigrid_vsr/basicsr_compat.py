@@ -13,13 +13,14 @@ import importlib.util
 import os
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from multigrid_vsr.core.arch_limits import target_of
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.core.options import MODEL_TYPES, schedule_from_options, uses_multigrid
 from multigrid_vsr.core.train_options import checked_schedule
+from multigrid_vsr.host_options import check_host_options
 from multigrid_vsr.option_file import read_options
 
 _REGISTERING = (
@@ -113,7 +114,7 @@ def _parsing_options(original: Callable[..., Any]) -> Callable[..., Any]:
         follows_schedule = is_train and uses_multigrid(written)
         if follows_schedule:
             checked_schedule(written)
-            _check_host_options(written)
+            check_host_options(written)
         opt, args = original(root_path, is_train)
         _honour_roots(written.get('path') or {}, opt)
         if follows_schedule:
@@ -133,48 +134,6 @@ def _replace_in_caller(names: dict[str, Any]) -> None:
     own, (original, replacement) = names.get('load_resume_state'), _replaced['load_resume_state']
     if isinstance(own, types.FunctionType) and own.__code__.co_code == original.__code__.co_code:
         names['load_resume_state'] = replacement
-
-
-def _check_host_options(opt: Mapping[str, Any]) -> None:
-    """Asks for what BasicSR would miss with a traceback after it has made folders."""
-    import torch
-
-    for option in ('name', 'num_gpu', 'path', 'logger', 'network_g', 'model_type'):
-        if option not in opt:
-            raise OptionError(option, 'be given', None, 'BasicSR needs it.')
-    for block, keys in (('logger', ('print_freq', 'save_checkpoint_freq')), ('val', ('val_freq', 'save_img'))):
-        if not isinstance(opt.get(block, {}), Mapping):
-            raise OptionError(block, 'be a block of options', opt[block], 'Write one option a line below it.')
-        for key in keys:
-            if block in opt and key not in opt[block]:
-                raise OptionError(f'{block}.{key}', 'be given', None, 'BasicSR asks for it when it is due.')
-    num_gpu, found = opt['num_gpu'], torch.cuda.device_count()
-    if num_gpu != 'auto' and (isinstance(num_gpu, bool) or not isinstance(num_gpu, int) or num_gpu < 0):
-        raise OptionError('num_gpu', 'be a whole number or auto', num_gpu, 'Set num_gpu: auto.')
-    if num_gpu != 'auto' and num_gpu > found:
-        raise OptionError('num_gpu', f'be at most the {found} GPUs of this machine', num_gpu, 'Set num_gpu: auto.')
-    if opt['train'].get('compile') and not hasattr(torch.compiler, 'set_stance'):
-        raise OptionError('train.compile', 'be left out before torch 2.6', torch.__version__, 'Update torch.')
-    for option, path in _paths(opt):
-        if path is not None and not os.path.exists(os.path.expanduser(str(path))):
-            raise OptionError(option, 'be a path that exists', path, 'Correct the path, or set it to ~.')
-
-
-def _paths(opt: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The options that name what the run will read, besides the training set."""
-    for key, value in (opt.get('path') or {}).items():
-        if key == 'resume_state' or key.startswith('pretrain_network'):
-            yield f'path.{key}', value
-    for block, options in opt.items():
-        if block.startswith('network') and isinstance(options, Mapping):
-            yield from ((f'{block}.{key}', value) for key, value in options.items() if key.endswith('_path'))
-    for phase, options in opt['datasets'].items():
-        if phase.startswith('val') and isinstance(options, Mapping):
-            yield from (
-                (f'datasets.{phase}.{key}', value)
-                for key, value in options.items()
-                if key.startswith('dataroot') or key == 'meta_info_file'
-            )
 
 
 def _check_data(opt: Mapping[str, Any]) -> None:

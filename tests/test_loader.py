@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 import time
@@ -14,7 +15,7 @@ from runs import processes_below
 from test_multigrid_reds_dataset import dataset_options
 from test_schedule import run_options
 
-from multigrid_vsr.core.errors import FrameError
+from multigrid_vsr.core.errors import FrameError, InputError
 from multigrid_vsr.core.options import schedule_from_options
 from multigrid_vsr.data.build_loader import _init_worker
 from multigrid_vsr.data.loader import BatchRequests, MultigridLoader
@@ -106,6 +107,22 @@ def test_slot_is_free_once_the_last_tensor_in_it_is_gone():
     assert (row != copied['shown']).all()
     del row
     assert take()[0] == first
+
+
+@pytest.mark.parametrize('num_prefetch_queue', [0, 2])
+def test_loader_without_room_in_shared_memory_raises_one_line(num_prefetch_queue, monkeypatch):
+    """As in a container; a limit on the size of files stands for it."""
+    monkeypatch.setattr(Requests, 'num_bytes', lambda self, shape: 1_000_000)
+    handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(
+            InputError, match=r'^datasets.train.num_worker_per_gpu: must leave 0.0\d GB of .* 2 workers'
+        ):
+            next(iter(loader(num_workers=2, num_prefetch_queue=num_prefetch_queue)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_loader_iterated_twice_starts_again():

@@ -56,7 +56,7 @@ def _prepare(root: Path, rounds: int) -> tuple[float, float]:
         for name in ('lmdb', 'lmdb_stock'):  # two copies: LMDB opens a file once in a process
             shutil.rmtree(root / f'{name}/{kind}.lmdb', ignore_errors=True)
             keys = [f'001/{number:08d}' for number in range(100)]
-            with contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # its bars
                 target = root / f'{name}/{kind}.lmdb'
                 target.parent.mkdir(exist_ok=True)
                 make_lmdb_from_imgs(str(root / 'png' / kind), str(target), [f'{key}.png' for key in keys], keys)

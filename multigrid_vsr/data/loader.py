@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from multigrid_vsr.core.errors import FrameError
+from multigrid_vsr.core.errors import FrameError, InputError
 from multigrid_vsr.core.sampling import batch_requests
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import SampleRequest
@@ -126,17 +126,25 @@ class MultigridLoader:
         if num_workers == 0:
             yield from DataLoader(self.dataset, sampler=self.requests, pin_memory=self._pin_memory, **options)
             return
-        largest = max(self.dataset.num_bytes(segment.shape) for segment in self.requests.schedule.segments)
-        slots = SharedSlots(
-            self.dataset,
-            largest * len(self.requests.ranks),
-            num_ahead=num_workers * PREFETCH_FACTOR + 1,  # DataLoader asks for the next one before it gives one out
-            num_held=self._num_prefetch_queue + 2,
-        )
+        slots = self._slots(num_workers)
         atexit.register(kill_workers)
         sampler = slots.assign(self.requests)
         for answer in _started(DataLoader(slots, sampler=sampler, prefetch_factor=PREFETCH_FACTOR, **options)):
             yield slots.take(answer, self._pin_memory)
+
+    def _slots(self, num_workers: int) -> SharedSlots:
+        largest = max(self.dataset.num_bytes(segment.shape) for segment in self.requests.schedule.segments)
+        num_bytes = largest * len(self.requests.ranks)
+        num_ahead = num_workers * PREFETCH_FACTOR + 1  # DataLoader asks for the next one before it gives one out
+        num_held = self._num_prefetch_queue + 2  # the one that is trained on, and one on its way
+        try:
+            return SharedSlots(self.dataset, num_bytes, num_ahead, num_held)
+        except RuntimeError as error:
+            raise InputError(
+                f'datasets.train.num_worker_per_gpu: must leave {(num_ahead + num_held) * num_bytes / 1e9:.2f} GB of '
+                f'shared memory for batches, got {num_workers} workers ({error}). Lower it, or give the container '
+                'more (docker run --shm-size).'
+            ) from None
 
     @property
     def _capacity(self) -> int:
