@@ -91,8 +91,9 @@ def test_loader_with_workers_leaves_alone_what_is_kept_of_a_batch(num_prefetch_q
 
 
 def test_slot_is_free_once_the_last_tensor_in_it_is_gone():
-    slots = SharedSlots(Requests(), num_bytes=2002, num_ahead=1, num_held=1)
-    indices = slots.assign(iter(BatchRequests(schedule_from_options(run_options(batch=2)), 22, seed=0)))
+    requests = BatchRequests(schedule_from_options(run_options(batch=2)), 22, seed=0)
+    slots = SharedSlots(Requests(), requests.at, num_bytes=2002, num_ahead=1, num_held=1)
+    indices = slots.assign(requests.iterations)
 
     def take():
         index = next(indices)

@@ -225,14 +225,14 @@ def _load_alone(root: Path, barrier: Any, answers: Any) -> None:
     from multigrid_vsr.data.shared_slots import SharedSlots
 
     dataset, requests = _large_batches(root, 220)
-    slots = SharedSlots(dataset, dataset.num_bytes(requests.schedule.full_shape), num_ahead=1, num_held=0)
-    indices = [(0, batch) for batch in requests]
-    for index in indices[:20]:
-        slots[index]
+    num_bytes = dataset.num_bytes(requests.schedule.full_shape)
+    slots = SharedSlots(dataset, requests.at, num_bytes, num_ahead=1, num_held=0)
+    for iteration in requests.iterations[:20]:
+        slots[0, iteration]
     barrier.wait()
     start = time.perf_counter()
-    for index in indices[20:]:
-        slots[index]
+    for iteration in requests.iterations[20:]:
+        slots[0, iteration]
     answers.put(4 * 200 / (time.perf_counter() - start))
 
 

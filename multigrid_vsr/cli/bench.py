@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
             raise OptionError('--iters', 'be at least 12', args.iters, 'Two stages of three frame counts need as many.')
     from multigrid_vsr.bench import acceleration, learning_rate, loader, step, whole_run
 
+    warnings.filterwarnings('ignore', 'Detected call of `lr_scheduler|torch.meshgrid')  # BasicSR's; they mean nothing
     with tempfile.TemporaryDirectory() as temporary:
         root = args.data or Path(temporary)
         if args.what == 'lr':

@@ -52,23 +52,31 @@ class BatchRequests(Sampler[list[SampleRequest]]):
         self.ranks = ranks
         self.start_iter = start_iter
 
+    @property
+    def iterations(self) -> range:
+        """The iterations that are left, counted from 0."""
+        return range(self.start_iter, self.schedule.total_iter)
+
+    def at(self, iteration: int) -> list[SampleRequest]:
+        """The requests of an iteration."""
+        return [
+            request
+            for rank in self.ranks
+            for request in batch_requests(
+                self.schedule,
+                iteration,
+                num_samples=self.num_samples,
+                seed=self.seed,
+                world_size=self.world_size,
+                rank=rank,
+            )
+        ]
+
     def __len__(self) -> int:
-        return self.schedule.total_iter - self.start_iter
+        return len(self.iterations)
 
     def __iter__(self) -> Iterator[list[SampleRequest]]:
-        for iteration in range(self.start_iter, self.schedule.total_iter):
-            yield [
-                request
-                for rank in self.ranks
-                for request in batch_requests(
-                    self.schedule,
-                    iteration,
-                    num_samples=self.num_samples,
-                    seed=self.seed,
-                    world_size=self.world_size,
-                    rank=rank,
-                )
-            ]
+        return map(self.at, self.iterations)
 
 
 class MultigridLoader:
@@ -128,7 +136,7 @@ class MultigridLoader:
             return
         slots = self._slots(num_workers)
         atexit.register(kill_workers)
-        sampler = slots.assign(self.requests)
+        sampler = slots.assign(self.requests.iterations)
         for answer in _started(DataLoader(slots, sampler=sampler, prefetch_factor=PREFETCH_FACTOR, **options)):
             yield slots.take(answer, self._pin_memory)
 
@@ -138,7 +146,7 @@ class MultigridLoader:
         num_ahead = num_workers * PREFETCH_FACTOR + 1  # DataLoader asks for the next one before it gives one out
         num_held = self._num_prefetch_queue + 2  # the one that is trained on, and one on its way
         try:
-            return SharedSlots(self.dataset, num_bytes, num_ahead, num_held)
+            return SharedSlots(self.dataset, self.requests.at, num_bytes, num_ahead, num_held)
         except RuntimeError as error:
             raise InputError(
                 f'datasets.train.num_worker_per_gpu: must leave {(num_ahead + num_held) * num_bytes / 1e9:.2f} GB of '
@@ -152,7 +160,7 @@ class MultigridLoader:
 
     def _pixels(self) -> Iterator[int]:
         schedule = self.requests.schedule
-        for iteration in range(self.requests.start_iter, schedule.total_iter):
+        for iteration in self.requests.iterations:
             yield schedule.segment_at(iteration).shape.pixels
 
 

@@ -36,26 +36,35 @@ class SharedSlots(Dataset):
 
     Args:
         dataset: Loads the batches.
+        requests_at: What a batch is made of, by its iteration; worked out by the workers.
         num_bytes: Bytes of the largest batch.
         num_ahead: Batches that may be asked for and not taken.
         num_held: Batches that have been taken and may stay in their slots; :meth:`take` copies those beyond it.
     """
 
-    def __init__(self, dataset: BatchLoader, num_bytes: int, num_ahead: int, num_held: int) -> None:
+    def __init__(
+        self,
+        dataset: BatchLoader,
+        requests_at: Callable[[int], Sequence[SampleRequest]],
+        num_bytes: int,
+        num_ahead: int,
+        num_held: int,
+    ) -> None:
         self._dataset = dataset
+        self._requests_at = requests_at
         num_slots = num_ahead + num_held
         storage = torch.UntypedStorage._new_shared(num_slots * num_bytes)
         self._slots = torch.empty(0, dtype=torch.uint8).set_(storage).view(num_slots, num_bytes)
         self._free = deque(range(num_slots))
 
-    def assign(self, batches: Iterable[Sequence[SampleRequest]]) -> Iterator[tuple[int, Sequence[SampleRequest]]]:
+    def assign(self, iterations: Iterable[int]) -> Iterator[tuple[int, int]]:
         """Gives each batch a free slot when it is asked for: the indices of this dataset."""
-        for requests in batches:
-            yield self._free.pop(), requests
+        for iteration in iterations:
+            yield self._free.pop(), iteration
 
-    def __getitem__(self, index: tuple[int, Sequence[SampleRequest]]) -> tuple[int, dict[str, Any]]:
+    def __getitem__(self, index: tuple[int, int]) -> tuple[int, dict[str, Any]]:
         """Loads a batch, in a worker; gives its slot and, for each tensor, its shape."""
-        place, requests = index
+        place, iteration = index
         slot, start = self._slots[place], 0
 
         def empty(*shape: int) -> torch.Tensor:
@@ -63,7 +72,7 @@ class SharedSlots(Dataset):
             start += math.prod(shape)
             return slot[start - math.prod(shape) : start].view(shape)
 
-        batch = self._dataset.load(requests, empty)
+        batch = self._dataset.load(self._requests_at(iteration), empty)
         return place, {key: value.shape if torch.is_tensor(value) else value for key, value in batch.items()}
 
     def take(self, answer: tuple[int, dict[str, Any]], pin_memory: bool) -> dict[str, Any]:
