@@ -16,6 +16,7 @@ from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from multigrid_vsr.core.errors import FrameError, OptionError
 from multigrid_vsr.core.shapes import SampleRequest
 from multigrid_vsr.data.clips import Clip, training_clips
+from multigrid_vsr.data.cut import Cut
 from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
 from multigrid_vsr.data.pixels import to_float_rgb
 from multigrid_vsr.data.png_rows import first_rows
@@ -87,8 +88,26 @@ def test_dataset_with_int_index_equals_basicsrs(backend, intervals, stock_clips,
         }
     )
     assert len(ours) == len(stock) == 100
-    for index in (0, 17, 50, 97, 99):
+    for index in range(1, 100, 7):
         assert_same_sample(ours, stock, index)
+
+
+@pytest.mark.parametrize('hflip', [False, True])
+@pytest.mark.parametrize('vflip', [False, True])
+@pytest.mark.parametrize('rot90', [False, True])
+def test_dataset_flips_and_turns_as_basicsr(hflip, vflip, rot90, stock_clips, monkeypatch):
+    cut = Cut(3, 5, hflip, vflip, rot90)
+    monkeypatch.setattr('multigrid_vsr.data.multigrid_reds_dataset.draw_cut', lambda *_: cut)
+    batch = MultigridREDSDataset(dataset_options(stock_clips, random_reverse=False))[[SampleRequest(40, 2, 68, seed=1)]]
+    for key, scale in (('lq', 1), ('gt', 4)):
+        top, left, size = 3 * scale, 5 * scale, 17 * scale
+        for number, sample in zip((40, 41), batch[key][0]):
+            image = cv2.imread(str(stock_clips / f'{key}/001/{number:08d}.png'))[top : top + size, left : left + size]
+            # The order of `basicsr.data.transforms.augment`.
+            image = image[:, ::-1] if hflip else image
+            image = image[::-1] if vflip else image
+            image = image.transpose(1, 0, 2) if rot90 else image
+            assert np.array_equal(sample.numpy(), image)
 
 
 @pytest.mark.parametrize('backend', ['disk', 'lmdb'])
