@@ -1,4 +1,4 @@
-"""The bench of learning rates: one real variant of 12 iterations, everything else with made-up results."""
+"""The options of the bench; that of learning rates with one real variant of 12 iterations and made-up results."""
 
 from __future__ import annotations
 
@@ -76,3 +76,9 @@ def test_variant_differs_from_the_demo_in_scheduler_and_batch_alone():
 def test_bench_with_bad_option_exits_with_one_line(tmp_path, arguments, line):
     assert bench(tmp_path, *arguments, '--data', 'bench', ok=False) == line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('what', ['loader', 'step', 'options', 'run'])
+def test_bench_without_rounds_exits_with_one_line(tmp_path, what):
+    done = run(sys.executable, '-m', 'multigrid_vsr.cli', 'bench', what, '--rounds', 0, cwd=tmp_path, ok=False)
+    assert done.stdout == '--rounds: must be at least 1, got 0. Medians are taken over the rounds.\n'

@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> None:
             raise OptionError('--seeds', 'be at least 1', args.seeds, 'Each seed trains every variant once.')
         if args.iters < 12:
             raise OptionError('--iters', 'be at least 12', args.iters, 'Two stages of three frame counts need as many.')
+    elif args.rounds < 1:
+        raise OptionError('--rounds', 'be at least 1', args.rounds, 'Medians are taken over the rounds.')
     from multigrid_vsr.bench import acceleration, learning_rate, loader, step, whole_run
 
     warnings.filterwarnings('ignore', 'Detected call of `lr_scheduler|torch.meshgrid')  # BasicSR's; they mean nothing
