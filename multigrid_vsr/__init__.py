@@ -4,7 +4,7 @@ Importing this package arms the plugin: it registers itself in BasicSR's registr
 imported, or at once where it already is.
 """
 
-from multigrid_vsr.autoload import arm
+from multigrid_vsr.host.autoload import arm
 
 __version__ = '0.1.0'
 

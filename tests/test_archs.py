@@ -16,11 +16,11 @@ from runs import options
 from test_multigrid_reds_dataset import assert_same_sample, dataset_options
 from test_multigrid_vimeo90k_dataset import septuplets, vimeo_options  # noqa: F401
 
-from multigrid_vsr.core.arch_limits import LIMITS
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.shapes import SampleRequest
 from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
 from multigrid_vsr.data.multigrid_vimeo90k_dataset import MultigridVimeo90KDataset
+from multigrid_vsr.options.arch_limits import LIMITS
 
 ARCHS = [
     ({'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1}, 4, [64, 128], [2, 3, 6], 4),

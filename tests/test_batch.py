@@ -13,7 +13,7 @@ from runs import options, run, write
 from multigrid_vsr.bench import batch_size
 from multigrid_vsr.core.batch_search import enough, try_batches
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.core.options import schedule_from_options
+from multigrid_vsr.options.multigrid_block import schedule_from_options
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,11 @@ from test_multigrid_vimeo90k_dataset import septuplets, vimeo_options  # noqa: F
 
 from multigrid_vsr.core.errors import FrameError, InputError
 from multigrid_vsr.core.shapes import SampleRequest
-from multigrid_vsr.data.clip import Clip
-from multigrid_vsr.data.frame_store import STRIP, FrameStore, FrameStoreWriter, StoreInfo, pack
 from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
 from multigrid_vsr.data.multigrid_vimeo90k_dataset import MultigridVimeo90KDataset
 from multigrid_vsr.demo.video import find_video
+from multigrid_vsr.frames.clip import Clip
+from multigrid_vsr.frames.frame_store import STRIP, FrameStore, FrameStoreWriter, StoreInfo, pack
 
 PREPARE = (sys.executable, '-m', 'multigrid_vsr.cli', 'prepare')
 
@@ -304,8 +304,8 @@ def test_prepare_onto_a_full_disk_says_so_and_goes_on_later(clips, tmp_path):
 
 
 def test_prepare_without_room_exits_before_it_writes(tmp_path, clips, monkeypatch):
-    from multigrid_vsr.data import prepare
-    from multigrid_vsr.data.frame_sources import open_source
+    from multigrid_vsr.frames import prepare
+    from multigrid_vsr.frames.frame_sources import open_source
 
     monkeypatch.setattr(prepare.shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(10, 9, 1))
     sources = prepare.Sources(open_source('--gt', clips / 'gt'), None, 4)

@@ -65,7 +65,7 @@ def test_python_without_basicsr_misses_it_as_before(python):
 
 
 def test_python_whose_plugin_is_damaged_still_starts(python):
-    source = output(python, '-c', 'import multigrid_vsr.autoload as a; print(a.__file__)').strip()
+    source = output(python, '-c', 'import multigrid_vsr.host.autoload as a; print(a.__file__)').strip()
     text = Path(source).read_text()
     try:
         Path(source).write_text('raise RuntimeError("damaged")')

@@ -16,12 +16,12 @@ from test_multigrid_reds_dataset import dataset_options
 from test_schedule import run_options
 
 from multigrid_vsr.core.errors import FrameError, InputError
-from multigrid_vsr.core.options import schedule_from_options
 from multigrid_vsr.data.build_loader import _init_worker
 from multigrid_vsr.data.loader import BatchRequests, MultigridLoader
 from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
 from multigrid_vsr.data.prefetch import in_background
 from multigrid_vsr.data.shared_slots import SharedSlots
+from multigrid_vsr.options.multigrid_block import schedule_from_options
 
 
 class Sampler:

@@ -15,11 +15,11 @@ from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
 from multigrid_vsr.core.errors import FrameError, OptionError
 from multigrid_vsr.core.shapes import SampleRequest
-from multigrid_vsr.data.clips import Clip, training_clips
 from multigrid_vsr.data.cut import Cut
 from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
 from multigrid_vsr.data.pixels import to_float_rgb
-from multigrid_vsr.data.png_rows import first_rows
+from multigrid_vsr.frames.clips import Clip, training_clips
+from multigrid_vsr.frames.png_rows import first_rows
 
 
 def dataset_options(root, backend='disk', **changes):

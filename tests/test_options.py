@@ -8,7 +8,7 @@ import pytest
 from test_schedule import run_options
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.options import schedule_from_options, uses_multigrid
+from multigrid_vsr.options.multigrid_block import schedule_from_options, uses_multigrid
 
 G = {'gt_size': [128, 256]}
 BAD_BLOCKS = [

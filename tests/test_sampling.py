@@ -8,8 +8,8 @@ from itertools import pairwise
 import pytest
 from test_schedule import run_options
 
-from multigrid_vsr.core.options import schedule_from_options
 from multigrid_vsr.core.sampling import batch_requests, mix, permute
+from multigrid_vsr.options.multigrid_block import schedule_from_options
 
 
 def indices(schedule, iteration, num_samples, world_size=1, rank=0, seed=0):

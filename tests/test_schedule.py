@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from multigrid_vsr.core.options import schedule_from_options
 from multigrid_vsr.core.plan import remaining_pixels, total_pixels
 from multigrid_vsr.core.schedule import Schedule, split
 from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.options.multigrid_block import schedule_from_options
 
 
 def run_options(block=None, total_iter=300, batch=4):

@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from multigrid_vsr.core.options import schedule_from_options
 from multigrid_vsr.core.plan import format_table, total_pixels
 from multigrid_vsr.demo import evaluation, training
 from multigrid_vsr.demo.dataset import prepare
+from multigrid_vsr.options.multigrid_block import schedule_from_options
 
 _VOLUME = {'batch_size_per_gpu': 'volume', 'max_batch_size_per_gpu': 8}
 

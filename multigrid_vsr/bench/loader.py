@@ -41,8 +41,8 @@ def _prepare(root: Path, rounds: int) -> tuple[float, float]:
     import cv2
     from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
-    from multigrid_vsr.data import frame_sources, prepare
     from multigrid_vsr.demo.video import find_video, read_frames
+    from multigrid_vsr.frames import frame_sources, prepare
 
     if not (root / 'png').exists():
         for number, frame in zip(range(100), read_frames(find_video('bigbuckbunny.mp4'))):
@@ -79,7 +79,7 @@ def _prepare(root: Path, rounds: int) -> tuple[float, float]:
 
 
 def _decode_alone(task: Any) -> None:
-    from multigrid_vsr.data import prepare
+    from multigrid_vsr.frames import prepare
 
     prepare._frames(4, task)
 

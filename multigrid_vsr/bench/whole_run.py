@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from multigrid_vsr.bench.step import batches_of, model_of, run_step
-from multigrid_vsr.core.options import schedule_from_options
 from multigrid_vsr.core.plan import format_table
 from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.demo.dataset import prepare
 from multigrid_vsr.demo.training import train
-from multigrid_vsr.option_file import read_options
+from multigrid_vsr.options.multigrid_block import schedule_from_options
+from multigrid_vsr.options.option_file import read_options
 
 ITERS = 300
 

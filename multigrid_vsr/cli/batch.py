@@ -8,8 +8,8 @@ import sys
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.options import uses_multigrid
-from multigrid_vsr.option_file import read_options
+from multigrid_vsr.options.multigrid_block import uses_multigrid
+from multigrid_vsr.options.option_file import read_options
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:

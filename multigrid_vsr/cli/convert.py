@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from multigrid_vsr.cli.plan import world_size_of
-from multigrid_vsr.core.conversion import convert
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.plan import comparison, stage_table
-from multigrid_vsr.option_file import read_options
-from multigrid_vsr.option_text import rewrite
+from multigrid_vsr.options.conversion import convert
+from multigrid_vsr.options.option_file import read_options
+from multigrid_vsr.options.option_text import rewrite
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:

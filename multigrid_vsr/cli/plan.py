@@ -8,10 +8,10 @@ from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.plan import comparison, stage_table
-from multigrid_vsr.core.train_options import checked_schedule
 from multigrid_vsr.data.check import check_clips
-from multigrid_vsr.data.clips import training_clips
-from multigrid_vsr.option_file import read_options
+from multigrid_vsr.frames.clips import training_clips
+from multigrid_vsr.options.option_file import read_options
+from multigrid_vsr.options.train_block import checked_schedule
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:

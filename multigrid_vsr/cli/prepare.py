@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: If an argument, a frame or the disk does not do.
     """
-    from multigrid_vsr.data import prepare
-    from multigrid_vsr.data.frame_sources import open_source
+    from multigrid_vsr.frames import prepare
+    from multigrid_vsr.frames.frame_sources import open_source
 
     for name in ('scale', 'workers'):
         value = getattr(args, name)

@@ -1,1 +1,1 @@
-"""From frames on disk to batches of the scheduled shape."""
+"""Crops to batches of the scheduled shape."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.data.clip import VIMEO90K_NAMES, Clip
-from multigrid_vsr.data.clips import frame_names
+from multigrid_vsr.frames.clip import VIMEO90K_NAMES, Clip
+from multigrid_vsr.frames.clips import frame_names
 
 
 def check_clips(clips: Sequence[Clip], schedule: Schedule, dataset_opt: Mapping[str, Any], world_size: int) -> None:

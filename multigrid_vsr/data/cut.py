@@ -10,7 +10,7 @@ from types import ModuleType
 import cv2
 import numpy as np
 
-from multigrid_vsr.data.clip import Clip
+from multigrid_vsr.frames.clip import Clip
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
 from multigrid_vsr.core.shapes import BatchShape, SampleRequest
-from multigrid_vsr.data.clip import Clip
-from multigrid_vsr.data.clips import frame_names, training_clips
 from multigrid_vsr.data.cut import Augmentation, Cut, draw_cut, draw_sequence, draw_window
-from multigrid_vsr.data.frame_readers import FrameReader, open_frames
 from multigrid_vsr.data.pixels import to_float_rgb
 from multigrid_vsr.data.shared_slots import Empty
+from multigrid_vsr.frames.clip import Clip
+from multigrid_vsr.frames.clips import frame_names, training_clips
+from multigrid_vsr.frames.frame_readers import FrameReader, open_frames
 
 _empty: Empty = partial(torch.empty, dtype=torch.uint8)
 

@@ -7,8 +7,8 @@ from types import ModuleType
 
 from basicsr.utils.registry import DATASET_REGISTRY
 
-from multigrid_vsr.data.clip import Clip
 from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
+from multigrid_vsr.frames.clip import Clip
 
 
 @DATASET_REGISTRY.register()

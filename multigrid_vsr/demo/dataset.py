@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-from multigrid_vsr.data.frame_sources import open_source
-from multigrid_vsr.data.prepare import Sources, build, default_workers, shrink
 from multigrid_vsr.demo.video import find_video, read_frames
+from multigrid_vsr.frames.frame_sources import open_source
+from multigrid_vsr.frames.prepare import Sources, build, default_workers, shrink
 
 SCALE = 4
 

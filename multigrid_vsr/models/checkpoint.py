@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from multigrid_vsr.core.arch_limits import GAN_MODEL_TYPES
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.options.arch_limits import GAN_MODEL_TYPES
 
 _STATE_KEYS = {'epoch', 'iter', 'optimizers', 'schedulers'}
 _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError)

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from multigrid_vsr.core.arch_limits import limits_of
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.options.arch_limits import limits_of
 
 
 def preflight(model: Any, schedule: Schedule) -> None:

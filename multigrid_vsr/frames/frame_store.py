@@ -25,7 +25,7 @@ import numpy as np
 from isal import isal_zlib
 
 from multigrid_vsr.core.errors import FrameError, InputError
-from multigrid_vsr.data.clip import Clip
+from multigrid_vsr.frames.clip import Clip
 
 STRIP = 32
 VERSION = 1

@@ -16,12 +16,12 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from multigrid_vsr.core.arch_limits import target_of
 from multigrid_vsr.core.errors import InputError, OptionError
-from multigrid_vsr.core.options import MODEL_TYPES, schedule_from_options, uses_multigrid
-from multigrid_vsr.core.train_options import checked_schedule
-from multigrid_vsr.host_options import check_host_options
-from multigrid_vsr.option_file import read_options
+from multigrid_vsr.options.arch_limits import target_of
+from multigrid_vsr.options.host_options import check_host_options
+from multigrid_vsr.options.multigrid_block import MODEL_TYPES, schedule_from_options, uses_multigrid
+from multigrid_vsr.options.option_file import read_options
+from multigrid_vsr.options.train_block import checked_schedule
 
 _REGISTERING = (
     'data.multigrid_reds_dataset',
@@ -56,7 +56,7 @@ def after_import() -> None:
         return
     if not any(_is_under_way(module) for module in _REGISTERING):
         _register()
-    from multigrid_vsr.message_logger import MultigridMessageLogger
+    from multigrid_vsr.host.message_logger import MultigridMessageLogger
 
     for name, source, wrap in (
         ('parse_options', 'basicsr.utils.options', _parsing_options),
@@ -138,7 +138,7 @@ def _replace_in_caller(names: dict[str, Any]) -> None:
 
 def _check_data(opt: Mapping[str, Any]) -> None:
     from multigrid_vsr.data.check import check_clips
-    from multigrid_vsr.data.clips import training_clips
+    from multigrid_vsr.frames.clips import training_clips
     from multigrid_vsr.models.checkpoint import ranks
 
     dataset_opt = opt['datasets']['train']

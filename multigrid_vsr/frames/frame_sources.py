@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.data.clip import REDS_NAMES, VIMEO90K_NAMES, Clip, FrameNames
-from multigrid_vsr.data.clips import read_lmdb_list, scan_folders
-from multigrid_vsr.data.frame_readers import open_env
+from multigrid_vsr.frames.clip import REDS_NAMES, VIMEO90K_NAMES, Clip, FrameNames
+from multigrid_vsr.frames.clips import read_lmdb_list, scan_folders
+from multigrid_vsr.frames.frame_readers import open_env
 
 VIDEO_SUFFIXES = ('.mp4', '.mkv', '.avi', '.mov', '.webm', '.m4v')
 

@@ -13,9 +13,9 @@ import lmdb
 import numpy as np
 
 from multigrid_vsr.core.errors import FrameError
-from multigrid_vsr.data.clip import FrameNames
-from multigrid_vsr.data.frame_store import FrameStore
-from multigrid_vsr.data.png_rows import first_rows
+from multigrid_vsr.frames.clip import FrameNames
+from multigrid_vsr.frames.frame_store import FrameStore
+from multigrid_vsr.frames.png_rows import first_rows
 
 
 class FrameReader(Protocol):

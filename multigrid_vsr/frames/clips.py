@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.data.clip import REDS_NAMES, VIMEO90K_NAMES, Clip, FrameNames
-from multigrid_vsr.data.frame_store import FrameStore
+from multigrid_vsr.frames.clip import REDS_NAMES, VIMEO90K_NAMES, Clip, FrameNames
+from multigrid_vsr.frames.frame_store import FrameStore
 
 IO_BACKENDS = ('disk', 'lmdb', 'packed')
 VAL_PARTITIONS = {'REDS4': ('000', '011', '015', '020'), 'official': tuple(f'{v:03d}' for v in range(240, 270))}

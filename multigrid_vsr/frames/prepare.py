@@ -18,9 +18,9 @@ import numpy as np
 from tqdm import tqdm
 
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.data.clip import Clip
-from multigrid_vsr.data.frame_sources import FrameSource, Payload
-from multigrid_vsr.data.frame_store import FrameStore, FrameStoreWriter, StoreInfo, pack
+from multigrid_vsr.frames.clip import Clip
+from multigrid_vsr.frames.frame_sources import FrameSource, Payload
+from multigrid_vsr.frames.frame_store import FrameStore, FrameStoreWriter, StoreInfo, pack
 
 _WRONG_CHECKSUM = 'does not have the checksum that it was written with'
 _IN_FLIGHT = 4  # frames that wait for each process, so that memory stays bounded
