@@ -13,12 +13,12 @@ from runs import options, write
 
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.core.lr import check_scheduler
 from multigrid_vsr.options.arch_limits import check_arch
 from multigrid_vsr.options.conversion import convert
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 from multigrid_vsr.options.option_file import read_options
 from multigrid_vsr.options.option_text import rewrite
+from multigrid_vsr.options.scheduler import check_scheduler
 
 STOCK = """\
 # general settings

@@ -10,10 +10,11 @@ from probe import NETWORK, train_here
 from runs import options
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.lr import CosineOptions, CosineSchedule, cosine_options
+from multigrid_vsr.core.lr import CosineOptions, CosineSchedule
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.models.lr_scheduler import MultigridCosineLR
+from multigrid_vsr.options.scheduler import cosine_options
 
 
 def schedule(*shapes):

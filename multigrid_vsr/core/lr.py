@@ -19,21 +19,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import pairwise
-from typing import Any
 
-from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
 
-SCHEDULER_TYPE = 'MultigridCosineLR'
-
-_RESTARTS = ('none', 'stage', 'shape')
-_BATCH_SCALINGS = {'none': 0.0, 'sqrt': 0.5, 'linear': 1.0}
-WARMUP_PART, MOST_WARMUP = 24, 5000  # without `warmup_iter`: docs/method.md has the ablation that the first is from
-_KEYS = ('type', 'eta_min', 'restart', 'restart_weights', 'warmup_iter', 'batch_scaling')
+RESTARTS = ('none', 'stage', 'shape')
+BATCH_SCALINGS = {'none': 0.0, 'sqrt': 0.5, 'linear': 1.0}
 
 
 @dataclass(frozen=True)
@@ -66,7 +58,7 @@ class CosineSchedule:
     def __init__(self, schedule: Schedule, options: CosineOptions) -> None:
         self._schedule = schedule
         self._options = options
-        self._starts = _period_starts(schedule, options.restart)
+        self._starts = period_starts(schedule, options.restart)
         self._ends = [*self._starts[1:], schedule.total_iter]
         self._weights = options.restart_weights or (1.0,) * len(self._starts)
         boundaries = sorted({segment.start for segment in schedule.segments[1:]})
@@ -91,76 +83,12 @@ class CosineSchedule:
 def batch_factor(schedule: Schedule, iteration: int, batch_scaling: str) -> float:
     """b(i) of the formula above: the factor of the batch of an iteration, counted from 0."""
     batch = schedule.segment_at(iteration).shape.batch_size_per_gpu
-    return (batch / schedule.full_shape.batch_size_per_gpu) ** _BATCH_SCALINGS[batch_scaling]
+    return (batch / schedule.full_shape.batch_size_per_gpu) ** BATCH_SCALINGS[batch_scaling]
 
 
-def _period_starts(schedule: Schedule, restart: str) -> list[int]:
+def period_starts(schedule: Schedule, restart: str) -> list[int]:
+    """The first iteration of each period, counted from 0."""
     if restart == 'none':
         return [0]
     segments = schedule.segments
     return [0] + [new.start for old, new in pairwise(segments) if restart == 'shape' or new.stage != old.stage]
-
-
-def cosine_options(scheduler_opt: Mapping[str, Any], schedule: Schedule) -> CosineOptions:
-    """Checks ``train.scheduler`` of type ``MultigridCosineLR``.
-
-    Raises:
-        OptionError: If an option breaks its rule.
-    """
-    name = 'train.scheduler'
-    for key in scheduler_opt:
-        if key not in _KEYS:
-            near = get_close_matches(str(key), _KEYS, n=1)
-            fix = f'Did you mean `{near[0]}`?' if near else 'Remove it.'
-            raise OptionError(f'{name}.{key}', f'be one of {", ".join(_KEYS)}', key, fix)
-    values = {key: value for key, value in scheduler_opt.items() if key != 'type' and value is not None}
-    _check_word('restart', values, _RESTARTS)
-    _check_word('batch_scaling', values, tuple(_BATCH_SCALINGS))
-    if 'eta_min' in values and not _is_number(values['eta_min'], 0):
-        raise OptionError(
-            f'{name}.eta_min', 'be a number of at least 0', values['eta_min'], 'Write it as !!float 1e-7.'
-        )
-    warmup = values.setdefault('warmup_iter', min(schedule.total_iter // WARMUP_PART, MOST_WARMUP))
-    if warmup == -1:  # BasicSR's word for none
-        values['warmup_iter'] = 0
-    elif isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
-        raise OptionError(f'{name}.warmup_iter', 'be a whole number, or -1 for none', warmup, 'Correct the value.')
-    if 'restart_weights' in values:
-        weights = values['restart_weights']
-        count = len(_period_starts(schedule, values.get('restart', CosineOptions.restart)))
-        if not isinstance(weights, Sequence) or len(weights) != count or not all(_is_number(w, 0) for w in weights):
-            raise OptionError(
-                f'{name}.restart_weights', f'be {count} numbers, one for each period', weights, 'Add or remove entries.'
-            )
-        values['restart_weights'] = tuple(float(weight) for weight in weights)
-    return CosineOptions(**values)
-
-
-def _is_number(value: object, least: float) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value < float('inf')
-
-
-def check_scheduler(opt: Mapping[str, Any], schedule: Schedule) -> None:
-    """Checks ``train.scheduler``: all of it where it is this project's, else what a scheduler of BasicSR has beside.
-
-    Raises:
-        OptionError: If an option breaks its rule.
-    """
-    scheduler_opt = opt['train'].get('scheduler') or {}
-    if scheduler_opt.get('type') == SCHEDULER_TYPE:
-        cosine_options(scheduler_opt, schedule)
-    else:
-        _check_word('batch_scaling', scheduler_opt, tuple(_BATCH_SCALINGS))
-        periods = scheduler_opt.get('periods')
-        if isinstance(periods, Sequence) and sum(periods) < schedule.total_iter:
-            raise OptionError(
-                'train.scheduler.periods',
-                f'add up to train.total_iter ({schedule.total_iter})',
-                f'{periods} (sum {sum(periods)})',
-                'BasicSR would fail after them.',
-            )
-
-
-def _check_word(key: str, values: Mapping[str, Any], allowed: Sequence[str]) -> None:
-    if key in values and values[key] not in allowed:
-        raise OptionError(f'train.scheduler.{key}', f'be {", ".join(allowed)}', values[key], 'Choose one of them.')

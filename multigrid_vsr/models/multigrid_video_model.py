@@ -16,7 +16,6 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch.nn.parallel import DistributedDataParallel
 
 from multigrid_vsr.core.errors import InputError, OptionError
-from multigrid_vsr.core.lr import SCHEDULER_TYPE, cosine_options
 from multigrid_vsr.core.plan import stage_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.pixels import to_float_rgb
@@ -26,6 +25,7 @@ from multigrid_vsr.models.preflight import preflight
 from multigrid_vsr.models.stop_signal import StopSignal
 from multigrid_vsr.models.validation import validate
 from multigrid_vsr.options.multigrid_block import micro_batch_size
+from multigrid_vsr.options.scheduler import SCHEDULER_TYPE, cosine_options
 
 AMP_DTYPES = {None: None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 _FLOW_MODULES = ('spynet', 'edvr')  # what BasicSR's `fix_flow` holds fixed

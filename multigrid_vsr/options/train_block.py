@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.lr import check_scheduler
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.options.arch_limits import GAN_MODEL_TYPES, check_arch, target_of
 from multigrid_vsr.options.multigrid_block import check_blocks, micro_batch_size, schedule_from_options
+from multigrid_vsr.options.scheduler import check_scheduler
 
 AMP_MODES = ('bf16', 'fp16')
 COMPILE_MODES = (True, False, 'default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs')
