@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 import signal
@@ -16,11 +17,11 @@ from test_multigrid_reds_dataset import dataset_options
 from test_schedule import run_options
 
 from multigrid_vsr.core.errors import FrameError, InputError
-from multigrid_vsr.data.build_loader import _init_worker
 from multigrid_vsr.data.loader import BatchRequests, MultigridLoader
 from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
 from multigrid_vsr.data.prefetch import in_background
 from multigrid_vsr.data.shared_slots import SharedSlots
+from multigrid_vsr.data.workers import init_worker, kill_workers
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 
 
@@ -142,7 +143,7 @@ def test_loader_leaves_the_random_state_as_it_was(num_workers):
 
 def test_worker_asked_to_stop_while_it_starts_goes_on():
     """A rank's workers import for seconds, and a signal to the whole job reaches them meanwhile."""
-    init = partial(_init_worker, num_workers=1, rank=0, seed=0)
+    init = partial(init_worker, num_workers=1, rank=0, seed=0)
     started = loader(num_workers=1, num_prefetch_queue=1, multiprocessing_context='spawn', worker_init_fn=init)
     before = processes_below(os.getpid())
     batches = iter(started)
@@ -150,6 +151,24 @@ def test_worker_asked_to_stop_while_it_starts_goes_on():
     stopping.start()
     assert len(list(batches)) == 9
     stopping.join()
+
+
+def test_kill_workers_ends_those_of_the_loader_and_no_others():
+    """Another plugin's process goes on, and the handler of SIGCHLD, torch's or its own, is there again."""
+    other = multiprocessing.get_context('fork').Process(target=time.sleep, args=[60])
+    other.start()
+    batches = iter(loader(num_workers=2, worker_init_fn=partial(init_worker, num_workers=2, rank=0, seed=0)))
+    next(batches)
+    workers = [child for child in multiprocessing.active_children() if child is not other]
+    watcher = signal.getsignal(signal.SIGCHLD)
+    kill_workers()
+    try:
+        assert (len(workers), [worker.exitcode for worker in workers]) == (2, [-signal.SIGKILL] * 2)
+        assert other.is_alive()
+        assert signal.getsignal(signal.SIGCHLD) is watcher
+    finally:
+        other.kill()
+        other.join()
 
 
 def _stop_new_processes(before):

@@ -13,6 +13,9 @@ class OptionError(InputError):
     def __init__(self, option: str, rule: str, value: object, fix: str) -> None:
         super().__init__(f'{option}: must {rule}, got {"nothing" if value is None else value}. {fix}')
 
+    def __reduce__(self) -> tuple[type[InputError], tuple[object, ...]]:
+        return InputError, self.args  # between processes its line is all that matters
+
 
 class FrameError(InputError):
     """A frame that cannot be read: names the clip and the frame."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from basicsr.data import worker_init_fn
 from basicsr.utils.dist_util import get_dist_info
 from torch.utils.data import Dataset, Sampler
 
-from multigrid_vsr.data.loader import LEFT_TO_THE_RUN, BatchRequests, MultigridLoader
+from multigrid_vsr.data.loader import BatchRequests, MultigridLoader
+from multigrid_vsr.data.workers import init_worker
 
 
 def build_multigrid_loader(
@@ -52,15 +51,7 @@ def build_multigrid_loader(
         sampler,
         num_prefetch_queue=dataset_opt.get('num_prefetch_queue', 1) if dataset_opt.get('prefetch_mode') == 'cpu' else 0,
         num_workers=num_workers,
-        worker_init_fn=partial(_init_worker, num_workers=num_workers, rank=rank, seed=seed),
+        worker_init_fn=partial(init_worker, num_workers=num_workers, rank=rank, seed=seed),
         pin_memory=dataset_opt.get('pin_memory', False),
         persistent_workers=dataset_opt.get('persistent_workers', False) and num_workers > 0,
     )
-
-
-def _init_worker(worker_id: int, **arguments: Any) -> None:
-    """Leaves SIGTERM and Ctrl-C, which reach all processes of a job, to the process that trains: it saves first."""
-    for number in LEFT_TO_THE_RUN:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, LEFT_TO_THE_RUN)
-    worker_init_fn(worker_id, **arguments)

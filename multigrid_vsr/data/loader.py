@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import atexit
-import multiprocessing
-import signal
-from collections.abc import Iterator
-from multiprocessing import resource_tracker
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from multigrid_vsr.core.errors import FrameError, InputError
+from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.sampling import batch_requests
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import SampleRequest
 from multigrid_vsr.data.prefetch import in_background
 from multigrid_vsr.data.shared_slots import SharedSlots
+from multigrid_vsr.data.workers import start_workers
 
 PREFETCH_FACTOR = 2  # batches that a worker may be ahead; DataLoader's own default
-LEFT_TO_THE_RUN = (signal.SIGTERM, signal.SIGINT)  # what workers ignore
-_FRAME_ERROR = f'{FrameError.__module__}.{FrameError.__qualname__}: '
 
 
 class BatchRequests(Sampler[list[SampleRequest]]):
@@ -93,7 +88,13 @@ class MultigridLoader:
             smaller; 0 for no thread.
         pin_memory: Whether batches lie in memory from which a GPU copies faster; nothing without a GPU.
         options: Passed to ``torch.utils.data.DataLoader``.
+
+    Attributes:
+        before_failing: Called before a frame that cannot be read ends the run, so that the run is saved first. BasicSR
+            shows neither loader nor model to the other.
     """
+
+    before_failing: ClassVar[Callable[[], None]] = staticmethod(lambda: None)
 
     def __init__(
         self,
@@ -125,8 +126,9 @@ class MultigridLoader:
                 yield from in_background(self._batches(), self._pixels(), self._capacity)
             else:
                 yield from self._batches()
-        except FrameError as error:  # a worker's comes wrapped in the text of its traceback
-            raise FrameError(str(error).strip().splitlines()[-1].removeprefix(_FRAME_ERROR)) from None
+        except InputError:
+            type(self).before_failing()
+            raise
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         options = {'batch_size': None, 'collate_fn': _as_loaded, **self._options}
@@ -135,9 +137,8 @@ class MultigridLoader:
             yield from DataLoader(self.dataset, sampler=self.requests, pin_memory=self._pin_memory, **options)
             return
         slots = self._slots(num_workers)
-        atexit.register(kill_workers)
         sampler = slots.assign(self.requests.iterations)
-        for answer in _started(DataLoader(slots, sampler=sampler, prefetch_factor=PREFETCH_FACTOR, **options)):
+        for answer in start_workers(DataLoader(slots, sampler=sampler, prefetch_factor=PREFETCH_FACTOR, **options)):
             yield slots.take(answer, self._pin_memory)
 
     def _slots(self, num_workers: int) -> SharedSlots:
@@ -162,29 +163,6 @@ class MultigridLoader:
         schedule = self.requests.schedule
         for iteration in self.requests.iterations:
             yield schedule.segment_at(iteration).shape.pixels
-
-
-def _started(loader: DataLoader) -> Iterator[Any]:
-    """Starts the workers so that no signal ends one before it can ignore it: a run whose worker has died cannot save.
-
-    Forked workers have this process's handlers; a launcher's ranks spawn theirs, which import for seconds.
-    """
-    context = loader.multiprocessing_context or multiprocessing
-    if context.get_start_method(allow_none=True) in (None, 'fork'):
-        return iter(loader)
-    resource_tracker.ensure_running()  # it would let the signals through in the middle
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_THE_RUN)
-    try:
-        return iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def kill_workers() -> None:
-    """Ends the workers: after an error they may still wait for work, and they ignore being asked to stop."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would take their end for another error
-    for worker in multiprocessing.active_children():
-        worker.kill()
 
 
 def _as_loaded(batch: Any) -> Any:

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.shapes import BatchShape, SampleRequest
 
 Empty = Callable[..., torch.Tensor]  # shape to a uint8 tensor to fill
+Answer = tuple[int, dict[str, Any] | InputError]  # of a worker: the slot, and what is in it or why there is nothing
 
 
 class BatchLoader(Protocol):
@@ -62,8 +64,8 @@ class SharedSlots(Dataset):
         for iteration in iterations:
             yield self._free.pop(), iteration
 
-    def __getitem__(self, index: tuple[int, int]) -> tuple[int, dict[str, Any]]:
-        """Loads a batch, in a worker; gives its slot and, for each tensor, its shape."""
+    def __getitem__(self, index: tuple[int, int]) -> Answer:
+        """Loads a batch, in a worker; gives its slot and, for each tensor, its shape, or what was wrong."""
         place, iteration = index
         slot, start = self._slots[place], 0
 
@@ -72,12 +74,21 @@ class SharedSlots(Dataset):
             start += math.prod(shape)
             return slot[start - math.prod(shape) : start].view(shape)
 
-        batch = self._dataset.load(self._requests_at(iteration), empty)
+        try:
+            batch = self._dataset.load(self._requests_at(iteration), empty)
+        except InputError as error:  # raised here, it would arrive as the text of a traceback
+            return place, error
         return place, {key: value.shape if torch.is_tensor(value) else value for key, value in batch.items()}
 
-    def take(self, answer: tuple[int, dict[str, Any]], pin_memory: bool) -> dict[str, Any]:
-        """The batch, in the process that trains: in its slot, or a copy if no other slot is free or to pin it."""
+    def take(self, answer: Answer, pin_memory: bool) -> dict[str, Any]:
+        """The batch, in the process that trains: in its slot, or a copy if no other slot is free or to pin it.
+
+        Raises:
+            InputError: If the worker could not load it.
+        """
         place, batch = answer
+        if isinstance(batch, InputError):
+            raise batch
         size = sum(shape.numel() for shape in batch.values() if isinstance(shape, torch.Size))
         array = self._slots[place, :size].numpy()
         if pin_memory or not self._free:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from multigrid_vsr.data.loader import kill_workers
+from multigrid_vsr.data.workers import kill_workers
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _MEANT_TWICE = 1.0  # seconds between two Ctrl-C of a person; a launcher passes its own on at once

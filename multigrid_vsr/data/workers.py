@@ -1,0 +1,69 @@
+"""The life of the processes that load: how they start, what they ignore, how they end."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import signal
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from basicsr.data import worker_init_fn
+from torch.utils.data import DataLoader
+
+LEFT_TO_THE_RUN = (signal.SIGTERM, signal.SIGINT)  # what workers ignore
+_LONGEST_END = 1.0  # seconds; a process that waits for a dead disk does not even end when it is killed
+
+_workers: list[BaseProcess] = []
+
+
+def init_worker(worker_id: int, num_workers: int, rank: int, seed: int) -> None:
+    """Leaves SIGTERM and Ctrl-C, which reach all processes of a job, to the process that trains: it saves first.
+
+    Args:
+        worker_id: Number of the worker.
+        num_workers, rank, seed: As for BasicSR's ``worker_init_fn``, which seeds the worker.
+    """
+    for number in LEFT_TO_THE_RUN:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, LEFT_TO_THE_RUN)
+    worker_init_fn(worker_id, num_workers, rank, seed)
+
+
+def start_workers(loader: DataLoader) -> Iterator[Any]:
+    """Starts the workers of a loader so that no signal ends one before it can ignore it, and iterates over it.
+
+    A run whose worker has died cannot save. Forked workers have this process's handlers; a launcher's ranks spawn
+    theirs, which import for seconds.
+    """
+    context = loader.multiprocessing_context or multiprocessing
+    if context.get_start_method(allow_none=True) in (None, 'fork'):
+        iterator = iter(loader)
+    else:
+        resource_tracker.ensure_running()  # it would let the signals through in the middle
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_THE_RUN)
+        try:
+            iterator = iter(loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if not _workers:
+        atexit.register(kill_workers)
+    _workers.extend(iterator._workers)  # type: ignore[attr-defined]  # torch has no public name for them
+    return iterator
+
+
+def kill_workers() -> None:
+    """Ends the workers started here: after an error they may still wait for work, and they ignore being asked to stop.
+
+    Other processes of the program are left alone, and whoever watches the ends of processes does so again afterwards.
+    """
+    watcher = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would take these ends for another error
+    for worker in _workers:
+        worker.kill()
+    for worker in _workers:
+        worker.join(_LONGEST_END)
+    _workers.clear()
+    atexit.unregister(kill_workers)
+    signal.signal(signal.SIGCHLD, watcher or signal.SIG_DFL)
