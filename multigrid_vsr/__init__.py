@@ -1,11 +1,40 @@
 """Multigrid training of video super-resolution models, as a BasicSR plugin.
 
 Importing this package arms the plugin: it registers itself in BasicSR's registries as soon as ``basicsr`` is
-imported, or at once where it already is.
+imported, or at once where it already is. The names below are public; each is imported when it is asked for, so that the
+start of Python stays fast.
 """
+
+import importlib
 
 from multigrid_vsr.host.autoload import arm
 
 __version__ = '0.1.0'
+
+_PUBLIC = {
+    'MultigridVideoModel': 'models.multigrid_video_model',
+    'MultigridVideoGANModel': 'models.multigrid_video_gan_model',
+    'MultigridREDSDataset': 'data.multigrid_reds_dataset',
+    'MultigridVimeo90KDataset': 'data.multigrid_vimeo90k_dataset',
+    'MultigridCosineLR': 'models.lr_scheduler',
+    'MultigridLoader': 'data.loader',
+    'FrameStore': 'frames.frame_store',
+    'Schedule': 'core.schedule',
+    'BatchShape': 'core.shapes',
+    'SampleRequest': 'core.shapes',
+    'InputError': 'core.errors',
+}
+__all__ = ['__version__', *_PUBLIC]
+
+
+def __getattr__(name):
+    if name not in _PUBLIC:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(f'{__name__}.{_PUBLIC[name]}'), name)
+
+
+def __dir__():
+    return sorted([*globals(), *_PUBLIC])
+
 
 arm()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -135,6 +136,26 @@ def test_ranks_asked_to_stop_save_and_go_on_as_if_they_had_not_been(tmp_path, cl
     log = run(*torchrun(COMMAND, 'train', '-opt', opt_file, '--auto_resume'), cwd=tmp_path).stdout
     assert losses(log) == whole[done:]
     assert_same_end(tmp_path, folder)
+
+
+@pytest.mark.parametrize(('frame', 'failing', 'done'), [(4, 0, 3), (2, 1, 2)])
+def test_rank_whose_frame_cannot_be_read_saves_for_all(frame, failing, done, tmp_path, clips, two_ranks):
+    """The other rank waits for its gradient and cannot."""
+    shutil.copytree(clips, tmp_path / 'clips')
+    damaged = tmp_path / f'clips/gt/001/{frame:08d}.png'
+    sound = damaged.read_bytes()
+    damaged.write_bytes(sound[:200])
+    opt = real_options(tmp_path / 'clips', tmp_path)
+    opt['logger']['save_checkpoint_freq'] = 1000
+    opt_file = write(tmp_path, opt)
+    log = run(*torchrun(COMMAND, 'train', '-opt', opt_file), cwd=tmp_path, ok=False).stdout
+    assert losses(log) == two_ranks[1][:done]
+    assert f'clip 001, frame {frame}: {damaged} holds no image that can be decoded' in log
+    assert re.search(rf'rank +: {failing} ', log)
+    assert [path.name for path in (tmp_path / 'run/training_states').iterdir()] == [f'{done}.state']
+    damaged.write_bytes(sound)
+    log = run(*torchrun(COMMAND, 'train', '-opt', opt_file, '--auto_resume'), cwd=tmp_path).stdout
+    assert losses(log) == two_ranks[1][done:]
 
 
 def slurm(folder, opt_file, *arguments):

@@ -28,11 +28,20 @@ def python(request, tmp_path_factory):
     empty = {path.name for path in packages.iterdir()}
     # The build's own files must not land in the project.
     subprocess.run(['git', 'clone', '--quiet', str(PROJECT), str(root / 'source')], check=True)
-    output(*pip, 'install', '--no-deps', *(['--editable'] if request.param == 'editable' else []), root / 'source')
+    target = ['--editable', root / 'source'] if request.param == 'editable' else [built_wheel(root)]
+    output(*pip, 'install', '--no-deps', *target)
     yield python
     output(*pip, 'uninstall', '--yes', 'multigrid_vsr')
     assert empty == ({path.name for path in packages.iterdir()} if packages.exists() else set())
     assert not (python.parent / 'multigrid-vsr').exists()
+
+
+def built_wheel(root: Path) -> Path:
+    """A source distribution, and from it a wheel, that the index would take."""
+    output(sys.executable, '-m', 'build', '--outdir', root / 'dist', root / 'source')
+    source, wheel = sorted((root / 'dist').iterdir(), key=lambda path: path.suffix)
+    assert output(sys.executable, '-m', 'twine', 'check', '--strict', source, wheel).count('PASSED') == 2
+    return wheel
 
 
 def site_packages(python: Path) -> Path:

@@ -85,6 +85,28 @@ def test_run_asked_to_stop_saves_and_goes_on_as_if_it_had_not_been(number, tmp_p
     assert_same_end(tmp_path, whole[0])
 
 
+@pytest.mark.parametrize(('workers', 'prefetch_mode'), [(0, None), (2, 'cpu')])
+def test_run_whose_frame_cannot_be_read_saves_first_and_goes_on(workers, prefetch_mode, tmp_path, clips, whole):
+    """No checkpoint but that of the failure is left by the first run."""
+    shutil.copytree(clips, tmp_path / 'clips')
+    damaged = tmp_path / 'clips/gt/001/00000003.png'  # iteration 6 is the first that needs it
+    sound = damaged.read_bytes()
+    damaged.write_bytes(sound[:200])
+    loading = {'num_worker_per_gpu': workers, 'prefetch_mode': prefetch_mode}
+    changes = {f'datasets__train__{key}': value for key, value in loading.items()}
+    opt = real_options(tmp_path / 'clips', tmp_path, **changes)
+    opt['logger']['save_checkpoint_freq'] = 1000
+    log = train(tmp_path, write(tmp_path, opt), ok=False)
+    assert losses(log) == whole[1][:5]
+    assert 'A frame cannot be read: saving first.' in log
+    assert re.fullmatch(rf'clip 001, frame 3: {damaged} holds no image that can be decoded', log.splitlines()[-1])
+    assert [path.name for path in (tmp_path / 'run/training_states').iterdir()] == ['5.state']
+    damaged.write_bytes(sound)
+    log = train(tmp_path, write(tmp_path, real_options(tmp_path / 'clips', tmp_path)), '--auto_resume')
+    assert losses(log) == whole[1][5:]
+    assert_same_end(tmp_path, whole[0])
+
+
 @pytest.mark.parametrize('stuck', ['network', 'frame'])
 def test_second_ctrl_c_stops_a_run_that_is_stuck(stuck, tmp_path, clips):
     """In a network that does not come back, or with a worker that waits for a frame for ever."""

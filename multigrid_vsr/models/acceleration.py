@@ -11,11 +11,9 @@ from torch import nn
 _GRAPHS_A_SHAPE = 4  # of one function: with and without gradients, and as many again for good measure
 
 
-def to_channels_last(*networks: nn.Module | None) -> None:
+def to_channels_last(network: nn.Module) -> None:
     """Lays the weights of convolutions out with the channels last (``train.channels_last``); values stay."""
-    for network in networks:
-        if network is not None:
-            network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)
 
 
 def compile_children(network: nn.Module, mode: str | bool, num_shapes: int) -> None:

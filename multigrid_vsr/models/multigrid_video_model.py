@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 from basicsr.models.edvr_model import EDVRModel
 from basicsr.models.video_recurrent_model import VideoRecurrentModel
 from basicsr.utils import get_root_logger
-from basicsr.utils.dist_util import master_only
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch.nn.parallel import DistributedDataParallel
 
-from multigrid_vsr.core.errors import InputError, OptionError
+from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.plan import stage_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.pixels import to_float_rgb
 from multigrid_vsr.models import acceleration, checkpoint
 from multigrid_vsr.models.lr_scheduler import BatchScaling, MultigridCosineLR
 from multigrid_vsr.models.preflight import preflight
-from multigrid_vsr.models.stop_signal import StopSignal
+from multigrid_vsr.models.run_keeper import RunKeeper
 from multigrid_vsr.models.validation import validate
 from multigrid_vsr.options.multigrid_block import micro_batch_size
 from multigrid_vsr.options.scheduler import SCHEDULER_TYPE, cosine_options
@@ -59,10 +56,11 @@ class MultigridVideoModel(VideoRecurrentModel):
         gpus = 1 if opt['dist'] else max(opt['num_gpu'], 1)  # `DataParallel` has the batches of all its GPUs
         self._max_batch = None if max_batch is None else max_batch * gpus
         self._losses: dict[str, torch.Tensor] = {}
-        self._stop_signal = StopSignal(opt['dist'])
-        self._exit_status = 0
+        self._keeper = RunKeeper(self)
         if opt['train'].get('channels_last'):
-            acceleration.to_channels_last(self.net_g, getattr(self, 'net_g_ema', None))
+            acceleration.to_channels_last(self.net_g)
+            if self.ema_decay > 0:
+                acceleration.to_channels_last(self.net_g_ema)
         if opt['train'].get('compile'):
             shapes = {s.shape for s in self.schedule.segments} if self.schedule is not None else ()
             acceleration.compile_children(self.get_bare_model(self.net_g), opt['train']['compile'], len(shapes))
@@ -93,7 +91,7 @@ class MultigridVideoModel(VideoRecurrentModel):
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """Sets the rates of an iteration: the scheduler's, BasicSR's own warm-up, the factor of the batch."""
-        self._leave_if_stopped()
+        self._keeper.leave_if_stopped()
         with self._batch_scaling.taken_off(current_iter) if self._batch_scaling is not None else nullcontext():
             super().update_learning_rate(current_iter, warmup_iter)
 
@@ -135,21 +133,12 @@ class MultigridVideoModel(VideoRecurrentModel):
         train_opt = self.opt['train']
         self._hold_fixed(*(current_iter < (train_opt.get(key) or 0) for key in _FIXING_OPTIONS))
         self.update(current_iter)
-        signal = self._stop_signal.after_iteration()
-        if signal:
-            get_root_logger().warning(f'Asked to stop by signal {signal}: saving first.')
-            self.save(0, current_iter)
-            self._exit_status = 128 + signal
-
-    def _leave_if_stopped(self) -> None:
-        """Ends a run that was asked to stop: called by what BasicSR does after the line of the iteration is logged."""
-        if self.is_train and self._exit_status:
-            self._stop_signal.wait_for_all()
-            sys.exit(self._exit_status)
+        self._keeper.after_iteration(current_iter)
 
     def validation(self, *args: Any, **kwargs: Any) -> None:
         """BasicSR's, unless the run was asked to stop."""
-        self._leave_if_stopped()
+        if self.is_train:
+            self._keeper.leave_if_stopped()
         super().validation(*args, **kwargs)
 
     def update(self, current_iter: int) -> None:
@@ -219,61 +208,27 @@ class MultigridVideoModel(VideoRecurrentModel):
     def save(self, epoch: int, current_iter: int) -> None:
         """Saves the weights and then the training state of an iteration; -1 for the end of the run.
 
-        A disk that is full costs this checkpoint, not those before and not the run.
-
         Raises:
             InputError: If the weights at the end of the run cannot be written.
         """
-        self._leave_if_stopped()
-        try:
-            super().save(epoch, current_iter)
-        except OSError as error:
-            if current_iter == -1:
-                raise InputError(f'{error}. Make room and run again with --auto_resume.') from None
-            get_root_logger().error(f'{error}. The checkpoints before stay, and training goes on: make room.')
-        if current_iter == -1:
-            self._stop_signal.restore()
+        self._keeper.save(super().save, epoch, current_iter)
 
-    @master_only
     def save_network(
         self, net: torch.nn.Module | list[torch.nn.Module], net_label: str, current_iter: int, param_key: Any = 'params'
     ) -> None:
         """Writes weights, whole or not at all, in BasicSR's format."""
         nets, keys = ([value] if not isinstance(value, list) else value for value in (net, param_key))
-        states = {
-            key: {name: weight.cpu() for name, weight in self.get_bare_model(net).state_dict().items()}
-            for net, key in zip(nets, keys, strict=True)
-        }
-        name = f'{net_label}_{"latest" if current_iter == -1 else current_iter}.pth'
-        checkpoint.save(states, Path(self.opt['path']['models']) / name)
+        bare = {key: self.get_bare_model(net) for net, key in zip(nets, keys, strict=True)}
+        self._keeper.save_networks(bare, net_label, current_iter)
 
-    @master_only
     def save_training_state(self, epoch: int, current_iter: int) -> None:
         """Writes the training state, whole or not at all: BasicSR's, and what an exact resume needs beside it."""
-        if current_iter == -1:
-            return
-        state = {
-            'epoch': epoch,
-            'iter': current_iter,
-            'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
-            'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
-            'scaler': self.scaler.state_dict(),
-            'seed': self.opt['manual_seed'],
-            'rng': [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if self.device.type == 'cuda' else ())],
-        }
-        if self.schedule is not None:
-            state['schedule'] = checkpoint.schedule_rows(self.schedule, checkpoint.ranks(self.opt))
-        checkpoint.save(state, Path(self.opt['path']['training_states']) / f'{current_iter}.state')
+        self._keeper.save_state(epoch, current_iter)
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """Loads the optimizers, the schedulers and the random state."""
         super().resume_training(resume_state)
-        if self.scaler.is_enabled() and resume_state.get('scaler'):
-            self.scaler.load_state_dict(resume_state['scaler'])
-        cpu, *gpus = resume_state.get('rng', [torch.get_rng_state()])
-        torch.set_rng_state(cpu)
-        if len(gpus) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(gpus)
+        self._keeper.restore(resume_state)
 
     def _hold_fixed(self, fixes_flow: bool, trains_fusion_alone: bool) -> None:
         """Says which parameters train; BasicSR does so at iteration 1 only, which a resumed run never sees."""

@@ -1,0 +1,122 @@
+"""What keeps a run: it is saved whole, goes on exactly where it was, and is saved before it stops."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.utils import get_root_logger
+
+from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.data.loader import MultigridLoader
+from multigrid_vsr.models import checkpoint
+from multigrid_vsr.models.stop_signal import StopSignal
+
+
+class RunKeeper:
+    """Saves, resumes and stops the run of a model.
+
+    Args:
+        model: A ``MultigridVideoModel`` in training.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._opt = model.opt
+        self._stop_signal = StopSignal(self._opt['dist'])
+        self._exit_status = 0
+        self._last_iter = 0  # done by this process
+        self._writes = self._opt['rank'] == 0
+        MultigridLoader.before_failing = self._save_before_failing
+
+    def after_iteration(self, current_iter: int) -> None:
+        """Saves the iteration if the run was asked to stop; it ends in :meth:`leave_if_stopped`."""
+        self._last_iter = current_iter
+        signal = self._stop_signal.after_iteration()
+        if signal:
+            get_root_logger().warning(f'Asked to stop by signal {signal}: saving first.')
+            self._model.save(0, current_iter)
+            self._exit_status = 128 + signal
+
+    def leave_if_stopped(self) -> None:
+        """Ends a run that was asked to stop: called by what BasicSR does after the line of the iteration is logged."""
+        if self._exit_status:
+            self._stop_signal.wait_for_all()
+            sys.exit(self._exit_status)
+
+    def _save_before_failing(self) -> None:
+        """Saves the last iteration of a run that a frame ends, on the rank that met it: others wait for its gradient.
+
+        What all ranks share is the same there. Only BatchNorm's statistics, which rank 0 gives to all in the next
+        iteration, may differ.
+        """
+        if self._last_iter > 0:
+            get_root_logger().warning('A frame cannot be read: saving first.')
+            self._writes = True
+            self._model.save(0, self._last_iter)
+        self._stop_signal.restore()
+
+    def save(self, write: Callable[[int, int], None], epoch: int, current_iter: int) -> None:
+        """Lets BasicSR's ``save`` write the weights and the state; -1 is the end of the run.
+
+        A disk that is full costs this checkpoint, not those before and not the run.
+
+        Raises:
+            InputError: If the weights at the end of the run cannot be written.
+        """
+        self.leave_if_stopped()
+        try:
+            write(epoch, current_iter)
+        except OSError as error:
+            if current_iter == -1:
+                raise InputError(f'{error}. Make room and run again with --auto_resume.') from None
+            get_root_logger().error(f'{error}. The checkpoints before stay, and training goes on: make room.')
+        if current_iter == -1:
+            self._stop_signal.restore()
+
+    def save_networks(self, networks: Mapping[str, torch.nn.Module], label: str, current_iter: int) -> None:
+        """Writes weights, whole or not at all, in BasicSR's format; -1 is ``latest``.
+
+        Args:
+            networks: The bare networks by their key, ``params`` or ``params_ema``.
+            label: ``net_g`` or ``net_d``.
+            current_iter: Iteration.
+        """
+        if self._writes:
+            states = {
+                key: {name: weight.cpu() for name, weight in network.state_dict().items()}
+                for key, network in networks.items()
+            }
+            name = f'{label}_{"latest" if current_iter == -1 else current_iter}.pth'
+            checkpoint.save(states, Path(self._opt['path']['models']) / name)
+
+    def save_state(self, epoch: int, current_iter: int) -> None:
+        """Writes the training state, whole or not at all: BasicSR's, and what an exact resume needs beside it."""
+        if not self._writes or current_iter == -1:
+            return
+        model = self._model
+        state = {
+            'epoch': epoch,
+            'iter': current_iter,
+            'optimizers': [optimizer.state_dict() for optimizer in model.optimizers],
+            'schedulers': [scheduler.state_dict() for scheduler in model.schedulers],
+            'scaler': model.scaler.state_dict(),
+            'seed': self._opt['manual_seed'],
+            'rng': [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if model.device.type == 'cuda' else ())],
+        }
+        if model.schedule is not None:
+            state['schedule'] = checkpoint.schedule_rows(model.schedule, checkpoint.ranks(self._opt))
+        checkpoint.save(state, Path(self._opt['path']['training_states']) / f'{current_iter}.state')
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Brings back what :meth:`save_state` has written beside BasicSR's own."""
+        scaler = self._model.scaler
+        if scaler.is_enabled() and state.get('scaler'):
+            scaler.load_state_dict(state['scaler'])
+        cpu, *gpus = state.get('rng', [torch.get_rng_state()])
+        torch.set_rng_state(cpu)
+        if len(gpus) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(gpus)
