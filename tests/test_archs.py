@@ -14,12 +14,14 @@ from basicsr.data.vimeo90k_dataset import Vimeo90KDataset
 from probe import train_here
 from runs import options
 from test_multigrid_reds_dataset import assert_same_sample, dataset_options
+from test_multigrid_video_model import build
 from test_multigrid_vimeo90k_dataset import septuplets, vimeo_options  # noqa: F401
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.shapes import SampleRequest
 from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
 from multigrid_vsr.data.multigrid_vimeo90k_dataset import MultigridVimeo90KDataset
+from multigrid_vsr.models.preflight import random_batch
 from multigrid_vsr.options.arch_limits import LIMITS
 
 ARCHS = [
@@ -78,6 +80,28 @@ def test_arch_trains_validates_resumes_and_ends_the_same(
         assert all(torch.equal(whole[key][name], resumed[key][name]) for name in whole[key])
     first = torch.load(folder / 'models/net_g_2.pth', weights_only=True)['params']
     assert any(not torch.equal(first[name], whole['params'][name]) for name in first)
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize(('network', 'scale', 'gt_size', 'num_frame', 'fix'), ARCHS, ids=[a[0]['type'] for a in ARCHS])
+def test_arch_with_channels_last_has_the_same_gradients(network, scale, gt_size, num_frame, fix, tmp_path, stock_clips):
+    gradients = []
+    for channels_last in (False, True):
+        opt = options(stock_clips, network_g=network, scale=scale, train__channels_last=channels_last)
+        opt['multigrid'] = {'gt_size': gt_size, **({'num_frame': num_frame} if len(num_frame) > 1 else {})}
+        opt['datasets']['train'].update(gt_size=gt_size[-1], num_frame=num_frame[-1])
+        if scale == 1:
+            opt['datasets']['train']['dataroot_lq'] = opt['datasets']['train']['dataroot_gt']
+        model, _ = build(tmp_path, opt)
+        weights = [weight for weight in model.net_g.parameters() if weight.dim() == 4 and weight.shape[1] > 1]
+        layouts = {weight.is_contiguous() for weight in weights if weight.shape[-1] > 1}
+        assert layouts == (set() if network['type'] == 'DUF' else {not channels_last})  # its convolutions are 3-D
+        torch.manual_seed(0)
+        model.backward(*random_batch(model, model.schedule.segments[0].shape))
+        assert model.output.is_contiguous()
+        gradients.append([weight.grad for weight in model.net_g.parameters() if weight.grad is not None])
+    for plain, last in zip(*gradients, strict=True):
+        assert torch.allclose(plain, last, rtol=1e-3, atol=1e-4 * plain.abs().max().item() + 1e-9)
 
 
 @pytest.mark.filterwarnings('ignore')

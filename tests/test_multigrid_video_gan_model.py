@@ -83,7 +83,9 @@ def test_gan_run_without_a_schedule_equals_basicsrs_step(tmp_path, clips, monkey
         assert all(torch.equal(first[key][name], second[key][name]) for key in first for name in first[key])
 
 
-def test_gan_run_trains_time_alone_with_a_discriminator_of_one_size(tmp_path, clips):
-    opt = gan_options(clips, multigrid={'num_frame': [2, 3, 4]})
+@pytest.mark.parametrize('channels_last', [False, True])
+def test_gan_run_trains_time_alone_with_a_discriminator_of_one_size(channels_last, tmp_path, clips):
+    """It views its features, which has to work with the channels last in the generator."""
+    opt = gan_options(clips, multigrid={'num_frame': [2, 3, 4]}, train__channels_last=channels_last)
     opt['network_d'] = {'type': 'VGGStyleDiscriminator', 'num_in_ch': 3, 'num_feat': 4, 'input_size': 128}
     assert [shape[1] for shape, _ in train_here(tmp_path, opt)] == [2, 2, 3, 3, 4, 4]

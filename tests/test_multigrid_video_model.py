@@ -179,12 +179,14 @@ def test_iteration_trains_the_bits_of_basicsrs_own(tmp_path, clips, monkeypatch)
         assert all(torch.equal(ours[key][name], stock[key][name]) for name in stock[key])
 
 
+@pytest.mark.parametrize('reduction', ['mean', 'sum'])
 @pytest.mark.parametrize('max_batch', [1, 2, 3])
-def test_gradient_of_the_parts_is_that_of_the_whole_batch(max_batch, tmp_path, clips):
+def test_gradient_of_the_parts_is_that_of_the_whole_batch(max_batch, reduction, tmp_path, clips):
     """A batch of 4 in parts of 1, 2, and 3 + 1 samples."""
     gradients = []
     for limit in (4, max_batch):
         opt = options(clips, multigrid__batch_size_per_gpu=[4, 1], multigrid__max_batch_size_per_gpu=limit)
+        opt['train']['pixel_opt'].update(reduction=reduction, loss_weight=1e-4 if reduction == 'sum' else 1.0)
         model, _ = build(tmp_path, opt)
         generator = torch.Generator().manual_seed(0)
         lq, gt = (torch.rand(4, 3, 3, side, side, generator=generator) for side in (16, 64))

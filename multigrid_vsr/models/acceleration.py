@@ -12,8 +12,14 @@ _GRAPHS_A_SHAPE = 4  # of one function: with and without gradients, and as many 
 
 
 def to_channels_last(network: nn.Module) -> None:
-    """Lays the weights of convolutions out with the channels last (``train.channels_last``); values stay."""
-    network.to(memory_format=torch.channels_last)
+    """Lays the weights of 2-D convolutions out with the channels last (``train.channels_last``); values stay.
+
+    The output is contiguous again, since losses and discriminators of BasicSR view it.
+    """
+    for parameter in network.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    network.register_forward_hook(lambda module, inputs, output: output.contiguous())
 
 
 def compile_children(network: nn.Module, mode: str | bool, num_shapes: int) -> None:

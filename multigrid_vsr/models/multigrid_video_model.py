@@ -57,10 +57,8 @@ class MultigridVideoModel(VideoRecurrentModel):
         self._max_batch = None if max_batch is None else max_batch * gpus
         self._losses: dict[str, torch.Tensor] = {}
         self._keeper = RunKeeper(self)
-        if opt['train'].get('channels_last'):
-            acceleration.to_channels_last(self.net_g)
-            if self.ema_decay > 0:
-                acceleration.to_channels_last(self.net_g_ema)
+        if opt['train'].get('channels_last') and self.ema_decay > 0:
+            acceleration.to_channels_last(self.net_g_ema)
         if opt['train'].get('compile'):
             shapes = {s.shape for s in self.schedule.segments} if self.schedule is not None else ()
             acceleration.compile_children(self.get_bare_model(self.net_g), opt['train']['compile'], len(shapes))
@@ -97,6 +95,8 @@ class MultigridVideoModel(VideoRecurrentModel):
 
     def model_to_device(self, net: torch.nn.Module) -> torch.nn.Module:
         """Moves a network to the device and wraps it for several GPUs; with a launcher, also for several CPUs."""
+        if self.is_train and self.opt['train'].get('channels_last') and net is self.net_g:
+            acceleration.to_channels_last(net)
         if not self.opt['dist']:
             return super().model_to_device(net)
         fixes = self.is_train and any(
@@ -155,7 +155,8 @@ class MultigridVideoModel(VideoRecurrentModel):
     def backward(self, lq: torch.Tensor, gt: torch.Tensor) -> dict[str, torch.Tensor]:
         """Adds the gradient of a batch, in parts of at most ``max_batch_size_per_gpu`` samples.
 
-        A part counts by its share of the batch, so the gradient is that of the whole; ranks exchange it once.
+        A part counts by its share of the batch, or in full where a loss is a sum, so the gradient is that of the whole;
+        ranks exchange it once.
 
         Args:
             lq: float32 (b, t, c, h, w).
@@ -167,17 +168,22 @@ class MultigridVideoModel(VideoRecurrentModel):
         parts = list(zip(lq.split(self._max_batch or len(lq)), gt.split(self._max_batch or len(gt))))
         losses: dict[str, torch.Tensor] = {}
         for number, (lq_part, gt_part) in enumerate(parts, 1):
-            share = len(lq_part) / len(lq)
             waits = number < len(parts) and isinstance(self.net_g, DistributedDataParallel)
             with self.net_g.no_sync() if waits else nullcontext():  # type: ignore[operator]
                 with torch.autocast(self.device.type, self._amp_dtype, enabled=self._amp_dtype is not None):
                     self.output = self.net_g(lq_part)
                 part_losses = self._part_losses(self.output.float(), gt_part)
-                total = torch.stack(list(part_losses.values())).sum()
-                self.scaler.scale(total if share == 1 else total * share).backward()
+                if len(parts) > 1:
+                    part_losses = self._shares_of(part_losses, len(lq_part) / len(lq))
+                self.scaler.scale(torch.stack(list(part_losses.values())).sum()).backward()
             for name, loss in part_losses.items():
-                losses[name] = losses.get(name, 0) + loss.detach() * share
+                losses[name] = losses.get(name, 0) + loss.detach()
         return losses
+
+    def _shares_of(self, losses: dict[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
+        """What the losses of a part add to those of the batch, of which the part is a share."""
+        is_sum = {'l_pix': getattr(self.cri_pix, 'reduction', 'mean') == 'sum'}
+        return {name: loss if is_sum.get(name) else loss * share for name, loss in losses.items()}
 
     def _part_losses(self, output: torch.Tensor, gt: torch.Tensor) -> dict[str, torch.Tensor]:
         losses = {}
