@@ -237,6 +237,21 @@ def test_preflight_leaves_everything_as_it_was(tmp_path, clips):
     assert not model.optimizer_g.state
 
 
+def test_preflight_tries_the_largest_part_first_for_all_gpus_of_the_process(tmp_path, clips, monkeypatch):
+    """A batch of 8 small samples in parts of 2 needs less than one large one; two GPUs have twice the batch."""
+    from multigrid_vsr.models.preflight import preflight
+
+    opt = options(clips, multigrid__batch_size_per_gpu=[8, 1], multigrid__max_batch_size_per_gpu=1)
+    opt['multigrid'].update(num_frame=[4])
+    model, _ = build(tmp_path, opt)
+    model.gpus, model.max_batch = 2, 2
+    model.opt['train']['compile'] = True
+    shapes = []
+    monkeypatch.setattr(model, 'backward', lambda lq, gt: shapes.append((tuple(lq.shape), tuple(gt.shape))))
+    preflight(model, model.schedule)
+    assert shapes == [((2, 4, 3, 32, 32), (2, 4, 3, 128, 128)), ((16, 4, 3, 16, 16), (16, 4, 3, 64, 64))]
+
+
 def test_preflight_out_of_memory_says_what_to_change(tmp_path, clips, monkeypatch):
     from multigrid_vsr.core.errors import InputError
     from multigrid_vsr.models.preflight import preflight

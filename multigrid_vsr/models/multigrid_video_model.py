@@ -53,8 +53,8 @@ class MultigridVideoModel(VideoRecurrentModel):
         self._amp_dtype = AMP_DTYPES[opt['train'].get('amp')]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp_dtype is torch.float16)
         max_batch = micro_batch_size(opt)
-        gpus = 1 if opt['dist'] else max(opt['num_gpu'], 1)  # `DataParallel` has the batches of all its GPUs
-        self._max_batch = None if max_batch is None else max_batch * gpus
+        self.gpus = 1 if opt['dist'] else max(opt['num_gpu'], 1)  # `DataParallel` has the batches of all its GPUs
+        self.max_batch = None if max_batch is None else max_batch * self.gpus  # samples at a time
         self._losses: dict[str, torch.Tensor] = {}
         self._keeper = RunKeeper(self)
         if opt['train'].get('channels_last') and self.ema_decay > 0:
@@ -165,7 +165,7 @@ class MultigridVideoModel(VideoRecurrentModel):
         Returns:
             The losses of the batch, on the device.
         """
-        parts = list(zip(lq.split(self._max_batch or len(lq)), gt.split(self._max_batch or len(gt))))
+        parts = list(zip(lq.split(self.max_batch or len(lq)), gt.split(self.max_batch or len(gt))))
         losses: dict[str, torch.Tensor] = {}
         for number, (lq_part, gt_part) in enumerate(parts, 1):
             waits = number < len(parts) and isinstance(self.net_g, DistributedDataParallel)

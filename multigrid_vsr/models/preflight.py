@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +30,7 @@ def preflight(model: Any, schedule: Schedule) -> None:
     Raises:
         InputError: If the arch does not take a shape, or the memory of the GPU does not hold the largest.
     """
-    shapes = sorted(dict.fromkeys(s.shape for s in schedule.segments), key=lambda shape: shape.pixels, reverse=True)
+    shapes = sorted(dict.fromkeys(s.shape for s in schedule.segments), key=partial(_part_pixels, model), reverse=True)
     with _as_before(model):
         if limits_of(model.opt['network_g']) is None:
             for num_frame, gt_size in dict.fromkeys((shape.num_frame, shape.gt_size) for shape in shapes):
@@ -38,6 +40,12 @@ def preflight(model: Any, schedule: Schedule) -> None:
                 _run(model, shape)
         elif model.device.type == 'cuda':
             _run(model, shapes[0])
+
+
+def _part_pixels(model: Any, shape: BatchShape) -> int:
+    """Ground-truth pixels that go through the network at a time: what memory has to hold."""
+    batch = shape.batch_size_per_gpu * model.gpus
+    return replace(shape, batch_size_per_gpu=min(batch, model.max_batch or batch)).pixels
 
 
 @contextmanager
@@ -88,7 +96,7 @@ def _check_output(model: Any, num_frame: int, gt_size: int) -> None:
 
 def _run(model: Any, shape: BatchShape) -> None:
     try:
-        model.backward(*random_batch(model, shape))
+        model.backward(*random_batch(model, replace(shape, batch_size_per_gpu=shape.batch_size_per_gpu * model.gpus)))
     except torch.OutOfMemoryError:
         need = torch.cuda.max_memory_allocated() / 2**30 if model.device.type == 'cuda' else 0.0
         raise InputError(
