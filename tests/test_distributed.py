@@ -158,6 +158,23 @@ def test_rank_whose_frame_cannot_be_read_saves_for_all(frame, failing, done, tmp
     assert losses(log) == two_ranks[1][done:]
 
 
+def test_ranks_that_go_on_have_their_own_random_states_again(tmp_path, clips):
+    opt = real_options(clips, tmp_path)
+    opt_file = write(tmp_path, opt)
+    run(*torchrun(COMMAND, 'train', '-opt', opt_file), cwd=tmp_path)
+    states = tmp_path / 'run/training_states'
+    state = torch.load(states / '10.state', weights_only=True)
+    assert [sorted(state['rng']), torch.equal(state['rng'][0][0], state['rng'][1][0])] == [[0, 1], False]
+    drawn = torch.Generator().manual_seed(5).get_state()
+    state['rng'][1][0] = drawn
+    torch.save(state, states / '10.state')
+    (states / '12.state').unlink()
+    run(*torchrun(COMMAND, 'train', '-opt', opt_file, '--auto_resume'), cwd=tmp_path)
+    rng = torch.load(states / '12.state', weights_only=True)['rng']
+    assert torch.equal(rng[1][0], drawn)
+    assert torch.equal(rng[0][0], state['rng'][0][0])
+
+
 def slurm(folder, opt_file, *arguments):
     """Two tasks as ``srun`` starts them, and a ``scontrol`` that knows the host of a job."""
     scontrol = folder / 'bin/scontrol'

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from basicsr.utils import get_root_logger
+from torch import distributed
 
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.data.loader import MultigridLoader
@@ -29,8 +30,12 @@ class RunKeeper:
         self._stop_signal = StopSignal(self._opt['dist'])
         self._exit_status = 0
         self._last_iter = 0  # done by this process
-        self._writes = self._opt['rank'] == 0
+        self._is_failing = False
         MultigridLoader.before_failing = self._save_before_failing
+
+    @property
+    def _writes(self) -> bool:
+        return self._opt['rank'] == 0 or self._is_failing
 
     def after_iteration(self, current_iter: int) -> None:
         """Saves the iteration if the run was asked to stop; it ends in :meth:`leave_if_stopped`."""
@@ -55,7 +60,7 @@ class RunKeeper:
         """
         if self._last_iter > 0:
             get_root_logger().warning('A frame cannot be read: saving first.')
-            self._writes = True
+            self._is_failing = True
             self._model.save(0, self._last_iter)
         self._stop_signal.restore()
 
@@ -95,7 +100,10 @@ class RunKeeper:
 
     def save_state(self, epoch: int, current_iter: int) -> None:
         """Writes the training state, whole or not at all: BasicSR's, and what an exact resume needs beside it."""
-        if not self._writes or current_iter == -1:
+        if current_iter == -1:
+            return
+        rng = self._random_states()
+        if not self._writes:
             return
         model = self._model
         state = {
@@ -105,18 +113,35 @@ class RunKeeper:
             'schedulers': [scheduler.state_dict() for scheduler in model.schedulers],
             'scaler': model.scaler.state_dict(),
             'seed': self._opt['manual_seed'],
-            'rng': [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if model.device.type == 'cuda' else ())],
+            'rng': rng,
         }
         if model.schedule is not None:
             state['schedule'] = checkpoint.schedule_rows(model.schedule, checkpoint.ranks(self._opt))
         checkpoint.save(state, Path(self._opt['path']['training_states']) / f'{current_iter}.state')
 
+    def _random_states(self) -> dict[int, list[torch.Tensor]]:
+        """The random state of every rank, at rank 0: CPU, then GPUs; a rank that fails has its own alone."""
+        own = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if self._model.device.type == 'cuda' else ())]
+        if not self._opt['dist'] or self._is_failing:
+            return {self._opt['rank']: own}
+        states: list[Any] = [None] * self._opt['world_size']
+        distributed.gather_object(own, states if self._opt['rank'] == 0 else None)
+        return dict(enumerate(states))
+
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Brings back what :meth:`save_state` has written beside BasicSR's own."""
+        """Brings back what :meth:`save_state` has written beside BasicSR's own.
+
+        A rank whose random state is not there keeps the one that it was seeded with, which no other rank has.
+        """
         scaler = self._model.scaler
         if scaler.is_enabled() and state.get('scaler'):
             scaler.load_state_dict(state['scaler'])
-        cpu, *gpus = state.get('rng', [torch.get_rng_state()])
+        rng = state.get('rng', {})
+        if isinstance(rng, list):  # an older state has rank 0's alone
+            rng = {0: rng}
+        if self._opt['rank'] not in rng:
+            return
+        cpu, *gpus = rng[self._opt['rank']]
         torch.set_rng_state(cpu)
         if len(gpus) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(gpus)
