@@ -288,3 +288,27 @@ def test_full_disk_costs_its_checkpoint_alone(tmp_path, clips, monkeypatch, capl
         'path': {'training_states': str(folder / 'training_states'), 'models': str(folder / 'models')},
         'model_type': 'MultigridVideoModel',
     })[0].name == '4.state'  # fmt: skip
+
+
+def test_run_resumed_with_other_flags_of_its_optimizer_has_those_of_the_file(tmp_path, clips):
+    """Fused Adam and weights with the channels last: moments of the old layout would belong to other weights."""
+    ends = []
+    for name, changes in {'plain': {}, 'changed': {'train__channels_last': True}}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        network = {'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1}
+        common = {'network_g': network, 'train__total_iter': 6, 'logger__save_checkpoint_freq': 3}
+        train_here(folder, options(clips, **common))
+        (folder / 'experiments/run/training_states/6.state').unlink()
+        optimizer = {'type': 'Adam', 'lr': 1e-3, 'betas': [0.9, 0.9], 'weight_decay': 0.01, 'fused': True}
+        train_here(folder, options(clips, **common, train__optim_g=optimizer, **changes), '--auto_resume')
+        log = max((folder / 'experiments/run').glob('train_*.log'), key=lambda path: path.stat().st_mtime).read_text()
+        assert re.findall(r'INFO: (train.optim: .*)', log) == [
+            'train.optim: betas is (0.9, 0.9) now, and was (0.9, 0.99).',
+            'train.optim: weight_decay is 0.01 now, and was 0.',
+            'train.optim: fused is True now, and was None.',
+        ]
+        group = torch.load(folder / 'experiments/run/training_states/6.state', weights_only=True)['optimizers'][0]
+        assert [group['param_groups'][0][key] for key in ('betas', 'weight_decay', 'fused')] == [(0.9, 0.9), 0.01, True]
+        ends.append(torch.load(folder / 'experiments/run/models/net_g_latest.pth', weights_only=True)['params'])
+    assert max((ends[0][name] - ends[1][name]).abs().max().item() for name in ends[0]) < 1e-4

@@ -16,7 +16,7 @@ from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.plan import stage_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.pixels import to_float_rgb
-from multigrid_vsr.models import acceleration, checkpoint
+from multigrid_vsr.models import acceleration, checkpoint, optimizer_state
 from multigrid_vsr.models.lr_scheduler import BatchScaling, MultigridCosineLR
 from multigrid_vsr.models.preflight import preflight
 from multigrid_vsr.models.run_keeper import RunKeeper
@@ -232,8 +232,13 @@ class MultigridVideoModel(VideoRecurrentModel):
         self._keeper.save_state(epoch, current_iter)
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
-        """Loads the optimizers, the schedulers and the random state."""
+        """Loads the optimizers, with the flags that the option file has now, the schedulers and the random state."""
+        for optimizer, saved in zip(self.optimizers, resume_state['optimizers']):
+            for line in optimizer_state.take_flags(optimizer, saved):
+                get_root_logger().info(line)
         super().resume_training(resume_state)
+        for optimizer in self.optimizers:
+            optimizer_state.lay_out(optimizer)
         self._keeper.restore(resume_state)
 
     def _hold_fixed(self, fixes_flow: bool, trains_fusion_alone: bool) -> None:
