@@ -54,7 +54,7 @@ def after_import() -> None:
     """Registers the dataset and the model, and replaces the functions below. Calling it again changes nothing."""
     if _replaced:
         return
-    if not any(_is_under_way(module) for module in _REGISTERING):
+    if not _is_under_way():
         _register()
     from multigrid_vsr.host.message_logger import MultigridMessageLogger
 
@@ -75,10 +75,14 @@ def after_import() -> None:
     _take_small_frames()
 
 
-def _is_under_way(module: str) -> bool:
+def _is_under_way() -> bool:
     """Whether a module of this plugin is what imports BasicSR: as in a spawned worker, whose dataset comes first."""
-    spec = getattr(sys.modules.get(f'multigrid_vsr.{module}'), '__spec__', None)
-    return getattr(spec, '_initializing', False)
+    specs = [
+        getattr(module, '__spec__', None)
+        for name, module in sys.modules.items()
+        if name.startswith('multigrid_vsr.') and not name.startswith('multigrid_vsr.host')
+    ]
+    return any(getattr(spec, '_initializing', False) for spec in specs)
 
 
 def _register() -> None:

@@ -27,7 +27,7 @@ class RunKeeper:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._opt = model.opt
-        self._stop_signal = StopSignal(self._opt['dist'])
+        self._stop_signal = StopSignal(self._opt['dist'], model.device)
         self._exit_status = 0
         self._last_iter = 0  # done by this process
         self._is_failing = False

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from basicsr.utils import get_root_logger
 from torch import distributed
 
 from multigrid_vsr.data.workers import kill_workers
@@ -27,12 +28,16 @@ class StopSignal:
 
     Args:
         dist: Whether there is a launcher.
+        device: Where the ranks exchange tensors if they cannot do so over gloo.
     """
 
-    def __init__(self, dist: bool = False) -> None:
+    def __init__(self, dist: bool = False, device: torch.device | str = 'cpu') -> None:
         self._received = 0
         self._since = 0.0
-        self._group: Any = distributed.new_group(backend='gloo') if dist else None
+        self._device: torch.device | str = 'cpu'
+        self._group: Any = None
+        if dist:
+            self._group, self._device = _group_of_all(device)
         self._summed: tuple[Any, torch.Tensor] | None = None  # what is under way
         self._previous = {}
         if threading.current_thread() is threading.main_thread():  # only there can handlers be set
@@ -47,7 +52,7 @@ class StopSignal:
             work, value = self._summed
             work.wait()
             known = int(value)
-        value = torch.tensor(self._received)
+        value = torch.tensor(self._received, device=self._device)
         work = distributed.all_reduce(value, distributed.ReduceOp.MAX, self._group, async_op=True)
         self._summed = work, value
         return known
@@ -63,7 +68,8 @@ class StopSignal:
         if self._group is not None:
             if self._summed is not None:
                 self._summed[0].wait()
-            distributed.destroy_process_group(self._group)
+            if self._group is not distributed.group.WORLD:
+                distributed.destroy_process_group(self._group)
             self._group = self._summed = None
 
     def restore(self) -> None:
@@ -78,6 +84,24 @@ class StopSignal:
             _end_at_once(128 + number)
         if not self._received:
             self._received, self._since = int(number), time.monotonic()
+
+
+def _group_of_all(device: torch.device | str) -> tuple[Any, torch.device | str]:
+    """A group over gloo, whose sums the device does not wait for; the run's own where gloo cannot connect."""
+    group, error = None, ''
+    try:
+        group = distributed.new_group(backend='gloo')
+    except RuntimeError as failure:
+        error = ' '.join(str(failure).split())[:200]
+    connected = torch.tensor(int(group is not None), device=device)
+    distributed.all_reduce(connected, distributed.ReduceOp.MIN)  # all ranks, or none
+    if connected:
+        return group, 'cpu'
+    get_root_logger().warning(
+        f'gloo cannot connect the ranks ({error or "on another rank"}): signals go over the backend of the run, which '
+        'costs a wait an iteration. Set GLOO_SOCKET_IFNAME to the network interface of the nodes.'
+    )
+    return distributed.group.WORLD, device
 
 
 def _end_at_once(status: int) -> None:

@@ -61,18 +61,18 @@ def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, 
 
 def _super_resolve(model: Any, data: dict[str, Any]) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
     """Gives (row of the folder's results, file stem, result, ground truth) of each frame, images uint8 BGR."""
-    model.feed_data({key: data[key].unsqueeze(0) for key in ('lq', 'gt')})
+    model.feed_data({'lq': data['lq'].unsqueeze(0)})
     model.test()
-    result, gt = (tensor.cpu() for tensor in (model.output, model.gt))
-    del model.lq, model.gt, model.output  # a whole clip: the training that goes on needs the memory
-    if model.device.type == 'cuda':
-        torch.cuda.empty_cache()
+    result, gt = model.output.cpu(), data['gt'].unsqueeze(0)
+    del model.lq, model.output  # a whole clip: the training that goes on needs the memory
     if 'idx' in data:  # one frame of a clip, as sliding-window archs are tested
         path = Path(data['lq_path'])
         is_vimeo = 'vimeo' in data['folder'].lower()  # every clip of Vimeo90K has the same file names
         stem = '_'.join([*path.parts[-3:-1], path.stem]) if is_vimeo else path.stem
         yield int(data['idx'].split('/')[0]), stem, tensor2img([result]), tensor2img([gt])
         return
+    if model.device.type == 'cuda':
+        torch.cuda.empty_cache()
     if result.dim() == 4:  # `val.center_frame_only`
         result, gt = result.unsqueeze(1), gt[:, gt.shape[1] // 2].unsqueeze(1) if gt.dim() == 5 else gt.unsqueeze(1)
     for frame in range(result.shape[1]):
