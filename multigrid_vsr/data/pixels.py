@@ -13,7 +13,7 @@ def to_float_rgb(frames: torch.Tensor) -> torch.Tensor:
     """
     *lead, height, width, channels = frames.shape
     images = torch.empty(*lead, channels, height, width, device=frames.device)
-    largest = torch.tensor(255.0, device=frames.device)
+    largest = torch.full((), 255.0, device=frames.device)  # made there: a copy from the host would wait for the device
     for place in range(channels):
         torch.div(frames[..., channels - 1 - place], largest, out=images[..., place, :, :])
     return images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -203,13 +204,24 @@ class MultigridVideoModel(VideoRecurrentModel):
 
     def model_ema(self, decay: float = 0.999) -> None:
         """Averages the parameters, all in one call, and copies the buffers: BatchNorm's statistics among them."""
-        net, ema = self.get_bare_model(self.net_g), self.net_g_ema
-        averaged = list(ema.parameters())
+        averaged, parameters, buffers = self._averages
         with torch.no_grad():
             torch._foreach_mul_(averaged, decay)
-            torch._foreach_add_(averaged, list(net.parameters()), alpha=1 - decay)
-            for target, buffer in zip(ema.buffers(), net.buffers(), strict=True):
-                target.copy_(buffer)
+            torch._foreach_add_(averaged, parameters, alpha=1 - decay)
+            for target, source, name in buffers:
+                target[name].copy_(source[name])
+
+    @cached_property
+    def _averages(self) -> tuple[list[Any], list[Any], list[tuple[Any, Any, str]]]:
+        """The EMA's parameters and the network's, and where their buffers are: a module may exchange those."""
+        net, ema = self.get_bare_model(self.net_g), self.net_g_ema
+        buffers = [
+            (target._buffers, source._buffers, name)
+            for target, source in zip(ema.modules(), net.modules(), strict=True)
+            for name, buffer in source._buffers.items()
+            if buffer is not None
+        ]
+        return list(ema.parameters()), list(net.parameters()), buffers
 
     def save(self, epoch: int, current_iter: int) -> None:
         """Saves the weights and then the training state of an iteration; -1 for the end of the run.
