@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.options.scheduler import WARMUP_PART
+from multigrid_vsr.options.table import WARMUP_PART
 
 _OPTIONS = """\
 # {title}

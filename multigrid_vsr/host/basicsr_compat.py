@@ -19,8 +19,9 @@ from typing import Any
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.options.arch_limits import target_of
 from multigrid_vsr.options.host_options import check_host_options
-from multigrid_vsr.options.multigrid_block import MODEL_TYPES, schedule_from_options, uses_multigrid
+from multigrid_vsr.options.multigrid_block import schedule_from_options, uses_multigrid
 from multigrid_vsr.options.option_file import read_options
+from multigrid_vsr.options.table import MODEL_TYPES
 from multigrid_vsr.options.train_block import checked_schedule
 
 _REGISTERING = (
@@ -105,6 +106,8 @@ def _parsing_options(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
+        import torch
+
         _register()  # what could not be imported together with BasicSR
         _replace_in_caller(sys._getframe(1).f_globals)
         _print_input_errors_as_one_line()
@@ -118,7 +121,9 @@ def _parsing_options(original: Callable[..., Any]) -> Callable[..., Any]:
         follows_schedule = is_train and uses_multigrid(written)
         if follows_schedule:
             checked_schedule(written)
-            check_host_options(written)
+            check_host_options(written, torch.cuda.device_count())
+            if written['train'].get('compile') and not hasattr(torch.compiler, 'set_stance'):
+                raise OptionError('train.compile', 'be left out before torch 2.6', torch.__version__, 'Update torch.')
         opt, args = original(root_path, is_train)
         _honour_roots(written.get('path') or {}, opt)
         if follows_schedule:

@@ -23,7 +23,8 @@ from multigrid_vsr.models.preflight import preflight
 from multigrid_vsr.models.run_keeper import RunKeeper
 from multigrid_vsr.models.validation import validate
 from multigrid_vsr.options.multigrid_block import micro_batch_size
-from multigrid_vsr.options.scheduler import SCHEDULER_TYPE, cosine_options
+from multigrid_vsr.options.scheduler import cosine_options
+from multigrid_vsr.options.table import SCHEDULER_TYPE
 
 AMP_DTYPES = {None: None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 _FLOW_MODULES = ('spynet', 'edvr')  # what BasicSR's `fix_flow` holds fixed

@@ -19,7 +19,7 @@ from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.options.arch_limits import UNET_MULTIPLE, ArchLimits, check_arch, fixed_gt_size, limits_of, target_of
 from multigrid_vsr.options.multigrid_block import check_blocks, schedule_from_options
-from multigrid_vsr.options.scheduler import SCHEDULER_TYPE
+from multigrid_vsr.options.table import SCHEDULER_TYPE
 from multigrid_vsr.options.train_block import checked_schedule
 
 _MODELS = {

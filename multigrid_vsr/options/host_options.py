@@ -9,17 +9,16 @@ from typing import Any
 from multigrid_vsr.core.errors import OptionError
 
 
-def check_host_options(opt: Mapping[str, Any]) -> None:
+def check_host_options(opt: Mapping[str, Any], found: int) -> None:
     """Asks for what BasicSR would miss with a traceback after it has made folders.
 
     Args:
         opt: The options of a training run, as written.
+        found: Number of GPUs of this machine.
 
     Raises:
         OptionError: If an option is missing, names a path that does not exist, or asks for GPUs that are not there.
     """
-    import torch
-
     for option in ('name', 'num_gpu', 'path', 'logger', 'network_g', 'model_type'):
         if option not in opt:
             raise OptionError(option, 'be given', None, 'BasicSR needs it.')
@@ -29,13 +28,11 @@ def check_host_options(opt: Mapping[str, Any]) -> None:
         for key in keys:
             if block in opt and key not in opt[block]:
                 raise OptionError(f'{block}.{key}', 'be given', None, 'BasicSR asks for it when it is due.')
-    num_gpu, found = opt['num_gpu'], torch.cuda.device_count()
+    num_gpu = opt['num_gpu']
     if num_gpu != 'auto' and (isinstance(num_gpu, bool) or not isinstance(num_gpu, int) or num_gpu < 0):
         raise OptionError('num_gpu', 'be a whole number or auto', num_gpu, 'Set num_gpu: auto.')
     if num_gpu != 'auto' and num_gpu > found:
         raise OptionError('num_gpu', f'be at most the {found} GPUs of this machine', num_gpu, 'Set num_gpu: auto.')
-    if opt['train'].get('compile') and not hasattr(torch.compiler, 'set_stance'):
-        raise OptionError('train.compile', 'be left out before torch 2.6', torch.__version__, 'Update torch.')
     for option, path in _paths(opt):
         if path is not None and not os.path.exists(os.path.expanduser(str(path))):
             raise OptionError(option, 'be a path that exists', path, 'Correct the path, or set it to ~.')

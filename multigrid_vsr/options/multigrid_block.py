@@ -5,7 +5,7 @@ Every complaint is one line: ``<dotted.option>: must <rule>, got <value>. <fix>`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
@@ -13,12 +13,9 @@ from typing import Any
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule, split
 from multigrid_vsr.core.shapes import BatchShape
-
-MODEL_TYPES = ('MultigridVideoModel', 'MultigridVideoGANModel')
-DATASET_TYPES = ('MultigridREDSDataset', 'MultigridVimeo90KDataset')
-
-_NESTED_KEYS = ('gt_size', 'num_frame', 'stage_iter', 'frame_ratio', 'batch_size_per_gpu', 'max_batch_size_per_gpu')
-_ENTRY_KEYS = ('iter', 'gt_size', 'num_frame', 'batch_size_per_gpu')
+from multigrid_vsr.options.checked import checked
+from multigrid_vsr.options.kinds import WHOLE
+from multigrid_vsr.options.table import DATASET_TYPES, MODEL_TYPES
 
 
 def uses_multigrid(opt: Mapping[str, Any]) -> bool:
@@ -31,7 +28,7 @@ def uses_multigrid(opt: Mapping[str, Any]) -> bool:
         if key != 'multigrid' and get_close_matches(str(key).lower(), ['multigrid'], cutoff=0.8):
             raise OptionError(str(key), 'be multigrid', key, 'Did you mean `multigrid`?')
     return opt.get('multigrid') is not None or (
-        opt.get('model_type') in MODEL_TYPES and _lookup(opt, 'datasets.train.type') in DATASET_TYPES
+        opt.get('model_type') in MODEL_TYPES and lookup(opt, 'datasets.train.type') in DATASET_TYPES
     )
 
 
@@ -60,10 +57,9 @@ def schedule_from_options(opt: Mapping[str, Any]) -> Schedule:
     _check_types(opt)
     if not isinstance(block, Mapping):
         raise OptionError('multigrid', 'be a block of options', block, 'Write one option a line below it.')
-    if 'stages' in block:
+    if block.get('stages') is not None:
         return _from_stages(block, full, total_iter, scale)
-    _check_keys('multigrid', block, (*_NESTED_KEYS, 'stages'))
-    return _from_nested(block, full, total_iter, scale)
+    return _from_nested(checked('multigrid', block), full, total_iter, scale)
 
 
 def check_blocks(opt: Mapping[str, Any], *options: str) -> None:
@@ -73,8 +69,8 @@ def check_blocks(opt: Mapping[str, Any], *options: str) -> None:
         OptionError: If one is missing, or no block.
     """
     for option in options:
-        if not isinstance(_lookup(opt, option), Mapping):
-            raise OptionError(option, 'be a block of options', _lookup(opt, option), 'A training run needs it.')
+        if not isinstance(lookup(opt, option), Mapping):
+            raise OptionError(option, 'be a block of options', lookup(opt, option), 'A training run needs it.')
 
 
 def micro_batch_size(opt: Mapping[str, Any]) -> int | None:
@@ -93,23 +89,18 @@ def _from_nested(block: Mapping[str, Any], full: BatchShape, total_iter: int, sc
     for place, gt_size in enumerate(gt_sizes):
         _check_divisible(f'multigrid.gt_size[{place}]', gt_size, scale)
 
-    stage_iter = block.get('stage_iter')
-    if stage_iter is None:
-        stage_iter = split(total_iter, [1] * len(gt_sizes))
-    else:
-        stage_iter = _list('multigrid.stage_iter', stage_iter, len(gt_sizes), 'stage', _as_positive)
-        total = sum(stage_iter)
-        if total != total_iter:
-            raise OptionError(
-                'multigrid.stage_iter',
-                f'add up to train.total_iter ({total_iter})',
-                f'{stage_iter} (sum {total})',
-                f'Change it by {total_iter - total:+d}.',
-            )
-    frame_ratio = block.get('frame_ratio')
-    if frame_ratio is None:
-        frame_ratio = [1] * len(num_frames)
-    frame_ratio = _list('multigrid.frame_ratio', frame_ratio, len(num_frames), 'num_frame', _as_share)
+    stage_iter = block.get('stage_iter', split(total_iter, [1] * len(gt_sizes)))
+    _check_length('multigrid.stage_iter', stage_iter, len(gt_sizes), 'stage')
+    total = sum(stage_iter)
+    if total != total_iter:
+        raise OptionError(
+            'multigrid.stage_iter',
+            f'add up to train.total_iter ({total_iter})',
+            f'{stage_iter} (sum {total})',
+            f'Change it by {total_iter - total:+d}.',
+        )
+    frame_ratio = block.get('frame_ratio', [1] * len(num_frames))
+    _check_length('multigrid.frame_ratio', frame_ratio, len(num_frames), 'num_frame')
     batches = _batch_sizes(block, full, gt_sizes, num_frames)
 
     shapes = [
@@ -125,10 +116,7 @@ def _batch_sizes(
 ) -> list[list[int]]:
     """The batch size of each (stage, num_frame)."""
     option = 'multigrid.batch_size_per_gpu'
-    value = block.get('batch_size_per_gpu')
-    cap = block.get('max_batch_size_per_gpu')
-    if cap is not None:
-        cap = _as_positive('multigrid.max_batch_size_per_gpu', cap)
+    value, cap = block.get('batch_size_per_gpu'), block.get('max_batch_size_per_gpu')
     if value == 'volume':
         if cap is not None and cap < full.batch_size_per_gpu:
             raise OptionError(
@@ -141,15 +129,11 @@ def _batch_sizes(
         return [[min(batch, cap or batch) for batch in row] for row in grown]
     if value is None:
         return [[full.batch_size_per_gpu] * len(num_frames)] * len(gt_sizes)
-    if isinstance(value, str):
-        raise OptionError(option, "be a list or the word 'volume'", value, _did_you_mean(value, ['volume']))
-
-    def row(name: str, entry: object) -> list[int]:
-        if isinstance(entry, Sequence) and not isinstance(entry, str):
-            return _list(name, entry, len(num_frames), 'num_frame', _as_positive)
-        return [_as_positive(name, entry)] * len(num_frames)
-
-    return _list(option, value, len(gt_sizes), 'stage', row)
+    _check_length(option, value, len(gt_sizes), 'stage')
+    rows = [entry if isinstance(entry, list) else [entry] * len(num_frames) for entry in value]
+    for place, row in enumerate(rows):
+        _check_length(f'{option}[{place}]', row, len(num_frames), 'num_frame')
+    return rows
 
 
 def _from_stages(block: Mapping[str, Any], full: BatchShape, total_iter: int, scale: int) -> Schedule:
@@ -162,22 +146,12 @@ def _from_stages(block: Mapping[str, Any], full: BatchShape, total_iter: int, sc
             f'{others[0]!r} beside it',
             'Keep either `stages` or the other keys.',
         )
-    if not isinstance(block['stages'], list) or not block['stages']:
-        raise OptionError(
-            'multigrid.stages',
-            'be a list of {iter, gt_size, num_frame, batch_size_per_gpu}',
-            block['stages'],
-            'Give at least one entry.',
-        )
     shapes: list[tuple[int, BatchShape]] = []
-    for place, entry in enumerate(block['stages']):
+    for place, entry in enumerate(checked('multigrid', block)['stages']):
         name = f'multigrid.stages[{place}]'
-        if not isinstance(entry, Mapping):
-            raise OptionError(name, 'be {iter, gt_size, num_frame, batch_size_per_gpu}', entry, 'Name each value.')
-        _check_keys(name, entry, _ENTRY_KEYS)
-        if 'iter' not in entry:
+        values = checked('multigrid.stages[]', entry, name)
+        if 'iter' not in values:
             raise OptionError(f'{name}.iter', 'be given', None, 'Say how many iterations the entry lasts.')
-        values = {key: _as_positive(f'{name}.{key}', value) for key, value in entry.items()}
         shape = BatchShape(
             values.get('batch_size_per_gpu', full.batch_size_per_gpu),
             values.get('num_frame', full.num_frame),
@@ -215,7 +189,7 @@ def _from_stages(block: Mapping[str, Any], full: BatchShape, total_iter: int, sc
 
 def _check_types(opt: Mapping[str, Any]) -> None:
     for option, supported in (('model_type', MODEL_TYPES), ('datasets.train.type', DATASET_TYPES)):
-        value = _lookup(opt, option)
+        value = lookup(opt, option)
         if value not in supported:
             raise OptionError(
                 option,
@@ -223,12 +197,6 @@ def _check_types(opt: Mapping[str, Any]) -> None:
                 value,
                 f'Set {option}: {supported[0]}, or delete the block.',
             )
-
-
-def _check_keys(name: str, block: Mapping[str, Any], known: Sequence[str]) -> None:
-    for key in block:
-        if key not in known:
-            raise OptionError(f'{name}.{key}', f'be one of {", ".join(known)}', key, _did_you_mean(str(key), known))
 
 
 def _check_divisible(name: str, gt_size: int, scale: int) -> None:
@@ -240,9 +208,7 @@ def _check_divisible(name: str, gt_size: int, scale: int) -> None:
 def _growing(block: Mapping[str, Any], key: str, full: int) -> list[int]:
     """A strictly growing list that ends with the full value; the full value alone where it is left out."""
     name = f'multigrid.{key}'
-    if block.get(key) is None:
-        return [full]
-    values = _list(name, block[key], None, '', _as_positive)
+    values = block.get(key, [full])
     if any(small >= large for small, large in pairwise(values)):
         raise OptionError(name, 'grow strictly', values, 'Sort it, without repeats; other orders go into `stages`.')
     if values[-1] != full:
@@ -250,50 +216,23 @@ def _growing(block: Mapping[str, Any], key: str, full: int) -> list[int]:
     return values
 
 
-def _list(name: str, value: object, length: int | None, per: str, convert: Callable[[str, Any], Any]) -> list[Any]:
-    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        raise OptionError(name, 'be a list', value, 'Write it as [a, b, c].')
-    if length is not None and len(value) != length:
+def _check_length(name: str, values: Sequence[Any], length: int, per: str) -> None:
+    if len(values) != length:
         raise OptionError(
             name,
             f'have {length} entries, one for each {per}',
-            f'{list(value)} ({len(value)})',
+            f'{list(values)} ({len(values)})',
             'Add or remove entries.',
         )
-    return [convert(f'{name}[{place}]', entry) for place, entry in enumerate(value)]
 
 
 def _positive(opt: Mapping[str, Any], option: str) -> int:
-    return _as_positive(option, _lookup(opt, option))
+    return WHOLE.check(option, lookup(opt, option))
 
 
-def _as_positive(name: str, value: object) -> int:
-    """A whole number of at least 1; ``1e5``, which YAML reads as a float, is one."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or value != value
-        or value in (float('inf'), float('-inf'))
-        or value != int(value)
-        or value < 1
-    ):
-        raise OptionError(name, 'be a whole number of at least 1', value, 'Correct the value.')
-    return int(value)
-
-
-def _as_share(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float('inf'):
-        raise OptionError(name, 'be a number above 0', value, 'Leave a frame count out of num_frame to skip it.')
-    return value
-
-
-def _lookup(opt: Mapping[str, Any], option: str) -> Any:
+def lookup(opt: Mapping[str, Any], option: str) -> Any:
+    """The value of an option by its dotted name; ``None`` where it is not there."""
     value: Any = opt
     for key in option.split('.'):
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
-
-
-def _did_you_mean(word: str, known: Sequence[str]) -> str:
-    near = get_close_matches(word, known, n=1)
-    return f'Did you mean `{near[0]}`?' if near else 'Remove it.'

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.lr import BATCH_SCALINGS, RESTARTS, CosineOptions, period_starts
+from multigrid_vsr.core.lr import CosineOptions, period_starts
 from multigrid_vsr.core.schedule import Schedule
-
-SCHEDULER_TYPE = 'MultigridCosineLR'
-WARMUP_PART, MOST_WARMUP = 24, 5000  # without `warmup_iter`: docs/method.md has the ablation that the first is from
-
-_KEYS = ('type', 'eta_min', 'restart', 'restart_weights', 'warmup_iter', 'batch_scaling')
+from multigrid_vsr.options.checked import checked, options_of
+from multigrid_vsr.options.table import MOST_WARMUP, SCHEDULER_TYPE, WARMUP_PART
 
 
 def cosine_options(scheduler_opt: Mapping[str, Any], schedule: Schedule) -> CosineOptions:
@@ -22,37 +18,22 @@ def cosine_options(scheduler_opt: Mapping[str, Any], schedule: Schedule) -> Cosi
     Raises:
         OptionError: If an option breaks its rule.
     """
-    name = 'train.scheduler'
-    for key in scheduler_opt:
-        if key not in _KEYS:
-            near = get_close_matches(str(key), _KEYS, n=1)
-            fix = f'Did you mean `{near[0]}`?' if near else 'Remove it.'
-            raise OptionError(f'{name}.{key}', f'be one of {", ".join(_KEYS)}', key, fix)
-    values = {key: value for key, value in scheduler_opt.items() if key != 'type' and value is not None}
-    _check_word('restart', values, RESTARTS)
-    _check_word('batch_scaling', values, tuple(BATCH_SCALINGS))
-    if 'eta_min' in values and not _is_number(values['eta_min'], 0):
-        raise OptionError(
-            f'{name}.eta_min', 'be a number of at least 0', values['eta_min'], 'Write it as !!float 1e-7.'
-        )
+    values = checked('train.scheduler', scheduler_opt)
+    values.pop('type', None)
     warmup = values.setdefault('warmup_iter', min(schedule.total_iter // WARMUP_PART, MOST_WARMUP))
-    if warmup == -1:  # BasicSR's word for none
-        values['warmup_iter'] = 0
-    elif isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
-        raise OptionError(f'{name}.warmup_iter', 'be a whole number, or -1 for none', warmup, 'Correct the value.')
+    values['warmup_iter'] = max(warmup, 0)  # -1 is BasicSR's word for none
     if 'restart_weights' in values:
-        weights = values['restart_weights']
+        weights = tuple(values['restart_weights'])
         count = len(period_starts(schedule, values.get('restart', CosineOptions.restart)))
-        if not isinstance(weights, Sequence) or len(weights) != count or not all(_is_number(w, 0) for w in weights):
+        if len(weights) != count:
             raise OptionError(
-                f'{name}.restart_weights', f'be {count} numbers, one for each period', weights, 'Add or remove entries.'
+                'train.scheduler.restart_weights',
+                f'be {count} numbers, one for each period',
+                scheduler_opt['restart_weights'],
+                'Add or remove entries.',
             )
-        values['restart_weights'] = tuple(float(weight) for weight in weights)
+        values['restart_weights'] = weights
     return CosineOptions(**values)
-
-
-def _is_number(value: object, least: float) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value < float('inf')
 
 
 def check_scheduler(opt: Mapping[str, Any], schedule: Schedule) -> None:
@@ -65,7 +46,9 @@ def check_scheduler(opt: Mapping[str, Any], schedule: Schedule) -> None:
     if scheduler_opt.get('type') == SCHEDULER_TYPE:
         cosine_options(scheduler_opt, schedule)
     else:
-        _check_word('batch_scaling', scheduler_opt, tuple(BATCH_SCALINGS))
+        scaling = options_of('train.scheduler')['batch_scaling']
+        if 'batch_scaling' in scheduler_opt:
+            scaling.kind.check(scaling.name, scheduler_opt['batch_scaling'])
         periods = scheduler_opt.get('periods')
         if isinstance(periods, Sequence) and sum(periods) < schedule.total_iter:
             raise OptionError(
@@ -74,8 +57,3 @@ def check_scheduler(opt: Mapping[str, Any], schedule: Schedule) -> None:
                 f'{periods} (sum {sum(periods)})',
                 'BasicSR would fail after them.',
             )
-
-
-def _check_word(key: str, values: Mapping[str, Any], allowed: Sequence[str]) -> None:
-    if key in values and values[key] not in allowed:
-        raise OptionError(f'train.scheduler.{key}', f'be {", ".join(allowed)}', values[key], 'Choose one of them.')

@@ -8,11 +8,9 @@ from typing import Any
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.options.arch_limits import GAN_MODEL_TYPES, check_arch, target_of
-from multigrid_vsr.options.multigrid_block import check_blocks, micro_batch_size, schedule_from_options
+from multigrid_vsr.options.checked import checked
+from multigrid_vsr.options.multigrid_block import check_blocks, lookup, micro_batch_size, schedule_from_options
 from multigrid_vsr.options.scheduler import check_scheduler
-
-AMP_MODES = ('bf16', 'fp16')
-COMPILE_MODES = (True, False, 'default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs')
 
 
 def checked_schedule(opt: Mapping[str, Any]) -> Schedule:
@@ -26,24 +24,14 @@ def checked_schedule(opt: Mapping[str, Any]) -> Schedule:
     """
     schedule = schedule_from_options(opt)
     check_blocks(opt, 'network_g', 'train.scheduler')
-    _check_train(opt['train'])
+    for block in ('train', 'datasets.train', 'datasets.train.io_backend', 'path'):
+        checked(block, lookup(opt, block) or {})
     _check_mirrored(opt['datasets']['train'], schedule)
     if opt.get('model_type') in GAN_MODEL_TYPES:
         _check_gan(opt, schedule)
     check_scheduler(opt, schedule)
     check_arch(opt, schedule)
     return schedule
-
-
-def _check_train(train_opt: Mapping[str, Any]) -> None:
-    amp, mode = train_opt.get('amp'), train_opt.get('compile', False)
-    if amp is not None and amp not in AMP_MODES:
-        raise OptionError('train.amp', 'be bf16 or fp16', amp, 'Leave it out for float32.')
-    if mode not in COMPILE_MODES or not isinstance(mode, (bool, str)):
-        words = ', '.join(str(word).lower() for word in COMPILE_MODES)
-        raise OptionError('train.compile', f'be one of {words}', mode, 'Leave it out for no compiling.')
-    if not isinstance(train_opt.get('channels_last', False), bool):
-        raise OptionError('train.channels_last', 'be true or false', train_opt['channels_last'], 'Correct the value.')
 
 
 def _check_mirrored(dataset_opt: Mapping[str, Any], schedule: Schedule) -> None:

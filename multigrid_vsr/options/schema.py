@@ -1,0 +1,82 @@
+"""The table of options as JSON Schema, for editors, and as the tables of docs/options.md.
+
+``python -m multigrid_vsr.options.schema`` writes both in a checkout.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from multigrid_vsr.options.checked import options_of
+from multigrid_vsr.options.kinds import Option, as_yaml
+from multigrid_vsr.options.table import OPTIONS, SCHEDULER_TYPE, STRICT
+
+SCHEMA_FILE = Path(__file__).parents[1] / 'option_file.schema.json'
+_REFERENCE = Path(__file__).parents[2] / 'docs/options.md'
+_TABLE = re.compile(r'(<!-- table of (\S+) -->\n).*?(<!-- end of table -->)', re.DOTALL)
+_ROWS = {option.name: option for option in OPTIONS}
+
+
+def schema_text() -> str:
+    """JSON Schema of an option file, draft 7, which editors know; what is BasicSR's alone may be anything."""
+    schema = {
+        '$schema': 'http://json-schema.org/draft-07/schema#',
+        'title': 'Option file of multigrid_vsr',
+        **_schema_of(''),
+    }
+    return json.dumps(schema, indent=1, ensure_ascii=False) + '\n'
+
+
+def _schema_of(name: str) -> dict[str, Any]:
+    """The schema of an option or a block of them, by its dotted name; of the whole file for the empty one."""
+    schema = _described(_ROWS[name]) if name in _ROWS else {}
+    if f'{name}[]' in STRICT:  # a list of blocks
+        return {**schema, 'anyOf': [{**_ROWS[name].kind.schema, 'items': _schema_of(f'{name}[]')}, {'type': 'null'}]}
+    prefix = f'{name}.' if name else ''
+    keys = dict.fromkeys(o.name.removeprefix(prefix).split('.')[0] for o in OPTIONS if o.name.startswith(prefix))
+    if not keys:
+        return schema
+    properties = {key: _schema_of(f'{prefix}{key}') for key in keys if not key.endswith('[]')}
+    block: dict[str, Any] = {'type': 'object', 'properties': properties}
+    if name in STRICT:
+        needed = [key for key, option in options_of(name).items() if option.default == '']
+        block.update(required=needed, additionalProperties=False)
+    if name == 'train.scheduler':
+        others = {'type': {'type': 'string'}, 'batch_scaling': properties['batch_scaling']}
+        is_ours = {'properties': {'type': {'const': SCHEDULER_TYPE}}, 'required': ['type']}
+        return {'type': 'object', 'if': is_ours, 'then': block, 'else': {'properties': others}}
+    return {**schema, **block}
+
+
+def _described(option: Option) -> dict[str, Any]:
+    unit = f' Unit: {option.unit}.' if option.unit else ''
+    rule = f' Rule: {option.rule}.' if option.rule else ''
+    words = {'description': f'{option.sentence}{unit}{rule}'}
+    if option.default == '':
+        return {**words, **option.kind.schema}
+    if not isinstance(option.default, str):
+        words['default'] = option.default
+    return {**words, 'anyOf': [option.kind.schema, {'type': 'null'}]}
+
+
+def with_tables(text: str) -> str:
+    """A page of the docs with the rows of each block between its two marks."""
+    return _TABLE.sub(lambda match: f'{match[1]}{_markdown(match[2])}{match[3]}', text)
+
+
+def _markdown(block: str) -> str:
+    lines = ['| option | value | without it | what it does |', '|---|---|---|---|']
+    for option in options_of(block).values():
+        unit = f' ({option.unit})' if option.unit else ''
+        default = 'has to be given' if option.default == '' else as_yaml(option.default)
+        rule = f' Rule: {option.rule}.' if option.rule else ''
+        lines.append(f'| `{option.key}` | {option.kind.words}{unit} | {default} | {option.sentence}{rule} |')
+    return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+    SCHEMA_FILE.write_text(schema_text(), encoding='utf-8')
+    _REFERENCE.write_text(with_tables(_REFERENCE.read_text(encoding='utf-8')), encoding='utf-8')
