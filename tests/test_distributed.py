@@ -175,6 +175,15 @@ def test_ranks_that_go_on_have_their_own_random_states_again(tmp_path, clips):
     assert torch.equal(rng[0][0], state['rng'][0][0])
 
 
+@pytest.mark.parametrize('option', ['find_unused_parameters', 'use_static_graph'])
+def test_ranks_wrap_the_network_anew_when_what_trains_changes(option, tmp_path, clips, two_ranks):
+    """The flow network is held fixed for 5 of 13 iterations; what is left of the wrapping is not seen in the losses."""
+    opt_file = write(tmp_path, {**real_options(clips, tmp_path), option: True})
+    log = run(*torchrun(COMMAND, 'train', '-opt', opt_file), cwd=tmp_path).stdout
+    assert losses(log) == two_ranks[1]
+    assert log.count('find_unused_parameters is off from here.') == (option == 'find_unused_parameters')
+
+
 def slurm(folder, opt_file, *arguments):
     """Two tasks as ``srun`` starts them, and a ``scontrol`` that knows the host of a job."""
     scontrol = folder / 'bin/scontrol'

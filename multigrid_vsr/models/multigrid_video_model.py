@@ -22,6 +22,7 @@ from multigrid_vsr.models.lr_scheduler import BatchScaling, MultigridCosineLR
 from multigrid_vsr.models.preflight import preflight
 from multigrid_vsr.models.run_keeper import RunKeeper
 from multigrid_vsr.models.validation import validate
+from multigrid_vsr.models.wrapping import looks_in_vain, wrap
 from multigrid_vsr.options.multigrid_block import micro_batch_size
 from multigrid_vsr.options.scheduler import cosine_options
 from multigrid_vsr.options.table import SCHEDULER_TYPE
@@ -101,14 +102,7 @@ class MultigridVideoModel(VideoRecurrentModel):
             acceleration.to_channels_last(net)
         if not self.opt['dist']:
             return super().model_to_device(net)
-        fixes = self.is_train and any(
-            self.opt['train'].get(key) for key in _FIXING_OPTIONS
-        )  # then some have no gradient
-        return DistributedDataParallel(
-            net.to(self.device),
-            device_ids=[torch.cuda.current_device()] if self.device.type == 'cuda' else None,
-            find_unused_parameters=self.opt.get('find_unused_parameters', False) or fixes,
-        )
+        return wrap(net.to(self.device), self.opt, self.device, self.opt.get('find_unused_parameters', False))
 
     def feed_data(self, data: dict[str, Any]) -> None:
         """Moves a batch to the device.
@@ -149,6 +143,9 @@ class MultigridVideoModel(VideoRecurrentModel):
         if self.opt['train'].get('compile'):
             acceleration.begin_step()
         self._losses = self.backward(self.lq, self.gt)
+        if looks_in_vain(self.net_g):  # what was held fixed was all that had no gradient
+            self.net_g = wrap(self.get_bare_model(self.net_g), self.opt, self.device, find_unused=False)
+            get_root_logger().info('All that trains has a gradient: find_unused_parameters is off from here.')
         self.scaler.step(self.optimizer_g)
         self.scaler.update()
         if self.ema_decay > 0:
@@ -266,6 +263,8 @@ class MultigridVideoModel(VideoRecurrentModel):
             f'Hold {fixed} fixed.' if fixes_flow or trains_fusion_alone else 'Train all the parameters.'
         )
         self._held_fixed = (fixes_flow, trains_fusion_alone)
+        if isinstance(self.net_g, DistributedDataParallel):
+            self.net_g = wrap(self.net_g.module, self.opt, self.device, self.net_g.find_unused_parameters)
 
     def test(self) -> None:
         """Runs the EMA network where there is one, else the trained one, on ``self.lq`` (b, t, c, h, w)."""
