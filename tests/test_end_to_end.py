@@ -136,7 +136,7 @@ def test_stock_run_is_the_same_with_and_without_the_plugin(tmp_path, stock_clips
         'shim = types.ModuleType("torchvision.transforms.functional_tensor"); '
         'shim.rgb_to_grayscale = F.rgb_to_grayscale; sys.modules[shim.__name__] = shim; '
         'from basicsr.train import train_pipeline; train_pipeline("."); '
-        'assert "multigrid_vsr.host.basicsr_compat" not in sys.modules'
+        'assert "multigrid_vsr.host.entry" not in sys.modules'
     )
     logs = []
     for name, command in (('with', ['-m', 'multigrid_vsr.cli', 'train']), ('without', ['-c', bare])):

@@ -8,9 +8,9 @@ _HOST = 'basicsr'
 def arm() -> None:
     """Prepares BasicSR when it is imported; at once where it already is. Calling it again changes nothing."""
     if _HOST in sys.modules:
-        from multigrid_vsr.host import basicsr_compat
+        from multigrid_vsr.host import entry
 
-        basicsr_compat.after_import()
+        entry.after_import()
     elif not any(isinstance(finder, _HostFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _HostFinder())
 
@@ -45,8 +45,8 @@ class _HostLoader:
     def exec_module(self, module):
         # Later users of the module's spec (reload, runpy, pkgutil) see the loader that belongs to the file.
         module.__spec__.loader = module.__loader__ = self._loader
-        from multigrid_vsr.host import basicsr_compat
+        from multigrid_vsr.host import entry
 
-        basicsr_compat.before_import()
+        entry.before_import()
         self._loader.exec_module(module)
-        basicsr_compat.after_import()
+        entry.after_import()
