@@ -1,0 +1,89 @@
+"""What a patch of the host is: a change with its reasons beside it, which says so where the host is not as it was."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+class HostChangedError(Exception):
+    """What a patch would change is not there, or no longer what it was written for."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One change of BasicSR, or of what it imports, from outside.
+
+    Attributes:
+        what: What is changed, as docs/design.md names it.
+        why: Why it is there.
+        needed: How it is known to be needed.
+        goes: When it goes, or where it does nothing.
+        apply: Makes the change.
+        vital: Whether no Multigrid run can do without it.
+    """
+
+    what: str
+    why: str
+    needed: str
+    goes: str
+    apply: Callable[[], None]
+    vital: bool = False
+
+    def put_in(self) -> bool:
+        """Makes the change, or takes down in :data:`left_out` why the host was left as it is."""
+        try:
+            self.apply()
+        except (HostChangedError, ImportError, AttributeError, OSError) as error:
+            left_out.append((self, ' '.join(str(error).split())))
+            return False
+        return True
+
+
+left_out: list[tuple[Patch, str]] = []  # with the reason
+_replaced: list[tuple[str, Any, Any]] = []  # name, what it was, what it is now; a later one may replace it again
+
+
+def patch(what: str, *, why: str, needed: str, goes: str, vital: bool = False) -> Callable[[Callable[[], None]], Patch]:
+    """Makes a :class:`Patch` of the function that applies it."""
+    return lambda apply: Patch(what, why, needed, goes, apply, vital)
+
+
+def replace(module: str, name: str, wrap: Callable[[Any], Any]) -> None:
+    """Replaces a function or a class wherever BasicSR and the script have it: its modules import by name.
+
+    Args:
+        module: Module of BasicSR that defines it.
+        name: Its name there.
+        wrap: Gives the replacement of what was there.
+    """
+    original = getattr(importlib.import_module(module), name)
+    _replaced.append((name, original, wrap(original)))
+    for other, loaded in list(sys.modules.items()):
+        if other == '__main__' or other.partition('.')[0] == 'basicsr':
+            replace_names(vars(loaded))
+
+
+def replace_names(names: dict[str, Any]) -> None:
+    """Puts the replacements into a module's names."""
+    for name, original, replacement in _replaced:
+        if names.get(name) is original:
+            names[name] = replacement
+
+
+def replace_copies(names: dict[str, Any]) -> None:
+    """Reaches what ``python basicsr/train.py`` defines after importing BasicSR: a second ``load_resume_state``."""
+    for name, original, replacement in _replaced:
+        own = names.get(name)
+        if isinstance(own, types.FunctionType) and _code(own) == _code(original):
+            names[name] = replacement
+    replace_names(names)
+
+
+def _code(function: Any) -> Any:
+    code = getattr(function, '__code__', None)
+    return code and (code.co_code, code.co_names)

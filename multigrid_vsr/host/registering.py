@@ -1,0 +1,48 @@
+"""This plugin's datasets and models in BasicSR's registries."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+
+from multigrid_vsr.host.patch import patch
+
+_MODULES = (
+    'data.multigrid_reds_dataset',
+    'data.multigrid_vimeo90k_dataset',
+    'models.multigrid_video_model',
+    'models.multigrid_video_gan_model',
+)
+
+
+def register() -> None:
+    """Imports what registers itself. Calling it again changes nothing.
+
+    Raises:
+        ImportError: If the host, or the environment, lacks what a type needs.
+    """
+    for module in _MODULES:
+        importlib.import_module(f'multigrid_vsr.{module}')
+
+
+@patch(
+    '`DATASET_REGISTRY`, `MODEL_REGISTRY`',
+    why='option files name types; nothing of BasicSR is changed',
+    needed='always',
+    goes='never',
+)
+def registered_types() -> None:
+    if not _is_under_way():
+        with contextlib.suppress(ImportError, AttributeError):
+            register()  # where it cannot, `parse_options` tries again, and says why if a type is asked for
+
+
+def _is_under_way() -> bool:
+    """Whether a module of this plugin is what imports BasicSR: as in a spawned worker, whose dataset comes first."""
+    specs = [
+        getattr(module, '__spec__', None)
+        for name, module in sys.modules.items()
+        if name.startswith('multigrid_vsr.') and not name.startswith('multigrid_vsr.host')
+    ]
+    return any(getattr(spec, '_initializing', False) for spec in specs)

@@ -1,0 +1,101 @@
+"""Where a run goes on: the state it is resumed from, and that nobody else is training in its folder."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.host import run_lock
+from multigrid_vsr.host.launch import from_rank_0
+from multigrid_vsr.host.patch import patch, replace
+from multigrid_vsr.options.table import MODEL_TYPES
+
+
+@patch(
+    '`load_resume_state`',
+    why='it loads onto a CUDA device only, runs what code a state holds, fails on a damaged one, and looks for '
+    '`--auto_resume` below the current folder',
+    needed='`model_type` is one of this plugin',
+    goes='when BasicSR resumes on any device, from plain data',
+    vital=True,
+)
+def whole_states() -> None:
+    replace('basicsr.train', 'load_resume_state', _loading_resume_state)
+
+
+def _loading_resume_state(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Resumes on any device, from the newest whole checkpoint where the run writes, at the next iteration."""
+
+    @functools.wraps(original)
+    def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
+        if opt['model_type'] not in MODEL_TYPES:
+            return original(opt)
+        from basicsr.utils import check_resume
+
+        from multigrid_vsr.models import checkpoint
+
+        path = opt['path'].get('resume_state')
+        if opt['auto_resume']:
+            path, state, warnings = checkpoint.newest_good(opt)
+            if opt['rank'] == 0:
+                print(*warnings, sep='\n', end='\n' if warnings else '')
+            opt['path']['resume_state'] = path and str(path)
+        else:
+            state = checkpoint.load_state(path) if path else None
+        if state is None:
+            return None
+        schedule = opt['datasets']['train'].get('multigrid')
+        if schedule is not None:
+            seed = opt['manual_seed'] if opt['seed_is_given'] else None
+            may_differ = bool(opt['path'].get('resume_changed_schedule'))
+            rows = checkpoint.schedule_rows(schedule, checkpoint.ranks(opt))
+            checkpoint.check_same_run(state, rows, seed, may_differ)
+            if not opt['seed_is_given']:
+                opt['manual_seed'] = state.get('seed', opt['manual_seed'])
+        check_resume(opt, state['iter'])
+        checkpoint.find_weights(opt, state['iter'])
+        state['epoch'] = 0  # the whole run is one virtual epoch
+        opt['datasets']['train']['start_iter'] = state['iter']
+        return state
+
+    return load_resume_state
+
+
+@patch(
+    '`load_resume_state`: one run, one folder',
+    why='BasicSR moves the folder of a run of the same name away, be it under way',
+    needed='another process that lives has claimed the folder',
+    goes='never; a plain run claims nothing, and is refused only where it would move a claimed folder',
+)
+def one_run_one_folder() -> None:
+    replace('basicsr.train', 'load_resume_state', _claiming_folders)
+
+
+def _claiming_folders(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
+        error = None
+        if opt['rank'] == 0:  # it alone writes
+            try:
+                (run_lock.claim if opt['model_type'] in MODEL_TYPES else run_lock.check)(_folders(opt))
+            except InputError as refused:
+                error = refused
+        if from_rank_0(error is not None):
+            raise error or SystemExit(1)
+        return original(opt)
+
+    return load_resume_state
+
+
+def _folders(opt: dict[str, Any]) -> list[str]:
+    """The folders of a run that BasicSR moves away when another of its name starts."""
+    folders = [opt['path']['experiments_root']]
+    if opt['logger'].get('use_tb_logger') and 'debug' not in opt['name']:
+        folders.append(os.path.join(opt['root_path'], 'tb_logger', opt['name']))
+    return folders
+
+
+PATCHES = (whole_states, one_run_one_folder)
