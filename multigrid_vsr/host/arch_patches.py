@@ -78,9 +78,9 @@ def alignment_without_gpu() -> None:
 )
 def small_frames() -> None:
     import torch
-    from basicsr.archs import basicvsrpp_arch
+    from basicsr.archs.basicvsrpp_arch import BasicVSRPlusPlus
 
-    original = basicvsrpp_arch.BasicVSRPlusPlus.forward
+    original = BasicVSRPlusPlus.forward
     tree = ast.parse(textwrap.dedent(inspect.getsource(original)))
     function = tree.body[0]
     assert isinstance(function, ast.FunctionDef)
@@ -90,7 +90,7 @@ def small_frames() -> None:
     function.body = kept
     ast.increment_lineno(tree, original.__code__.co_firstlineno - 1)  # so that a traceback shows the right lines
     defined: dict[str, Any] = {}
-    exec(compile(tree, original.__code__.co_filename, 'exec'), vars(basicvsrpp_arch), defined)
+    exec(compile(tree, original.__code__.co_filename, 'exec'), original.__globals__, defined)
 
     @functools.wraps(original)
     def forward(self: Any, lqs: torch.Tensor) -> torch.Tensor:
@@ -98,7 +98,7 @@ def small_frames() -> None:
         return (original if min(lqs.shape[-2:]) >= least else defined['forward'])(self, lqs)
 
     forward.without_assertion = defined['forward']  # type: ignore[attr-defined]
-    basicvsrpp_arch.BasicVSRPlusPlus.forward = forward
+    BasicVSRPlusPlus.forward = forward
 
 
 PATCHES = (small_flows, alignment_without_gpu, small_frames)

@@ -133,9 +133,10 @@ def _check_host(written: Mapping[str, Any]) -> None:
         raise InputError(refusal(*asked, ' '.join(str(error).split()))) from error
     for unit, reason in left_out:
         if unit.vital:
-            raise InputError(refusal(*asked, f'{unit.what} cannot be replaced: {reason}'))
-        if os.environ.get('RANK', '0') == '0':
-            print(f'BasicSR is not as it was: {unit.what} is left alone, for {reason}.')
+            raise InputError(refusal(*asked, f'{unit.what} cannot be patched: {reason}'))
+    if left_out and os.environ.get('RANK', '0') == '0':
+        reasons = '; '.join(f'{unit.what}, {reason}' for unit, reason in left_out)
+        print(f'BasicSR is not as it was. Not patched: {reasons}')
 
 
 def _check_data(opt: Mapping[str, Any]) -> None:

@@ -102,7 +102,10 @@ def _claimed(lock: Path) -> IO[str]:
         os.fsync(file.fileno())
     except OSError as error:
         raise OptionError(
-            'name', f'be of a folder that can be written in {lock.parent}', error.strerror, 'Make it so.'
+            'path.experiments_root',
+            'be a folder that this process can write to',
+            f'{lock.parent} ({error.strerror})',
+            'Give another, or the right to.',
         ) from error
     return file
 
@@ -126,10 +129,9 @@ def _refuse_if_claimed(file: IO[str], lock: Path) -> None:
 def _owner(file: IO[str]) -> dict[str, Any]:
     file.seek(0)
     try:
-        owner = json.loads(file.read() or '{}')
+        return json.loads(file.read() or '{}')
     except ValueError:
         return {'host': 'unknown'}
-    return owner if isinstance(owner, dict) else {}
 
 
 def _refused(owner: dict[str, Any], lock: Path) -> OptionError:

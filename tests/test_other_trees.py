@@ -1,0 +1,200 @@
+"""Other projects' folders called ``basicsr``, and an image model of BasicSR itself, beside the plugin.
+
+The imitations are of the four kinds that are met: many image restoration projects carry an early or a cut copy.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import basicsr
+import pytest
+from runs import losses, options, run, same_bits, train, write
+
+INSTALLED = Path(basicsr.__file__).parent
+REPORT = """
+import sys
+import basicsr{submodule}
+ours = sorted(name for name in sys.modules if name.startswith('multigrid_vsr'))
+shim = 'torchvision.transforms.functional_tensor' in sys.modules
+print(ours, shim, sys.excepthook is sys.__excepthook__, type(getattr(basicsr, '__loader__', None)).__name__)
+"""
+LEFT_ALONE = "['multigrid_vsr', 'multigrid_vsr.host', 'multigrid_vsr.host.autoload'] False True"
+TRAIN_SCRIPT = """
+import argparse
+from basicsr.utils.options import parse
+parser = argparse.ArgumentParser()
+parser.add_argument('-opt')
+parser.add_argument('--launcher')
+print('trains', parse(parser.parse_args().opt)['model_type'])
+"""
+OPTIONS = """
+import yaml
+def parse(path, is_train=True):
+    with open(path) as file:
+        return yaml.safe_load(file)
+"""
+REGISTRY = """
+class Registry(dict):
+    def register(self):
+        return lambda kind: self.setdefault(kind.__name__, kind)
+DATASET_REGISTRY, ARCH_REGISTRY, MODEL_REGISTRY = Registry(), Registry(), Registry()
+"""
+MODEL = """
+from basicsr.utils.registry import MODEL_REGISTRY
+@MODEL_REGISTRY.register()
+class SRModel:
+    pass
+"""
+NO_REGISTRY = {
+    '__init__.py': 'from .utils import *',
+    'train.py': TRAIN_SCRIPT,
+    'data/__init__.py': '',
+    'models/__init__.py': '',
+    'archs/__init__.py': '',
+    'utils/__init__.py': '',
+    'utils/dist_util.py': '',
+    'utils/logger.py': '',
+    'utils/options.py': OPTIONS,
+}
+REGISTRY_ALONE = {
+    '__init__.py': 'from .utils.registry import *',
+    'utils/__init__.py': '',
+    'utils/registry.py': REGISTRY,
+}
+NO_VIDEO_MODELS = {
+    **NO_REGISTRY,
+    **REGISTRY_ALONE,
+    '__init__.py': 'from .models import *',
+    'models/__init__.py': 'from .sr_model import SRModel',
+    'models/sr_model.py': MODEL,
+}
+# Each with what it lacks first.
+TREES = {
+    'no registry': (NO_REGISTRY, 'models/video_recurrent_model.py'),
+    'registry alone': (REGISTRY_ALONE, 'train.py'),
+    'no video models': (NO_VIDEO_MODELS, 'models/video_recurrent_model.py'),
+}
+
+
+@pytest.fixture(params=TREES)
+def tree(request, tmp_path):
+    """A folder with an imitation of ``basicsr/``, and the file that it lacks."""
+    files, lacks = TREES[request.param]
+    for name, text in files.items():
+        path = tmp_path / 'basicsr' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path, files, lacks
+
+
+def test_other_tree_is_imported_as_without_the_plugin(tree):
+    folder, files, _ = tree
+    submodule = '.utils.options' if 'utils/options.py' in files else '.utils.registry'
+    printed = run(sys.executable, '-c', REPORT.format(submodule=submodule), cwd=folder).stdout
+    assert printed == f'{LEFT_ALONE} SourceFileLoader\n'
+
+
+def test_tree_without_init_file_is_left_alone(tmp_path):
+    """It is found where no BasicSR is installed alone."""
+    (tmp_path / 'basicsr/utils').mkdir(parents=True)
+    (tmp_path / 'basicsr/utils/options.py').touch()
+    bare = "import sys; sys.path = [p for p in sys.path if 'site-packages' not in p]\n"
+    printed = run(sys.executable, '-c', bare + REPORT.format(submodule='.utils.options'), cwd=tmp_path).stdout
+    assert printed == f'{LEFT_ALONE} NamespaceLoader\n'
+
+
+def test_module_that_is_called_basicsr_is_left_alone(tmp_path):
+    (tmp_path / 'basicsr.py').write_text('here = 1')
+    printed = run(sys.executable, '-c', 'import basicsr, multigrid_vsr; print(basicsr.here)', cwd=tmp_path).stdout
+    assert printed == '1\n'
+
+
+@pytest.mark.parametrize('tree', ['no registry', 'no video models'], indirect=True)
+def test_other_tree_trains_its_own_options_in_silence(tree, clips):
+    folder, _, _ = tree
+    opt_file = write(folder, options(clips, model_type='SRModel', multigrid=None, datasets__train__type='X'))
+    assert run(sys.executable, '-m', 'basicsr.train', '-opt', opt_file, cwd=folder).stdout == 'trains SRModel\n'
+    # The name alone, in a comment or a path, asks for nothing.
+    opt_file.write_text('# not Multigrid\n' + opt_file.read_text() + '\ndescription: multigrid\n')
+    assert run(sys.executable, '-m', 'basicsr.train', '-opt', opt_file, cwd=folder).stdout == 'trains SRModel\n'
+
+
+@pytest.mark.parametrize(
+    ('changes', 'asks'),
+    [
+        ({}, 'model_type: must be run with BasicSR 1.4.2 or later, got MultigridVideoModel.'),
+        ({'model_type': 'SRModel'}, 'datasets.train.type: must be run with BasicSR 1.4.2 or later, got MultigridREDSDataset.'),
+        ({'model_type': 'SRModel', 'datasets': None}, 'multigrid: must be run with BasicSR 1.4.2 or later, got a block.'),
+    ],
+)  # fmt: skip
+def test_multigrid_option_in_another_tree_ends_with_one_line(tree, changes, asks, clips):
+    folder, files, lacks = tree
+    opt_file = write(folder, options(clips, **changes))
+    for flags in (['-opt', opt_file], [f'-opt={opt_file}']):
+        done = run(sys.executable, '-c', 'import basicsr', *flags, cwd=folder, ok=False)
+        assert done.returncode == 1
+        assert done.stdout == f'{asks} Here the tree has no {lacks} ({folder / "basicsr"}).\n'
+    if 'train.py' in files:
+        done = run(sys.executable, '-m', 'multigrid_vsr.cli', 'train', '-opt', opt_file, cwd=folder, ok=False)
+        assert done.stdout.splitlines() == [f'{asks} Here the tree has no {lacks} ({folder / "basicsr"}).']
+    done = run(sys.executable, '-c', 'import basicsr', '-opt', opt_file, cwd=folder, ok=False, RANK='1')
+    assert (done.returncode, done.stdout) == (1, '')
+
+
+def image_options(clips, **changes):
+    """SRResNet on single frames: nothing of this plugin."""
+    opt = options(clips, model_type='SRModel', multigrid=None, datasets__train__type='PairedImageDataset',
+                  network_g={'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1}, train__total_iter=3, **changes)  # fmt: skip
+    for key in ('gt', 'lq'):
+        opt['datasets']['train'][f'dataroot_{key}'] = str(clips / key / '001')
+    opt['datasets']['train']['gt_size'] = 64
+    return opt
+
+
+@pytest.fixture(scope='module')
+def without_basicvsrpp(tmp_path_factory):
+    """BasicSR as it is installed, less one arch."""
+    root = tmp_path_factory.mktemp('without_basicvsrpp')
+    shutil.copytree(INSTALLED, root / 'basicsr', ignore=shutil.ignore_patterns('__pycache__', 'basicvsrpp_arch.py'))
+    return root
+
+
+def test_tree_without_basicvsrpp_says_so_and_trains_another_arch(without_basicvsrpp, tmp_path, clips):
+    opt = options(clips, multigrid=None, train__total_iter=2, path__experiments_root=str(tmp_path))
+    log = run(sys.executable, '-m', 'basicsr.train', '-opt', write(tmp_path, opt), cwd=without_basicvsrpp).stdout
+    assert len(losses(log)) == 2
+    why = "No module named 'basicsr.archs.basicvsrpp_arch'"
+    assert [line for line in log.splitlines() if 'not as it was' in line] == [
+        f'BasicSR is not as it was. Not patched: `BasicVSRPlusPlus.__init__`, {why}; `BasicVSRPlusPlus.forward`, {why}'
+    ]
+
+
+def test_image_model_in_the_tree_without_basicvsrpp_is_not_told(without_basicvsrpp, tmp_path, clips):
+    opt_file = write(tmp_path, image_options(clips, path__experiments_root=str(tmp_path)))
+    log = run(sys.executable, '-m', 'basicsr.train', '-opt', opt_file, cwd=without_basicvsrpp).stdout
+    assert len(losses(log)) == 3
+    assert 'is not as it was' not in log
+
+
+def test_image_model_of_basicsr_trains_as_without_the_plugin(tmp_path, clips):
+    bare = (
+        'import sys; sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "_HostFinder"]; '
+        'import types, torchvision.transforms.functional as F; '
+        'shim = types.ModuleType("torchvision.transforms.functional_tensor"); '
+        'shim.rgb_to_grayscale = F.rgb_to_grayscale; sys.modules[shim.__name__] = shim; '
+        'from basicsr.train import train_pipeline; train_pipeline("."); '
+        'assert "multigrid_vsr.host.imports" not in sys.modules'
+    )
+    opt = image_options(clips)
+    log = train(tmp_path, write(tmp_path, {**opt, 'name': 'with'}))
+    assert len(losses(log)) == 3
+    assert not re.search(r'multigrid_vsr|Multigrid|\.lock', log)
+    assert sorted(path.name for path in (tmp_path / 'experiments').iterdir()) == ['with']
+    assert losses(
+        run(sys.executable, '-c', bare, '-opt', write(tmp_path, {**opt, 'name': 'without'}), cwd=tmp_path).stdout
+    ) == losses(log)
+    assert same_bits(*(tmp_path / f'experiments/{name}/models/net_g_latest.pth' for name in ('with', 'without')))
