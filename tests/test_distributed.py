@@ -49,6 +49,17 @@ def test_torchrun_ranks_share_the_global_batch(tmp_path, clips):
     assert two == pytest.approx(one, rel=2e-3)
 
 
+def test_ranks_of_the_old_launcher_train(tmp_path, clips):
+    """``torch.distributed.launch`` passes ``--local-rank=N``."""
+    opt = options(clips, multigrid=None, train__total_iter=1, path__experiments_root=str(tmp_path))
+    launcher = [sys.executable, '-m', 'torch.distributed.launch', '--nproc_per_node=2', f'--master_port={free_port()}']
+    opt_file = write(tmp_path, opt)
+    printed = run(*launcher, TRAIN_SCRIPT, '-opt', opt_file, '--launcher', 'pytorch', cwd=tmp_path).stdout
+    assert len(losses(printed)) == 1
+    command = (tmp_path / 'run/run.yml').read_text().splitlines()[2]
+    assert command.endswith(f'train.py --local-rank=0 -opt {opt_file} --launcher pytorch')
+
+
 def test_ranks_that_share_the_batch_train_the_same_bits(tmp_path, clips):
     """20 iterations over boundaries: 2 ranks with batch b against 1 rank with 2b, within float error."""
     # Adam divides a gradient by its own size: with a tiny epsilon it would make the rounding of a gradient near 0 a step.

@@ -198,3 +198,13 @@ def test_image_model_of_basicsr_trains_as_without_the_plugin(tmp_path, clips):
         run(sys.executable, '-c', bare, '-opt', write(tmp_path, {**opt, 'name': 'without'}), cwd=tmp_path).stdout
     ) == losses(log)
     assert same_bits(*(tmp_path / f'experiments/{name}/models/net_g_latest.pth' for name in ('with', 'without')))
+
+
+def test_plugin_that_lacks_a_library_lets_basicsr_be_and_says_so_when_asked(tmp_path, clips):
+    (tmp_path / 'isal.py').write_text('raise ImportError("isal is not installed")')
+    run(sys.executable, '-c', 'import basicsr', cwd=tmp_path)
+    done = run(sys.executable, INSTALLED / 'train.py', '-opt', write(tmp_path, options(clips)), cwd=tmp_path, ok=False,
+               PYTHONPATH=str(tmp_path))  # fmt: skip
+    assert done.stdout.splitlines() == [
+        'model_type: must be run with BasicSR 1.4.2 or later, got MultigridVideoModel. Here isal is not installed.'
+    ]
