@@ -11,6 +11,7 @@ from multigrid_vsr.core.plan import comparison, stage_table
 from multigrid_vsr.data.check import check_clips
 from multigrid_vsr.frames.clips import training_clips
 from multigrid_vsr.options.option_file import read_options
+from multigrid_vsr.options.settle import settle
 from multigrid_vsr.options.train_block import checked_schedule
 
 
@@ -28,11 +29,22 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: If the file or an option of it cannot be used.
     """
+    import basicsr  # noqa: F401  # its registries
+
+    from multigrid_vsr.host.run_check import check_run, check_state
+
     opt = read_options(args.opt, args.force_yml)
+    notes = settle(opt)
     schedule = checked_schedule(opt)
+    missing = check_run(opt, args.gpus, may_miss=True)
     world_size = args.gpus or world_size_of(opt)
+    if opt['path'].get('resume_state') and 'path.resume_state' not in {error.option for error in missing}:
+        check_state(opt, schedule, world_size)
+    print(*notes, sep='\n', end='\n' if notes else '')
     print(stage_table(schedule, world_size))
     print(comparison(schedule, world_size))
+    for error in missing:
+        print(f'Data not checked. {error}')
     dataset_opt = opt['datasets']['train']
     try:
         clips = training_clips(dataset_opt)

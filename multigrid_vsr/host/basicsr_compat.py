@@ -18,9 +18,10 @@ from typing import Any
 
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.options.arch_limits import target_of
-from multigrid_vsr.options.host_options import check_host_options
+from multigrid_vsr.options.checked import checked
 from multigrid_vsr.options.multigrid_block import schedule_from_options, uses_multigrid
 from multigrid_vsr.options.option_file import read_options
+from multigrid_vsr.options.settle import settle
 from multigrid_vsr.options.table import MODEL_TYPES
 from multigrid_vsr.options.train_block import checked_schedule
 
@@ -106,7 +107,7 @@ def _parsing_options(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
-        import torch
+        from multigrid_vsr.host.run_check import check_run
 
         _register()  # what could not be imported together with BasicSR
         _replace_in_caller(sys._getframe(1).f_globals)
@@ -118,15 +119,18 @@ def _parsing_options(original: Callable[..., Any]) -> Callable[..., Any]:
         if known.opt is None:  # BasicSR says how it is used
             return original(root_path, is_train)
         written = read_options(known.opt, known.force_yml)
+        notes = settle(written)
         follows_schedule = is_train and uses_multigrid(written)
         if follows_schedule:
             checked_schedule(written)
-            check_host_options(written, torch.cuda.device_count())
-            if written['train'].get('compile') and not hasattr(torch.compiler, 'set_stance'):
-                raise OptionError('train.compile', 'be left out before torch 2.6', torch.__version__, 'Update torch.')
+            check_run(written)
+            if os.environ.get('RANK', '0') == '0':
+                print(*notes, sep='\n', end='\n' if notes else '')
         opt, args = original(root_path, is_train)
         _honour_roots(written.get('path') or {}, opt)
         if follows_schedule:
+            settle(opt)
+            opt['datasets']['train'].update(checked('datasets.train', written['datasets']['train']))
             _check_data(opt)
             opt['manual_seed'] = _same_on_all_ranks(opt['manual_seed'])
             opt['datasets']['train']['target'] = target_of(opt)
