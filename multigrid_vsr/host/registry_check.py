@@ -25,6 +25,7 @@ from multigrid_vsr.options.table import SCHEDULER_TYPE
 
 _OPTIMIZERS = ('Adam', 'AdamW', 'Adamax', 'SGD', 'ASGD', 'RMSprop', 'Rprop')  # BasicSR 1.4.2 knows the first alone
 _SCHEDULERS = ('MultiStepLR', 'MultiStepRestartLR', 'CosineAnnealingRestartLR', SCHEDULER_TYPE)
+_OWN_ARCH = ' One of your own has to be imported first: see docs/options.md.'
 _VGG_CRITERIA = ('l1', 'fro')  # BasicSR's `l2` does not exist in torch
 
 
@@ -65,7 +66,7 @@ def build_on_meta(option: str, network_opt: Mapping[str, Any]) -> torch.nn.Modul
     Raises:
         OptionError: If its arch is not registered, or does not take these arguments.
     """
-    arch = _registered(f'{option}.type', network_opt.get('type'), ARCH_REGISTRY, 'Import the module that registers it.')
+    arch = _registered(f'{option}.type', network_opt.get('type'), ARCH_REGISTRY, _OWN_ARCH)
     arguments = {key: copy.deepcopy(value) for key, value in network_opt.items() if key != 'type'}
     _check_signature(option, arch, arguments)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.device('meta'):
@@ -149,13 +150,13 @@ def _check_metric(option: str, metric_opt: Any) -> None:
         raise OptionError(f'{option}.crop_border', 'be a whole number of at least 0', border, 'Correct the value.')
 
 
-def _registered(option: str, name: Any, registry: Any, fix: str = 'Correct the name.') -> Any:
+def _registered(option: str, name: Any, registry: Any, more: str = '') -> Any:
     """What is registered under a name, or under it with BasicSR's suffix."""
     for known in (name, f'{name}_basicsr'):
         if known in registry:
             return registry.get(known)
-    near = did_you_mean(str(name), registry.keys(), fix)
-    raise OptionError(option, 'be registered in BasicSR', name, near)
+    fix = did_you_mean(str(name), registry.keys(), 'Correct the name.')
+    raise OptionError(option, 'be registered in BasicSR', name, f'{fix}{more}')
 
 
 def _check_signature(

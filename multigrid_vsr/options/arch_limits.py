@@ -112,9 +112,7 @@ def check_arch(opt: Mapping[str, Any], schedule: Schedule) -> None:
         raise OptionError('datasets.train.target', f'be {limits.target} for {arch}', target, 'Leave it out.')
     scale = opt.get('scale', 1)
     if scale != limits.scale:
-        raise OptionError(
-            'scale', f'be {limits.scale} for {arch}, which has it built in', scale, 'Or use another arch.'
-        )
+        raise OptionError('scale', f'be {limits.scale} for {arch}, which has it built in', scale, 'Change it.')
     for segment in schedule.segments:
         gt_size, num_frame = segment.shape.gt_size, segment.shape.num_frame
         option = 'datasets.train' if segment.shape == schedule.full_shape else 'multigrid'
