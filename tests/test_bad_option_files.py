@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import basicsr
+import basicsr.utils.options
+import cv2
 import pytest
-from probe import NETWORK, train_here
+import torch
+from probe import NETWORK, ShapeProbe, train_here
 from runs import options, run, write
 
+from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
 
 GAN = {
@@ -19,6 +25,14 @@ GAN = {
     'train__optim_d': {'type': 'Adam', 'lr': 1e-4},
     'train__gan_opt': {'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.01},
 }
+
+VAL = {
+    'datasets__val': {
+        'name': 'REDS4', 'type': 'VideoRecurrentTestDataset', 'dataroot_gt': '@gt', 'dataroot_lq': '@lq',
+        'cache_data': True, 'io_backend': {'type': 'disk'}, 'num_frame': -1,
+    },
+    'val': {'val_freq': 5, 'save_img': False, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}},
+}  # fmt: skip
 
 BAD = [
     (
@@ -56,13 +70,13 @@ BAD = [
         'datasets.train.val_partition: must be REDS4 or official, got REDS5.',
     ),
     (
-        {'network_g__spynet_path': 'spynet.pth'},
+        {'network_g': {'type': 'BasicVSR'}, 'network_g__spynet_path': 'spynet.pth'},
         'network_g.spynet_path: must be a path that exists, got spynet.pth. Correct the path, or set it to ~.',
     ),
     ({'path__pretrain_network_g': 'net_g.pth'}, 'path.pretrain_network_g: must be a path that exists, got net_g.pth.'),
     ({'path__resume_state': '5.state'}, 'path.resume_state: must be a path that exists, got 5.state.'),
     (
-        {'datasets__val': {'name': 'REDS4', 'dataroot_gt': 'nowhere'}},
+        {**VAL, 'datasets__val__dataroot_gt': 'nowhere'},
         'datasets.val.dataroot_gt: must be a path that exists, got nowhere.',
     ),
     ({'num_gpu': 3}, r'num_gpu: must be at most the \d GPUs of this machine, got 3. Set num_gpu: auto.'),
@@ -114,13 +128,233 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(('changes', 'line'), BAD, ids=[next(iter(changes)) for changes, _ in BAD])
-def test_run_with_bad_option_stops_before_anything_is_written(changes, line, tmp_path, clips, monkeypatch):
+# Slips in BasicSR's own options; `@name` is a file or folder of the fixture below.
+WINDOWS = {'datasets__val__type': 'VideoTestDataset', 'datasets__val__num_frame': 3, 'datasets__val__padding': 'circle'}
+SEPTUPLETS = {'datasets__val__type': 'VideoTestVimeo90KDataset', 'datasets__val__cache_data': False}
+BASICVSR = {'network_g': {'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1}}
+EDVR = {
+    'network_g': {'type': 'EDVR', 'num_feat': 8, 'num_frame': 5, 'deformable_groups': 2},
+    'datasets__train__num_frame': 5,
+    'multigrid__num_frame': None,
+}
+PERCEPTUAL = {'type': 'PerceptualLoss', 'layer_weights': {'conv5_4': 1}}
+OF_BASICSR = [
+    # numbers, switches and texts
+    ({'name': 2024}, 'name: must be text, got 2024. Put it in quotes.'),
+    ({'scale': '4'}, 'scale: must be a whole number of at least 1, got 4. Correct the value: remove the quotes.'),
+    ({'num_gpu': True}, 'num_gpu: must be a whole number or auto, got True. Set num_gpu: auto.'),
+    ({'num_gpu': -1}, 'num_gpu: must be a whole number or auto, got -1. Set num_gpu: auto.'),
+    ({'manual_seed': 'random'}, 'manual_seed: must be a whole number of at least 0, got random.'),
+    ({'manual_seed': -1}, 'manual_seed: must be a whole number of at least 0, got -1.'),
+    ({'train__optim_g__lr': 'fast'}, 'train.optim_g.lr: must be a number above 0, got fast.'),
+    ({'train__optim_g__lr': -1e-4}, 'train.optim_g.lr: must be a number above 0, got -0.0001.'),
+    ({'train__optim_g__lr': '1e-4 '}, 'train.optim_g.lr: must be a number above 0, got 1e-4 .'),
+    ({'train__ema_decay': 1.5}, 'train.ema_decay: must be a number from 0 to below 1, got 1.5.'),
+    ({'train__warmup_iter': 'none'}, 'train.warmup_iter: must be a whole number of at least -1, got none.'),
+    ({'train__fix_flow': 'all'}, 'train.fix_flow: must be a whole number of at least 0, got all.'),
+    ({'train__flow_lr_mul': -1}, 'train.flow_lr_mul: must be a number of at least 0, got -1.'),
+    ({'logger__print_freq': 0}, 'logger.print_freq: must be a whole number of at least 1, got 0.'),
+    ({'logger__print_freq': '100'}, 'logger.print_freq: must be a whole number of .*, got 100. .* remove the quotes.'),
+    ({'logger__save_checkpoint_freq': 0.5}, 'logger.save_checkpoint_freq: must be a whole number of at least 1, got 0.5'),
+    ({'logger__use_tb_logger': 'on'}, 'logger.use_tb_logger: must be true or false, got on.'),
+    ({**VAL, 'val__val_freq': '5k'}, 'val.val_freq: must be a whole number of at least 1, got 5k.'),
+    ({**VAL, 'val__save_img': 'no'}, 'val.save_img: must be true or false, got no.'),
+    ({'path__strict_load_g': 'false'}, 'path.strict_load_g: must be true or false, got false.'),
+    ({'datasets__train__num_worker_per_gpu': -1}, 'datasets.train.num_worker_per_gpu: must be a whole number of at l'),
+    ({'datasets__train__prefetch_mode': 'gpu'}, 'datasets.train.prefetch_mode: must be cpu or cuda, got gpu.'),
+    ({'datasets__train__interval_list': 2}, r'datasets.train.interval_list: must be a list, got 2. Write it as \[a, b, c'),
+    ({'datasets__train__interval_list': [0]}, r'datasets.train.interval_list\[0\]: must be a whole number of at least 1'),
+    # what is missing
+    ({'num_gpu': None}, 'num_gpu: must be given, got nothing. BasicSR needs it.'),
+    ({'path': None}, 'path: must be given, got nothing. BasicSR needs it.'),
+    ({'logger': None}, 'logger: must be given, got nothing. BasicSR needs it.'),
+    ({'datasets__train__name': None}, 'datasets.train.name: must be given, got nothing. BasicSR needs it.'),
+    ({'datasets__train__use_hflip': None}, 'datasets.train.use_hflip: must be given, got nothing. BasicSR needs it.'),
+    ({'datasets__train__use_rot': None}, 'datasets.train.use_rot: must be given, got nothing. BasicSR needs it.'),
+    ({'datasets__train__num_worker_per_gpu': None}, 'datasets.train.num_worker_per_gpu: must be given, got nothing.'),
+    ({'datasets__train__io_backend': None}, 'datasets.train.io_backend: must be given, got nothing.'),
+    ({'train__optim_g': None}, 'train.optim_g: must be given, got nothing. BasicSR needs it.'),
+    ({'train__optim_g__lr': None}, 'train.optim_g.lr: must be given, got nothing. BasicSR needs it.'),
+    ({'train__optim_g__type': None}, 'train.optim_g.type: must be given, got nothing. BasicSR needs it.'),
+    ({'train__pixel_opt': None}, 'train.pixel_opt: must be given, or train.perceptual_opt, got nothing. A run needs a l'),
+    ({'network_g': {}}, 'network_g.type: must be given, got nothing. BasicSR needs it.'),
+    ({**GAN, 'train__fix_flow': 5}, 'train.lr_flow: must be given beside fix_flow in a GAN run, got nothing.'),
+    ({'logger__wandb': {'project': 'x'}}, 'logger.use_tb_logger: must be true beside logger.wandb.project, got False.'),
+    # slips in keys
+    ({'train__fix_flw': 5}, 'train.fix_flw: must be one of amp, .*, got fix_flw. Did you mean `fix_flow`?'),
+    ({'train__ema_decy': 0.9}, 'train.ema_decy: must be one of .*, got ema_decy. Did you mean `ema_decay`?'),
+    ({'path__pretrain_networkg': '@good.pth'}, 'path.pretrain_networkg: must be one of .*Did you mean `pretrain_network_g`'),
+    ({'manual_sed': 1, 'manual_seed': None}, 'manual_sed: must be one of model_type, .*Did you mean `manual_seed`?'),
+    ({**VAL, 'val__metric': {}, 'val__metrics': None}, 'val.metric: must be one of val_freq.*Did you mean `metrics`?'),
+    ({'train__optim_g__weight_decy': 0}, 'train.optim_g.weight_decy: must be one of lr, .*Did you mean `weight_decay`?'),
+    # names, and arguments of what they name
+    ({'network_g': {'type': 'BasicVRS'}}, 'network_g.type: must be registered in BasicSR, got BasicVRS. Did you mean `Ba'),
+    ({'network_g': {'type': 'MyNet'}}, 'network_g.type: must be registered in BasicSR, got MyNet. .*has to be imported first'),
+    ({'network_g': {'type': 'BasicVSR', 'num_feet': 4}}, 'network_g.num_feet: must be one of num_feat, .*Did you mean `num_feat`?'),
+    ({**BASICVSR, 'network_g__num_feat': '64'}, r"network_g: must hold what BasicVSR can be built with, got .*'64'.*Error"),
+    ({**BASICVSR, 'network_g__num_feat': 4.5}, r'network_g: must hold what BasicVSR can be built with, got .*4.5.*Error'),
+    ({'network_g': {'type': 'ShapeProbe', 'num_feat': 4}}, 'network_g.num_feat: must be left out for ShapeProbe, got'),
+    ({**BASICVSR, 'scale': 2}, 'scale: must be 4 for BasicVSR, which has it built in, got 2. Change it.'),
+    ({**BASICVSR, 'scale': None}, 'scale: must be 4 for BasicVSR, which has it built in, got 1. Change it.'),
+    ({**GAN, 'network_d__num_feats': 4}, 'network_d.num_feats: must be one of num_in_ch, .*Did you mean `num_feat`?'),
+    ({**GAN, 'network_d': {'type': 'UNetDiscriminatorSN'}}, 'network_d.num_in_ch: must be given, got nothing. UNetDiscr'),
+    ({**GAN, 'network_d__type': 'UNetDiscriminator'}, 'network_d.type: must be registered in .*`UNetDiscriminatorSN`?'),
+    ({**GAN, 'train__gan_opt__gan_type': 'vanila'}, 'train.gan_opt: must hold arguments of GANLoss, got .*vanila'),
+    ({'train__optim_g__type': 'Adm'}, 'train.optim_g.type: must be one of Adam.*, got Adm. Did you mean `Adam`?'),
+    ({'train__optim_g__type': 'Ranger'}, 'train.optim_g.type: must be one of Adam.*, got Ranger. Correct the name.'),
+    ({'train__optim_g__betas': 0.9}, 'train.optim_g: must hold arguments of Adam, got .*TypeError'),
+    ({'train__optim_g__betas': [0.9, 1.5]}, 'train.optim_g: must hold arguments of Adam, got .*ValueError: Invalid beta'),
+    ({'train__pixel_opt__type': 'CharbonierLoss'}, 'train.pixel_opt.type: must be registered in.*`CharbonnierLoss`?'),
+    ({'train__pixel_opt__reduction': 'meen'}, 'train.pixel_opt: must hold arguments of CharbonnierLoss, got .*meen'),
+    ({'train__pixel_opt__loss_wait': 1, 'train__pixel_opt__loss_weight': None}, 'train.pixel_opt.loss_wait: must be one of .*Did you mean `loss_weight`?'),
+    ({'train__pixel_opt__loss_weight': 'one'}, 'train.pixel_opt.loss_weight: must be a number, got one.'),
+    ({'train__pixel_opt': 'CharbonnierLoss'}, 'train.pixel_opt: must be a block of options, got CharbonnierLoss.'),
+    ({'train__perceptual_opt': {**PERCEPTUAL, 'layer_weights': {'conv9_4': 1}}}, 'train.perceptual_opt.layer_weights: mus'),
+    ({'train__perceptual_opt': {**PERCEPTUAL, 'vgg_type': 'vgg99'}}, 'train.perceptual_opt.vgg_type: must be one of vgg1'),
+    ({'train__perceptual_opt': {**PERCEPTUAL, 'criterion': 'l2'}}, 'train.perceptual_opt.criterion: must be one of l1, f'),
+    ({'train__perceptual_opt': {'type': 'PerceptualLoss'}}, 'train.perceptual_opt.layer_weights: must be given, got noth'),
+    ({'train__scheduler__type': 'CosineLR'}, 'train.scheduler.type: must be one of MultiStepLR, .*, got CosineLR.'),
+    ({'train__scheduler': {'type': 'MultiStepLR'}}, "train.scheduler: must hold arguments of MultiStepLR, got .*'milestone"),
+    ({'train__scheduler__eta': 0}, "train.scheduler: must hold arguments of CosineAnnealingRestartLR, got .*'eta'"),
+    ({**VAL, 'val__metrics__psnr__type': 'calc_psnr'}, 'val.metrics.psnr.type: must be registered .*`calculate_psnr`?'),
+    ({**VAL, 'val__metrics__psnr__crop_border': None}, 'val.metrics.psnr.crop_border: must be given, got nothing.'),
+    ({**VAL, 'val__metrics__psnr__crop_border': '4'}, 'val.metrics.psnr.crop_border: must be a whole number of at least'),
+    ({**VAL, 'val__metrics__psnr__test_y_chanel': True}, 'val.metrics.psnr.test_y_chanel: .*`test_y_channel`?'),
+    ({**VAL, 'val__metrics__psnr': 'calculate_psnr'}, 'val.metrics.psnr: must be a block of options, got calculate_psnr.'),
+    ({**VAL, 'val__metrics': 'psnr'}, 'val.metrics: must be a block of options, got psnr.'),
+    ({**VAL, 'val__metrics__psnr__better': 'up'}, 'val.metrics.psnr.better: must be higher or lower, got up.'),
+    # test sets
+    ({**VAL, 'datasets__val__name': 'Mine'}, 'datasets.val.name: must be Vid4, REDS4 or REDSofficial, as BasicSR asks, got'),
+    ({**VAL, 'datasets__val__type': 'VideoTestDataSet'}, 'datasets.val.type: must be registered .*`VideoTestDataset`?'),
+    ({**VAL, 'datasets__val__io_backend': None}, 'datasets.val.io_backend: must be given, got nothing.'),
+    ({**VAL, 'datasets__val__io_backend__type': 'lmdb'}, 'datasets.val.io_backend.type: must be disk for a test set, got'),
+    ({**VAL, 'datasets__val__cache_data': None}, 'datasets.val.cache_data: must be given, got nothing.'),
+    ({**VAL, 'datasets__val__cache_data': False}, 'datasets.val.cache_data: must be true for a VideoRecurrentTestDataset'),
+    ({**VAL, 'datasets__val__dataroot_lq': '@gt'}, 'datasets.val.dataroot_lq: must hold frames of 1/4 of the ground truth'),
+    ({**VAL, 'datasets__val__dataroot_lq': '@lq_less'}, 'datasets.val.dataroot_lq: must hold the same clips .*, got 002 in'),
+    ({**VAL, 'datasets__val__dataroot_lq': '@lq_short'}, 'datasets.val.dataroot_lq: must hold as many .*, got 6 for 7 in'),
+    ({**VAL, 'datasets__val__dataroot_lq': '@lq_mixed'}, 'datasets.val.dataroot_lq: must hold clips of one size, got 30x44'),
+    ({**VAL, 'datasets__val__dataroot_gt': '@gt_odd'}, 'datasets.val.dataroot_lq: must hold frames of 1/4 .*143x176 in'),
+    ({**VAL, 'datasets__val__meta_info_file': '@list.txt'}, 'datasets.val.dataroot_gt: must hold a folder for each clip, g'),
+    ({**VAL, 'datasets__val__meta_info_file': '@names.txt'}, "datasets.val.meta_info_file: must have lines like '000 100"),
+    ({**VAL, 'datasets__val__meta_info_file': '@utf16.txt'}, 'datasets.val.meta_info_file: must be a list in UTF-8, got'),
+    ({**VAL, **WINDOWS, 'datasets__val__padding': 'mirror'}, 'datasets.val.padding: must be replicate, .*, got mirror.'),
+    ({**VAL, **WINDOWS, **EDVR}, r'datasets.val.num_frame: must be that of the arch \(5\), got 3. Make them equal.'),
+    ({**VAL, **SEPTUPLETS, 'datasets__val__num_frame': 7}, 'datasets.val.meta_info_file: must be given, got nothing.'),
+    ({**VAL, 'datasets__test': {}}, 'datasets.test: must be train, val, or val_2 and so on, got test.'),
+    # weights
+    ({'path__pretrain_network_g': '@page.pth'}, 'path.pretrain_network_g: must be weights that torch reads as data, got .*'),
+    ({'path__pretrain_network_g': '@bare.pth'}, r'path.param_key_g: must be a key of .*bare.pth \(conv.weight, conv.bias'),
+    ({'path__pretrain_network_g': '@wide.pth'}, r'path.pretrain_network_g: must fit ShapeProbe .*conv.weight of \(12, 3, 1'),
+    ({'path__pretrain_network_g': '@other.pth', 'path__strict_load_g': False}, 'path.pretrain_network_g: must fit ShapeP'),
+    ({**BASICVSR, 'network_g__spynet_path': '@good.pth'}, 'network_g: must hold what BasicVSR can be built with, .*Spy'),
+]  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory, clips) -> Path:
+    """Test sets and weights, right and wrong ones."""
+    root = tmp_path_factory.mktemp('files')
+    for name in ('gt', 'gt_odd', 'lq', 'lq_less', 'lq_short', 'lq_mixed'):
+        shutil.copytree(clips / name.partition('_')[0], root / name)
+    shutil.rmtree(root / 'lq_less/002')
+    (root / 'lq_short/002/00000006.png').unlink()
+    frame = cv2.imread(str(root / 'lq_mixed/001/00000003.png'))
+    cv2.imwrite(str(root / 'lq_mixed/001/00000003.png'), frame[:30])
+    for path in (root / 'gt_odd').rglob('*.png'):
+        cv2.imwrite(str(path), cv2.imread(str(path))[1:])
+    (root / 'list.txt').write_text('000 6 (144,176,3)\n009 7 (144,176,3)\n')
+    (root / 'names.txt').write_text('000\n001\n')
+    (root / 'utf16.txt').write_text('000 6 (144,176,3)\n', encoding='utf-16')
+    (root / 'page.pth').write_text('<!DOCTYPE html><html>Quota exceeded</html>')
+    weights = ShapeProbe().state_dict()
+    torch.save({'params': weights}, root / 'good.pth')
+    torch.save(weights, root / 'bare.pth')
+    torch.save({'params': {'conv.weight': torch.zeros(12, 3, 1, 1), 'conv.bias': torch.zeros(12)}}, root / 'wide.pth')
+    torch.save({'params': {f'other.{name}': value for name, value in weights.items()}}, root / 'other.pth')
+    return root
+
+
+def with_files(value: Any, root: Path) -> Any:
+    """The same with `@name` replaced by the path of that file."""
+    if isinstance(value, dict):
+        return {key: with_files(entry, root) for key, entry in value.items()}
+    return f'{root}/{value[1:]}' if isinstance(value, str) and value.startswith('@') else value
+
+
+@pytest.mark.parametrize(
+    ('changes', 'line'), [*BAD, *OF_BASICSR], ids=[line.split(':')[0] for _, line in [*BAD, *OF_BASICSR]]
+)
+def test_run_with_bad_option_stops_before_anything_is_written(
+    changes, line, tmp_path, clips, files, monkeypatch, capsys
+):
     monkeypatch.setattr('torch.cuda.device_count', lambda: 0)
+    opt = options(clips, **with_files({'network_g': NETWORK, **changes}, files))
     with pytest.raises(InputError, match=line) as error:
-        train_here(tmp_path, options(clips, **{'network_g': NETWORK, **changes}))
+        train_here(tmp_path, opt)
     assert '\n' not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ['run.yml']
+    plan = ['plan', '-opt', str(tmp_path / 'run.yml')]
+    if 'exists, got' in str(error.value):  # what is not on this machine cannot be checked on it
+        main(plan)
+        assert f'Data not checked. {error.value}' in capsys.readouterr().out
+    else:
+        with pytest.raises(SystemExit) as plan_error:
+            main(plan)
+        assert str(plan_error.value) == str(error.value)
+
+
+def test_table_of_bad_options_has_a_hundred_rows():
+    assert len([*BAD, *OF_BASICSR]) >= 100
+
+
+# Options that are read otherwise than they are written: what comes of them, and what is said.
+RIGHT = [
+    ({'train__optim_g__lr': '1e-4'}, 1e-4, 'train.optim_g.lr: 1e-4 is text in YAML, taken as the number 0.0001.'),
+    (
+        {'logger__save_checkpoint_freq': '5e3'},
+        5000,
+        'logger.save_checkpoint_freq: 5e3 is text in YAML, taken as the numb',
+    ),
+    (
+        {'train__scheduler__eta_min': '1E-7'},
+        1e-7,
+        'train.scheduler.eta_min: 1E-7 is text in YAML, taken as the number 1e-',
+    ),
+    (
+        {'train__pixel_opt__eps': '1e-12'},
+        1e-12,
+        'train.pixel_opt.eps: 1e-12 is text in YAML, taken as the number 1e-12.',
+    ),
+    ({'train__total_iter': '1.3e1'}, 13, 'train.total_iter: 1.3e1 is text in YAML, taken as the number 13.'),
+    ({'name': '1e5'}, '1e5', None),
+    ({'datasets__train__interval_list': [1.0]}, [1], None),
+    ({'path__pretrain_network_g': '~/good.pth'}, '@good.pth', None),
+    ({'path__experiments_root': '~/runs'}, '@runs/run', None),
+    ({'datasets__train__dataroot_gt': '~/gt'}, '@gt', None),
+    ({**VAL, 'datasets__val__dataroot_lq': '~/lq'}, '@lq', None),
+    ({**VAL, 'datasets__val__meta_info_file': '~/one.txt'}, '@one.txt', None),
+]
+
+
+@pytest.mark.parametrize(('changes', 'value', 'note'), RIGHT, ids=[list(changes)[-1] for changes, _, _ in RIGHT])
+def test_option_written_otherwise_than_meant_is_taken_as_meant(
+    changes, value, note, tmp_path, clips, files, monkeypatch, capsys
+):
+    (files / 'one.txt').write_text('000 6 (144,176,3)\n')
+    monkeypatch.setenv('HOME', str(files))
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 0)
+    opt = options(clips, **with_files({'network_g': NETWORK, **changes}, files))
+    opt['train']['scheduler']['periods'] = [13]
+    monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', str(write(tmp_path, opt))])
+    monkeypatch.setattr(sys, 'excepthook', sys.excepthook)
+    parsed, _ = basicsr.utils.options.parse_options(str(tmp_path))
+    for key in list(changes)[-1].split('__'):
+        parsed = parsed[key]
+    assert parsed == with_files(value, files)
+    printed = capsys.readouterr().out
+    assert ('is text in YAML' in printed) is (note is not None)
+    assert (note or '') in printed
 
 
 BAD_TEXTS = [

@@ -274,7 +274,7 @@ CASES = {
     'basicvsr, steps': ({**REDS, **STEPS}, VIDEO, REDS_TYPE, SIZES, [7, 11, 15], STEPPED),
     'basicvsr, 3 frames': (reds(3), VIDEO, REDS_TYPE, SIZES, [2, 3], MULTIGRID),
     'basicvsr, 2 frames': (reds(2), VIDEO, REDS_TYPE, SIZES, None, MULTIGRID),
-    'basicvsr, x3': ({**reds(6), 'scale': 3, 'datasets__train__gt_size': 99}, VIDEO, REDS_TYPE, [48, 72, 99], [3, 4, 6], MULTIGRID),
+    'own arch, x3': ({**reds(6, **network('Own')), 'scale': 3, 'datasets__train__gt_size': 99}, VIDEO, REDS_TYPE, [48, 72, 99], [3, 4, 6], MULTIGRID),
     'basicvsr, LQ 1': ({**REDS, 'datasets__train__gt_size': 4}, VIDEO, REDS_TYPE, None, [7, 11, 15], COSINE),
     'basicvsr, LQ 1, periods too short': (
         {**REDS, 'datasets__train__gt_size': 4, 'train__scheduler__periods': [6, 6]},
@@ -379,6 +379,8 @@ BAD = [
         {'datasets__train__gt_size': 4, 'datasets__train__num_frame': 2},
         'multigrid: must let gt_size or num_frame grow, got gt_size 4 and num_frame 2 alone. Nothing smaller fits',
     ),
+    ({'scale': 2}, 'scale: must be 4 for BasicVSR, which has it built in, got 2. Change it.'),
+    (network('DUF', scale=2), 'scale: must be 2 for DUF, which has it built in, got 4. Change it.'),
 ]  # fmt: skip
 
 

@@ -8,9 +8,12 @@ from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.plan import comparison, stage_table
+from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.check import check_clips
 from multigrid_vsr.frames.clips import training_clips
+from multigrid_vsr.options.multigrid_block import uses_multigrid
 from multigrid_vsr.options.option_file import read_options
+from multigrid_vsr.options.settle import settle
 from multigrid_vsr.options.train_block import checked_schedule
 
 
@@ -29,10 +32,18 @@ def run(args: argparse.Namespace) -> None:
         InputError: If the file or an option of it cannot be used.
     """
     opt = read_options(args.opt, args.force_yml)
+    notes = settle(opt)
     schedule = checked_schedule(opt)
     world_size = args.gpus or world_size_of(opt)
+    if uses_multigrid(opt):
+        notes += _checked_run(opt, schedule, world_size, args.gpus)
+    else:
+        notes.append(
+            "A plain run of BasicSR, with neither a block nor the Multigrid types: BasicSR's options not checked."
+        )
     print(stage_table(schedule, world_size))
     print(comparison(schedule, world_size))
+    print(*notes, sep='\n', end='\n' if notes else '')
     dataset_opt = opt['datasets']['train']
     try:
         clips = training_clips(dataset_opt)
@@ -41,6 +52,18 @@ def run(args: argparse.Namespace) -> None:
     else:
         check_clips(clips, schedule, dataset_opt, world_size)
         print(f'{len(clips)} clips of {sum(clip.num_frame for clip in clips)} frames.')
+
+
+def _checked_run(opt: dict[str, Any], schedule: Schedule, world_size: int, gpus: int | None) -> list[str]:
+    """Makes the checks that need BasicSR; returns a line for each path that is not on this machine."""
+    import basicsr  # noqa: F401  # its registries
+
+    from multigrid_vsr.host.run_check import check_run, check_state
+
+    missing = check_run(opt, gpus, may_miss=True)
+    if opt['path'].get('resume_state') and all(error.option != 'path.resume_state' for error in missing):
+        check_state(opt, schedule, world_size)
+    return [f'Data not checked. {error}' for error in missing]
 
 
 def world_size_of(opt: Mapping[str, Any]) -> int:

@@ -8,9 +8,14 @@ class InputError(Exception):
 
 
 class OptionError(InputError):
-    """An option that cannot be used: ``<dotted.option>: must <rule>, got <value>. <fix>``."""
+    """An option that cannot be used: ``<dotted.option>: must <rule>, got <value>. <fix>``.
+
+    Attributes:
+        option: Its dotted name.
+    """
 
     def __init__(self, option: str, rule: str, value: object, fix: str) -> None:
+        self.option = option
         super().__init__(f'{option}: must {rule}, got {"nothing" if value is None else value}. {fix}')
 
     def __reduce__(self) -> tuple[type[InputError], tuple[object, ...]]:

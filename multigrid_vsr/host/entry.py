@@ -18,9 +18,10 @@ from multigrid_vsr.host.launch import from_rank_0
 from multigrid_vsr.host.patch import left_out, patch, replace, replace_copies
 from multigrid_vsr.host.registering import register
 from multigrid_vsr.options.arch_limits import target_of
-from multigrid_vsr.options.host_options import check_host_options
+from multigrid_vsr.options.checked import checked
 from multigrid_vsr.options.multigrid_block import schedule_from_options, uses_multigrid
 from multigrid_vsr.options.option_file import read_options
+from multigrid_vsr.options.settle import settle
 from multigrid_vsr.options.train_block import checked_schedule
 
 
@@ -54,7 +55,9 @@ def written_roots() -> None:
         @functools.wraps(original)
         def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
             opt, args = original(root_path, is_train)
-            _honour_roots((_written() or {}).get('path') or {}, opt)
+            written = _written() or {}
+            settle(written)
+            _honour_roots(written.get('path') or {}, opt)
             return opt, args
 
         return parse_options
@@ -93,12 +96,20 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
         written = _written()
         if written is None:
             return original(root_path, is_train)
+        from multigrid_vsr.host.run_check import check_run
+
         _check_host(written)
+        notes = settle(written)
         follows_schedule = is_train and uses_multigrid(written)
         if follows_schedule:
-            _check_options(written)
+            checked_schedule(written)
+            check_run(written)
+            if os.environ.get('RANK', '0') == '0':
+                print(*notes, sep='\n', end='\n' if notes else '')
         opt, args = original(root_path, is_train)
         if follows_schedule:
+            settle(opt)
+            opt['datasets']['train'].update(checked('datasets.train', written['datasets']['train']))
             _check_data(opt)
             opt['manual_seed'] = from_rank_0(opt['manual_seed'])  # without one in the file each rank draws its own
             opt['datasets']['train']['target'] = target_of(opt)
@@ -107,15 +118,6 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
         return opt, args
 
     return parse_options
-
-
-def _check_options(written: Mapping[str, Any]) -> None:
-    import torch
-
-    checked_schedule(written)
-    check_host_options(written, torch.cuda.device_count())
-    if written['train'].get('compile') and not hasattr(torch.compiler, 'set_stance'):
-        raise OptionError('train.compile', 'be left out before torch 2.6', torch.__version__, 'Update torch.')
 
 
 def _check_host(written: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.options.arch_limits import GAN_MODEL_TYPES
 
 _STATE_KEYS = {'epoch', 'iter', 'optimizers', 'schedulers'}
-_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
+UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
 
 
 def save(value: Any, path: str | Path) -> None:
@@ -60,7 +60,7 @@ def load_state(path: str | Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = ' '.join(str(error).split())[:120]
         raise InputError(
             f'path.resume_state: must be a whole training state of plain data, got {path} ({reason}). Give another, or '
@@ -92,7 +92,7 @@ def newest_good(opt: Mapping[str, Any]) -> tuple[Path | None, dict[str, Any] | N
                 raise InputError(f'{path}: must be of iteration {path.stem}, got {state["iter"]}.')
             for weights in _weights(opt, state['iter']):
                 torch.load(weights, map_location='cpu', weights_only=True)
-        except (InputError, *_UNREADABLE) as error:
+        except (InputError, *UNREADABLE) as error:
             warnings.append(f'Passed over {path}: {" ".join(str(error).split())[:200]}')
         else:
             return path, state, warnings

@@ -23,6 +23,7 @@ class ArchLimits:
         least_frames, most_frames: The smallest and the largest number of frames.
         target: ``sequence`` where the output has every frame, ``center`` where it has the middle one; then the number
             of frames is part of the network.
+        scale: Output side / input side, which is built in; ``None`` where it is not known.
     """
 
     lq_multiple: int = 1
@@ -30,15 +31,16 @@ class ArchLimits:
     least_frames: int = 1
     most_frames: int | None = None
     target: str = 'sequence'
+    scale: int | None = None
 
 
 LIMITS = {
-    'BasicVSR': ArchLimits(),
-    'IconVSR': ArchLimits(),
-    'BasicVSRPlusPlus': ArchLimits(),
-    'EDVR': ArchLimits(lq_multiple=4, target='center'),
-    'DUF': ArchLimits(lq_least=4, least_frames=7, most_frames=7, target='center'),
-    'TOFlow': ArchLimits(lq_multiple=16, least_frames=7, most_frames=7, target='center'),
+    'BasicVSR': ArchLimits(scale=4),
+    'IconVSR': ArchLimits(scale=4),
+    'BasicVSRPlusPlus': ArchLimits(scale=4),
+    'EDVR': ArchLimits(lq_multiple=4, target='center', scale=4),
+    'DUF': ArchLimits(lq_least=4, least_frames=7, most_frames=7, target='center', scale=4),
+    'TOFlow': ArchLimits(lq_multiple=16, least_frames=7, most_frames=7, target='center', scale=1),
 }
 
 
@@ -52,9 +54,12 @@ def limits_of(network_opt: Mapping[str, Any]) -> ArchLimits | None:
         return replace(limits, least_frames=2 * network_opt.get('temporal_padding', 2) + 1)
     if arch == 'BasicVSRPlusPlus':  # longer sequences go through its cache, which cannot train
         full_size = not network_opt.get('is_low_res_input', True)
-        return replace(limits, most_frames=network_opt.get('cpu_cache_length', 100), lq_multiple=4 if full_size else 1)
+        limits = replace(limits, most_frames=network_opt.get('cpu_cache_length', 100))
+        return replace(limits, lq_multiple=4, scale=1) if full_size else limits
     if arch == 'EDVR' and network_opt.get('hr_in'):
-        return replace(limits, lq_multiple=16)
+        return replace(limits, lq_multiple=16, scale=1)
+    if arch == 'DUF':
+        return replace(limits, scale=network_opt.get('scale', 4))
     return limits
 
 
@@ -106,6 +111,8 @@ def check_arch(opt: Mapping[str, Any], schedule: Schedule) -> None:
     if target != limits.target:
         raise OptionError('datasets.train.target', f'be {limits.target} for {arch}', target, 'Leave it out.')
     scale = opt.get('scale', 1)
+    if scale != limits.scale:
+        raise OptionError('scale', f'be {limits.scale} for {arch}, which has it built in', scale, 'Change it.')
     for segment in schedule.segments:
         gt_size, num_frame = segment.shape.gt_size, segment.shape.num_frame
         option = 'datasets.train' if segment.shape == schedule.full_shape else 'multigrid'

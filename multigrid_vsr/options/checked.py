@@ -1,51 +1,76 @@
-"""Options checked one by one, by what the table says of them."""
+"""Options checked one by one, by what the two tables say of them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.options.basicsr_table import BASICSR_OPTIONS
 from multigrid_vsr.options.kinds import Option, did_you_mean
 from multigrid_vsr.options.table import OPTIONS, STRICT
 
+ALL_OPTIONS = (*OPTIONS, *BASICSR_OPTIONS)
+_VALIDATION = re.compile(r'^datasets\.val_\w+')
+_LIKENESS = 0.8  # of a key that is taken for a slip where others may stand beside ours
+
 
 def options_of(block: str) -> dict[str, Option]:
-    """The options of a block, by key."""
-    return {option.key: option for option in OPTIONS if option.name == f'{block}.{option.key}'}
+    """The options of a block, by key; of the top for the empty name."""
+    prefix = f'{block}.' if block else ''
+    return {option.key: option for option in ALL_OPTIONS if option.name == f'{prefix}{option.key}'}
+
+
+def row_of(name: str) -> Option | None:
+    """What the tables say of an option, by its dotted name in an option file."""
+    name = _VALIDATION.sub('datasets.val', name)
+    return next((option for option in ALL_OPTIONS if option.name == name), None)
 
 
 def checked(block: str, values: Mapping[str, Any], name: str = '') -> dict[str, Any]:
     """Checks the options of a block one by one.
 
     Args:
-        block: Dotted name of a block of the table.
+        block: Dotted name of a block of the tables.
         values: What the option file has there.
         name: How to call it in a line, where that is not the block's own name.
 
     Returns:
-        The options of the table that are given, in their Python types.
+        The options of the tables that are given, in their Python types.
 
     Raises:
-        OptionError: If a key is not known in a block that holds nothing else, or a value is not of its kind.
+        OptionError: If a key is not known in a block that holds nothing else, is nearly one of BasicSR's in another, or
+            a value is not of its kind.
     """
     name, known = name or block, options_of(block)
-    if block in STRICT:
-        check_keys(name, values, known)
+    prefix = f'{name}.' if name else ''
+    for key in values:
+        if key not in known and (block in STRICT or _is_slip(str(key), values, known)):
+            fix = did_you_mean(str(key), known)
+            raise OptionError(f'{prefix}{key}', f'be one of {", ".join(known)}', key, fix)
     return {
-        key: option.kind.check(f'{name}.{key}', values[key])
+        key: option.kind.check(f'{prefix}{key}', values[key])
         for key, option in known.items()
         if values.get(key) is not None
     }
 
 
-def check_keys(name: str, values: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    """Refuses keys that are not known.
+def check_given(block: str, values: Mapping[str, Any], name: str = '') -> None:
+    """Asks for the options that a block cannot do without.
 
     Raises:
-        OptionError: If there is one.
+        OptionError: If one is missing.
     """
-    for key in values:
-        if key not in known:
-            fix = did_you_mean(str(key), known)
-            raise OptionError(f'{name}.{key}', f'be one of {", ".join(known)}', key, fix)
+    name = name or block
+    for key, option in options_of(block).items():
+        if option.default == '' and values.get(key) is None:
+            is_late = block in ('logger', 'val')
+            fix = 'BasicSR asks for it when it is due.' if is_late else 'BasicSR needs it.'
+            raise OptionError(f'{name}.{key}' if name else key, 'be given', None, fix)
+
+
+def _is_slip(key: str, values: Mapping[str, Any], known: Mapping[str, Option]) -> bool:
+    near = get_close_matches(key, known, n=1, cutoff=_LIKENESS)
+    return bool(near) and near[0] not in values

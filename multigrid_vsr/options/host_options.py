@@ -3,53 +3,78 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.options.arch_limits import GAN_MODEL_TYPES
+from multigrid_vsr.options.checked import check_given, checked
+from multigrid_vsr.options.multigrid_block import lookup
+from multigrid_vsr.options.settle import paths
+
+_BLOCKS = (
+    *('', 'path', 'datasets.train', 'datasets.train.io_backend', 'network_g'),
+    *('train', 'train.optim_g', 'train.optim_d', 'logger', 'logger.wandb', 'val', 'dist_params'),
+)
+_WRITTEN_TO = ('path.experiments_root', 'path.results_root')
 
 
-def check_host_options(opt: Mapping[str, Any], found: int) -> None:
-    """Asks for what BasicSR would miss with a traceback after it has made folders.
+def missing_paths(opt: MutableMapping[str, Any]) -> list[OptionError]:
+    """A line for each file or folder that a run reads, beside its training set, and that is not on this machine."""
+    return [
+        OptionError(name, 'be a path that exists', path, 'Correct the path, or set it to ~.')
+        for name, path in paths(opt)
+        if name not in _WRITTEN_TO and not name.startswith('datasets.train.') and not os.path.exists(str(path))
+    ]
+
+
+def check_host_options(opt: Mapping[str, Any]) -> None:
+    """Asks for what BasicSR would miss with a traceback after it has made folders: keys and kinds of values.
 
     Args:
         opt: The options of a training run, as written.
-        found: Number of GPUs of this machine.
 
     Raises:
-        OptionError: If an option is missing, names a path that does not exist, or asks for GPUs that are not there.
+        OptionError: If an option is missing or not of its kind.
     """
-    for option in ('name', 'num_gpu', 'path', 'logger', 'network_g', 'model_type'):
-        if option not in opt:
-            raise OptionError(option, 'be given', None, 'BasicSR needs it.')
-    for block, keys in (('logger', ('print_freq', 'save_checkpoint_freq')), ('val', ('val_freq', 'save_img'))):
-        if not isinstance(opt.get(block, {}), Mapping):
-            raise OptionError(block, 'be a block of options', opt[block], 'Write one option a line below it.')
-        for key in keys:
-            if block in opt and key not in opt[block]:
-                raise OptionError(f'{block}.{key}', 'be given', None, 'BasicSR asks for it when it is due.')
-    num_gpu = opt['num_gpu']
-    if num_gpu != 'auto' and (isinstance(num_gpu, bool) or not isinstance(num_gpu, int) or num_gpu < 0):
-        raise OptionError('num_gpu', 'be a whole number or auto', num_gpu, 'Set num_gpu: auto.')
-    if num_gpu != 'auto' and num_gpu > found:
+    for block, name in [*((block, block) for block in _BLOCKS), *(('datasets.val', name) for name in test_sets(opt))]:
+        values = lookup(opt, name) if name else opt
+        if values is not None:
+            checked(block, values, name)
+            check_given(block, values, name)
+    train_opt = opt['train']
+    if not train_opt.get('pixel_opt') and not train_opt.get('perceptual_opt'):
+        raise OptionError('train.pixel_opt', 'be given, or train.perceptual_opt', None, 'A run needs a loss.')
+    if opt['model_type'] in GAN_MODEL_TYPES and train_opt.get('fix_flow') and train_opt.get('lr_flow') is None:
+        raise OptionError('train.lr_flow', 'be given beside fix_flow in a GAN run', None, 'BasicSR needs it.')
+    if lookup(opt, 'logger.wandb.project') is not None and not opt['logger'].get('use_tb_logger'):
+        raise OptionError(
+            'logger.use_tb_logger', 'be true beside logger.wandb.project', False, 'Set it, or set the project to ~.'
+        )
+
+
+def check_num_gpu(num_gpu: int | str, found: int) -> None:
+    """Compares ``num_gpu`` with this machine.
+
+    Raises:
+        OptionError: If it has fewer.
+    """
+    if isinstance(num_gpu, int) and num_gpu > found:
         raise OptionError('num_gpu', f'be at most the {found} GPUs of this machine', num_gpu, 'Set num_gpu: auto.')
-    for option, path in _paths(opt):
-        if path is not None and not os.path.exists(os.path.expanduser(str(path))):
-            raise OptionError(option, 'be a path that exists', path, 'Correct the path, or set it to ~.')
 
 
-def _paths(opt: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The options that name what the run will read, besides the training set."""
-    for key, value in (opt.get('path') or {}).items():
-        if key == 'resume_state' or key.startswith('pretrain_network'):
-            yield f'path.{key}', value
-    for block, options in opt.items():
-        if block.startswith('network') and isinstance(options, Mapping):
-            yield from ((f'{block}.{key}', value) for key, value in options.items() if key.endswith('_path'))
-    for phase, options in opt['datasets'].items():
-        if phase.startswith('val') and isinstance(options, Mapping):
-            yield from (
-                (f'datasets.{phase}.{key}', value)
-                for key, value in options.items()
-                if key.startswith('dataroot') or key == 'meta_info_file'
-            )
+def test_sets(opt: Mapping[str, Any]) -> Iterator[str]:
+    """The dotted names of the test sets.
+
+    Raises:
+        OptionError: If something else stands among the datasets.
+    """
+    for phase, values in opt['datasets'].items():
+        if phase == 'train':
+            continue
+        name = f'datasets.{phase}'
+        if str(phase).split('_')[0] != 'val':
+            raise OptionError(name, 'be train, val, or val_2 and so on', phase, 'BasicSR knows no other in training.')
+        if not isinstance(values, Mapping):
+            raise OptionError(name, 'be a block of options', values, 'Write one option a line below it.')
+        yield name

@@ -62,7 +62,8 @@ def scalar(
 
     def check(name: str, value: Any) -> Any:
         if not accepts(value):
-            raise OptionError(name, f'be {words}', value, fix)
+            is_quoted = isinstance(value, str) and value.strip().isdecimal() and schema['type'] != 'string'
+            raise OptionError(name, f'be {words}', value, 'Correct the value: remove the quotes.' if is_quoted else fix)
         return convert(value)
 
     return Kind(words, schema, check)
@@ -95,6 +96,11 @@ def number(least: float, fix: str = 'Correct the value.') -> Kind:
 def number_above(bound: float, fix: str = 'Correct the value.') -> Kind:
     schema = {'type': 'number', 'exclusiveMinimum': bound}
     return scalar(f'a number above {bound:g}', schema, lambda value: is_number(value) and value > bound, fix)
+
+
+def share() -> Kind:
+    schema = {'type': 'number', 'minimum': 0, 'exclusiveMaximum': 1}
+    return scalar('a number from 0 to below 1', schema, lambda value: is_number(value) and 0 <= value < 1)
 
 
 def choice(
@@ -138,12 +144,12 @@ def one_or_list_of(kind: Kind) -> Kind:
     return Kind(f'{kind.words} or a list of them', {'anyOf': [kind.schema, many.schema]}, check)
 
 
-def or_word(kind: Kind, word: str, words: str) -> Kind:
+def or_word(kind: Kind, word: str, words: str, fix: str = 'Remove it.') -> Kind:
     """Another kind, or one word."""
 
     def check(name: str, value: Any) -> Any:
         if isinstance(value, str) and value != word:
-            raise OptionError(name, f'be {words}', value, did_you_mean(value, [word]))
+            raise OptionError(name, f'be {words}', value, did_you_mean(value, [word], fix))
         return value if value == word else kind.check(name, value)
 
     return Kind(f'{kind.words}; or `{word}`', {'anyOf': [kind.schema, {'const': word}]}, check)

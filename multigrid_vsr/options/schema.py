@@ -10,18 +10,19 @@ import re
 from pathlib import Path
 from typing import Any
 
-from multigrid_vsr.options.checked import options_of
+from multigrid_vsr.options.basicsr_table import BASICSR_OPTIONS
+from multigrid_vsr.options.checked import ALL_OPTIONS, options_of
 from multigrid_vsr.options.kinds import Option, as_yaml
 from multigrid_vsr.options.table import OPTIONS, SCHEDULER_TYPE, STRICT
 
 SCHEMA_FILE = Path(__file__).parents[1] / 'option_file.schema.json'
 _REFERENCE = Path(__file__).parents[2] / 'docs/options.md'
 _TABLE = re.compile(r'(<!-- table of (\S+) -->\n).*?(<!-- end of table -->)', re.DOTALL)
-_ROWS = {option.name: option for option in OPTIONS}
+_ROWS = {option.name: option for option in ALL_OPTIONS}
 
 
 def schema_text() -> str:
-    """JSON Schema of an option file, draft 7, which editors know; what is BasicSR's alone may be anything."""
+    """JSON Schema of an option file, draft 7, which editors know; other keys may stand in BasicSR's blocks."""
     schema = {
         '$schema': 'http://json-schema.org/draft-07/schema#',
         'title': 'Option file of multigrid_vsr',
@@ -36,18 +37,22 @@ def _schema_of(name: str) -> dict[str, Any]:
     if f'{name}[]' in STRICT:  # a list of blocks
         return {**schema, 'anyOf': [{**_ROWS[name].kind.schema, 'items': _schema_of(f'{name}[]')}, {'type': 'null'}]}
     prefix = f'{name}.' if name else ''
-    keys = dict.fromkeys(o.name.removeprefix(prefix).split('.')[0] for o in OPTIONS if o.name.startswith(prefix))
+    keys = dict.fromkeys(o.name.removeprefix(prefix).split('.')[0] for o in ALL_OPTIONS if o.name.startswith(prefix))
     if not keys:
         return schema
     properties = {key: _schema_of(f'{prefix}{key}') for key in keys if not key.endswith('[]')}
-    block: dict[str, Any] = {'type': 'object', 'properties': properties}
+    needed = [key for key, option in options_of(name).items() if option.default == '']
+    block: dict[str, Any] = {'type': 'object', 'properties': properties, 'required': needed}
     if name in STRICT:
-        needed = [key for key, option in options_of(name).items() if option.default == '']
-        block.update(required=needed, additionalProperties=False)
+        block['additionalProperties'] = False
+    if name == 'datasets':
+        block['patternProperties'] = {'^val_': properties['val']}
     if name == 'train.scheduler':
         others = {'type': {'type': 'string'}, 'batch_scaling': properties['batch_scaling']}
         is_ours = {'properties': {'type': {'const': SCHEDULER_TYPE}}, 'required': ['type']}
         return {'type': 'object', 'if': is_ours, 'then': block, 'else': {'properties': others}}
+    if 'anyOf' in schema:  # may be left out
+        return {**schema, 'anyOf': [block, {'type': 'null'}]}
     return {**schema, **block}
 
 
@@ -68,12 +73,16 @@ def with_tables(text: str) -> str:
 
 
 def _markdown(block: str) -> str:
+    """The rows of a block of this project, or all of BasicSR's, with their whole names."""
     lines = ['| option | value | without it | what it does |', '|---|---|---|---|']
-    for option in options_of(block).values():
+    names = {f'{block}.{option.key}': option.key for option in OPTIONS}
+    if block == 'BasicSR':
+        names = {option.name: option.name for option in BASICSR_OPTIONS}
+    for option in (option for option in ALL_OPTIONS if option.name in names):
         unit = f' ({option.unit})' if option.unit else ''
         default = 'has to be given' if option.default == '' else as_yaml(option.default)
         rule = f' Rule: {option.rule}.' if option.rule else ''
-        lines.append(f'| `{option.key}` | {option.kind.words}{unit} | {default} | {option.sentence}{rule} |')
+        lines.append(f'| `{names[option.name]}` | {option.kind.words}{unit} | {default} | {option.sentence}{rule} |')
     return '\n'.join(lines) + '\n'
 
 

@@ -1,0 +1,179 @@
+"""Test sets of BasicSR, looked at before a run: names, pairs, counts and sizes. Reads headers, never pixels."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.options.arch_limits import ArchLimits, limits_of
+from multigrid_vsr.options.kinds import did_you_mean
+
+_OF_FOLDERS = ('VideoTestDataset', 'VideoTestDUFDataset', 'VideoRecurrentTestDataset')
+_NAMES = ('vid4', 'reds4', 'redsofficial')  # all that BasicSR's take
+_PADDINGS = ('replicate', 'reflection', 'reflection_circle', 'circle')
+_PNG = b'\x89PNG\r\n\x1a\n'
+
+
+def check_test_set(name: str, opt: Mapping[str, Any]) -> int:
+    """Compares a test set with what BasicSR's class, the scale and the arch ask of it.
+
+    Args:
+        name: Its dotted name, such as ``datasets.val``.
+        opt: The options of a training run, with the folders of this test set in place.
+
+    Returns:
+        The number of its clips; 0 where the class is not known here.
+
+    Raises:
+        OptionError: If something does not fit.
+    """
+    val_opt = opt['datasets'][name.removeprefix('datasets.')]
+    kind = val_opt['type']
+    if 'meta_info_file' in val_opt and val_opt['meta_info_file'] is None:
+        raise OptionError(f'{name}.meta_info_file', 'be a file or left out', None, 'Remove the line.')
+    if kind in (*_OF_FOLDERS, 'VideoTestVimeo90KDataset') and val_opt['io_backend'].get('type') != 'disk':
+        raise OptionError(
+            f'{name}.io_backend.type', 'be disk for a test set', val_opt['io_backend'].get('type'), 'Change it.'
+        )
+    if kind == 'VideoTestVimeo90KDataset':
+        return _check_septuplets(name, val_opt)
+    if kind not in _OF_FOLDERS:
+        return 0
+    _check_options(name, val_opt, limits_of(opt['network_g']), opt['datasets']['train'].get('num_frame'))
+    scale = int(opt.get('scale', 1))
+    clips = _clips(name, val_opt)
+    for clip, gt, lq in clips:
+        if kind == 'VideoTestDUFDataset' and val_opt.get('use_duf_downsampling'):
+            continue  # its LQ frames are made of the others
+        _check_pair(name, clip, gt, lq, scale, limits_of(opt['network_g']) or ArchLimits())
+    return len(clips)
+
+
+def _check_options(name: str, val_opt: Mapping[str, Any], limits: ArchLimits | None, num_frame: int | None) -> None:
+    if val_opt['name'].lower() not in _NAMES:
+        fix = did_you_mean(val_opt['name'].lower(), _NAMES, 'Any clips will do under one of these.')
+        raise OptionError(f'{name}.name', 'be Vid4, REDS4 or REDSofficial, as BasicSR asks', val_opt['name'], fix)
+    if val_opt['type'] == 'VideoRecurrentTestDataset':
+        if not val_opt['cache_data']:
+            raise OptionError(f'{name}.cache_data', 'be true for a VideoRecurrentTestDataset', False, 'Change it.')
+        return
+    if val_opt.get('padding') not in _PADDINGS:
+        raise OptionError(f'{name}.padding', f'be {", ".join(_PADDINGS)}', val_opt.get('padding'), 'Choose one.')
+    if limits is not None and limits.target == 'center' and val_opt['num_frame'] != num_frame:
+        raise OptionError(
+            f'{name}.num_frame', f'be that of the arch ({num_frame})', val_opt['num_frame'], 'Make them equal.'
+        )
+
+
+def _clips(name: str, val_opt: Mapping[str, Any]) -> list[tuple[str, Path, Path]]:
+    """The name of each clip, and its folders of ground truth and LQ; BasicSR pairs them by their place alone."""
+    gt_root, lq_root = Path(val_opt['dataroot_gt']), Path(val_opt['dataroot_lq'])
+    if val_opt.get('meta_info_file') is not None:
+        names = _listed(name, val_opt['meta_info_file'])
+    else:
+        names, lq_names = ([path.name for path in sorted(root.glob('[!.]*'))] for root in (gt_root, lq_root))
+        if names != lq_names:
+            only = sorted({*names} ^ {*lq_names})
+            raise OptionError(
+                f'{name}.dataroot_lq',
+                'hold the same clips as dataroot_gt',
+                f'{", ".join(only[:3])} in one of them alone',
+                'Add or remove them, or list the clips in meta_info_file.',
+            )
+    if not names:
+        raise OptionError(f'{name}.dataroot_gt', 'hold folders of frames', f'none in {gt_root}', 'Correct the path.')
+    for clip in names:
+        for key, root in (('dataroot_gt', gt_root), ('dataroot_lq', lq_root)):
+            if not (root / clip).is_dir():
+                raise OptionError(f'{name}.{key}', 'hold a folder for each clip', f'none for {clip!r}', 'Correct it.')
+    return [(clip, gt_root / clip, lq_root / clip) for clip in names]
+
+
+def _listed(name: str, path: str) -> list[str]:
+    """The first word of each line, as BasicSR reads them: what stands alone keeps its line end."""
+    try:
+        names = [line.split(' ')[0] for line in Path(path).read_text(encoding='utf-8').splitlines(keepends=True)]
+    except (OSError, UnicodeDecodeError) as error:
+        words = ' '.join(str(error).split())
+        raise OptionError(f'{name}.meta_info_file', 'be a list in UTF-8', f'{path} ({words})', 'Save it so.') from error
+    for number, clip in enumerate(names, 1):
+        if clip != clip.strip():
+            raise OptionError(
+                f'{name}.meta_info_file',
+                "have lines like '000 100 (720,1280,3)'",
+                f'{clip.strip()!r} in line {number}',
+                'BasicSR wants a space behind the name.',
+            )
+    return names
+
+
+def _check_pair(name: str, clip: str, gt_folder: Path, lq_folder: Path, scale: int, limits: ArchLimits) -> None:
+    gt, lq = (sorted(path for path in f.iterdir() if not path.name.startswith('.')) for f in (gt_folder, lq_folder))
+    if len(gt) != len(lq) or len(gt) < limits.least_frames:
+        rule = 'hold as many frames as dataroot_gt' + (f', {limits.least_frames} or more' * (limits.least_frames > 1))
+        raise OptionError(f'{name}.dataroot_lq', rule, f'{len(lq)} for {len(gt)} in clip {clip}', 'Mend the clip.')
+    height, width = _one_size(f'{name}.dataroot_gt', clip, gt)
+    lq_height, lq_width = _one_size(f'{name}.dataroot_lq', clip, lq)
+    if (height, width) != (lq_height * scale, lq_width * scale):
+        raise OptionError(
+            f'{name}.dataroot_lq',
+            f'hold frames of 1/{scale} of the ground truth',
+            f'{lq_height}x{lq_width} for {height}x{width} in clip {clip}',
+            'Crop the ground truth to a multiple of scale, or correct the paths.',
+        )
+    if lq_height % limits.lq_multiple or lq_width % limits.lq_multiple:
+        raise OptionError(
+            f'{name}.dataroot_lq',
+            f'hold frames whose sides are multiples of {limits.lq_multiple} for this arch',
+            f'{lq_height}x{lq_width} in clip {clip}',
+            'Crop both, or leave the clip out.',
+        )
+
+
+def _one_size(option: str, clip: str, frames: list[Path]) -> tuple[int, int]:
+    """Height and width of all frames of a clip."""
+    first = _size(option, frames[0])
+    for path in frames[1:]:
+        if path.suffix == '.png' and _size(option, path) != first:
+            raise OptionError(
+                option,
+                'hold clips of one size',
+                '{}x{} for {}x{} in clip {}: {}'.format(*_size(option, path), *first, clip, path.name),
+                'Mend the clip.',
+            )
+    return first
+
+
+def _size(option: str, path: Path) -> tuple[int, int]:
+    with open(path, 'rb') as file:
+        header = file.read(24)
+    if header.startswith(_PNG) and len(header) == 24:
+        width, height = struct.unpack('>II', header[16:])
+        return height, width
+    image = cv2.imread(str(path))
+    if image is None:
+        raise OptionError(option, 'hold images alone', path, 'Remove the file, or mend it.')
+    return image.shape[0], image.shape[1]
+
+
+def _check_septuplets(name: str, val_opt: Mapping[str, Any]) -> int:
+    if val_opt['cache_data']:
+        raise OptionError(f'{name}.cache_data', 'be false for a VideoTestVimeo90KDataset', True, 'Change it.')
+    if not 1 <= val_opt['num_frame'] <= 7:
+        raise OptionError(f'{name}.num_frame', 'be 1 to 7', val_opt['num_frame'], 'A septuplet has 7.')
+    if val_opt.get('meta_info_file') is None:
+        raise OptionError(f'{name}.meta_info_file', 'be given', None, 'BasicSR needs it.')
+    names = _listed(name, val_opt['meta_info_file'])
+    first = (9 - val_opt['num_frame']) // 2
+    for clip in names:
+        gt = Path(val_opt['dataroot_gt'], clip, 'im4.png')
+        lq = [Path(val_opt['dataroot_lq'], clip, f'im{first + place}.png') for place in range(val_opt['num_frame'])]
+        for path in (gt, *lq):
+            if not path.is_file():
+                raise OptionError(f'{name}.meta_info_file', 'list clips that exist', f'none at {path}', 'Correct it.')
+    return len(names)

@@ -1,0 +1,202 @@
+"""What BasicSR looks up in its registries and constructs, tried before a run: names and arguments."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from basicsr.archs.vgg_arch import NAMES as VGG_LAYERS
+from basicsr.models.base_model import BaseModel
+from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
+
+from multigrid_vsr.core.errors import InputError, OptionError
+from multigrid_vsr.options.arch_limits import GAN_MODEL_TYPES
+from multigrid_vsr.options.host_options import test_sets
+from multigrid_vsr.options.kinds import did_you_mean
+from multigrid_vsr.options.multigrid_block import lookup
+from multigrid_vsr.options.table import SCHEDULER_TYPE
+
+_OPTIMIZERS = ('Adam', 'AdamW', 'Adamax', 'SGD', 'ASGD', 'RMSprop', 'Rprop')  # BasicSR 1.4.2 knows the first alone
+_SCHEDULERS = ('MultiStepLR', 'MultiStepRestartLR', 'CosineAnnealingRestartLR', SCHEDULER_TYPE)
+_OWN_ARCH = ' One of your own has to be imported first: see docs/options.md.'
+_VGG_CRITERIA = ('l1', 'fro')  # BasicSR's `l2` does not exist in torch
+
+
+def check_names_and_arguments(opt: Mapping[str, Any]) -> None:
+    """Tries all that BasicSR will construct out of options, but for the networks and the data.
+
+    Args:
+        opt: The options of a training run, as written.
+
+    Raises:
+        OptionError: If a name is not registered, or something cannot be constructed with its arguments.
+    """
+    train_opt, is_gan = opt['train'], opt['model_type'] in GAN_MODEL_TYPES
+    _registered('model_type', opt['model_type'], MODEL_REGISTRY)
+    for name in test_sets(opt):
+        _registered(f'{name}.type', lookup(opt, name)['type'], DATASET_REGISTRY)
+    for key in ('optim_g', 'optim_d') if is_gan else ('optim_g',):
+        _check_optimizer(f'train.{key}', train_opt[key])
+    if train_opt['scheduler'].get('type') != SCHEDULER_TYPE:
+        _check_scheduler(train_opt['scheduler'])
+    for key in ('pixel_opt', 'perceptual_opt', *(('gan_opt',) if is_gan else ())):
+        if train_opt.get(key):
+            _check_loss(f'train.{key}', train_opt[key])
+    for name, metric_opt in (lookup(opt, 'val.metrics') or {}).items():
+        _check_metric(f'val.metrics.{name}', metric_opt)
+    for option, package in (('use_tb_logger', 'tensorboard'), ('wandb.project', 'wandb')):
+        if lookup(opt, f'logger.{option}') and find_spec(package) is None:
+            raise OptionError(
+                f'logger.{option}', f'be left out without {package}', True, f'Or run: pip install {package}'
+            )
+    if train_opt.get('compile') and not hasattr(torch.compiler, 'set_stance'):
+        raise OptionError('train.compile', 'be left out before torch 2.6', torch.__version__, 'Update torch.')
+
+
+def build_on_meta(option: str, network_opt: Mapping[str, Any]) -> torch.nn.Module:
+    """Builds a network without memory for its weights; weights that it loads itself are compared with it.
+
+    Raises:
+        OptionError: If its arch is not registered, or does not take these arguments.
+    """
+    arch = _registered(f'{option}.type', network_opt.get('type'), ARCH_REGISTRY, _OWN_ARCH)
+    arguments = {key: copy.deepcopy(value) for key, value in network_opt.items() if key != 'type'}
+    _check_signature(option, arch, arguments)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.device('meta'):
+        warnings.simplefilter('ignore')
+        with _as_one_line(option, f'hold what {arch.__name__} can be built with', arguments):
+            return arch(**arguments)
+
+
+def _check_optimizer(option: str, optim_opt: Mapping[str, Any]) -> None:
+    arguments = {key: value for key, value in optim_opt.items() if key != 'type'}
+    parameters = [torch.nn.Parameter(torch.zeros(1))]
+    try:
+        BaseModel.get_optimizer(None, optim_opt['type'], parameters, **arguments)
+    except NotImplementedError:
+        known = [name for name in _OPTIMIZERS if _knows_optimizer(name)]
+        raise _unknown(f'{option}.type', optim_opt['type'], known) from None
+    except Exception as error:
+        optimizer = getattr(torch.optim, optim_opt['type'])
+        _check_signature(option, optimizer, arguments, given=('params',))
+        raise _cannot(option, f'hold arguments of {optim_opt["type"]}', arguments, error) from error
+
+
+def _knows_optimizer(name: str) -> bool:
+    try:
+        BaseModel.get_optimizer(None, name, [torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def _check_scheduler(scheduler_opt: Mapping[str, Any]) -> None:
+    if scheduler_opt.get('type') not in _SCHEDULERS:
+        raise _unknown('train.scheduler.type', scheduler_opt.get('type'), _SCHEDULERS)
+    arguments = {key: copy.deepcopy(value) for key, value in scheduler_opt.items() if key != 'batch_scaling'}
+    model = SimpleNamespace(
+        opt={'train': {'scheduler': arguments}},
+        optimizers=[torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)],
+        schedulers=[],
+    )
+    with _as_one_line('train.scheduler', f'hold arguments of {scheduler_opt["type"]}', dict(scheduler_opt)):
+        BaseModel.setup_schedulers(model)
+
+
+def _check_loss(option: str, loss_opt: Mapping[str, Any]) -> None:
+    loss = _registered(f'{option}.type', loss_opt.get('type'), LOSS_REGISTRY)
+    arguments = {key: copy.deepcopy(value) for key, value in loss_opt.items() if key != 'type'}
+    _check_signature(option, loss, arguments)
+    for key, value in arguments.items():
+        default = inspect.signature(loss).parameters[key].default
+        if isinstance(default, float) and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise OptionError(f'{option}.{key}', 'be a number', value, 'Correct the value.')
+    if loss.__name__ != 'PerceptualLoss':
+        with _as_one_line(option, f'hold arguments of {loss.__name__}', arguments):
+            loss(**arguments)
+        return
+    # Building it would fetch weights.
+    vgg_type = arguments.get('vgg_type', 'vgg19')
+    if vgg_type.removesuffix('_bn') not in VGG_LAYERS:
+        raise _unknown(f'{option}.vgg_type', vgg_type, VGG_LAYERS)
+    if not isinstance(arguments['layer_weights'], Mapping):
+        raise OptionError(
+            f'{option}.layer_weights', 'be a block of options', arguments['layer_weights'], 'Name layers.'
+        )
+    for layer in arguments['layer_weights']:
+        if layer not in VGG_LAYERS[vgg_type.removesuffix('_bn')]:
+            raise _unknown(f'{option}.layer_weights', layer, VGG_LAYERS[vgg_type.removesuffix('_bn')])
+    if arguments.get('criterion', 'l1') not in _VGG_CRITERIA:
+        raise _unknown(f'{option}.criterion', arguments['criterion'], _VGG_CRITERIA)
+
+
+def _check_metric(option: str, metric_opt: Any) -> None:
+    if not isinstance(metric_opt, Mapping):
+        raise OptionError(option, 'be a block of options', metric_opt, 'Write its type and arguments below it.')
+    metric = _registered(f'{option}.type', metric_opt.get('type'), METRIC_REGISTRY)
+    arguments = {key: value for key, value in metric_opt.items() if key not in ('type', 'better')}
+    _check_signature(option, metric, arguments, given=('img', 'img2'))
+    better, border = metric_opt.get('better', 'higher'), metric_opt.get('crop_border', 0)
+    if better not in ('higher', 'lower'):
+        raise OptionError(f'{option}.better', 'be higher or lower', better, 'Correct the value.')
+    if isinstance(border, bool) or not isinstance(border, int) or border < 0:
+        raise OptionError(f'{option}.crop_border', 'be a whole number of at least 0', border, 'Correct the value.')
+
+
+def _registered(option: str, name: Any, registry: Any, more: str = '') -> Any:
+    """What is registered under a name, or under it with BasicSR's suffix."""
+    for known in (name, f'{name}_basicsr'):
+        if known in registry:
+            return registry.get(known)
+    fix = did_you_mean(str(name), registry.keys(), 'Correct the name.')
+    raise OptionError(option, 'be registered in BasicSR', name, f'{fix}{more}')
+
+
+def _check_signature(
+    option: str, called: Callable[..., Any], arguments: Mapping[str, Any], given: Iterable[str] = ()
+) -> None:
+    """Compares arguments with those that a class or a function takes.
+
+    One that also takes any other keyword is asked for those that are nearly a name of its own.
+    """
+    parameters = dict(inspect.signature(called).parameters)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    named = {name: p for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    own = [name for name in named if name not in given]
+    for key in arguments:
+        if key not in own:
+            near = did_you_mean(str(key), [name for name in own if name not in arguments])
+            if not takes_any or near != 'Remove it.':
+                rule = f'be one of {", ".join(own)}' if own else f'be left out for {called.__name__}'
+                raise OptionError(f'{option}.{key}', rule, key, near)
+    for name in own:
+        if named[name].default is inspect.Parameter.empty and name not in arguments:
+            raise OptionError(f'{option}.{name}', 'be given', None, f'{called.__name__} needs it.')
+
+
+@contextmanager
+def _as_one_line(option: str, rule: str, value: object) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # whatever a constructor raises
+        raise _cannot(option, rule, value, error) from error
+
+
+def _cannot(option: str, rule: str, value: object, error: Exception) -> OptionError:
+    words = ' '.join(f'{type(error).__name__}: {error}'.split())[:300]
+    return OptionError(option, rule, f'{value} ({words})', 'Correct the values.')
+
+
+def _unknown(option: str, name: object, known: Iterable[str]) -> OptionError:
+    known = list(known)
+    listed = ', '.join(known)
+    return OptionError(option, f'be one of {listed}', name, did_you_mean(str(name), known, 'Correct the name.'))
