@@ -145,9 +145,23 @@ def test_claim_is_given_while_a_worker_outlives_the_process_that_was_killed(tmp_
         os.kill(worker, signal.SIGKILL)
 
 
-def test_claim_is_given_where_the_number_of_a_dead_process_is_anothers_by_now(tmp_path):
+def test_claim_is_given_at_once_where_the_number_of_a_dead_process_is_anothers_by_now(tmp_path, capsys):
     lock_file(tmp_path / 'run', pid=os.getppid())
     run_lock.claim([tmp_path / 'run'])
+    assert capsys.readouterr().out == ''  # nothing was waited for
+
+
+def test_claim_of_a_lock_that_its_last_owner_is_just_removing_makes_another(tmp_path, monkeypatch):
+    refuse_if_claimed, removed = run_lock._refuse_if_claimed, []
+
+    def remove_once(file, lock):
+        refuse_if_claimed(file, lock)
+        if not removed:
+            removed.append(lock.unlink())
+
+    monkeypatch.setattr(run_lock, '_refuse_if_claimed', remove_once)
+    run_lock.claim([tmp_path / 'run'])
+    assert json.loads((tmp_path / '.run.lock').read_text())['pid'] == os.getpid()
 
 
 @pytest.mark.usefixtures('_quick')
