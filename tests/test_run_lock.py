@@ -24,7 +24,6 @@ from runs import (
     run,
     started,
     torchrun,
-    train,
     wait_for,
     write,
 )
@@ -258,7 +257,7 @@ def test_second_start_of_a_run_is_refused_and_moves_nothing(tmp_path, clips):
         assert {tmp_path / 'experiments/.run.lock', tmp_path / 'tb_logger/.run.lock'} <= before.keys()
         refused = REFUSED.format(pid=process.pid, host=re.escape(os.uname().nodename))
         for name, opt, *arguments in (('run.yml', long), ('run.yml', long, '--auto_resume'), ('plain.yml', plain)):
-            printed = train(tmp_path, write(tmp_path, opt, name), *arguments, ok=False)
+            printed = run(*TRAIN_PROBE, write(tmp_path, opt, name), *arguments, cwd=tmp_path, ok=False).stdout
             assert re.match(refused, printed.splitlines()[-1]), printed
             assert 'Traceback' not in printed
         assert contents(tmp_path).keys() - {tmp_path / 'plain.yml'} == before.keys()
