@@ -26,7 +26,9 @@ from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
 from multigrid_vsr.data.multigrid_vimeo90k_dataset import MultigridVimeo90KDataset
 from multigrid_vsr.demo.video import find_video
 from multigrid_vsr.frames.clip import Clip
-from multigrid_vsr.frames.frame_store import STRIP, FrameStore, FrameStoreWriter, StoreInfo, pack
+from multigrid_vsr.frames.frame_store import FrameStore
+from multigrid_vsr.frames.store_info import STRIP, StoreInfo, pack
+from multigrid_vsr.frames.store_writer import FrameStoreWriter
 
 PREPARE = (sys.executable, '-m', 'multigrid_vsr.cli', 'prepare')
 
@@ -109,9 +111,10 @@ def test_prepare_from_lmdb_equals_that_from_files(stock_clips, tmp_path):
 
 def same(first, second):
     for kind in ('gt', 'lq'):
-        names = ['frames.bin', 'checksums.bin', 'store.json']
-        assert sorted(path.name for path in (first / kind).iterdir()) == sorted(names)
+        names = ['frames.bin', 'checksums.bin']
+        assert sorted(path.name for path in (first / kind).iterdir()) == sorted([*names, 'store.json'])
         assert filecmp.cmpfiles(first / kind, second / kind, names, shallow=False) == (names, [], [])
+        assert FrameStore(first / kind).info == FrameStore(second / kind).info
 
 
 def test_prepare_from_video_shrinks_by_basicsrs_imresize(tmp_path):
@@ -263,7 +266,10 @@ def test_prepare_names_every_frame_that_cannot_be_used(clips, tmp_path):
             'gt/001/00000004.png',
             '--gt: must hold folders of frames .* without a gap, got clips/gt/001 without 00000004.png.',
         ),
-        ('lq/002', "--lq: must hold Clip(name='002', num_frame=7, height=36, width=44), got None."),
+        (
+            'lq/002',
+            '--lq: must hold the clips of --gt, got clips/lq without 002 (1 missing). Add it, or name the clips',
+        ),
     ],
 )
 def test_prepare_with_a_gap_exits_with_one_line(remove, line, clips, tmp_path):
@@ -305,10 +311,10 @@ def test_prepare_onto_a_full_disk_says_so_and_goes_on_later(clips, tmp_path):
 
 def test_prepare_without_room_exits_before_it_writes(tmp_path, clips, monkeypatch):
     from multigrid_vsr.frames import prepare
-    from multigrid_vsr.frames.frame_sources import open_source
+    from multigrid_vsr.frames.pairs import open_sources
 
     monkeypatch.setattr(prepare.shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(10, 9, 1))
-    sources = prepare.Sources(open_source('--gt', clips / 'gt'), None, 4)
+    sources = open_sources(clips / 'gt', None, 4)
     with pytest.raises(InputError, match=r'-o: must have 0.00 GB free, got 0.00 GB in \S+. Make room.'):
         prepare.build(sources, tmp_path / 'store', 1)
     assert not (tmp_path / 'store').exists()

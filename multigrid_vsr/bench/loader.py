@@ -42,11 +42,11 @@ def _prepare(root: Path, rounds: int) -> tuple[float, float]:
     from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
     from multigrid_vsr.demo.video import find_video, read_frames
-    from multigrid_vsr.frames import frame_sources, prepare
+    from multigrid_vsr.frames import pair_tasks, pairs, prepare
 
     if not (root / 'png').exists():
         for number, frame in zip(range(100), read_frames(find_video('bigbuckbunny.mp4'))):
-            for kind, image in (('gt', frame), ('lq', prepare.shrink(frame, 4))):
+            for kind, image in (('gt', frame), ('lq', pair_tasks.shrink(frame, 4))):
                 path = root / f'png.unfinished/{kind}/001/{number:08d}.png'
                 path.parent.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(path), image)
@@ -61,15 +61,13 @@ def _prepare(root: Path, rounds: int) -> tuple[float, float]:
                 target.parent.mkdir(exist_ok=True)
                 make_lmdb_from_imgs(str(root / 'png' / kind), str(target), [f'{key}.png' for key in keys], keys)
 
-    gt, lq = (frame_sources.open_source('--gt', root / 'png' / kind) for kind in ('gt', 'lq'))
-    sources = prepare.Sources(gt, lq, 4)
-    workers = prepare.default_workers()
+    sources = pairs.open_sources(root / 'png/gt', root / 'png/lq', 4)
+    workers = pair_tasks.default_workers()
     decoding, building = [], []
     for _ in range(rounds):
         shutil.rmtree(root / 'store', ignore_errors=True)
         start = time.perf_counter()
-        tasks = prepare._tasks(sources)
-        for _ in prepare._in_processes(_decode_alone, tasks, workers):
+        for _ in pair_tasks.in_processes(_decode_alone, pair_tasks.tasks(sources), workers):
             pass
         decoding.append(time.perf_counter() - start)
         start = time.perf_counter()
@@ -79,9 +77,9 @@ def _prepare(root: Path, rounds: int) -> tuple[float, float]:
 
 
 def _decode_alone(task: Any) -> None:
-    from multigrid_vsr.frames import prepare
+    from multigrid_vsr.frames import pair_tasks
 
-    prepare._frames(4, task)
+    pair_tasks.decode_pair(4, task)
 
 
 def _options(root: Path, backend: str, gt_size: int, num_frame: int) -> dict[str, Any]:

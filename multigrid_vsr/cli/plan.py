@@ -6,11 +6,10 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.plan import comparison, stage_table
 from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.data.check import check_clips
-from multigrid_vsr.frames.clips import training_clips
+from multigrid_vsr.data.check import check_data
+from multigrid_vsr.frames.clips import MissingData
 from multigrid_vsr.options.multigrid_block import uses_multigrid
 from multigrid_vsr.options.option_file import read_options
 from multigrid_vsr.options.settle import settle
@@ -44,14 +43,13 @@ def run(args: argparse.Namespace) -> None:
     print(stage_table(schedule, world_size))
     print(comparison(schedule, world_size))
     print(*notes, sep='\n', end='\n' if notes else '')
-    dataset_opt = opt['datasets']['train']
     try:
-        clips = training_clips(dataset_opt)
-    except OptionError as error:
+        checked = check_data(opt, schedule, world_size)
+    except MissingData as error:
         print(f'Data not checked. {error}')
     else:
-        check_clips(clips, schedule, dataset_opt, world_size)
-        print(f'{len(clips)} clips of {sum(clip.num_frame for clip in clips)} frames.')
+        frames = sum(clip.num_frame for clip in checked.clips)
+        print(*checked.notes, f'{len(checked.clips)} clips of {frames} frames.', sep='\n')
 
 
 def _checked_run(opt: dict[str, Any], schedule: Schedule, world_size: int, gpus: int | None) -> list[str]:

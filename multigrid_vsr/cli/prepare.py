@@ -13,17 +13,26 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         'prepare',
         help='pack frames into a store of which a crop reads its own bytes alone',
-        description='Writes STORE/gt and STORE/lq for `io_backend: {type: packed}`. Interrupted, run again it goes on.',
+        description='Writes STORE/gt and STORE/lq for `io_backend: {type: packed}`. Interrupted, run again it goes on; '
+        'into a store that is there it packs what has changed since.',
     )
     parser.add_argument(
-        '--gt', type=Path, help='ground truth: folders of PNG, a BasicSR LMDB, a video or a folder of them'
+        '--gt', type=_path, help='ground truth: folders of images, a BasicSR LMDB, a video or a folder of videos'
     )
-    parser.add_argument('--lq', type=Path, help='LQ frames of the same clips; default: --gt shrunk by bicubic imresize')
+    parser.add_argument('--lq', type=_path, help='LQ frames of the same clips; default: --gt shrunk by imresize')
     parser.add_argument('--scale', type=int, default=4, help='ground truth side / LQ side (default: 4)')
-    parser.add_argument('-o', dest='out', type=Path, required=True, metavar='STORE', help='folder of the stores')
+    parser.add_argument('--list', type=_path, metavar='FILE', help="clips to take: a name a line, or BasicSR's list")
+    parser.add_argument(
+        '--min-frames', type=int, default=1, metavar='N', help='leave out clips with fewer frames (default: 1)'
+    )
+    parser.add_argument('-o', dest='out', type=_path, required=True, metavar='STORE', help='folder of the stores')
     parser.add_argument('--workers', type=int, help='processes (default: one for each core)')
     parser.add_argument('--verify', action='store_true', help='check a store, against --gt and --lq too if given')
     return parser
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
 
 
 def run(args: argparse.Namespace) -> None:
@@ -32,26 +41,30 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: If an argument, a frame or the disk does not do.
     """
-    from multigrid_vsr.frames import prepare
-    from multigrid_vsr.frames.frame_sources import open_source
+    from multigrid_vsr.frames.pair_tasks import default_workers
+    from multigrid_vsr.frames.pairs import open_sources
+    from multigrid_vsr.frames.prepare import build
+    from multigrid_vsr.frames.verify import verify
 
-    for name in ('scale', 'workers'):
+    for name in ('scale', 'workers', 'min_frames'):
         value = getattr(args, name)
         if value is not None and value < 1:
-            raise OptionError(f'--{name}', 'be at least 1', value, 'Correct the value.')
-    workers = args.workers or prepare.default_workers()
+            raise OptionError(f'--{name.replace("_", "-")}', 'be at least 1', value, 'Correct the value.')
+    workers = args.workers or default_workers()
     sources = None
     if args.gt is not None:
-        lq = open_source('--lq', args.lq) if args.lq is not None else None
-        sources = prepare.Sources(open_source('--gt', args.gt), lq, args.scale)
-        prepare.check_sources(sources)
-    if args.verify:
-        prepare.verify(args.out, sources, workers)
-    elif sources is None:
+        sources = open_sources(
+            args.gt, args.lq, args.scale, list_file=args.list, min_frames=args.min_frames, workers=workers
+        )
+        print(*sources.notes, sep='\n', end='\n' if sources.notes else '')
+    elif args.lq is not None or not args.verify:
         raise OptionError('--gt', 'be given', None, 'Say where the frames are.')
-    else:
-        try:
-            prepare.build(sources, args.out, workers)
-        except KeyboardInterrupt:
-            raise InputError(f'Interrupted. What is written stays in {args.out}: run it again to go on.') from None
-        print(f'dataroot_gt: {args.out / "gt"}\ndataroot_lq: {args.out / "lq"}\nio_backend: {{type: packed}}')
+    if args.verify:
+        verify(args.out, sources, workers)
+        return
+    assert sources is not None
+    try:
+        build(sources, args.out, workers)
+    except KeyboardInterrupt:
+        raise InputError(f'Interrupted. What is written stays in {args.out}: run it again to go on.') from None
+    print(f'dataroot_gt: {args.out / "gt"}\ndataroot_lq: {args.out / "lq"}\nio_backend: {{type: packed}}')

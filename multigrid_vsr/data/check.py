@@ -1,14 +1,55 @@
-"""Whether the training clips hold what a schedule asks of them."""
+"""Whether the training set is what the options say, and holds what a schedule asks of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.frames.clip import VIMEO90K_NAMES, Clip
-from multigrid_vsr.frames.clips import frame_names
+from multigrid_vsr.frames.clips import frame_names, frames_needed, training_clips
+from multigrid_vsr.frames.compare import compare_with_files, say_changed_sources
+
+
+@dataclass(frozen=True)
+class CheckedClips:
+    """The clips that a run trains on, and what its user should know about them, a line each."""
+
+    clips: tuple[Clip, ...]
+    notes: tuple[str, ...]
+
+
+def check_data(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> CheckedClips:
+    """Checks all that can be known of the training set without decoding a frame.
+
+    Args:
+        opt: The options of the run.
+        schedule: Shapes of the run.
+        world_size: Number of GPUs.
+
+    Raises:
+        MissingData: If the training set is not on this machine.
+        OptionError: If the list, the ground truth and the LQ frames disagree, a clip is too short or its frames too
+            small, or a global batch holds more than the data.
+        InputError: If a frame store cannot be opened.
+    """
+    dataset_opt = {'scale': opt.get('scale', 1), **opt['datasets']['train'], 'multigrid': schedule}
+    clips = training_clips(dataset_opt)
+    notes = _left_out(clips, dataset_opt)
+    check_clips(clips, schedule, dataset_opt, world_size)
+    notes += compare_with_files(clips, dataset_opt)
+    notes += say_changed_sources(dataset_opt)
+    return CheckedClips(tuple(clips), tuple(notes))
+
+
+def _left_out(clips: Sequence[Clip], dataset_opt: Mapping[str, Any]) -> list[str]:
+    if not dataset_opt.get('skip_short_clips'):
+        return []
+    number = len(training_clips({**dataset_opt, 'skip_short_clips': False})) - len(clips)
+    needed = frames_needed(dataset_opt)[0]
+    return [f'datasets.train.skip_short_clips: {number} clips of fewer than {needed} frames left out.']
 
 
 def check_clips(clips: Sequence[Clip], schedule: Schedule, dataset_opt: Mapping[str, Any], world_size: int) -> None:
@@ -17,27 +58,22 @@ def check_clips(clips: Sequence[Clip], schedule: Schedule, dataset_opt: Mapping[
     Args:
         clips: The clips of ``datasets.train``.
         schedule: Shapes of the run.
-        dataset_opt: ``datasets.train``.
+        dataset_opt: ``datasets.train``, with the schedule as ``multigrid``.
         world_size: Number of GPUs.
 
     Raises:
         OptionError: If a clip is too short or its frames too small, or a global batch holds more than the data.
     """
-    shapes = [segment.shape for segment in schedule.segments]
-    num_frame = max(shape.num_frame for shape in shapes)
-    is_vimeo = frame_names(dataset_opt) == VIMEO90K_NAMES
-    flips = is_vimeo and bool(dataset_opt.get('flip_sequence'))
-    interval = 1 if is_vimeo else max(dataset_opt.get('interval_list') or [1])
-    needed = num_frame // 2 if flips else (num_frame - 1) * interval + 1
+    needed, num_frame, interval = frames_needed(dataset_opt)
     shortest = min(clips, key=lambda clip: clip.num_frame)
     if shortest.num_frame < needed:
         raise OptionError(
             'datasets.train.num_frame',
             f'fit every clip ({needed} frames needed with an interval of {interval})',
             f'{num_frame} for clip {shortest.name} of {shortest.num_frame} frames',
-            'Lower it, or leave the clip out of meta_info_file.',
+            'Lower it, or set datasets.train.skip_short_clips: true.',
         )
-    gt_size = max(shape.gt_size for shape in shapes)
+    gt_size = max(segment.shape.gt_size for segment in schedule.segments)
     smallest = min(clips, key=lambda clip: min(clip.height, clip.width))
     if min(smallest.height, smallest.width) < gt_size:
         raise OptionError(
@@ -47,6 +83,7 @@ def check_clips(clips: Sequence[Clip], schedule: Schedule, dataset_opt: Mapping[
             'Lower it, or leave the clip out of meta_info_file.',
         )
     # A sample is a frame of a clip in REDS, a clip in Vimeo90K.
+    is_vimeo = frame_names(dataset_opt) == VIMEO90K_NAMES
     num_samples = len(clips) if is_vimeo else sum(clip.num_frame for clip in clips)
     for segment in schedule.segments:
         global_batch = segment.shape.batch_size_per_gpu * world_size

@@ -42,13 +42,13 @@ class MultigridREDSDataset(Dataset):
         opt (dict): Config for the training dataset, with the keys of ``REDSRecurrentDataset``: ``dataroot_gt``,
             ``dataroot_lq``, ``io_backend``, ``num_frame``, ``gt_size``, ``scale``, ``interval_list``,
             ``random_reverse``, ``use_hflip``, ``use_rot``, ``val_partition`` (optional here), ``test_mode``
-            (optional), ``meta_info_file`` (optional: see :func:`training_clips`); and ``target`` (optional): with
-            ``center`` a sample is a window around its key, and ``gt`` has the frame in the middle alone, without t, as
-            in BasicSR's ``REDSDataset``.
+            (optional), ``meta_info_file`` and ``skip_short_clips`` (optional: see :func:`training_clips`);
+            and ``target`` (optional): with ``center`` a sample is a window around its key, and ``gt`` has the frame in
+            the middle alone, without t, as in BasicSR's ``REDSDataset``.
 
     Raises:
         OptionError: If the list of clips cannot be read.
-        FrameError: On reading, if a frame is missing or damaged.
+        FrameError: On reading, if a frame is missing, damaged or of another size than the clip or 1/scale of it.
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
@@ -90,7 +90,8 @@ class MultigridREDSDataset(Dataset):
     ) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
         """Cuts samples, each an index and its source of random draws, straight into the tensors of a batch."""
         if self._readers is None:
-            self._readers = self._open('dataroot_lq'), self._open('dataroot_gt')
+            lq_clips = [clip.shrunk(self.scale) for clip in self.clips]
+            self._readers = self._open('dataroot_lq', lq_clips), self._open('dataroot_gt', self.clips)
         lq_reader, gt_reader = self._readers
         lq_size = gt_size // self.scale
         lq = empty(len(samples), num_frame, lq_size, lq_size, 3)
@@ -105,8 +106,8 @@ class MultigridREDSDataset(Dataset):
             keys.append(key)
         return lq, gt.squeeze(1) if self.centers else gt, keys
 
-    def _open(self, root: str) -> FrameReader:
-        return open_frames(self.opt[root], self.opt['io_backend'], frame_names(self.opt))
+    def _open(self, root: str, clips: Sequence[Clip]) -> FrameReader:
+        return open_frames(self.opt[root], self.opt['io_backend'], frame_names(self.opt), clips)
 
     def _draw_frames(
         self, index: int, num_frame: int, rng: random.Random | ModuleType

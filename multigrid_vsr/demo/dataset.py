@@ -10,8 +10,9 @@ import cv2
 from tqdm import tqdm
 
 from multigrid_vsr.demo.video import find_video, read_frames
-from multigrid_vsr.frames.frame_sources import open_source
-from multigrid_vsr.frames.prepare import Sources, build, default_workers, shrink
+from multigrid_vsr.frames.pair_tasks import default_workers, shrink
+from multigrid_vsr.frames.pairs import open_sources
+from multigrid_vsr.frames.prepare import build
 
 SCALE = 4
 
@@ -72,6 +73,6 @@ def prepare(root: Path) -> None:
                     bar.update()
     lines = [f'{p.clip} {p.num_frame} ({h},{w},3)\n' for p, (h, w) in sizes.items() if p.folder == 'train']
     (unfinished / 'train/meta_info.txt').write_text(''.join(lines))
-    gt, lq = (open_source(f'--{kind}', unfinished / 'train' / kind) for kind in ('gt', 'lq'))
-    build(Sources(gt, lq, SCALE), unfinished / 'store', default_workers())
+    sources = open_sources(unfinished / 'train/gt', unfinished / 'train/lq', SCALE)
+    build(sources, unfinished / 'store', default_workers())
     unfinished.rename(root)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,8 +13,9 @@ import lmdb
 import numpy as np
 
 from multigrid_vsr.core.errors import FrameError
-from multigrid_vsr.frames.clip import FrameNames
+from multigrid_vsr.frames.clip import Clip, FrameNames
 from multigrid_vsr.frames.frame_store import FrameStore
+from multigrid_vsr.frames.image_size import Size, png_size
 from multigrid_vsr.frames.png_rows import first_rows
 
 
@@ -31,16 +32,26 @@ class FrameReader(Protocol):
             out: uint8 (t, size, size, 3), BGR; filled. The pixels of a row lie side by side, the rows anywhere.
 
         Raises:
-            FrameError: If a frame is missing, damaged or smaller than the square.
+            FrameError: If a frame is missing, damaged or of another size than its clip.
         """
 
 
-def open_frames(root: str | Path, io_backend: Mapping[str, Any], names: FrameNames) -> FrameReader:
-    """Opens the frames below ``root`` with the back end ``io_backend['type']``, one of ``IO_BACKENDS``."""
+def open_frames(
+    root: str | Path, io_backend: Mapping[str, Any], names: FrameNames, clips: Iterable[Clip]
+) -> FrameReader:
+    """Opens the frames below ``root``.
+
+    Args:
+        root: Folder, LMDB or store.
+        io_backend: Its ``type`` is one of ``IO_BACKENDS``.
+        names: How frames are named.
+        clips: The clips, with the size that every frame of theirs has to have.
+    """
+    folder, sizes = Path(root).expanduser(), {clip.name: (clip.height, clip.width) for clip in clips}
     readers: dict[str, Callable[[], FrameReader]] = {
-        'disk': lambda: DiskReader(Path(root), names),
-        'lmdb': lambda: LmdbReader(Path(root), names),
-        'packed': lambda: FrameStore(root),
+        'disk': lambda: DiskReader(folder, names, sizes),
+        'lmdb': lambda: LmdbReader(folder, names, sizes),
+        'packed': lambda: FrameStore(folder),
     }
     return readers[io_backend['type']]()
 
@@ -48,9 +59,10 @@ def open_frames(root: str | Path, io_backend: Mapping[str, Any], names: FrameNam
 class DiskReader:
     """Frames as files ``root/clip/00000000.png``."""
 
-    def __init__(self, root: Path, names: FrameNames) -> None:
+    def __init__(self, root: Path, names: FrameNames, sizes: Mapping[str, Size]) -> None:
         self.root = root
         self.names = names
+        self.sizes = sizes
 
     def crop(self, clip: str, frames: Sequence[int], top: int, left: int, out: np.ndarray) -> None:
         for frame, image in zip(frames, out):
@@ -60,7 +72,7 @@ class DiskReader:
                     encoded = file.read()
             except OSError as error:
                 raise FrameError(f'clip {clip}, frame {frame}: cannot read {path} ({error.strerror})') from None
-            _decode_crop(encoded, clip, frame, path, top, left, image)
+            _decode_crop(encoded, clip, frame, path, self.sizes[clip], top, left, image)
 
 
 @functools.cache
@@ -79,9 +91,10 @@ def open_env(root: str, pid: int) -> lmdb.Environment:
 class LmdbReader:
     """Frames as encoded images in BasicSR's LMDB, with keys ``clip/00000000``."""
 
-    def __init__(self, root: Path, names: FrameNames) -> None:
+    def __init__(self, root: Path, names: FrameNames, sizes: Mapping[str, Size]) -> None:
         self.root = root
         self.names = names
+        self.sizes = sizes
         self._transaction = open_env(str(root), os.getpid()).begin(buffers=True)
 
     def crop(self, clip: str, frames: Sequence[int], top: int, left: int, out: np.ndarray) -> None:
@@ -90,22 +103,28 @@ class LmdbReader:
             encoded = self._transaction.get(key.encode())
             if encoded is None:
                 raise FrameError(f'clip {clip}, frame {frame}: no key {key} in {self.root}')
-            _decode_crop(encoded, clip, frame, str(self.root), top, left, image)
+            _decode_crop(encoded, clip, frame, f'{key} in {self.root}', self.sizes[clip], top, left, image)
 
 
 def _decode_crop(
-    encoded: bytes | memoryview, clip: str, frame: int, source: str, top: int, left: int, out: np.ndarray
+    encoded: bytes | memoryview, clip: str, frame: int, source: str, size: Size, top: int, left: int, out: np.ndarray
 ) -> None:
-    """Decodes a frame as far down as the crop reaches, and copies the crop alone."""
-    size = out.shape[0]
-    encoded = first_rows(encoded, top + size)
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if len(encoded) else None
+    """Decodes a frame as far down as the crop reaches, and copies the crop alone.
+
+    Args:
+        encoded: The frame, an encoded image.
+        clip, frame, source: What it is, for messages.
+        size: The height and width that it has to have.
+        top, left, out: As for :class:`FrameReader`.
+    """
+    rows = top + out.shape[0]
+    shortened = first_rows(encoded, rows)
+    image = cv2.imdecode(np.frombuffer(shortened, np.uint8), cv2.IMREAD_COLOR) if len(shortened) else None
     if image is None:
         raise FrameError(f'clip {clip}, frame {frame}: {source} holds no image that can be decoded')
-    height, width = image.shape[:2]
-    if top + size > height or left + size > width:
+    height, width = image.shape[:2] if shortened is encoded else png_size(encoded)
+    if (height, width) != size:
         raise FrameError(
-            f'clip {clip}, frame {frame}: {source} is {height}x{width}, too small for a crop of {size} at '
-            f'({top}, {left})'
+            f'clip {clip}, frame {frame}: {source} is {height}x{width}, not {size[0]}x{size[1]} as its clip'
         )
-    out[:] = image[top : top + size, left : left + size]
+    out[:] = image[top:rows, left : left + out.shape[1]]

@@ -1,21 +1,22 @@
-"""Where the frames of a store come from: folders, BasicSR's LMDBs and videos."""
+"""Where the frames of a store come from: folders of images, BasicSR's LMDBs and videos."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 
-from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.frames.clip import REDS_NAMES, VIMEO90K_NAMES, Clip, FrameNames
-from multigrid_vsr.frames.clips import read_lmdb_list, scan_folders
+from multigrid_vsr.core.errors import InputError, OptionError
+from multigrid_vsr.frames.clip import Clip
 from multigrid_vsr.frames.frame_readers import open_env
-
-VIDEO_SUFFIXES = ('.mp4', '.mkv', '.avi', '.mov', '.webm', '.m4v')
+from multigrid_vsr.frames.image_size import image_size
+from multigrid_vsr.frames.lists import read_lmdb_list
+from multigrid_vsr.frames.source_tree import SourceTree, check_numbers, kind_of, read_tree
+from multigrid_vsr.frames.store_info import Origin, stamp
+from multigrid_vsr.frames.video_source import VideoSource
 
 Payload = bytes | np.ndarray | None  # an encoded image, a decoded frame, or nothing where it cannot be read
 
@@ -24,54 +25,115 @@ class FrameSource(Protocol):
     """Clips, and their frames in order.
 
     Attributes:
-        clips: The clips; of a video, ``num_frame`` is what its header says.
+        root: The folder or file that was given.
+        names: The names of all clips.
+        notes: What the user should know about it, a line each.
     """
 
-    clips: list[Clip]
+    root: Path
+    names: list[str]
+    notes: list[str]
 
-    def frames(self, clip: Clip) -> Iterator[Payload]:
+    def measure(self, names: Collection[str]) -> dict[str, Clip]:
+        """Finds out length and size of clips.
+
+        Raises:
+            OptionError: If one cannot be used.
+        """
+
+    def files(self, name: str) -> list[str]:
+        """The files of a clip below ``root``: one for each frame, or one for all of them."""
+
+    def frames(self, name: str) -> Iterator[Payload]:
         """The frames of a clip, as cheaply as they can be had: who takes them decodes them."""
 
-    def where(self, clip: str, frame: int) -> str:
+    def where(self, name: str, frame: int) -> str:
         """The file that holds a frame, for messages."""
 
 
-def open_source(option: str, root: Path) -> FrameSource:
-    """Opens a folder of clips (as REDS or Vimeo90K), a BasicSR LMDB, a video or a folder of videos.
+def open_source(option: str, root: Path, workers: int = 1) -> FrameSource:
+    """Opens a folder of images or of such folders, a BasicSR LMDB, a video or a folder of videos.
+
+    Args:
+        option: Which option names it.
+        root: What was given.
+        workers: Threads that count the frames of videos.
 
     Raises:
-        InputError: If it is none of these.
+        OptionError: If it is none of these.
     """
     if (root / 'data.mdb').is_file():
         return LmdbSource(option, root)
-    if root.is_file() and root.suffix.lower() in VIDEO_SUFFIXES:
-        return VideoSource([root])
-    if root.is_dir():
-        videos = sorted(path for path in root.iterdir() if path.suffix.lower() in VIDEO_SUFFIXES)
-        if videos:
-            return VideoSource(videos)
-        is_vimeo = next(root.glob(f'*/*/{VIMEO90K_NAMES.stem(0)}.png'), None) is not None
-        return FolderSource(option, root, VIMEO90K_NAMES if is_vimeo else REDS_NAMES)
-    raise InputError(f'{option}: must be a folder of clips, an LMDB or a video, got {root}. Correct the path.')
+    if root.is_file():
+        if kind_of(root) != 'video':
+            raise OptionError(option, 'be a video, or a folder of images', root, 'Give the folder that it is in.')
+        return VideoSource(option, root, {root.stem: ''}, [], workers)
+    if not root.is_dir():
+        raise OptionError(option, 'be a folder of clips, an LMDB or a video', root, 'Correct the path.')
+    tree = read_tree(option, root)
+    if tree.videos:
+        return VideoSource(option, root, tree.videos, tree.notes, workers)
+    if not tree.images:
+        raise OptionError(option, 'hold at least one clip', f'none in {root}', 'Correct the path.')
+    return ImageSource(option, root, tree)
 
 
-class FolderSource:
-    """PNG files in a folder for each clip."""
+def origin_of(source: FrameSource, names: Mapping[str, str], is_shrunk: bool = False) -> Origin:
+    """What a store is made of, as its files are now.
 
-    def __init__(self, option: str, root: Path, names: FrameNames) -> None:
+    Args:
+        source: Where its frames come from.
+        names: For each clip of the store its name in the source.
+        is_shrunk: Whether its frames are shrunk.
+
+    Raises:
+        InputError: If a file is not there any more.
+    """
+    root = source.root.absolute()
+    files: dict[str, list[tuple[str, int, int]]] = {}
+    try:
+        for name, name_there in names.items():
+            files[name] = [(path, *stamp(root / path)) for path in source.files(name_there)]
+    except OSError as error:
+        raise InputError(f'{error.filename}: cannot be read ({error.strerror}). Run it again without it.') from None
+    return Origin(str(root), is_shrunk, files)
+
+
+class ImageSource:
+    """Images in a folder for each clip, under any names, in natural order."""
+
+    def __init__(self, option: str, root: Path, tree: SourceTree) -> None:
         self.root = root
-        self.names = names
-        self.clips = scan_folders(option, root, names)
+        self.names = list(tree.images)
+        self.notes = [f'{option}: {note}' for note in tree.notes]
+        self._option = option
+        self._files = tree.images
 
-    def frames(self, clip: Clip) -> Iterator[Payload]:
-        for frame in range(clip.num_frame):
+    def measure(self, names: Collection[str]) -> dict[str, Clip]:
+        clips = {}
+        for name in names:
+            files = self._files[name]
+            check_numbers(self._option, self.root, files)
+            size = image_size(self.root / files[0])
+            if size is None:
+                raise OptionError(
+                    self._option, 'hold images', f'{self.root / files[0]}, which is none', 'Replace or remove it.'
+                )
+            clips[name] = Clip(name, len(files), *size)
+        return clips
+
+    def files(self, name: str) -> list[str]:
+        return self._files[name]
+
+    def frames(self, name: str) -> Iterator[Payload]:
+        for path in self._files[name]:
             try:
-                yield Path(self.where(clip.name, frame)).read_bytes()
+                yield (self.root / path).read_bytes()
             except OSError:
                 yield None
 
-    def where(self, clip: str, frame: int) -> str:
-        return f'{self.root}/{clip}/{self.names.stem(frame)}.png'
+    def where(self, name: str, frame: int) -> str:
+        return str(self.root / self._files[name][frame])
 
 
 class LmdbSource:
@@ -79,45 +141,22 @@ class LmdbSource:
 
     def __init__(self, option: str, root: Path) -> None:
         self.root = root
-        self.clips = read_lmdb_list(option, root)
+        self.notes: list[str] = []
+        clips, self._keys = read_lmdb_list(option, root)
+        self._clips = {clip.name: clip for clip in clips}
+        self.names = list(self._clips)
         self._transaction = open_env(str(root), os.getpid()).begin(buffers=True)
-        first = self.clips[0].name if self.clips else ''
-        self._names = next(
-            (n for n in (REDS_NAMES, VIMEO90K_NAMES) if self._transaction.get(f'{first}/{n.stem(0)}'.encode())),
-            REDS_NAMES,
-        )
 
-    def frames(self, clip: Clip) -> Iterator[Payload]:
-        for frame in range(clip.num_frame):
-            value = self._transaction.get(f'{clip.name}/{self._names.stem(frame)}'.encode())
+    def measure(self, names: Collection[str]) -> dict[str, Clip]:
+        return {name: self._clips[name] for name in names}
+
+    def files(self, name: str) -> list[str]:
+        return ['data.mdb']
+
+    def frames(self, name: str) -> Iterator[Payload]:
+        for key in self._keys[name]:
+            value = self._transaction.get(key.encode())
             yield None if value is None else bytes(value)
 
-    def where(self, clip: str, frame: int) -> str:
-        return f'{clip}/{self._names.stem(frame)} in {self.root}'
-
-
-class VideoSource:
-    """Video files: each is a clip, named by its file."""
-
-    def __init__(self, paths: list[Path]) -> None:
-        self.paths = {path.stem: path for path in paths}
-        self.clips = [self._clip(path) for path in paths]
-
-    @staticmethod
-    def _clip(path: Path) -> Clip:
-        video = cv2.VideoCapture(str(path))
-        size = [
-            int(video.get(p)) for p in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH)
-        ]
-        if not video.isOpened() or min(size) < 1:
-            raise InputError(f'{path}: must be a video that can be decoded, got no frames. Leave it out.')
-        return Clip(path.stem, *size)
-
-    def frames(self, clip: Clip) -> Iterator[Payload]:
-        video = cv2.VideoCapture(str(self.paths[clip.name]))
-        for _ in range(clip.num_frame):
-            there_is_one, frame = video.read()
-            yield frame if there_is_one else None
-
-    def where(self, clip: str, frame: int) -> str:
-        return f'{self.paths[clip]}'
+    def where(self, name: str, frame: int) -> str:
+        return f'{self._keys[name][frame]} in {self.root}'

@@ -6,6 +6,8 @@ import struct
 
 from isal import isal_zlib
 
+from multigrid_vsr.frames.image_size import png_size
+
 _SIGNATURE = b'\x89PNG\r\n\x1a\n'
 # Of IHDR: 8 bits a channel, RGB, deflate, the standard filters, not interlaced.
 _PLAIN_RGB = bytes([8, 2, 0, 0, 0])
@@ -27,7 +29,7 @@ def first_rows(encoded: bytes | memoryview, rows: int) -> bytes | memoryview:
     """
     if encoded[:8] != _SIGNATURE or encoded[24:29] != _PLAIN_RGB:
         return encoded
-    width, height = struct.unpack('>II', encoded[16:24])
+    height, width = png_size(encoded)
     size = rows * (1 + 3 * width)
     if rows >= height:
         return encoded
@@ -37,6 +39,8 @@ def first_rows(encoded: bytes | memoryview, rows: int) -> bytes | memoryview:
     while len(filtered) < size and position + 12 <= len(encoded):
         (length,) = struct.unpack_from('>I', encoded, position)
         end = position + 8 + length
+        if encoded[position + 4 : position + 8] == b'eXIf':  # which may say that the image is turned
+            return encoded
         if encoded[position + 4 : position + 8] == b'IDAT':
             if isal_zlib.crc32(encoded[position + 4 : end]) != int.from_bytes(encoded[end : end + 4], 'big'):
                 return b''

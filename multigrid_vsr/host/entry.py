@@ -142,12 +142,12 @@ def _check_host(written: Mapping[str, Any]) -> None:
 
 
 def _check_data(opt: Mapping[str, Any]) -> None:
-    from multigrid_vsr.data.check import check_clips
-    from multigrid_vsr.frames.clips import training_clips
+    from multigrid_vsr.data.check import check_data
     from multigrid_vsr.models.checkpoint import ranks
 
-    dataset_opt = opt['datasets']['train']
-    check_clips(training_clips(dataset_opt), schedule_from_options(opt), dataset_opt, ranks(opt))
+    notes = check_data(opt, schedule_from_options(opt), ranks(opt)).notes
+    if opt['rank'] == 0:
+        print(*notes, sep='\n', end='\n' if notes else '')
 
 
 def _print_input_errors_as_one_line() -> None:

@@ -68,6 +68,12 @@ OPTIONS = (
         default='none is left out',
     ),
     Option(f'{_DATASET}.test_mode', SWITCH, 'Uses the clips of `val_partition` alone.', default=False),
+    Option(
+        f'{_DATASET}.skip_short_clips',
+        SWITCH,
+        'Whether clips with fewer frames than the longest sample needs are left out; else they are an error.',
+        default=False,
+    ),
     Option(f'{_DATASET}.interval_list', list_of(WHOLE), 'Steps between frames to draw from.', 'frames', [1]),
     Option(f'{_DATASET}.random_reverse', SWITCH, 'Whether half of the samples run backwards.', default=False),
     Option(f'{_DATASET}.use_hflip', SWITCH, 'Whether half of the samples are mirrored.'),
