@@ -1,6 +1,5 @@
 """Waits for ``import basicsr``. Runs at the start of every Python, so it imports only what is there already."""
 
-import itertools
 import os
 import sys
 
@@ -89,7 +88,8 @@ def _left_alone(folders) -> bool:
 def _refuse_if_asked(folders, lacking) -> None:
     """Says so where the option file of the command line has this plugin's name in it."""
     words = getattr(sys, 'argv', [])
-    paths = [path for flag, path in itertools.pairwise(words) if flag in ('-opt', '--opt')]
+    following = zip(words, words[1:])  # noqa: RUF007  # itertools is not there already
+    paths = [path for flag, path in following if flag in ('-opt', '--opt')]
     paths += [word.partition('=')[2] for word in words if word.startswith(('-opt=', '--opt='))]
     for path in filter(os.path.isfile, paths):
         try:
