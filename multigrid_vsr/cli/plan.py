@@ -25,7 +25,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints the table; a training set that is not on this machine is a note, not an error.
+    """Prints the table; files and folders that are not on this machine are notes, not errors.
 
     Raises:
         InputError: If the file or an option of it cannot be used.
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     schedule = checked_schedule(opt)
     world_size = args.gpus or world_size_of(opt)
     if uses_multigrid(opt):
-        notes += _checked_run(opt, schedule, world_size, args.gpus)
+        notes += _checked_run(opt, schedule, world_size)
     else:
         notes.append(
             "A plain run of BasicSR, with neither a block nor the Multigrid types: BasicSR's options not checked."
@@ -50,15 +50,19 @@ def run(args: argparse.Namespace) -> None:
     else:
         frames = sum(clip.num_frame for clip in checked.clips)
         print(*checked.notes, f'{len(checked.clips)} clips of {frames} frames.', sep='\n')
+    if args.gpus is None and uses_multigrid(opt):
+        from multigrid_vsr.host.run_check import check_num_gpu
+
+        check_num_gpu(opt)
 
 
-def _checked_run(opt: dict[str, Any], schedule: Schedule, world_size: int, gpus: int | None) -> list[str]:
+def _checked_run(opt: dict[str, Any], schedule: Schedule, world_size: int) -> list[str]:
     """Makes the checks that need BasicSR; returns a line for each path that is not on this machine."""
     import basicsr  # noqa: F401  # its registries
 
     from multigrid_vsr.host.run_check import check_run, check_state
 
-    missing = check_run(opt, gpus, may_miss=True)
+    missing = check_run(opt, may_miss=True)
     if opt['path'].get('resume_state') and all(error.option != 'path.resume_state' for error in missing):
         check_state(opt, schedule, world_size)
     return [f'Data not checked. {error}' for error in missing]

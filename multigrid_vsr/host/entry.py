@@ -96,7 +96,7 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
         written = _written()
         if written is None:
             return original(root_path, is_train)
-        from multigrid_vsr.host.run_check import check_run
+        from multigrid_vsr.host.run_check import check_num_gpu, check_run
 
         _check_host(written)
         notes = settle(written)
@@ -104,6 +104,7 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
         if follows_schedule:
             checked_schedule(written)
             check_run(written)
+            check_num_gpu(written)
             if os.environ.get('RANK', '0') == '0':
                 print(*notes, sep='\n', end='\n' if notes else '')
         opt, args = original(root_path, is_train)

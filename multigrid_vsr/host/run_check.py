@@ -13,15 +13,14 @@ from multigrid_vsr.host.registry_check import build_on_meta, check_names_and_arg
 from multigrid_vsr.models import checkpoint
 from multigrid_vsr.models.weights_check import check_pretrained
 from multigrid_vsr.options.arch_limits import GAN_MODEL_TYPES
-from multigrid_vsr.options.host_options import check_host_options, check_num_gpu, missing_paths, test_sets
+from multigrid_vsr.options.host_options import check_host_options, missing_paths, test_sets
 
 
-def check_run(opt: dict[str, Any], num_gpu: int | None = None, may_miss: bool = False) -> list[OptionError]:
+def check_run(opt: dict[str, Any], may_miss: bool = False) -> list[OptionError]:
     """Tries what a run will look up, build and read, but for its training set. Nothing is written.
 
     Args:
         opt: The options of a training run that follows a schedule, checked and settled.
-        num_gpu: Number of GPUs to compare with; those of this machine where it is ``None``.
         may_miss: Whether files and folders may be absent.
 
     Returns:
@@ -34,7 +33,6 @@ def check_run(opt: dict[str, Any], num_gpu: int | None = None, may_miss: bool = 
     if missing and not may_miss:
         raise missing[0]
     check_host_options(opt)
-    check_num_gpu(opt['num_gpu'], torch.cuda.device_count() if num_gpu is None else num_gpu)
     check_names_and_arguments(opt)
     absent = {error.option for error in missing}
     for label in 'gd' if opt['model_type'] in GAN_MODEL_TYPES else 'g':
@@ -60,3 +58,14 @@ def check_state(opt: dict[str, Any], schedule: Schedule, world_size: int) -> Non
     rows = checkpoint.schedule_rows(schedule, world_size)
     may_differ = bool(opt['path'].get('resume_changed_schedule'))
     checkpoint.check_same_run(state, rows, opt.get('manual_seed'), may_differ)
+
+
+def check_num_gpu(opt: dict[str, Any]) -> None:
+    """Compares ``num_gpu`` with this machine.
+
+    Raises:
+        OptionError: If it has fewer.
+    """
+    num_gpu, found = opt['num_gpu'], torch.cuda.device_count()
+    if num_gpu != 'auto' and num_gpu > found:
+        raise OptionError('num_gpu', f'be at most the {found} GPUs of this machine', num_gpu, 'Set num_gpu: auto.')

@@ -53,16 +53,6 @@ def check_host_options(opt: Mapping[str, Any]) -> None:
         )
 
 
-def check_num_gpu(num_gpu: int | str, found: int) -> None:
-    """Compares ``num_gpu`` with this machine.
-
-    Raises:
-        OptionError: If it has fewer.
-    """
-    if isinstance(num_gpu, int) and num_gpu > found:
-        raise OptionError('num_gpu', f'be at most the {found} GPUs of this machine', num_gpu, 'Set num_gpu: auto.')
-
-
 def test_sets(opt: Mapping[str, Any]) -> Iterator[str]:
     """The dotted names of the test sets.
 
