@@ -38,8 +38,8 @@ def check_data(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> C
     dataset_opt = {'scale': opt.get('scale', 1), **opt['datasets']['train'], 'multigrid': schedule}
     clips = training_clips(dataset_opt)
     notes = _left_out(clips, dataset_opt)
-    check_clips(clips, schedule, dataset_opt, world_size)
     notes += compare_with_files(clips, dataset_opt)
+    check_clips(clips, schedule, dataset_opt, world_size)
     notes += say_changed_sources(dataset_opt)
     return CheckedClips(tuple(clips), tuple(notes))
 

@@ -1,0 +1,347 @@
+"""The training set is what the options say: seen before the run, by header, and while it trains, frame by frame."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from basicsr.utils.lmdb_util import make_lmdb_from_imgs
+from probe import NETWORK, train_here
+from runs import options
+from test_multigrid_reds_dataset import dataset_options
+from test_multigrid_vimeo90k_dataset import septuplets  # noqa: F401
+
+from multigrid_vsr.core.errors import FrameError, OptionError
+from multigrid_vsr.core.shapes import SampleRequest
+from multigrid_vsr.data.check import check_data
+from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
+from multigrid_vsr.frames import compare
+from multigrid_vsr.frames.clips import training_clips
+from multigrid_vsr.frames.image_size import image_size
+from multigrid_vsr.frames.pairs import open_sources
+from multigrid_vsr.frames.prepare import build
+from multigrid_vsr.options.train_block import checked_schedule
+
+BACKENDS = ('disk', 'lmdb', 'packed')
+
+
+@pytest.fixture(scope='module')
+def layouts(clips, septuplets, tmp_path_factory):  # noqa: F811
+    """The clips and the septuplets as folders, LMDBs and stores."""
+    made = {}
+    for name, source in (('reds', clips), ('vimeo', septuplets)):
+        root = tmp_path_factory.mktemp(name)
+        made[name, 'disk'] = source
+        make_lmdbs(source, root)
+        build(open_sources(source / 'gt', source / 'lq', 4), root / 'store', 1)
+        made[name, 'lmdb'], made[name, 'packed'] = root, root / 'store'
+    return made
+
+
+def make_lmdbs(source: Path, root: Path) -> None:
+    for kind in ('gt', 'lq'):
+        paths = sorted(str(path.relative_to(source / kind)) for path in (source / kind).rglob('*.png'))
+        make_lmdb_from_imgs(str(source / kind), str(root / f'{kind}.lmdb'), paths, [path[:-4] for path in paths])
+
+
+def run_options(root, backend='disk', layout='reds', **changes):
+    opt = options(root, network_g=NETWORK, datasets__train__io_backend={'type': backend})
+    suffix = '.lmdb' if backend == 'lmdb' else ''
+    opt['datasets']['train'].update(dataroot_gt=f'{root}/gt{suffix}', dataroot_lq=f'{root}/lq{suffix}')
+    if layout == 'vimeo':
+        opt['datasets']['train']['type'] = 'MultigridVimeo90KDataset'
+    opt['datasets']['train'].update(changes)
+    return opt
+
+
+def check(opt):
+    return check_data(opt, checked_schedule(opt), 1)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize(('layout', 'num_clips', 'num_frame'), [('reds', 3, 22), ('vimeo', 4, 28)])
+def test_check_of_a_right_training_set_says_nothing(layout, num_clips, num_frame, backend, layouts):
+    checked = check(run_options(layouts[layout, backend], backend, layout))
+    assert (len(checked.clips), sum(clip.num_frame for clip in checked.clips)) == (num_clips, num_frame)
+    assert checked.notes == ()
+
+
+# What is wrong, for each layout and back end: the list, and the line.
+LISTS = [
+    ('reds', '009 6 (144,176,3)', r'dataroot_gt: must hold the frames that meta_info_file lists, 6 of clip 009, got 0 in'),
+    ('reds', '000 7 (144,176,3)', r'lists, 7 of clip 000, got 6 in \S*.*000.* \(without .*\)'),
+    ('reds', '000 6 (176,144,3)', r'meta_info_file: must say the size of the frames, 144x176 in .*, got 176x144 for clip 000'),
+    ('reds', '000 6 (720,1280,3)', r'meta_info_file: must say the size of the frames, 144x176 in .*, got 720x1280 for clip 0'),
+    ('vimeo', '00003/0001 7 (144,176,3)', r'lists, 7 of clip 00003/0001, got 0 in'),
+    ('vimeo', '00001/0001 8 (144,176,3)', r'lists, 8 of clip 00001/0001, got 7 in'),
+    ('vimeo', '00001/0001 7 (256,448,3)', r'must say the size of the frames, 144x176 in .*, got 256x448 for clip 00001/0001'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize(('layout', 'text', 'line'), LISTS)
+def test_check_of_a_list_that_disagrees_names_both(layout, text, line, backend, layouts, tmp_path):
+    (tmp_path / 'list.txt').write_text(f'{text}\n')
+    opt = run_options(layouts[layout, backend], backend, layout, meta_info_file=str(tmp_path / 'list.txt'))
+    with pytest.raises(OptionError, match=line) as error:
+        check(opt)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_check_of_a_list_of_fewer_frames_is_a_note(backend, layouts, tmp_path):
+    (tmp_path / 'list.txt').write_text('000 5 (144,176,3)\n002 7 (144,176,3)\n')
+    opt = run_options(layouts['reds', backend], backend, meta_info_file=str(tmp_path / 'list.txt'))
+    (note,) = check(opt).notes
+    assert note.startswith('datasets.train.meta_info_file: lists fewer frames than there are of 1 clips, 5 of the 6 in')
+
+
+def without_clip(root):
+    shutil.rmtree(root / 'lq/002')
+
+
+def without_frame(root):
+    (root / 'lq/001/00000008.png').unlink()
+
+
+def with_one_more(root):
+    shutil.copy(root / 'lq/001/00000008.png', root / 'lq/001/00000009.png')
+
+
+def of_half_size(root):
+    for path in (root / 'lq/001').iterdir():
+        cv2.imwrite(str(path), cv2.imread(str(path))[:18, :22])
+
+
+def ground_truth(root):
+    shutil.rmtree(root / 'lq')
+    shutil.copytree(root / 'gt', root / 'lq')
+
+
+LQ = [
+    (without_clip, r'dataroot_lq: must hold those of dataroot_gt, 7 of clip 002, got 0 in'),
+    (without_frame, r'dataroot_lq: must hold those of dataroot_gt, 9 of clip 001, got 8 in .*\(without .*00000008'),
+    (with_one_more, r'dataroot_lq: must hold those of dataroot_gt, 9 of clip 001, got 10 in'),
+    (of_half_size, r'dataroot_lq: must hold frames of 1/4 of the ground truth, 144x176 in .*001.*, got 18x22 in .*001'),
+    (
+        ground_truth,
+        r'dataroot_lq: must hold frames of 1/4 of the ground truth, 144x176 in .*000.*, got 144x176 in .*000',
+    ),
+]
+
+
+@pytest.mark.parametrize('backend', ['disk', 'lmdb'])
+@pytest.mark.parametrize(('change', 'line'), LQ, ids=[change.__name__ for change, _ in LQ])
+def test_check_of_lq_frames_that_are_not_those_of_the_ground_truth_stops(change, line, backend, clips, tmp_path):
+    root = shutil.copytree(clips, tmp_path / 'clips')
+    change(root)
+    if backend == 'lmdb':
+        make_lmdbs(root, root)
+    with pytest.raises(OptionError, match=line):
+        check(run_options(root, backend))
+
+
+def test_run_and_plan_on_the_ground_truth_as_lq_stop_before_anything_is_written(clips, tmp_path):
+    from multigrid_vsr.cli import main
+
+    opt = run_options(clips, dataroot_lq=str(clips / 'gt'))
+    line = r'dataroot_lq: must hold frames of 1/4 .*, got 144x176 in \S+gt/000/00000000.png. Correct the path or scale.'
+    with pytest.raises(OptionError, match=line):
+        train_here(tmp_path, opt)
+    assert [path.name for path in tmp_path.iterdir()] == ['run.yml']
+    with pytest.raises(SystemExit, match=line):
+        main(['plan', '-opt', str(tmp_path / 'run.yml')])
+
+
+def test_check_leaves_hidden_and_system_folders_and_files_out(clips, tmp_path):
+    root = shutil.copytree(clips, tmp_path / 'clips')
+    for name in ('gt/.ipynb_checkpoints', 'gt/__MACOSX', 'lq/.ipynb_checkpoints'):
+        (root / name).mkdir()
+    for name in ('gt/000/._00000000.png', 'gt/001/.00000003.png', 'gt/Thumbs.db', 'gt/000/Thumbs.db'):
+        (root / name).write_bytes(b'')
+    assert [clip.num_frame for clip in check(run_options(root)).clips] == [6, 9, 7]
+
+
+@pytest.mark.parametrize(
+    ('name', 'line'),
+    [
+        ('001/00000004.png', r'must hold folders of frames 00000000.png, .* without a gap, got \S+001 without 00000004.png.'),
+        ('001/cover.png', r'got \S+001/cover.png too. Move it elsewhere.'),
+        ('003/frame_0001.png', r'got \S+003 with frame_0001.png. `multigrid-vsr prepare` takes frames under any names'),
+    ],
+)  # fmt: skip
+def test_check_of_frames_under_other_names_says_what_to_do(name, line, clips, tmp_path):
+    root = shutil.copytree(clips, tmp_path / 'clips')
+    path = root / 'gt' / name
+    path.parent.mkdir(exist_ok=True)
+    if path.exists():
+        path.unlink()
+    else:
+        shutil.copy(clips / 'gt/000/00000000.png', path)
+    with pytest.raises(OptionError, match=line):
+        check(run_options(root))
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_short_clips_stop_the_run_or_are_skipped(backend, layouts):
+    opt = run_options(layouts['reds', backend], backend, num_frame=7)
+    opt['multigrid']['num_frame'] = [3, 7]
+    with pytest.raises(
+        OptionError, match=r'got 7 for clip 000 of 6 frames. Lower it, or set .*skip_short_clips: true.'
+    ):
+        check(opt)
+    opt['datasets']['train']['skip_short_clips'] = True
+    checked = check(opt)
+    assert [clip.name for clip in checked.clips] == ['001', '002']
+    assert checked.notes == ('datasets.train.skip_short_clips: 1 clips of fewer than 7 frames left out.',)
+
+
+def test_run_without_its_short_clips_trains_on_the_others(clips, tmp_path):
+    opt = run_options(clips, num_frame=7, skip_short_clips=True)
+    opt['multigrid']['num_frame'] = [3, 5, 7]
+    assert len(train_here(tmp_path, opt)) == 13
+
+
+def test_short_clips_are_skipped_with_the_largest_interval(clips):
+    opt = dataset_options(clips, num_frame=3, interval_list=[1, 4], skip_short_clips=True)
+    assert [clip.name for clip in training_clips(opt)] == ['001']  # 2 x 4 + 1 = 9 frames
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig'])
+def test_list_in_utf_8_is_read_with_and_without_a_mark(encoding, clips, tmp_path):
+    (tmp_path / 'list.txt').write_text('000 6 (144,176,3)\r\n', encoding=encoding)
+    opt = run_options(clips, meta_info_file=str(tmp_path / 'list.txt'))
+    assert [clip.name for clip in check(opt).clips] == ['000']
+
+
+@pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-le', 'utf-32'])
+def test_list_in_another_encoding_gets_a_line(encoding, clips, tmp_path):
+    (tmp_path / 'list.txt').write_text('000 6 (144,176,3)\n', encoding=encoding)
+    opt = run_options(clips, meta_info_file=str(tmp_path / 'list.txt'))
+    with pytest.raises(
+        OptionError, match=r'must be text in UTF-8, got \S+list.txt in another encoding. Save it as UTF-8.'
+    ):
+        check(opt)
+
+
+def test_lmdb_whose_list_has_two_sizes_in_a_clip_names_the_frame(clips, tmp_path):
+    make_lmdbs(clips, tmp_path)
+    path = tmp_path / 'gt.lmdb/meta_info.txt'
+    path.write_text(path.read_text().replace('001/00000004.png (144,', '001/00000004.png (100,'))
+    line = r'must have frames of one size in a clip \(144x176 in 001\), got 100x176 for 001/00000004 in line 11 of'
+    with pytest.raises(OptionError, match=line):
+        check(run_options(tmp_path, 'lmdb'))
+
+
+@pytest.mark.parametrize('kind', ['gt', 'lq'])
+@pytest.mark.parametrize('larger', [True, False])
+@pytest.mark.parametrize('suffix', ['.png', '.jpg'])
+def test_dataset_compares_every_decoded_frame_with_its_clip(kind, larger, suffix, clips, tmp_path):
+    root = shutil.copytree(clips, tmp_path / 'clips')
+    height, width = {'gt': (144, 176), 'lq': (36, 44)}[kind]
+    wrong = (height + 8, width) if larger else (height, width - 4)
+    frame = np.random.default_rng(0).integers(0, 256, (*wrong, 3), np.uint8)
+    (root / kind / '000/00000003.png').write_bytes(cv2.imencode(suffix, frame)[1].tobytes())
+    dataset = MultigridREDSDataset(dataset_options(root, random_reverse=False))
+    line = (
+        rf'^clip 000, frame 3: \S+{kind}/000/00000003.png is {wrong[0]}x{wrong[1]}, not {height}x{width} as its clip$'
+    )
+    with pytest.raises(FrameError, match=line):
+        dataset[[SampleRequest(3, 1, 32, seed=1)]]
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.jpg', '.bmp', '.tif', '.webp', '.ppm', '.jp2', '.hdr', '.gif'])
+def test_image_size_is_that_of_the_decoded_image(suffix, tmp_path):
+    frame = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    path = tmp_path / f'frame{suffix}'
+    assert cv2.imwrite(str(path), frame.astype(np.float32) if suffix == '.hdr' else frame)
+    assert image_size(path) == image_size(path.read_bytes()) == cv2.imread(str(path)).shape[:2] == (40, 60)
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.jpg', '.webp'])
+def test_image_size_of_a_turned_image_is_that_of_the_decoded_one(suffix, tmp_path):
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / f'frame{suffix}'
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(path, exif=exif)
+    assert image_size(path) == cv2.imread(str(path)).shape[:2] == (60, 40)
+
+
+def test_image_size_of_no_image_is_none(tmp_path):
+    (tmp_path / 'a.png').write_bytes(b'<!DOCTYPE html>')
+    assert image_size(tmp_path / 'a.png') is None
+
+
+def test_turned_png_is_decoded_whole(tmp_path, clips):
+    """OpenCV, and so BasicSR, turns it: its first rows are not those of the file."""
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for kind, size in (('gt', (144, 176)), ('lq', (36, 44))):
+        (tmp_path / kind / '000').mkdir(parents=True)
+        frame = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
+        Image.fromarray(frame).save(tmp_path / kind / '000/00000000.png', exif=exif)
+    dataset = MultigridREDSDataset(dataset_options(tmp_path, use_hflip=False, use_rot=False))
+    batch = dataset[[SampleRequest(0, 1, 144, seed=3)]]  # frames are 176x144 as decoded
+    image = cv2.imread(str(tmp_path / 'gt/000/00000000.png'))
+    assert any(np.array_equal(batch['gt'][0, 0].numpy(), image[top : top + 144]) for top in range(33))
+
+
+def test_check_stops_at_the_first_clip_that_differs_and_leaves_no_thread(clips, monkeypatch):
+    seen = []
+
+    def find(item):
+        seen.append(item)
+        raise OptionError('a', 'b', item, 'c')
+
+    monkeypatch.setattr(compare, '_AT_A_TIME', 1)
+    with pytest.raises(OptionError, match='got 0'):
+        list(compare._in_threads(find, range(1000), 'Check'))
+    assert len(seen) < 1000
+
+
+@pytest.fixture
+def own_store(clips, tmp_path):
+    root = shutil.copytree(clips, tmp_path / 'clips')
+    build(open_sources(root / 'gt', root / 'lq', 4), tmp_path / 'store', 1)
+    return root, run_options(tmp_path / 'store', 'packed')
+
+
+def test_store_whose_sources_changed_is_a_note(own_store):
+    root, opt = own_store
+    assert check(opt).notes == ()
+    os.utime(root / 'lq/001/00000002.png', ns=(1, 1))
+    (root / 'lq/002/00000000.png').unlink()
+    (note,) = check(opt).notes
+    assert note == (
+        f'datasets.train.dataroot_lq: 2 of 22 files in {root}/lq have changed since they were packed '
+        '(001/00000002.png). Run `multigrid-vsr prepare` again to train on what they are now.'
+    )
+
+
+def test_store_whose_sources_cannot_be_seen_says_nothing(own_store):
+    root, opt = own_store
+    shutil.rmtree(root / 'gt')
+    (root / 'gt').mkdir()  # another folder of that name
+    shutil.rmtree(root / 'lq')
+    assert check(opt).notes == ()
+
+
+def test_store_of_before_sources_were_recorded_opens_as_it_did(own_store, tmp_path):
+    _, opt = own_store
+    for kind in ('gt', 'lq'):
+        path = tmp_path / 'store' / kind / 'store.json'
+        described = json.loads(path.read_text())
+        del described['sources']
+        path.write_text(json.dumps(described))
+    checked = check(opt)
+    assert ([clip.num_frame for clip in checked.clips], checked.notes) == ([6, 9, 7], ())
+    assert len(train_here(tmp_path, opt)) == 13
