@@ -242,7 +242,9 @@ OF_BASICSR = [
     ({**VAL, **WINDOWS, **EDVR}, r'datasets.val.num_frame: must be that of the arch \(5\), got 3. Make them equal.'),
     ({**VAL, **SEPTUPLETS, 'datasets__val__num_frame': 7}, 'datasets.val.meta_info_file: must be given, got nothing.'),
     ({**VAL, 'datasets__test': {}}, 'datasets.test: must be train, val, or val_2 and so on, got test.'),
-    # weights
+    # weights and states
+    ({'path__resume_state': '@page.pth'}, 'path.resume_state: must be a whole training state of plain data, got '),
+    ({'path__pretrain_network_g': '@gt'}, 'path.pretrain_network_g: must be weights that torch reads as data, got .*gt'),
     ({'path__pretrain_network_g': '@page.pth'}, 'path.pretrain_network_g: must be weights that torch reads as data, got .*'),
     ({'path__pretrain_network_g': '@bare.pth'}, r'path.param_key_g: must be a key of .*bare.pth \(conv.weight, conv.bias'),
     ({'path__pretrain_network_g': '@wide.pth'}, r'path.pretrain_network_g: must fit ShapeProbe .*conv.weight of \(12, 3, 1'),

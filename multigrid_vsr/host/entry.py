@@ -96,7 +96,8 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
         written = _written()
         if written is None:
             return original(root_path, is_train)
-        from multigrid_vsr.host.run_check import check_num_gpu, check_run
+        from multigrid_vsr.host.run_check import check_num_gpu, check_run, check_state
+        from multigrid_vsr.models.checkpoint import ranks
 
         _check_host(written)
         notes = settle(written)
@@ -115,7 +116,9 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
             opt['manual_seed'] = from_rank_0(opt['manual_seed'])  # without one in the file each rank draws its own
             opt['datasets']['train']['target'] = target_of(opt)
             opt['seed_is_given'] = written.get('manual_seed') is not None
-            opt['datasets']['train']['multigrid'] = schedule_from_options(opt)
+            opt['datasets']['train']['multigrid'] = schedule = schedule_from_options(opt)
+            if written['path'].get('resume_state') and not opt['auto_resume']:
+                check_state(written, schedule, ranks(opt))
         return opt, args
 
     return parse_options
