@@ -33,6 +33,7 @@ class StoreUpdate:
         is_current: Whether it does already.
         writer: Writes the new store: in its place, where that is free or was begun for the same, else beside it.
         previous: Gives frames of the store that is there; ``None`` where the writer goes on with it.
+        old: Where that store is while the new one takes its place.
 
     Raises:
         InputError: If ``root`` holds a store of other clips, or a damaged one.
@@ -44,6 +45,7 @@ class StoreUpdate:
         self.origin = origin
         self.previous: FrameStoreWriter | None = None
         self._same: dict[str, list[bool]] = {}
+        self.old = root.with_name(f'{root.name}.old')
         self._beside = root.with_name(f'{root.name}.next')
         self._begun = root.exists() and not (root / FINISHED).exists()
         old = _read(root / (UNFINISHED if self._begun else FINISHED))
@@ -70,8 +72,14 @@ class StoreUpdate:
         self._old_origin = origin
 
     def is_same(self, clip: Clip) -> list[bool]:
-        """For each frame of a clip whether the store that is there has it."""
-        return self._same[clip.name] if self.previous is not None else [False] * clip.num_frame
+        """For each frame of a clip whether the store that is there has it; one that was begun may not have it yet."""
+        previous = self.previous
+        if previous is None:
+            return [False] * clip.num_frame
+        same = self._same[clip.name]
+        if not self._begun:
+            return same
+        return [is_same and previous.read(clip.name, frame) is not None for frame, is_same in enumerate(same)]
 
     def __str__(self) -> str:
         """What is the same, what is packed anew, what is dropped."""
@@ -92,10 +100,16 @@ class StoreUpdate:
         """
         if self.is_current:
             write_whole(self.root / FINISHED, describe(self.info, self.origin))
+            self.remove_leftovers()
             return
         if self.writer.root == self._beside and not _holds(self._beside, self.info, self.origin):
             shutil.rmtree(self._beside, ignore_errors=True)
         self.writer.reserve(self.origin)
+
+    def remove_leftovers(self) -> None:
+        """Removes what the store has replaced."""
+        for path in (self.old, self._beside):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def finish(updates: Iterable[StoreUpdate]) -> None:
@@ -105,16 +119,14 @@ def finish(updates: Iterable[StoreUpdate]) -> None:
         update.writer.sync()
     beside = [update for update in updates if update.writer.root != update.root]
     for update in beside:
-        old = update.root.with_name(f'{update.root.name}.old')
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(update.old, ignore_errors=True)
         if update.root.exists():
-            update.root.rename(old)
+            update.root.rename(update.old)
     for update in beside:
         update.writer.root.rename(update.root)
     for update in updates:
         FrameStoreWriter(update.root, update.info).finish()
-        for leftover in ('old', 'next'):
-            shutil.rmtree(update.root.with_name(f'{update.root.name}.{leftover}'), ignore_errors=True)
+        update.remove_leftovers()
 
 
 def _read(path: Path) -> tuple[StoreInfo, Origin | None] | None:

@@ -1,0 +1,408 @@
+"""What ``prepare`` takes: images and videos as people have them, and a line for what it does not take."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from test_data_check import make_lmdbs
+from test_multigrid_vimeo90k_dataset import septuplets  # noqa: F401
+
+from multigrid_vsr.cli import main
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.demo.video import find_video
+from multigrid_vsr.frames.clip import Clip
+from multigrid_vsr.frames.frame_store import FrameStore
+from multigrid_vsr.frames.pair_tasks import decode_pair, default_workers, tasks
+from multigrid_vsr.frames.pairs import open_sources
+from multigrid_vsr.frames.prepare import build
+from multigrid_vsr.frames.source_tree import natural
+
+
+@pytest.fixture(scope='module')
+def frames():
+    """Twelve frames of carphone, 144x176."""
+    video = cv2.VideoCapture(str(find_video('carphone_pristine.mp4')))
+    return [video.read()[1] for _ in range(12)]
+
+
+def write_images(folder: Path, names, frames, scale: int = 1) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, frame in zip(names, frames):
+        small = cv2.resize(frame, (frame.shape[1] // scale, frame.shape[0] // scale))
+        assert cv2.imwrite(str(folder / name), small)
+    return folder
+
+
+def write_video(path: Path, frames, codec: str = 'MJPG') -> Path:
+    height, width = frames[0].shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 25, (width, height))
+    assert writer.isOpened()
+    for frame in frames:
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+def decoded(sources):
+    """All pairs of frames that would be stored."""
+    found = []
+    for task in tasks(sources):
+        pair, problem = decode_pair(sources.scale, task)
+        assert problem is None, problem
+        found.append(pair)
+    return found
+
+
+NAMES = {
+    'frame_0001.png': [f'frame_{n:04d}.png' for n in range(1, 13)],
+    'unpadded': [f'{n}.png' for n in range(1, 13)],
+    'five digits': [f'{n:05d}.jpg' for n in range(12)],
+    'x4 behind': [f'{n:08d}x4.png' for n in range(12)],
+    'capitals': [f'IMG{n:02d}.PNG' for n in range(12)],
+    'mixed kinds': [f'{n}.{"bmp" if n % 2 else "tif"}' for n in range(8, 20)],
+    'every fifth': [f'{n * 5:06d}.webp' for n in range(12)],
+}
+
+
+@pytest.mark.parametrize('names', NAMES.values(), ids=NAMES)
+def test_images_under_any_names_come_in_natural_order(names, frames, tmp_path):
+    gt = write_images(tmp_path / 'gt/clip', names, frames).parent
+    lq = write_images(tmp_path / 'lq/clip', [f'{n:08d}x4.png' for n in range(12)], frames, 4).parent
+    sources = open_sources(gt, lq, 4)
+    assert sources.clips == (Clip('clip', 12, 144, 176),)
+    for pair, name, frame in zip(decoded(sources), names, frames):
+        assert np.array_equal(pair['gt'], cv2.imread(str(gt / 'clip' / name)))
+        assert np.array_equal(pair['lq'], cv2.resize(frame, (44, 36)))
+
+
+@pytest.mark.parametrize('kind', ['gray', 'alpha', '16 bit', 'without suffix'])
+def test_images_of_any_kind_are_read_as_opencv_reads_them(kind, frames, tmp_path):
+    image = {
+        'gray': frames[0][..., 0],
+        'alpha': cv2.cvtColor(frames[0], cv2.COLOR_BGR2BGRA),
+        '16 bit': frames[0].astype(np.uint16) * 257,
+        'without suffix': frames[0],
+    }[kind]
+    path = write_images(tmp_path / 'gt/clip', ['a.png'], [frames[0]]) / 'a.png'
+    cv2.imwrite(str(path), image)
+    expected = cv2.imread(str(path))
+    if kind == 'without suffix':
+        path.rename(path.with_suffix(''))
+    lq = write_images(tmp_path / 'lq/clip', ['a.png'], frames, 4).parent
+    (pair,) = decoded(open_sources(tmp_path / 'gt', lq, 4))
+    assert np.array_equal(pair['gt'], expected)
+
+
+def test_clips_lie_at_any_depth_or_are_the_folder_itself(frames, tmp_path):
+    write_images(tmp_path / 'gt/day/street', ['1.png', '2.png'], frames)
+    write_images(tmp_path / 'gt/night', ['1.png'], frames)
+    assert [clip.name for clip in open_sources(tmp_path / 'gt', None, 4).clips] == ['day/street', 'night']
+    hr = write_images(tmp_path / 'hr', ['a.png', 'b.png'], frames)
+    lr = write_images(tmp_path / 'lr', ['c.png', 'd.png'], frames, 4)
+    sources = open_sources(hr, lr, 4)
+    assert sources.clips == (Clip('hr', 2, 144, 176),)
+    assert np.array_equal(decoded(sources)[1]['lq'], cv2.imread(str(lr / 'd.png')))
+
+
+@pytest.mark.parametrize(
+    ('name', 'codec'),
+    [('a.ts', 'mp4v'), ('a.mpg', 'PIM1'), ('a.mkv', 'MJPG'), ('a.avi', 'MJPG'), ('a.flv', 'FLV1'), ('A.MOV', 'mp4v'),
+     ('a.wmv', 'WMV2'), ('a.odd', 'MJPG')],
+)  # fmt: skip
+def test_videos_that_opencv_decodes_are_clips(name, codec, frames, tmp_path):
+    suffix = '.avi' if name == 'a.odd' else Path(name).suffix.lower()
+    write_video(tmp_path / f'in{suffix}', frames, codec).rename(tmp_path / name)
+    sources = open_sources(tmp_path / name, None, 4)
+    assert sources.clips == (Clip(Path(name).stem, 12, 144, 176),)
+
+
+def test_y4m_is_a_clip(tmp_path):
+    frame = b'FRAME\n' + bytes(64 * 48 * 3 // 2)
+    (tmp_path / 'a.y4m').write_bytes(b'YUV4MPEG2 W64 H48 F10:1 C420jpeg\n' + frame * 5)
+    assert open_sources(tmp_path, None, 4).clips == (Clip('a', 5, 48, 64),)
+
+
+@pytest.mark.parametrize('said', [0, 7, 13, 200])
+def test_video_is_counted_by_decoding_whatever_its_header_says(said, frames, tmp_path):
+    path = write_video(tmp_path / 'a.avi', frames)
+    data = bytearray(path.read_bytes())
+    for chunk, offset in ((b'avih', 16), (b'strh', 32)):  # dwTotalFrames, dwLength
+        place = data.index(chunk) + 8 + offset
+        assert int.from_bytes(data[place : place + 4], 'little') == 12
+        data[place : place + 4] = said.to_bytes(4, 'little')
+    path.write_bytes(data)
+    in_header = int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT))
+    sources = open_sources(path, None, 4)
+    assert sources.clips == (Clip('a', 12, 144, 176),)
+    expected = [f'--gt: {path} has 12 frames that decode; its header says {in_header}.'] if in_header != 12 else []
+    assert list(sources.notes) == (expected if in_header > 0 else [])
+
+
+def test_video_that_was_cut_off_keeps_the_frames_it_has(frames, tmp_path):
+    path = write_video(tmp_path / 'a.avi', frames)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (clip,) = open_sources(path, None, 4).clips
+    assert 1 <= clip.num_frame < 12
+
+
+def test_video_that_does_not_decode_gets_a_line(tmp_path):
+    (tmp_path / 'a.mp4').write_bytes(b'<html>')
+    for path in (tmp_path / 'a.mp4', tmp_path):
+        line = r'--gt: must hold videos that decode, got \S+a.mp4 without a frame. Mend or remove it.'
+        with pytest.raises(OptionError, match=line):
+            open_sources(path, None, 4)
+
+
+def test_file_that_is_no_video_gets_a_line(clips):
+    path = clips / 'gt/000/00000000.png'
+    with pytest.raises(
+        OptionError, match=r'--gt: must be a video, or a folder of images, got \S+png. Give the folder that'
+    ):
+        open_sources(path, None, 4)
+
+
+def test_pair_of_videos_of_different_lengths_gets_a_line(frames, tmp_path):
+    hr = write_video(tmp_path / 'hr.avi', frames)
+    lr = write_video(tmp_path / 'lr.avi', [cv2.resize(frame, (44, 36)) for frame in frames[1:]])
+    with pytest.raises(
+        OptionError, match=r'as many frames as --gt, 12 in \S+hr.avi, got 11 in \S+lr.avi. Add or remove'
+    ):
+        open_sources(hr, lr, 4)
+
+
+def test_two_single_videos_are_a_pair(frames, tmp_path, capsys):
+    write_video(tmp_path / 'hr.avi', frames)
+    small = [cv2.resize(frame, (44, 36)) for frame in frames]
+    write_video(tmp_path / 'lr.mkv', small)
+    main(['prepare', '--gt', str(tmp_path / 'hr.avi'), '--lq', str(tmp_path / 'lr.mkv'), '-o', str(tmp_path / 'store'),
+          '--workers', '1'])  # fmt: skip
+    store = FrameStore(tmp_path / 'store/lq')
+    assert store.info.clips == (Clip('hr', 12, 36, 44),)
+    out = np.zeros((1, 36, 36, 3), np.uint8)
+    store.crop('hr', [11], 0, 0, out)
+    video = cv2.VideoCapture(str(tmp_path / 'lr.mkv'))
+    assert np.array_equal(out[0], [video.read()[1] for _ in range(12)][11][:, :36])
+
+
+def test_hidden_and_system_files_are_left_out_with_a_count(frames, tmp_path):
+    gt = write_images(tmp_path / 'gt/000', ['0.png', '1.png', '2.png'], frames).parent
+    write_images(gt / '.ipynb_checkpoints', ['0-checkpoint.png'], frames)
+    write_images(gt / '__MACOSX/000', ['._0.png'], frames)
+    for name in ('000/._0.png', '000/Thumbs.db', 'desktop.ini', '.DS_Store'):
+        (gt / name).write_bytes(b'x')
+    (gt / 'readme.txt').write_text('about')
+    sources = open_sources(gt, None, 4)
+    assert sources.clips == (Clip('000', 3, 144, 176),)
+    assert sources.notes == (
+        '--gt: 6 left out, hidden or of the system: .DS_Store, .ipynb_checkpoints, __MACOSX, ....',
+        '--gt: 1 left out, neither image nor video: readme.txt.',
+    )
+
+
+@pytest.mark.parametrize(
+    ('shape', 'lq_shape', 'scale', 'stored'),
+    [
+        ((72, 128), None, 3, (72, 126)),  # as 720x1280 at x3
+        ((71, 125), (17, 31), 4, (68, 124)),
+        ((71, 125), (18, 32), 4, (68, 124)),  # LQ rounded up, as by imresize
+        ((71, 125), (17, 32), 4, (68, 124)),
+    ],
+)
+def test_sizes_are_cropped_to_a_multiple_of_the_scale_with_a_line(shape, lq_shape, scale, stored, tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    gt = write_images(tmp_path / 'gt/a', ['0.png'], [image]).parent
+    lq = None
+    if lq_shape:
+        small = np.random.default_rng(1).integers(0, 256, (*lq_shape, 3), np.uint8)
+        lq = write_images(tmp_path / 'lq/a', ['0.png'], [small]).parent
+    sources = open_sources(gt, lq, scale)
+    assert sources.notes == (
+        f'--scale: 1 clips cropped to a multiple of it at the right and the bottom, a from {shape[0]}x{shape[1]} to '
+        f'{stored[0]}x{stored[1]}.',
+    )
+    (pair,) = decoded(sources)
+    assert np.array_equal(pair['gt'], image[: stored[0], : stored[1]])
+    height, width = stored[0] // scale, stored[1] // scale
+    assert pair['lq'].shape == (height, width, 3)
+    if lq_shape:
+        assert np.array_equal(pair['lq'], small[:height, :width])
+
+
+LISTS = {
+    'names': '000\n002\n',
+    'names with a mark': '\ufeff000\n002\n',
+    'names of windows': '002\r\n000\r\n\r\n',
+    'of basicsr': '000 6 (144,176,3)\n002 7 (144,176,3)\n',
+    'folders': '000/\n002/\n',
+}
+
+
+@pytest.mark.parametrize('text', LISTS.values(), ids=LISTS)
+@pytest.mark.parametrize('is_lmdb', [False, True])
+def test_list_names_the_clips_to_take(text, is_lmdb, clips, tmp_path):
+    (tmp_path / 'list.txt').write_text(text, encoding='utf-8', newline='')
+    root, suffix = clips, ''
+    if is_lmdb:
+        make_lmdbs(clips, tmp_path)
+        root, suffix = tmp_path, '.lmdb'
+    sources = open_sources(root / f'gt{suffix}', root / f'lq{suffix}', 4, list_file=tmp_path / 'list.txt')
+    assert [clip.name for clip in sources.clips] == ['000', '002']
+
+
+def test_septuplets_without_a_list_get_a_note(septuplets, tmp_path):  # noqa: F811
+    sources = open_sources(septuplets / 'gt', septuplets / 'lq', 4)
+    assert sources.notes == (
+        "--gt: has the names of Vimeo90K's sequences: without --list the test septuplets are in too. Give --list "
+        'sep_trainlist.txt.',
+    )
+    (tmp_path / 'sep_trainlist.txt').write_text('00001/0001\n00002/0002\n')
+    sources = open_sources(septuplets / 'gt', septuplets / 'lq', 4, list_file=tmp_path / 'sep_trainlist.txt')
+    assert [clip.name for clip in sources.clips] == ['00001/0001', '00002/0002']
+    assert sources.notes == ()
+
+
+def test_short_clips_are_left_out_with_their_number(clips):
+    sources = open_sources(clips / 'gt', clips / 'lq', 4, min_frames=7)
+    assert [clip.name for clip in sources.clips] == ['001', '002']
+    assert sources.notes == ('--min-frames: 1 of 3 clips left out, shorter than 7.',)
+    with pytest.raises(OptionError, match=r'--min-frames: must leave a clip, got 50 for 3 shorter ones\. Lower it\.'):
+        open_sources(clips / 'gt', None, 4, min_frames=50)
+
+
+def copy(source, target):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, target)
+
+
+def two_videos_of_a_name(gt, lq, frames):
+    shutil.rmtree(gt)
+    gt.mkdir()
+    write_video(gt / 'a.avi', frames)
+    write_video(gt / 'a.mkv', frames)
+
+
+def two_images_of_a_name(gt, lq, frames):
+    write_images(gt / '000', ['00000001.jpg'], frames)
+
+
+def images_beside_folders(gt, lq, frames):
+    write_images(gt, ['cover.png'], frames)
+
+
+def images_beside_videos(gt, lq, frames):
+    write_video(gt / '000/a.avi', frames)
+
+
+def videos_and_folders(gt, lq, frames):
+    write_video(gt / 'a.avi', frames)
+
+
+def an_empty_folder(gt, lq, frames):
+    (gt / '003').mkdir()
+
+
+def a_frame_less(gt, lq, frames):
+    (gt / '001/00000004.png').unlink()
+
+
+def a_frame_less_in_both_under_other_names(gt, lq, frames):
+    for root in (gt, lq):
+        shutil.rmtree(root / '001')
+        write_images(
+            root / '001', [f'frame_{n:04d}.png' for n in range(1, 10) if n != 4], frames, 4 if root == lq else 1
+        )
+
+
+def an_lq_frame_less(gt, lq, frames):
+    (lq / '001/00000008.png').unlink()
+
+
+def an_lq_frame_more(gt, lq, frames):
+    copy(lq / '001/00000000.png', lq / '001/cover.png')
+
+
+def a_clip_less(gt, lq, frames):
+    shutil.rmtree(lq / '002')
+
+
+def a_clip_more(gt, lq, frames):
+    shutil.copytree(lq / '002', lq / '009')
+
+
+def lq_of_half_the_size(gt, lq, frames):
+    for path in (lq / '001').iterdir():
+        cv2.imwrite(str(path), cv2.imread(str(path))[:18, :22])
+
+
+def no_image(gt, lq, frames):
+    (gt / '001/00000000.png').write_bytes(b'<html>')
+
+
+def nothing(gt, lq, frames):
+    shutil.rmtree(gt)
+    gt.mkdir()
+
+
+REFUSED = [
+    (two_videos_of_a_name, r'--gt: must hold each name once, whatever the suffix, got \S+a.avi and \S+a.mkv. Rename one'),
+    (two_images_of_a_name, r'--gt: must hold each name once, .*, got \S+00000001.jpg and \S+00000001.png. Rename one'),
+    (images_beside_folders, r'--gt: must hold folders of images alone or of folders alone, got \S+cover.png beside \S+000'),
+    (images_beside_videos, r'--gt: must hold folders of images alone .*, got \S+00000000.png beside \S+000/a.avi. Move it'),
+    (videos_and_folders, r'--gt: must hold images or videos, got both, \S+000/00000000.png and \S+a.avi. Prepare one kind'),
+    (an_empty_folder, r'--gt: must hold folders of frames, got \S+003 empty. Fill it, or remove it.'),
+    (a_frame_less, r'--gt: must hold .* without a gap, got \S+001 without 00000004.png. Add the frame, or renumber'),
+    (a_frame_less_in_both_under_other_names, r'--gt: must hold .* without a gap, got \S+001 without frame_0004.png. Add'),
+    (an_lq_frame_less, r'--lq: must have as many .*, 9 in \S+gt/001, got 8 in \S+lq/001, \S+gt/001/00000008.png too many.'),
+    (an_lq_frame_more, r'--lq: must have as many .*, 9 in \S+gt/001, got 10 in \S+lq/001, \S+lq/001/cover.png too many.'),
+    (a_clip_less, r'--lq: must hold the clips of --gt, got \S+lq without 002 \(1 missing\). Add it, or name the clips to'),
+    (a_clip_more, r'--lq: must hold the clips of --gt alone, got 009 too, which is not in \S+gt \(1 too many\). Move it'),
+    (lq_of_half_the_size, r'--lq: must be --gt at 1/4, 36x44 for 144x176, got 18x22 in \S+lq/001/00000000.png. Correct'),
+    (no_image, r'--gt: must hold images, got \S+001/00000000.png, which is none. Replace or remove it.'),
+    (nothing, r'--gt: must hold at least one clip, got none in \S+gt. Correct the path.'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('change', 'line'), REFUSED, ids=[change.__name__ for change, _ in REFUSED])
+def test_source_that_cannot_be_used_gets_a_line(change, line, clips, frames, tmp_path):
+    root = shutil.copytree(clips, tmp_path / 'clips')
+    change(root / 'gt', root / 'lq', frames)
+    with pytest.raises(OptionError, match=line) as error:
+        open_sources(root / 'gt', root / 'lq', 4)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('text', 'encoding', 'line'),
+    [
+        ('000\n007\n', 'utf-8', r'--list: must name clips of --gt, got 007 \(1 of 2 names are not in \S+gt, which has 000\)'),
+        ('000 9 (144,176,3)', 'utf-8', r'must agree with --gt, clip 000 with 6 frames of 144x176, got clip 000 with 9 fr'),
+        ('000 6 (176,144,3)', 'utf-8', r'must agree with --gt, clip 000 .* of 144x176, got .* of 176x144. Correct'),
+        ('000\n', 'utf-16', r'--list: must be text in UTF-8, got \S+list.txt in another encoding. Save it as UTF-8.'),
+        ('000\n000\n', 'utf-8', r'--list: must name each clip once, got 000 again in line 2. Correct \S+list.txt.'),
+        ('\n', 'utf-8', r'--list: must name clips, one a line, got \S+list.txt without any.'),
+    ],
+)  # fmt: skip
+def test_list_that_cannot_be_used_gets_a_line(text, encoding, line, clips, tmp_path):
+    (tmp_path / 'list.txt').write_text(text, encoding=encoding)
+    with pytest.raises(OptionError, match=line):
+        open_sources(clips / 'gt', clips / 'lq', 4, list_file=tmp_path / 'list.txt')
+
+
+def test_natural_order_counts():
+    names = ['10.png', 'a2b10', '9.png', 'a2b9', 'a10b1', '']
+    assert sorted(names, key=natural) == ['', '9.png', '10.png', 'a2b9', 'a2b10', 'a10b1']
+
+
+def test_store_is_built_where_the_system_lacks_calls_of_linux(clips, tmp_path, monkeypatch):
+    """macOS and Windows have neither of the first two, Windows none."""
+    for name in ('sched_getaffinity', 'posix_fallocate', 'pread', 'pwrite'):
+        monkeypatch.delattr(os, name)
+    monkeypatch.delattr('mmap.MADV_RANDOM')
+    assert default_workers() == os.cpu_count()
+    build(open_sources(clips / 'gt', clips / 'lq', 4), tmp_path / 'store', 1)
+    assert FrameStore(tmp_path / 'store/gt').read('002', 6) is not None
