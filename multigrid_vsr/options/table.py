@@ -6,7 +6,7 @@ option asks of another stands in words as ``rule`` and is checked where both are
 
 from __future__ import annotations
 
-from multigrid_vsr.core.lr import BATCH_SCALINGS, RESTARTS, CosineOptions
+from multigrid_vsr.core.lr import ANNEALS, BATCH_SCALINGS, RESTARTS, WARMUP_PLACES, CosineOptions
 from multigrid_vsr.options.kinds import (
     BLOCK,
     PATH,
@@ -199,7 +199,7 @@ OPTIONS = (
     Option(
         f'{_SCHEDULER}.eta_min',
         number(0, 'Write it as !!float 1e-7.'),
-        'Rate that each period ends with.',
+        'Rate that an annealed period ends with.',
         default=CosineOptions.eta_min,
     ),
     Option(
@@ -209,18 +209,30 @@ OPTIONS = (
         default=CosineOptions.restart,
     ),
     Option(
+        f'{_SCHEDULER}.anneal',
+        choice(*ANNEALS),
+        'Which periods anneal: the last alone, as in the paper, or each.',
+        default=CosineOptions.anneal,
+    ),
+    Option(
         f'{_SCHEDULER}.restart_weights',
         list_of(number(0)),
-        'Factor of each period.',
+        'Factors of the rate.',
         default='1',
-        rule='one for each period',
+        rule='one for each period, or one for each spatial stage',
     ),
     Option(
         f'{_SCHEDULER}.warmup_iter',
         whole(-1, 'a whole number, or -1 for none'),
-        'Length of a linear ramp, at the start and where the rate jumps up; -1 for none.',
+        'Length of a linear ramp; -1 for none.',
         'iterations',
         f'`total_iter` / {WARMUP_PART}, at most {MOST_WARMUP}',
+    ),
+    Option(
+        f'{_SCHEDULER}.warmup_at',
+        choice(*WARMUP_PLACES),
+        'Where it ramps: at the start of the run, or also at boundaries where the rate jumps up, from the rate before.',
+        default=CosineOptions.warmup_at,
     ),
     Option(
         f'{_SCHEDULER}.batch_scaling',
