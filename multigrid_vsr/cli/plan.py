@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from multigrid_vsr.core.plan import comparison, stage_table
+from multigrid_vsr.core.plan import comparison, shape_notes, stage_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.check import check_data
 from multigrid_vsr.frames.clips import MissingData
@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> None:
     opt = read_options(args.opt, args.force_yml)
     notes = settle(opt)
     schedule = checked_schedule(opt)
+    notes += shape_notes(schedule, opt.get('scale', 1))
     world_size = args.gpus or world_size_of(opt)
     if uses_multigrid(opt):
         notes += _checked_run(opt, schedule, world_size)

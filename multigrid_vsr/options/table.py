@@ -28,6 +28,7 @@ from multigrid_vsr.options.kinds import (
 MODEL_TYPES = ('MultigridVideoModel', 'MultigridVideoGANModel')
 DATASET_TYPES = ('MultigridREDSDataset', 'MultigridVimeo90KDataset')
 SCHEDULER_TYPE = 'MultigridCosineLR'
+SHARES = ('iter', 'samples')
 IO_BACKENDS = ('disk', 'lmdb', 'packed')
 AMP_MODES = ('bf16', 'fp16')
 COMPILE_MODES = (True, False, 'default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs')
@@ -134,10 +135,10 @@ OPTIONS = (
     Option(
         f'{_BLOCK}.stage_iter',
         list_of(WHOLE),
-        'Length of each stage.',
+        'Length of each stage; with `share: samples` in iterations of the batch of `datasets.train`.',
         'iterations',
-        'boundary k of K at floor(total_iter·k/K)',
-        'the sum is `train.total_iter`',
+        'equal shares: boundary k of K at floor(total_iter·k/K)',
+        'the sum is `train.total_iter`, unless `share: samples`',
     ),
     Option(
         f'{_BLOCK}.frame_ratio',
@@ -145,6 +146,13 @@ OPTIONS = (
         'Share of a stage at each `num_frame`.',
         default='equal shares',
         rule='one for each `num_frame`',
+    ),
+    Option(
+        f'{_BLOCK}.share',
+        choice(*SHARES),
+        'What the lengths are shares of; with `samples` a larger batch gets fewer iterations.',
+        default='iter',
+        rule='with `samples`, `train.total_iter` is the number of iterations that come out',
     ),
     Option(
         f'{_BLOCK}.batch_size_per_gpu',
