@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
@@ -44,9 +45,7 @@ def schedule_from_options(opt: Mapping[str, Any]) -> Schedule:
         OptionError: If an option breaks its rule.
     """
     check_blocks(opt, 'datasets', 'datasets.train', 'train')
-    full = BatchShape(
-        *(_positive(opt, f'datasets.train.{key}') for key in ('batch_size_per_gpu', 'num_frame', 'gt_size'))
-    )
+    full = _full_shape(opt)
     total_iter = _positive(opt, 'train.total_iter')
     scale = _positive(opt, 'scale') if 'scale' in opt else 1
     _check_divisible('datasets.train.gt_size', full.gt_size, scale)
@@ -125,7 +124,7 @@ def _shares_of_samples(
 ) -> list[list[int]]:
     """The same with ``share: samples``: a larger batch gets fewer iterations."""
     exact = exact_iterations(stage_iter or [1] * len(batches), frame_ratio, batches, full.batch_size_per_gpu)
-    needed = max(1, round(sum(map(sum, exact))))
+    needed = _rounded(exact)
     if stage_iter is not None and total_iter != needed:
         batch = full.batch_size_per_gpu
         raise OptionError(
@@ -136,6 +135,29 @@ def _shares_of_samples(
         )
     lengths = iter(split(total_iter, [share for row in exact for share in row]))
     return [[next(lengths) for _ in row] for row in exact]
+
+
+def _rounded(exact: list[list[Fraction]]) -> int:
+    return max(1, round(sum(map(sum, exact))))
+
+
+def total_iter_of_samples(opt: Mapping[str, Any]) -> int:
+    """What ``train.total_iter`` has to be beside ``multigrid.share: samples`` and ``stage_iter``.
+
+    Raises:
+        OptionError: If an option breaks its rule.
+    """
+    full, block = _full_shape(opt), checked('multigrid', opt['multigrid'])
+    gt_sizes, num_frames = _growing(block, 'gt_size', full.gt_size), _growing(block, 'num_frame', full.num_frame)
+    frame_ratio = block.get('frame_ratio', [1] * len(num_frames))
+    batches = _batch_sizes(block, full, gt_sizes, num_frames)
+    return _rounded(exact_iterations(block['stage_iter'], frame_ratio, batches, full.batch_size_per_gpu))
+
+
+def _full_shape(opt: Mapping[str, Any]) -> BatchShape:
+    return BatchShape(
+        *(_positive(opt, f'datasets.train.{key}') for key in ('batch_size_per_gpu', 'num_frame', 'gt_size'))
+    )
 
 
 def _batch_sizes(
