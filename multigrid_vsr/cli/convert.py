@@ -10,7 +10,7 @@ from typing import Any
 
 from multigrid_vsr.cli.plan import world_size_of
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.plan import comparison, notes, stage_table
+from multigrid_vsr.core.plan import comparison, shape_notes, stage_table
 from multigrid_vsr.options.conversion import Conversion, convert
 from multigrid_vsr.options.option_file import read_options
 from multigrid_vsr.options.option_text import rewrite
@@ -61,7 +61,8 @@ def write_conversion(opt_file: str, out: Path, conversion: Conversion) -> None:
     print(*conversion.reasons, sep='\n', end='\n\n')
     print(stage_table(conversion.schedule, world_size))
     print(comparison(conversion.schedule, world_size))
-    print(*notes(conversion.schedule, conversion.options.get('scale', 1)), sep='\n', end='')
+    for note in shape_notes(conversion.schedule, conversion.options.get('scale', 1)):
+        print(note)
 
 
 def _write(path: Path, text: str) -> None:

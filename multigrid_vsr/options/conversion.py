@@ -30,7 +30,7 @@ _MODELS = {
     'EDVRModel': 'MultigridVideoModel',
     'VideoBaseModel': 'MultigridVideoModel',
 }
-_DATASETS = {
+DATASETS = {
     'REDSRecurrentDataset': 'MultigridREDSDataset',
     'REDSDataset': 'MultigridREDSDataset',
     'Vimeo90KRecurrentDataset': 'MultigridVimeo90KDataset',
@@ -77,7 +77,7 @@ def convert(stock: Mapping[str, Any], recipe_name: str = 'paper') -> Conversion:
         reasons.append(f'name: {opt["name"]}, so that the stock run keeps its folder')
     reasons += [
         _convert_type('model_type', opt, 'model_type', _MODELS),
-        _convert_type('datasets.train.type', opt['datasets']['train'], 'type', _DATASETS),
+        _convert_type('datasets.train.type', opt['datasets']['train'], 'type', DATASETS),
         *_convert_vimeo_frames(opt['datasets']['train'], stock['datasets']['train']['type']),
     ]
     comments = {}

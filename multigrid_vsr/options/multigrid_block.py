@@ -45,7 +45,7 @@ def schedule_from_options(opt: Mapping[str, Any]) -> Schedule:
         OptionError: If an option breaks its rule.
     """
     check_blocks(opt, 'datasets', 'datasets.train', 'train')
-    full = _full_shape(opt)
+    full = full_shape(opt)
     total_iter = _positive(opt, 'train.total_iter')
     scale = _positive(opt, 'scale') if 'scale' in opt else 1
     _check_divisible('datasets.train.gt_size', full.gt_size, scale)
@@ -147,14 +147,19 @@ def total_iter_of_samples(opt: Mapping[str, Any]) -> int:
     Raises:
         OptionError: If an option breaks its rule.
     """
-    full, block = _full_shape(opt), checked('multigrid', opt['multigrid'])
+    full, block = full_shape(opt), checked('multigrid', opt['multigrid'])
     gt_sizes, num_frames = _growing(block, 'gt_size', full.gt_size), _growing(block, 'num_frame', full.num_frame)
     frame_ratio = block.get('frame_ratio', [1] * len(num_frames))
     batches = _batch_sizes(block, full, gt_sizes, num_frames)
     return _rounded(exact_iterations(block['stage_iter'], frame_ratio, batches, full.batch_size_per_gpu))
 
 
-def _full_shape(opt: Mapping[str, Any]) -> BatchShape:
+def full_shape(opt: Mapping[str, Any]) -> BatchShape:
+    """The shape of ``datasets.train``.
+
+    Raises:
+        OptionError: If a part of it breaks its rule.
+    """
     return BatchShape(
         *(_positive(opt, f'datasets.train.{key}') for key in ('batch_size_per_gpu', 'num_frame', 'gt_size'))
     )
