@@ -200,8 +200,8 @@ def test_fit_to_a_smaller_batch_makes_no_ramp():
         ({}, Wishes(fill=0), '--fill: must be a whole number of at least 1, got 0.'),
         (
             {'multigrid': {'gt_size': [128, 256], 'batch_size_per_gpu': [8, 4]}},
-            Wishes(fill=4),
-            '--fill: must stand beside a block without batches of its own, got batch_size_per_gpu. Remove',
+            Wishes(fill=[4, 4]),
+            '--fill: must be a number beside a block with batches of its own, got batch_size_per_gpu. Remove',
         ),
     ],
 )  # fmt: skip

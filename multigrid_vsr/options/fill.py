@@ -43,10 +43,13 @@ def filled(
     if opt.get('model_type') not in MODEL_TYPES:
         raise OptionError('--fill', 'stand beside a file of this project', opt.get('model_type'), 'Convert it first.')
     block = dict(opt.get('multigrid') or {})
-    if block.get('stages') is not None or block.get('batch_size_per_gpu') is not None:
-        given = 'stages' if 'stages' in block else 'batch_size_per_gpu'
+    own = [key for key in ('stages', 'batch_size_per_gpu') if block.get(key) is not None]
+    if own and not isinstance(fill, int):
         raise OptionError(
-            '--fill', 'stand beside a block without batches of its own', given, f'Remove `{given}` first.'
+            '--fill',
+            'be a number beside a block with batches of its own',
+            own[0],
+            f'Remove `{own[0]}`, or give a number.',
         )
     batch = full_shape(opt).batch_size_per_gpu
     stages, frames = (len(block.get(key) or [1]) for key in ('gt_size', 'num_frame'))

@@ -192,7 +192,7 @@ def _batch_sizes(
 
 def _from_stages(block: Mapping[str, Any], full: BatchShape, total_iter: int, scale: int) -> Schedule:
     """The explicit form: any sequence of shapes that ends with the full one."""
-    others = [key for key in block if key != 'stages']
+    others = [key for key in block if key not in ('stages', 'max_batch_size_per_gpu')]
     if others:
         raise OptionError(
             'multigrid.stages',

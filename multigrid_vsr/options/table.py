@@ -173,7 +173,7 @@ OPTIONS = (
     Option(
         f'{_BLOCK}.stages',
         list_of(_ENTRY, 'a list of {iter, gt_size, num_frame, batch_size_per_gpu}', fix='Give at least one entry.'),
-        'Instead of all other keys: any sequence of shapes.',
+        'Instead of all other keys but `max_batch_size_per_gpu`: any sequence of shapes.',
         default='the keys above',
         rule='the last entry has the full size',
     ),
