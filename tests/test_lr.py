@@ -168,6 +168,11 @@ def test_cosine_options_with_bad_value_says_what_to_change(values, line):
         cosine_options({'type': 'MultigridCosineLR', **values}, STAGES)
 
 
+def test_cosine_options_of_a_run_without_its_block_keep_the_weight_of_the_full_shape():
+    weights = {'type': 'MultigridCosineLR', 'restart_weights': [0.5, 0.8]}
+    assert cosine_options(weights, schedule((8, 1, 2, 128))).restart_weights == (0.8,)
+
+
 def test_run_logs_the_rates_of_its_option_file(tmp_path, clips):
     cosine = {'type': 'MultigridCosineLR', 'eta_min': 0, 'warmup_iter': -1}
     opt = options(clips, network_g=NETWORK, train__scheduler=cosine, logger__use_tb_logger=True)

@@ -22,7 +22,9 @@ def cosine_options(scheduler_opt: Mapping[str, Any], schedule: Schedule) -> Cosi
     values.pop('type', None)
     warmup = values.setdefault('warmup_iter', min(schedule.total_iter // WARMUP_PART, MOST_WARMUP))
     values['warmup_iter'] = max(warmup, 0)  # -1 is BasicSR's word for none
-    if 'restart_weights' in values:
+    if len(schedule.segments) == 1:  # the block has been deleted: the weight of the full shape stays
+        values['restart_weights'] = tuple(values.get('restart_weights', ()))[-1:]
+    elif 'restart_weights' in values:
         periods = len(period_starts(schedule, values.get('restart', CosineOptions.restart)))
         _check_weights(scheduler_opt['restart_weights'], periods, schedule.segments[-1].stage + 1)
         values['restart_weights'] = tuple(values['restart_weights'])

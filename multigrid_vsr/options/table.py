@@ -227,7 +227,7 @@ OPTIONS = (
         list_of(number(0)),
         'Factors of the rate.',
         default='1',
-        rule='one for each period, or one for each spatial stage',
+        rule='one for each period, or one for each spatial stage; a run of one shape takes the last',
     ),
     Option(
         f'{_SCHEDULER}.warmup_iter',
