@@ -424,9 +424,17 @@ def test_plan_prints_the_table_of_the_log(tmp_path, clips):
         ['all', '1-13', '13', '19', '0.508', '59.6%'],
     ]
     assert '0.508 Mpixels against 0.852 for 13 iterations of the full shape: 1.68x fewer.' in printed
+    # 19 samples of 4 x 128^2 pixels are 1.245 Mpixels
+    assert 'Its samples are those of 19 such iterations: 2.45x fewer.' in printed
+    notes = [
+        'Note: LQ frames of 16 pixels. The paper stays at 32 or more: it lost quality with 16.',
+        'Note: 2 frames. The paper stays at 6 or more: it lost quality with 3.',
+    ]
+    assert [line for line in printed.splitlines() if line.startswith('Note')] == notes
     assert '3 clips of 22 frames.' in printed
     log = run(sys.executable, '-m', 'multigrid_vsr.cli', 'train', '-opt', opt_file, cwd=tmp_path).stdout
     assert '\n'.join(printed.splitlines()[:9]) in log
+    assert all(f'INFO: {note}' in log for note in notes)
 
 
 def test_plan_without_the_data_still_prints_the_table(tmp_path, clips):

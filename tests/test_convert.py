@@ -13,12 +13,13 @@ from runs import options, write
 
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.core.lr import CosineSchedule
 from multigrid_vsr.options.arch_limits import check_arch
 from multigrid_vsr.options.conversion import convert
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 from multigrid_vsr.options.option_file import read_options
 from multigrid_vsr.options.option_text import rewrite
-from multigrid_vsr.options.scheduler import check_scheduler
+from multigrid_vsr.options.scheduler import check_scheduler, cosine_options
 
 STOCK = """\
 # general settings
@@ -71,7 +72,7 @@ CHANGED = """\
 +    type:   MultigridREDSDataset
 +# the shapes of the run
 +multigrid:
-+  gt_size: [128, 192, 256]  # spatial stages, equally long: LQ 32, 48, 64
++  gt_size: [128, 256]  # spatial stages, equally long: LQ 32, 64
 +  num_frame: [7, 11, 15]  # equal parts of every stage
 +
 -    type: CosineAnnealingRestartLR
@@ -79,16 +80,19 @@ CHANGED = """\
 -              100000]  # three
 -    restart_weights: [1, 1, 1]
 +    type: MultigridCosineLR
-+    restart: stage  # the rate starts again where gt_size grows
++    restart: shape  # the rate starts again at every change of the shape
++    anneal: last  # it stays near its start until the last shape, and falls there
++    warmup_iter: 5000  # iterations of a linear ramp at the start
 """
 
 PRINTED = """\
+Recipe paper: arXiv 2205.05069: two spatial stages, three frame counts inside each, equation 1 of the rate, one ramp.
 name: run_multigrid, so that the stock run keeps its folder
 model_type: MultigridVideoModel for VideoRecurrentModel
 datasets.train.type: MultigridREDSDataset for REDSRecurrentDataset
-multigrid.gt_size: [128, 192, 256], 1/2, 3/4 and all of 256, rounded down to multiples of 4
-multigrid.num_frame: [7, 11, 15], 1/2, 3/4 and all of 15, rounded down
-train.scheduler: MultigridCosineLR without periods and restart_weights, as the rate starts again where gt_size grows
+multigrid.gt_size: [128, 256], 1/2 and all of 256, rounded down to multiples of 4, 128 or more
+multigrid.num_frame: [7, 11, 15], 1/2, 3/4 and all of 15, rounded down, 6 or more
+train.scheduler: MultigridCosineLR without periods and restart_weights, restart: shape, anneal: last, warmup_iter: 5000
 
 stage     iterations   count  gt_size  num_frame  batch/gpu  samples   Gpixels    cost
 """
@@ -114,7 +118,7 @@ def test_convert_changes_the_lines_that_it_has_to_and_says_why(tmp_path, capsys)
     assert '# equal parts of every stage\n\n\n# network structures\n' in after
     printed = capsys.readouterr().out
     assert printed.startswith(PRINTED)
-    assert printed.count('\n') == 7 + 2 + 9 + 2  # reasons, header, rows, the whole run and the comparison
+    assert printed.count('\n') == 8 + 2 + 6 + 2  # reasons, header, rows, the whole run and the comparison
 
 
 def test_convert_keeps_windows_line_ends_and_the_mark_at_the_start(tmp_path):
@@ -129,7 +133,7 @@ def test_convert_with_datasets_last_and_no_line_end_adds_the_block_below(tmp_pat
     after = converted(tmp_path, text)
     assert after.endswith(
         '    num_frame: -1\n\n# the shapes of the run\nmultigrid:\n'
-        '  gt_size: [128, 192, 256]  # spatial stages, equally long: LQ 32, 48, 64\n'
+        '  gt_size: [128, 256]  # spatial stages, equally long: LQ 32, 64\n'
         '  num_frame: [7, 11, 15]  # equal parts of every stage\n'
     )
 
@@ -156,27 +160,27 @@ def test_convert_adds_the_block_right_after_datasets_whatever_its_last_option(en
 FLOW = [
     (
         '{type: CosineAnnealingRestartLR,  periods: [9], restart_weights: [1], eta_min: !!float 1e-7}  # c',
-        '{type: MultigridCosineLR, restart: stage, eta_min: !!float 1e-7}  # c',
+        '{type: MultigridCosineLR, restart: shape, anneal: last, warmup_iter: -1, eta_min: !!float 1e-7}  # c',
     ),
     (
         '{periods: [9], type: CosineAnnealingRestartLR, eta_min: 0, restart_weights: [1]}',
-        '{type: MultigridCosineLR, restart: stage, eta_min: 0}',
+        '{type: MultigridCosineLR, restart: shape, anneal: last, warmup_iter: -1, eta_min: 0}',
     ),
-    ('{restart_weights: [1], periods: [9], type: CosineAnnealingRestartLR, }', '{type: MultigridCosineLR, restart: stage, }'),
+    ('{restart_weights: [1], periods: [9], type: CosineAnnealingRestartLR, }', '{type: MultigridCosineLR, restart: shape, anneal: last, warmup_iter: -1, }'),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(('before', 'after'), FLOW)
 def test_convert_edits_blocks_in_braces(before, after, tmp_path):
-    datasets = '{train: {type: REDSRecurrentDataset, num_frame: 4, gt_size: 8, batch_size_per_gpu: 1}}'
+    datasets = '{train: {type: REDSRecurrentDataset, num_frame: 15, gt_size: 256, batch_size_per_gpu: 1}}'
     text = (
         f'model_type: VideoRecurrentModel\nscale: 4\ndatasets: {datasets}  # one line\nnetwork_g: {{type: BasicVSR}}\n'
         f'train: {{total_iter: 9, scheduler: {before}\n'.replace('  # c', '')
         + '  }\n'
     )
     block = (
-        '\n# the shapes of the run\nmultigrid:\n  gt_size: [4, 8]  # spatial stages, equally long: LQ 1, 2\n'
-        '  num_frame: [2, 3, 4]  # equal parts of every stage\n'
+        '\n# the shapes of the run\nmultigrid:\n  gt_size: [128, 256]  # spatial stages, equally long: LQ 32, 64\n'
+        '  num_frame: [7, 11, 15]  # equal parts of every stage\n'
     )
     expected = text.replace('model_type: Video', 'model_type: MultigridVideo').replace('Recurrent', '', 1)
     expected = expected.replace('REDSRecurrentDataset', 'MultigridREDSDataset')
@@ -188,7 +192,7 @@ def test_convert_edits_blocks_in_braces(before, after, tmp_path):
 def test_convert_of_a_file_that_is_one_pair_of_braces_adds_the_block_inside(tmp_path):
     opt = options(Path('.'), **REDS)
     after = yaml.safe_load(converted(tmp_path, yaml.safe_dump(opt, default_flow_style=True, sort_keys=False)))
-    assert after['multigrid'] == {'gt_size': [128, 192, 256], 'num_frame': [7, 11, 15]}
+    assert after['multigrid'] == {'gt_size': [128, 256], 'num_frame': [7, 11, 15]}
     assert list(after).index('multigrid') == list(after).index('datasets') + 1
 
 
@@ -200,24 +204,20 @@ def test_convert_of_an_unknown_arch_on_windows_writes_the_target(tmp_path):
         '+    target: center  # ground truth of the frame in the middle alone',
         '+# the shapes of the run',
         '+multigrid:',
-        '+  gt_size: [128, 192, 256]  # spatial stages, equally long: LQ 32, 48, 64',
+        '+  gt_size: [128, 256]  # spatial stages, equally long: LQ 32, 64',
         '+',
     ]
 
 
-def test_converted_run_trains_on_the_shapes_of_its_block(tmp_path, clips):
+def test_converted_run_trains_on_the_shapes_of_its_block(tmp_path, stock_clips):
     stock = options(
-        clips, **{**REDS, 'network_g': NETWORK, 'datasets__train__gt_size': 128, 'datasets__train__num_frame': 4}
+        stock_clips, **{**REDS, 'network_g': NETWORK, 'datasets__train__gt_size': 144, 'datasets__train__num_frame': 7}
     )
     text = yaml.safe_dump(stock, sort_keys=False)
     seen = train_here(tmp_path, yaml.safe_load(converted(tmp_path, text)))
-    # Written by hand: 13 iterations are 4 + 4 + 5; 4 are 1 + 1 + 2 and 5 are 1 + 2 + 2 (floor of 5/3 and 10/3).
+    # Written by hand: 13 iterations are 6 + 7; 6 are 3 + 3 and 7 are 3 + 4.
     frames_and_sides = [(shape[1], shape[3]) for shape, _ in seen[-13:]]  # shapes may be tried before
-    assert frames_and_sides == [
-        *((2, 16), (3, 16), (4, 16), (4, 16)),
-        *((2, 24), (3, 24), (4, 24), (4, 24)),
-        *((2, 32), (3, 32), (3, 32), (4, 32), (4, 32)),
-    ]
+    assert frames_and_sides == [(6, 32)] * 3 + [(7, 32)] * 3 + [(6, 36)] * 3 + [(7, 36)] * 4
 
 
 def run(model: str, dataset: str, gt_size: int, num_frame: int, **changes: object) -> dict:
@@ -239,7 +239,7 @@ def network(arch: str, **opt: object) -> dict:
 REDS = run('VideoRecurrentModel', 'REDSRecurrentDataset', 256, 15)
 FLIPS = {'datasets__train__flip_sequence': True}
 STEPS = {'train__scheduler': {'type': 'MultiStepLR', 'milestones': [5], 'gamma': 0.5}}
-STEPPED, COSINE, MULTIGRID = 'MultiStepLR', 'CosineAnnealingRestartLR', 'MultigridCosineLR'
+STEPPED, MULTIGRID = 'MultiStepLR', 'MultigridCosineLR'
 VGG = {'network_d': {'type': 'VGGStyleDiscriminator', 'input_size': 256}}
 UNET = {'network_d': {'type': 'UNetDiscriminatorSN'}}
 
@@ -268,42 +268,42 @@ def window(dataset: str, arch: str, gt_size: int, **changes: object) -> dict:
 # Written by hand: the stock run, then model, dataset, gt_size, num_frame and scheduler of the new one.
 VIDEO, REDS_TYPE, VIMEO_TYPE = 'MultigridVideoModel', 'MultigridREDSDataset', 'MultigridVimeo90KDataset'
 GAN = 'MultigridVideoGANModel'
-SIZES = [128, 192, 256]
+SIZES = [128, 256]
 CASES = {
     'basicvsr': (REDS, VIDEO, REDS_TYPE, SIZES, [7, 11, 15], MULTIGRID),
     'basicvsr, steps': ({**REDS, **STEPS}, VIDEO, REDS_TYPE, SIZES, [7, 11, 15], STEPPED),
-    'basicvsr, 3 frames': (reds(3), VIDEO, REDS_TYPE, SIZES, [2, 3], MULTIGRID),
+    'basicvsr, 3 frames': (reds(3), VIDEO, REDS_TYPE, SIZES, None, MULTIGRID),
     'basicvsr, 2 frames': (reds(2), VIDEO, REDS_TYPE, SIZES, None, MULTIGRID),
-    'own arch, x3': ({**reds(6, **network('Own')), 'scale': 3, 'datasets__train__gt_size': 99}, VIDEO, REDS_TYPE, [48, 72, 99], [3, 4, 6], MULTIGRID),
-    'basicvsr, LQ 1': ({**REDS, 'datasets__train__gt_size': 4}, VIDEO, REDS_TYPE, None, [7, 11, 15], COSINE),
+    'own arch, x3': ({**reds(6, **network('Own')), 'scale': 3, 'datasets__train__gt_size': 99}, VIDEO, REDS_TYPE, [96, 99], None, MULTIGRID),
+    'basicvsr, LQ 1': ({**REDS, 'datasets__train__gt_size': 4}, VIDEO, REDS_TYPE, None, [7, 11, 15], MULTIGRID),
     'basicvsr, LQ 1, periods too short': (
         {**REDS, 'datasets__train__gt_size': 4, 'train__scheduler__periods': [6, 6]},
         VIDEO, REDS_TYPE, None, [7, 11, 15], MULTIGRID,
     ),
-    'basicvsr, vimeo': (vimeo(-1), VIDEO, VIMEO_TYPE, SIZES, [3, 5, 7], MULTIGRID),
+    'basicvsr, vimeo': (vimeo(-1), VIDEO, VIMEO_TYPE, SIZES, [6, 7], MULTIGRID),
     'basicvsr, vimeo, flips': (vimeo(-1, **FLIPS), VIDEO, VIMEO_TYPE, SIZES, [6, 10, 14], MULTIGRID),
     'basicvsr, vimeo, 7 of 14 frames': (vimeo(7, **FLIPS), VIDEO, VIMEO_TYPE, SIZES, [6, 10, 14], MULTIGRID),
-    'basicvsr, vimeo, steps': (vimeo(7, **STEPS), VIDEO, VIMEO_TYPE, SIZES, [3, 5, 7], STEPPED),
+    'basicvsr, vimeo, steps': (vimeo(7, **STEPS), VIDEO, VIMEO_TYPE, SIZES, [6, 7], STEPPED),
     'iconvsr': (reds(15, **network('IconVSR')), VIDEO, REDS_TYPE, SIZES, [7, 11, 15], MULTIGRID),
     'iconvsr, 8 frames': (reds(8, **network('IconVSR')), VIDEO, REDS_TYPE, SIZES, [6, 8], MULTIGRID),
     'iconvsr, vimeo, flips': (
-        vimeo(-1, **FLIPS, **network('IconVSR', temporal_padding=3)), VIDEO, VIMEO_TYPE, SIZES, [10, 14], MULTIGRID,
+        vimeo(-1, **FLIPS, **network('IconVSR', temporal_padding=3)), VIDEO, VIMEO_TYPE, SIZES, [8, 10, 14], MULTIGRID,
     ),
     'basicvsr++': (reds(30, **network('BasicVSRPlusPlus')), VIDEO, REDS_TYPE, SIZES, [15, 22, 30], MULTIGRID),
     'basicvsr++, full size': (
         {**reds(30, **network('BasicVSRPlusPlus', is_low_res_input=False)), 'scale': 1, 'datasets__train__gt_size': 100},
-        VIDEO, REDS_TYPE, [48, 72, 100], [15, 22, 30], MULTIGRID,
+        VIDEO, REDS_TYPE, [48, 100], [15, 22, 30], MULTIGRID,
     ),
     'edvr': (edvr(256), VIDEO, REDS_TYPE, SIZES, None, MULTIGRID),
     'edvr, steps': (edvr(256, **STEPS), VIDEO, REDS_TYPE, SIZES, None, STEPPED),
-    'edvr, 160 pixels': (edvr(160), VIDEO, REDS_TYPE, [80, 112, 160], None, MULTIGRID),
+    'edvr, 160 pixels': (edvr(160), VIDEO, REDS_TYPE, [128, 160], None, MULTIGRID),
     'edvr, vimeo': (window('Vimeo90KDataset', 'EDVR', 256), VIDEO, VIMEO_TYPE, SIZES, None, MULTIGRID),
     'duf': (window('Vimeo90KDataset', 'DUF', 256), VIDEO, VIMEO_TYPE, SIZES, None, MULTIGRID),
-    'duf, LQ 6': (window('REDSDataset', 'DUF', 24), VIDEO, REDS_TYPE, [16, 24], None, MULTIGRID),
-    'toflow': (window('Vimeo90KDataset', 'TOFlow', 112, scale=1), VIDEO, VIMEO_TYPE, [48, 80, 112], None, MULTIGRID),
+    'duf, LQ 40': (window('REDSDataset', 'DUF', 160), VIDEO, REDS_TYPE, [128, 160], None, MULTIGRID),
+    'toflow': (window('Vimeo90KDataset', 'TOFlow', 112, scale=1), VIDEO, VIMEO_TYPE, [48, 112], None, MULTIGRID),
     'gan': (gan(256, **VGG, **STEPS), GAN, REDS_TYPE, None, [7, 11, 15], STEPPED),
-    'gan, cosine': (gan(256, **VGG), GAN, REDS_TYPE, None, [7, 11, 15], COSINE),
-    'gan, unet': (gan(200, **UNET), GAN, REDS_TYPE, [96, 144, 200], [7, 11, 15], MULTIGRID),
+    'gan, cosine': (gan(256, **VGG), GAN, REDS_TYPE, None, [7, 11, 15], MULTIGRID),
+    'gan, unet': (gan(200, **UNET), GAN, REDS_TYPE, [128, 200], [7, 11, 15], MULTIGRID),
     'own arch': (reds(15, **network('Own')), VIDEO, REDS_TYPE, SIZES, [7, 11, 15], MULTIGRID),
     'own arch, windows': (window('REDSDataset', 'Own', 256), VIDEO, REDS_TYPE, SIZES, None, MULTIGRID),
 }  # fmt: skip
@@ -319,7 +319,10 @@ def test_convert_fits_the_shapes_to_the_run(changes, model, dataset, gt_size, nu
     block = {'gt_size': gt_size, 'num_frame': num_frame}
     assert new['multigrid'] == {key: values for key, values in block.items() if values}
     if scheduler == MULTIGRID:
-        assert new['train']['scheduler'] == {'type': MULTIGRID, 'restart': 'stage', 'eta_min': 1e-7}
+        rule = {'restart': 'shape', 'anneal': 'last', 'warmup_iter': -1}  # 13 iterations are too few for a ramp
+        if stock['network_g']['type'] == 'EDVR':
+            rule['restart_weights'] = [0.5, 1]
+        assert new['train']['scheduler'] == {'type': MULTIGRID, **rule, 'eta_min': 1e-7}
     else:
         assert new['train']['scheduler'] == stock['train']['scheduler']
     assert stock == options(Path('.'), **changes)
@@ -329,20 +332,54 @@ def test_convert_fits_the_shapes_to_the_run(changes, model, dataset, gt_size, nu
     ('changes', 'line'),
     [
         (CASES['gan'][0], 'multigrid.gt_size: left out, the VGGStyleDiscriminator takes 256 pixels alone'),
-        (CASES['gan'][0], 'train.scheduler: MultiStepLR stays as it is'),
-        (CASES['gan, cosine'][0], 'train.scheduler: CosineAnnealingRestartLR stays as it is, as gt_size does not grow'),
-        (CASES['basicvsr, steps'][0], 'train.scheduler: MultiStepLR stays as it is, so the rate does not start again where gt_size grows'),
-        (CASES['basicvsr, LQ 1, periods too short'][0], 'train.scheduler: MultigridCosineLR without periods and restart_weights, as the periods [6, 6] do not fill the run'),
+        (CASES['gan'][0], 'train.scheduler: MultiStepLR stays as it is: the rate does not start again with the shapes'),
+        (CASES['gan, cosine'][0], 'train.scheduler: MultigridCosineLR without periods and restart_weights, restart: shape, anneal: last, warmup_iter: -1'),
+        (CASES['edvr'][0], 'train.scheduler: MultigridCosineLR without periods and restart_weights, restart: shape, anneal: last, warmup_iter: -1, restart_weights: [0.5, 1]'),
+        ({**REDS, 'train__warmup_iter': 5}, "train.warmup_iter: -1 for 5, BasicSR's own ramp, as there is one now"),
         (CASES['edvr'][0], 'multigrid.num_frame: left out, an arch with one target frame has its 5 frames built in'),
         (CASES['iconvsr, vimeo, flips'][0], 'datasets.train.num_frame: 14, all frames of a septuplet and the same backwards'),
-        (CASES['iconvsr, vimeo, flips'][0], 'multigrid.num_frame: [10, 14], 1/2, 3/4 and all of 14, rounded down to multiples of 2, 7 or more'),
-        (CASES['basicvsr, LQ 1'][0], 'multigrid.gt_size: left out, 1/2, 3/4 and all of 4, rounded down to multiples of 4, 4 or more'),
+        (CASES['iconvsr, vimeo, flips'][0], 'multigrid.num_frame: [8, 10, 14], 1/2, 3/4 and all of 14, rounded down to multiples of 2, 8 or more'),
+        (CASES['basicvsr, LQ 1'][0], 'multigrid.gt_size: left out, 1/2 and all of 4, rounded down to multiples of 4, 128 or more'),
         (CASES['own arch'][0], 'network_g.type: Own is not known here: the start of the run will show whether it takes the shapes'),
         (CASES['own arch, windows'][0], 'datasets.train.target: center, as in BasicSR for this dataset'),
     ],
 )  # fmt: skip
 def test_convert_says_why(changes, line):
     assert line in convert(options(Path('.'), **changes)).reasons
+
+
+def test_convert_with_the_fast_recipe_keeps_the_samples_in_fewer_iterations():
+    frozen = {'train__total_iter': 300, 'train__fix_flow': 30, 'train__scheduler__periods': [300]}
+    new = convert(options(Path('.'), **{**REDS, **frozen}), 'fast')
+    assert new.options['multigrid'] == {
+        'gt_size': [128, 256],
+        'num_frame': [7, 11, 15],
+        'stage_iter': [200, 100],
+        'share': 'samples',
+        'batch_size_per_gpu': 'volume',
+        'max_batch_size_per_gpu': 4,
+    }
+    # Batches by hand: 60/7, 60/11, 60/15 bounded by 4; 15/7 = 2, 1, 1. 200/4 + 33.3/2 + 33.3 + 33.3 = 133.3.
+    assert [(s.num_iter, s.shape.batch_size_per_gpu) for s in new.schedule.segments] == [
+        (16, 4), (17, 4), (16, 4), (17, 2), (33, 1), (34, 1),
+    ]  # fmt: skip
+    assert (new.options['train']['total_iter'], new.options['train']['fix_flow']) == (133, 13)
+    assert new.options['train']['scheduler']['batch_scaling'] == 'sqrt'
+
+
+def test_convert_with_the_plain_recipe_swaps_types_alone(tmp_path):
+    (tmp_path / 'stock.yml').write_text(STOCK)
+    main(['convert', '-opt', str(tmp_path / 'stock.yml'), '-o', str(tmp_path / 'mg.yml'), '--recipe', 'plain'])
+    assert changed_lines(STOCK, (tmp_path / 'mg.yml').read_text()) == CHANGED[: CHANGED.index('+# the shapes')]
+
+
+def test_recipe_of_the_paper_gives_edvr_half_the_rate_in_the_small_stage():
+    length = {'train__total_iter': 150, 'train__scheduler__periods': [150]}
+    opt = convert(options(Path('.'), **{**edvr(256), **length})).options
+    schedule = schedule_from_options(opt)
+    rates = CosineSchedule(schedule, cosine_options(opt['train']['scheduler'], schedule))
+    # A ramp of 150/15 = 10 iterations, then 4e-4 / 2 x (1 + cos(pi 10/150)) / 2; from iteration 75 on the full rate.
+    assert [rates.at(i, 4e-4) for i in (0, 10, 75)] == pytest.approx([2e-5, 1.97815e-4, 4e-4], rel=1e-4)
 
 
 BAD = [
@@ -377,7 +414,7 @@ BAD = [
     ),
     (
         {'datasets__train__gt_size': 4, 'datasets__train__num_frame': 2},
-        'multigrid: must let gt_size or num_frame grow, got gt_size 4 and num_frame 2 alone. Nothing smaller fits',
+        'multigrid: must let gt_size or num_frame grow, got gt_size 4 and num_frame 2 alone. No smaller shape',
     ),
     ({'scale': 2}, 'scale: must be 4 for BasicVSR, which has it built in, got 2. Change it.'),
     (network('DUF', scale=2), 'scale: must be 2 for DUF, which has it built in, got 4. Change it.'),

@@ -15,12 +15,12 @@ BAD_BLOCKS = [
     # unknown keys, with the near miss
     (
         {'gt_sizes': [128, 256]},
-        'multigrid.gt_sizes: must be one of gt_size, num_frame, stage_iter, frame_ratio, '
+        'multigrid.gt_sizes: must be one of gt_size, num_frame, stage_iter, frame_ratio, share, '
         'batch_size_per_gpu, max_batch_size_per_gpu, stages, got gt_sizes. Did you mean `gt_size`?',
     ),
     (
         {'frames': [7, 15]},
-        'multigrid.frames: must be one of gt_size, num_frame, stage_iter, frame_ratio, '
+        'multigrid.frames: must be one of gt_size, num_frame, stage_iter, frame_ratio, share, '
         'batch_size_per_gpu, max_batch_size_per_gpu, stages, got frames. ',
     ),
     # types
@@ -73,6 +73,11 @@ BAD_BLOCKS = [
     (
         {'num_frame': [7, 15], 'frame_ratio': [1, float('nan')]},
         'multigrid.frame_ratio[1]: must be a number above 0, got nan. Leave a frame count out',
+    ),
+    ({**G, 'share': 'sample'}, 'multigrid.share: must be iter or samples, got sample. Choose one of them.'),
+    (
+        {**G, 'share': 'samples', 'stage_iter': [200, 100], 'batch_size_per_gpu': [16, 4]},
+        'train.total_iter: must be 150 to have the samples of 300 iterations (stage_iter) of 4, got 300. Write 150, or',
     ),
     # batches
     ({**G, 'batch_size_per_gpu': 8}, 'multigrid.batch_size_per_gpu: must be a list, got 8. Write it as [a, b, c].'),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from multigrid_vsr.core.plan import remaining_pixels, total_pixels
+from multigrid_vsr.core.plan import remaining_pixels, shape_notes, total_pixels
 from multigrid_vsr.core.schedule import Schedule, split
 from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.options.multigrid_block import schedule_from_options
@@ -91,6 +91,25 @@ TWO_BY_TWO = {'gt_size': [128, 256], 'num_frame': [7, 15]}
             run_options({**TWO_BY_TWO, 'batch_size_per_gpu': 'volume', 'max_batch_size_per_gpu': 12}, total_iter=4),
             [(0, 0, 1, 12, 7, 128), (0, 1, 2, 12, 15, 128), (1, 2, 3, 8, 7, 256), (1, 3, 4, 4, 15, 256)],
         ),
+        # shares of samples, of the run: 1/4 each, so 1/8, 1/4, 1/4, 1/4 of a batch of 4's iterations: 2 + 4 + 4 + 4 = 14
+        (
+            run_options({**TWO_BY_TWO, 'share': 'samples', 'batch_size_per_gpu': [[8, 4], 4]}, total_iter=14),
+            [(0, 0, 2, 8, 7, 128), (0, 2, 6, 4, 15, 128), (1, 6, 10, 4, 7, 256), (1, 10, 14, 4, 15, 256)],
+        ),
+        # stages of 60 and 30 iterations of 4 samples, halves of them at batch 16, 8 and 4: 30/4 + 30/2 + 15 + 15 = 52.5,
+        # rounded to even; boundaries floor(52 * 7.5 / 52.5) = 7, floor(52 * 22.5 / 52.5) = 22, floor(52 * 37.5 / 52.5) = 37
+        (
+            run_options(
+                {**TWO_BY_TWO, 'share': 'samples', 'stage_iter': [60, 30], 'batch_size_per_gpu': [[16, 8], 4]},
+                total_iter=52,
+            ),
+            [(0, 0, 7, 16, 7, 128), (0, 7, 22, 8, 15, 128), (1, 22, 37, 4, 7, 256), (1, 37, 52, 4, 15, 256)],
+        ),
+        # one batch throughout: as with shares of iterations
+        (
+            run_options({**TWO_BY_TWO, 'share': 'samples', 'stage_iter': [4, 8], 'frame_ratio': [1, 3]}, total_iter=12),
+            [(0, 0, 1, 4, 7, 128), (0, 1, 4, 4, 15, 128), (1, 4, 6, 4, 7, 256), (1, 6, 12, 4, 15, 256)],
+        ),
         # any order of shapes; what an entry leaves out is the full shape's
         (
             run_options(
@@ -151,3 +170,20 @@ def test_pixels_of_the_rest_are_counted_from_any_iteration():
     schedule = Schedule.from_shapes([(2, BatchShape(1, 2, 64)), (3, BatchShape(1, 4, 128))], BatchShape(1, 4, 128))
     assert total_pixels(schedule) == 212992
     assert [remaining_pixels(schedule, i) for i in range(6)] == [212992, 204800, 196608, 131072, 65536, 0]
+
+
+@pytest.mark.parametrize(
+    ('shapes', 'full', 'expected'),
+    [
+        ([(6, 128), (15, 256)], (15, 256), []),
+        ([(3, 128), (15, 256)], (15, 256), ['Note: 3 frames. The paper']),
+        ([(6, 124), (15, 256)], (15, 256), ['Note: LQ frames of 31 pixels. The paper']),
+        ([(5, 128), (5, 256)], (5, 256), []),  # EDVR has 5 frames built in
+        ([(4, 96), (5, 112)], (5, 112), ['Note: LQ frames of 24 pixels.', 'Note: 4 frames.']),
+    ],
+)
+def test_notes_name_shapes_below_the_paper_s_that_the_full_shape_does_not_have(shapes, full, expected):
+    schedule = Schedule.from_shapes([(1, BatchShape(1, *shape)) for shape in shapes], BatchShape(1, *full))
+    lines = shape_notes(schedule, 4)
+    assert len(lines) == len(expected)
+    assert all(line.startswith(start) for line, start in zip(lines, expected))

@@ -10,16 +10,20 @@ from typing import Any
 
 from multigrid_vsr.cli.plan import world_size_of
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.plan import comparison, stage_table
-from multigrid_vsr.options.conversion import convert
+from multigrid_vsr.core.plan import comparison, shape_notes, stage_table
+from multigrid_vsr.options.conversion import Conversion, convert
 from multigrid_vsr.options.option_file import read_options
 from multigrid_vsr.options.option_text import rewrite
+from multigrid_vsr.options.recipes import RECIPES
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser('convert', help="turn a BasicSR video training file into one of this project's")
     parser.add_argument('-opt', required=True, help='path to the option YAML file of BasicSR')
     parser.add_argument('-o', dest='out', type=Path, required=True, metavar='FILE', help='file to write')
+    parser.add_argument(
+        '--recipe', choices=list(RECIPES), default='paper', help='shapes and rule of the rate (default: paper)'
+    )
     return parser
 
 
@@ -29,18 +33,36 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: If the file cannot be converted, or the new one not be written.
     """
-    out: Path = args.out
+    check_out(args.out)
+    write_conversion(args.opt, args.out, convert(read_options(args.opt), args.recipe))
+
+
+def check_out(out: Path) -> None:
+    """Asks for a file that can be made.
+
+    Raises:
+        OptionError: If it is there, or has no folder.
+    """
     if os.path.lexists(out):
         raise OptionError('-o', 'not exist yet', out, 'Give another name.')
     if not out.parent.is_dir():
         raise OptionError('-o', 'lie in a folder that exists', out, f'Make {out.parent} first.')
-    conversion = convert(read_options(args.opt))
-    text = Path(args.opt).read_bytes().decode()  # read_text would change the line ends
+
+
+def write_conversion(opt_file: str, out: Path, conversion: Conversion) -> None:
+    """Writes the new file, and prints why it is as it is and what its run will do.
+
+    Raises:
+        InputError: If the text cannot be edited, or the file not be written.
+    """
+    text = Path(opt_file).read_bytes().decode()  # read_text would change the line ends
     _write(out, rewrite(text, conversion.options, conversion.comments))
     world_size = world_size_of(conversion.options)
     print(*conversion.reasons, sep='\n', end='\n\n')
     print(stage_table(conversion.schedule, world_size))
     print(comparison(conversion.schedule, world_size))
+    for note in shape_notes(conversion.schedule, conversion.options.get('scale', 1)):
+        print(note)
 
 
 def _write(path: Path, text: str) -> None:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from multigrid_vsr.core.plan import comparison, stage_table
+from multigrid_vsr.core.plan import comparison, shape_notes, stage_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.check import check_data
 from multigrid_vsr.frames.clips import MissingData
@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> None:
     opt = read_options(args.opt, args.force_yml)
     notes = settle(opt)
     schedule = checked_schedule(opt)
+    notes += shape_notes(schedule, opt.get('scale', 1))
     world_size = args.gpus or world_size_of(opt)
     if uses_multigrid(opt):
         notes += _checked_run(opt, schedule, world_size)
@@ -43,17 +44,25 @@ def run(args: argparse.Namespace) -> None:
     print(stage_table(schedule, world_size))
     print(comparison(schedule, world_size))
     print(*notes, sep='\n', end='\n' if notes else '')
-    try:
-        checked = check_data(opt, schedule, world_size)
-    except MissingData as error:
-        print(f'Data not checked. {error}')
-    else:
-        frames = sum(clip.num_frame for clip in checked.clips)
-        print(*checked.notes, f'{len(checked.clips)} clips of {frames} frames.', sep='\n')
+    print(*data_lines(opt, schedule, world_size), sep='\n')
     if args.gpus is None and uses_multigrid(opt):
         from multigrid_vsr.host.run_check import check_num_gpu
 
         check_num_gpu(opt)
+
+
+def data_lines(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> list[str]:
+    """Compares the training set with the shapes; what it is, or why it could not be looked at.
+
+    Raises:
+        InputError: If it does not fit the run.
+    """
+    try:
+        checked = check_data(opt, schedule, world_size)
+    except MissingData as error:
+        return [f'Data not checked. {error}']
+    frames = sum(clip.num_frame for clip in checked.clips)
+    return [*checked.notes, f'{len(checked.clips)} clips of {frames} frames.']
 
 
 def _checked_run(opt: dict[str, Any], schedule: Schedule, world_size: int) -> list[str]:

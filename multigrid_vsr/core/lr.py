@@ -1,18 +1,21 @@
 """The learning rate of every iteration, in closed form.
 
-With the iteration i counted from 0, the *period* that holds i, [s, e) with number k (counted from 0), and the warm-up
-length W = ``warmup_iter``::
+With the iteration i counted from 0, the *period* that holds i, [s, e), the length N of the run, and the warm-up length
+W = ``warmup_iter``::
 
-    lr(i) = w(i) * r(k) * b(i) * (eta_min + (lr_0 - eta_min) * (1 + cos(pi * (i - s) / (e - s))) / 2)
+    base(i) = r(i) * b(i) * (eta_min + (lr_0 - eta_min) * (1 + cos(pi * x(i))) / 2)
+    lr(i)   = base(i) - max(0, base(i) - before) * (1 - (i - j + 1) / W)     where i - j < W, else base(i)
 
 - periods: the whole run (``restart: none``), the spatial stages (``stage``) or the segments (``shape``);
-- r(k) = ``restart_weights[k]``;
+- x(i) = (i - s) / (e - s) for ``anneal: each``. For ``anneal: last`` so in the last period alone, and (i - s) / N in
+  those before it: their rate hardly falls. With ``restart: shape`` that is equation 1 of arXiv 2205.05069. Its print
+  has no pi; the half wave is that of Loshchilov and Hutter, arXiv 1608.03983, equation 5, which it cites: our reading;
+- r(i): that of ``restart_weights`` for the period of i, or for its spatial stage;
 - b(i) = 1, sqrt(B_i / B) or B_i / B for ``batch_scaling`` ``none``, ``sqrt`` or ``linear``, with B_i the batch of the
   iteration and B that of ``datasets.train``;
-- w(i) = min(1, (i - j + 1) / W), with j the start of the last ramp: iteration 0, or a boundary where
-  r(k) * b(i) * cosine is above its value at the iteration before (Goyal et al., arXiv 1706.02677, section 2.2).
-
-The cosine is that of Loshchilov and Hutter, arXiv 1608.03983, equation 5.
+- j is where the last ramp starts: iteration 0 with before = 0 (Goyal et al., arXiv 1706.02677, section 2.2), and with
+  ``warmup_at: boundaries`` also every boundary where base(j) > base(j - 1), with before = lr(j - 1): a ramp never
+  starts below the rate before it.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from itertools import pairwise
 from multigrid_vsr.core.schedule import Schedule
 
 RESTARTS = ('none', 'stage', 'shape')
+ANNEALS = ('last', 'each')
+WARMUP_PLACES = ('start', 'boundaries')
 BATCH_SCALINGS = {'none': 0.0, 'sqrt': 0.5, 'linear': 1.0}
 
 
@@ -33,17 +38,21 @@ class CosineOptions:
     """``train.scheduler`` of type ``MultigridCosineLR``; see the formula above.
 
     Attributes:
-        eta_min: Rate that each period ends with.
+        eta_min: Rate that an annealed period ends with.
         restart: ``none``, ``stage`` or ``shape``.
-        restart_weights: Weight of each period; all 1 where it is empty.
+        anneal: ``last`` or ``each``: which periods end at ``eta_min``.
+        restart_weights: Weight of each period or of each spatial stage; all 1 where it is empty.
         warmup_iter: Iterations of a ramp; 0 for none.
+        warmup_at: ``start`` or ``boundaries``.
         batch_scaling: ``none``, ``sqrt`` or ``linear``.
     """
 
     eta_min: float = 1e-7
     restart: str = 'stage'
+    anneal: str = 'each'
     restart_weights: tuple[float, ...] = ()
     warmup_iter: int = 0
+    warmup_at: str = 'start'
     batch_scaling: str = 'none'
 
 
@@ -59,25 +68,40 @@ class CosineSchedule:
         self._schedule = schedule
         self._options = options
         self._starts = period_starts(schedule, options.restart)
-        self._ends = [*self._starts[1:], schedule.total_iter]
-        self._weights = options.restart_weights or (1.0,) * len(self._starts)
-        boundaries = sorted({segment.start for segment in schedule.segments[1:]})
-        self._ramps = [0, *(i for i in boundaries if self._base(i, 1.0) > self._base(i - 1, 1.0))]
+        self._ramps = [0]
+        if options.warmup_at == 'boundaries':
+            boundaries = (segment.start for segment in schedule.segments[1:])
+            self._ramps += [i for i in boundaries if self._base(i, 1.0) > self._base(i - 1, 1.0)]
 
     def at(self, iteration: int, base_lr: float) -> float:
         """The rate of an iteration, counted from 0, for a parameter group whose rate begins at ``base_lr``."""
-        since = iteration - self._ramps[bisect_right(self._ramps, iteration) - 1]
-        warmup = self._options.warmup_iter
-        factor = min(1.0, (since + 1) / warmup) if warmup > 0 else 1.0
-        return factor * self._base(iteration, base_lr)
+        rate = self._base(iteration, base_lr)
+        start = self._ramps[bisect_right(self._ramps, iteration) - 1]
+        done = iteration - start + 1
+        if done >= self._options.warmup_iter:
+            return rate
+        before = self.at(start - 1, base_lr) if start > 0 else 0.0
+        return rate - max(0.0, rate - before) * (1 - done / self._options.warmup_iter)
 
     def _base(self, iteration: int, base_lr: float) -> float:
+        """The rate without ramps."""
         period = bisect_right(self._starts, iteration) - 1
-        start, end = self._starts[period], self._ends[period]
-        scaling = batch_factor(self._schedule, iteration, self._options.batch_scaling)
+        start, end = [*self._starts, self._schedule.total_iter][period : period + 2]
+        is_annealed = self._options.anneal == 'each' or end == self._schedule.total_iter
+        share = (iteration - start) / (end - start if is_annealed else self._schedule.total_iter)
         eta_min = min(self._options.eta_min, base_lr)
-        cosine = (1 + math.cos(math.pi * (iteration - start) / (end - start))) / 2
-        return self._weights[period] * scaling * (eta_min + (base_lr - eta_min) * cosine)
+        cosine = eta_min + (base_lr - eta_min) * (1 + math.cos(math.pi * share)) / 2
+        return (
+            self._weight(iteration, period)
+            * batch_factor(self._schedule, iteration, self._options.batch_scaling)
+            * cosine
+        )
+
+    def _weight(self, iteration: int, period: int) -> float:
+        weights = self._options.restart_weights
+        if not weights:
+            return 1.0
+        return weights[period if len(weights) == len(self._starts) else self._schedule.segment_at(iteration).stage]
 
 
 def batch_factor(schedule: Schedule, iteration: int, batch_scaling: str) -> float:

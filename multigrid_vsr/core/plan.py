@@ -42,7 +42,7 @@ def stage_table(schedule: Schedule, world_size: int = 1) -> str:
                 f'{shape.pixels / schedule.full_shape.pixels:.1%}',
             )
         )
-    samples = sum(segment.num_iter * segment.shape.batch_size_per_gpu for segment in schedule.segments) * world_size
+    samples = total_samples(schedule) * world_size
     pixels = total_pixels(schedule) * world_size
     full = schedule.total_iter * schedule.full_shape.pixels * world_size
     rows.append(
@@ -66,15 +66,47 @@ def total_pixels(schedule: Schedule) -> int:
     return sum(segment.num_iter * segment.shape.pixels for segment in schedule.segments)
 
 
+def total_samples(schedule: Schedule) -> int:
+    """Samples that one GPU trains on in the whole run."""
+    return sum(segment.num_iter * segment.shape.batch_size_per_gpu for segment in schedule.segments)
+
+
 def comparison(schedule: Schedule, world_size: int = 1) -> str:
-    """The sentence below the table: the run against one of the full shape throughout."""
+    """The sentences below the table: the run against one of the full shape throughout, of as many samples too."""
     pixels = total_pixels(schedule) * world_size
     full = schedule.total_iter * schedule.full_shape.pixels * world_size
     unit, per_unit = _unit(schedule, world_size)
+    batch = schedule.full_shape.batch_size_per_gpu
+    iterations = round(total_samples(schedule) / batch)
+    of_samples = ''
+    if iterations != schedule.total_iter:
+        same = iterations * schedule.full_shape.pixels * world_size
+        of_samples = f' Its samples are those of {iterations} such iterations: {same / pixels:.2f}x fewer.'
     return (
         f'{pixels / per_unit:.3f} {unit} against {full / per_unit:.3f} for {schedule.total_iter} iterations of the '
-        f'full shape: {full / pixels:.2f}x fewer. Wall-clock follows pixels only as far as the GPU is busy.'
+        f'full shape: {full / pixels:.2f}x fewer.{of_samples} Wall-clock follows pixels only as far as the GPU is busy.'
     )
+
+
+LEAST_LQ, LEAST_FRAMES = 32, 6  # below them arXiv 2205.05069 saw losses
+
+
+def shape_notes(schedule: Schedule, scale: int) -> list[str]:
+    """A line for each way in which early shapes are smaller than the paper's smallest; the full shape is as it is.
+
+    Args:
+        schedule: Shapes of the run.
+        scale: Ground truth side / LQ side.
+    """
+    full = schedule.full_shape
+    lq = min(segment.shape.gt_size for segment in schedule.segments) // scale
+    frames = min(segment.shape.num_frame for segment in schedule.segments)
+    lines = []
+    if lq < min(LEAST_LQ, full.gt_size // scale):
+        lines.append(f'Note: LQ frames of {lq} pixels. The paper stays at {LEAST_LQ} or more: it lost quality with 16.')
+    if frames < min(LEAST_FRAMES, full.num_frame):
+        lines.append(f'Note: {frames} frames. The paper stays at {LEAST_FRAMES} or more: it lost quality with 3.')
+    return lines
 
 
 def _unit(schedule: Schedule, world_size: int) -> tuple[str, float]:

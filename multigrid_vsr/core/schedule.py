@@ -62,7 +62,7 @@ class Schedule:
         return ', '.join(f'{segment.num_iter} x [{segment.shape}]' for segment in self.segments)
 
 
-def split(length: int, shares: Sequence[float]) -> list[int]:
+def split(length: int, shares: Sequence[float | Fraction]) -> list[int]:
     """Splits ``length`` iterations by shares: boundary j is ``floor(length * cumulated_j / total)``.
 
     The last part is never empty; others are where ``length`` is smaller than the number of parts.
@@ -70,3 +70,21 @@ def split(length: int, shares: Sequence[float]) -> list[int]:
     exact = [Fraction(str(share)) for share in shares]  # 0.1 as it was written, not the nearest binary number
     boundaries = [length * sum(exact[:count]) // sum(exact) for count in range(len(exact) + 1)]
     return [end - start for start, end in pairwise(boundaries)]
+
+
+def exact_iterations(
+    stage_iter: Sequence[int], frame_ratio: Sequence[float], batches: Sequence[Sequence[int]], full_batch: int
+) -> list[list[Fraction]]:
+    """The iterations of each (stage, frame count) whose share is one of samples, before they are rounded.
+
+    Args:
+        stage_iter: Length of each stage in iterations of ``full_batch``: their product is its samples.
+        frame_ratio: Share of a stage's samples at each frame count.
+        batches: Batch of each (stage, frame count).
+        full_batch: Batch that ``stage_iter`` counts in.
+    """
+    ratio = [Fraction(str(share)) for share in frame_ratio]
+    return [
+        [length * full_batch * share / sum(ratio) / batch for share, batch in zip(ratio, row)]
+        for length, row in zip(stage_iter, batches)
+    ]

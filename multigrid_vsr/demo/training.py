@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 import re
 import subprocess
 import sys
@@ -13,7 +14,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.options.table import WARMUP_PART
 
 _OPTIONS = """\
 # {title}
@@ -64,7 +64,7 @@ train:
     type: {scheduler}
     eta_min: 0.0000001
   total_iter: {total_iter}
-  warmup_iter: {warmup_iter}
+  warmup_iter: -1
   pixel_opt:
     type: CharbonnierLoss
     loss_weight: 1.0
@@ -84,11 +84,21 @@ CosineAnnealingRestartLR
     periods: [{total_iter}]
     restart_weights: [1]"""
 
+# The paper's rule, its ramp as long a part of the run as there: 5000 iterations of 75,000.
+_PAPER = """\
+MultigridCosineLR
+    restart: shape
+    anneal: last
+    warmup_iter: {warmup_iter}"""
+
 _MULTIGRID = """
 multigrid:
   gt_size: [64, 128]
   num_frame: [3, 5, 7]
 """
+
+
+WARMUP_PART = 15
 
 
 @dataclass(frozen=True)
@@ -135,27 +145,35 @@ def options(name: str, iters: int, seed: int) -> str:
         io_backend='disk' if is_stock else 'packed',
         prefetch_mode='~' if is_stock else 'cpu',
         multigrid='' if is_stock else _MULTIGRID,
-        scheduler=_ONE_COSINE.format(total_iter=iters) if is_stock else 'MultigridCosineLR',  # with its own warm-up
-        warmup_iter=iters // WARMUP_PART if is_stock else -1,
+        scheduler=(_ONE_COSINE if is_stock else _PAPER).format(total_iter=iters, warmup_iter=iters // WARMUP_PART),
         total_iter=iters,
         save_checkpoint_freq=iters // (4 if iters >= 60 else 2),
     )
 
 
-def train_file(path: Path, iters: int, label: str) -> None:
+def train_file(path: Path, iters: int, label: str, threads: int | None = None) -> None:
     """Trains an option file in a process of its own, in the file's folder, with a progress bar.
 
     Args:
         path: Option file.
         iters: Its iterations.
         label: What the progress bar says.
+        threads: Threads of torch in the process; ``None`` for its own choice.
 
     Raises:
         InputError: If the run ends with an error; its last lines are printed before.
     """
     command = [sys.executable, '-m', 'multigrid_vsr.cli', 'train', '-opt', path.name]
     last_lines: collections.deque[str] = collections.deque(maxlen=20)
-    process = subprocess.Popen(command, cwd=path.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    environment = {} if threads is None else {'OMP_NUM_THREADS': str(threads)}
+    process = subprocess.Popen(
+        command,
+        cwd=path.parent,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     assert process.stdout is not None
     with process, tqdm(total=iters, desc=label, unit='iter') as bar:
         for line in process.stdout:

@@ -71,11 +71,14 @@ def load_state(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def newest_good(opt: Mapping[str, Any]) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
+def newest_good(
+    opt: Mapping[str, Any], iteration: int | None = None
+) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
     """Looks for the newest state whose weights are whole too, where the run writes.
 
     Args:
         opt: Options of the run.
+        iteration: The only iteration to look at; ``None`` for all.
 
     Returns:
         The state's path, the state, and a line for each newer one that was passed over; no path where there is none
@@ -86,6 +89,8 @@ def newest_good(opt: Mapping[str, Any]) -> tuple[Path | None, dict[str, Any] | N
     """
     warnings = []
     for path in _states(Path(opt['path']['training_states'])):
+        if iteration is not None and int(path.stem) != iteration:
+            continue
         try:
             state = load_state(path)
             if state['iter'] != int(path.stem):

@@ -14,7 +14,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch.nn.parallel import DistributedDataParallel
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.plan import stage_table
+from multigrid_vsr.core.plan import shape_notes, stage_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.pixels import to_float_rgb
 from multigrid_vsr.models import acceleration, checkpoint, optimizer_state
@@ -67,6 +67,8 @@ class MultigridVideoModel(VideoRecurrentModel):
             acceleration.compile_children(self.get_bare_model(self.net_g), opt['train']['compile'], len(shapes))
         if self.schedule is not None:
             get_root_logger().info(f'Multigrid schedule:\n{stage_table(self.schedule, checkpoint.ranks(opt))}')
+            for note in shape_notes(self.schedule, opt.get('scale', 1)):
+                get_root_logger().info(note)
 
     def setup_optimizers(self) -> None:
         """Sets up the optimizer with ``flow_lr_mul``, or with EDVR's ``dcn_lr_mul``, as BasicSR's models do."""

@@ -1,24 +1,26 @@
 """What makes a run of this project out of a stock one of BasicSR, and why: options in, options out.
 
-With G and T, the ``gt_size`` and ``num_frame`` of the stock run: the spatial stages are G/2, 3G/4 and G, which is this
-project's choice, and the frames inside each T/2, 3T/4 and T, which is the paper's (arXiv 2205.05069). Both are rounded
-down to what the arch takes.
+The shapes and the rule of the rate are those of a recipe (:mod:`multigrid_vsr.options.recipes`), fitted to what the
+arch takes.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from fractions import Fraction
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.core.schedule import Schedule, split
 from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.options.arch_limits import UNET_MULTIPLE, ArchLimits, check_arch, fixed_gt_size, limits_of, target_of
-from multigrid_vsr.options.multigrid_block import check_blocks, schedule_from_options
+from multigrid_vsr.options.iteration_counts import SCHEDULE_COUNTS, scaled
+from multigrid_vsr.options.multigrid_block import check_blocks, schedule_from_options, total_iter_of_samples
+from multigrid_vsr.options.recipes import MOST_WARMUP, RECIPES, WARMUP_PART, Recipe
 from multigrid_vsr.options.table import SCHEDULER_TYPE
 from multigrid_vsr.options.train_block import checked_schedule
 
@@ -28,7 +30,7 @@ _MODELS = {
     'EDVRModel': 'MultigridVideoModel',
     'VideoBaseModel': 'MultigridVideoModel',
 }
-_DATASETS = {
+DATASETS = {
     'REDSRecurrentDataset': 'MultigridREDSDataset',
     'REDSDataset': 'MultigridREDSDataset',
     'Vimeo90KRecurrentDataset': 'MultigridVimeo90KDataset',
@@ -54,26 +56,28 @@ class Conversion:
     schedule: Schedule
 
 
-def convert(stock: Mapping[str, Any]) -> Conversion:
+def convert(stock: Mapping[str, Any], recipe_name: str = 'paper') -> Conversion:
     """Decides what changes in a stock run, and checks the outcome as a training run does.
 
     Args:
         stock: The options of a BasicSR run, as read from YAML.
+        recipe_name: One of ``RECIPES``.
 
     Raises:
         OptionError: If it is no video training run, is converted already, or has nothing to grow.
     """
+    recipe = RECIPES[recipe_name]
     if 'multigrid' in stock:
         raise OptionError('multigrid', 'not be there yet', 'a block', 'Change it by hand.')
     check_blocks(stock, 'datasets', 'datasets.train', 'train', 'train.scheduler', 'network_g')
     opt = copy.deepcopy(dict(stock))
-    reasons = []
+    reasons = [f'Recipe {recipe_name}: {recipe.source}.']
     if 'name' in opt:
         opt['name'] = f'{opt["name"]}_multigrid'
         reasons.append(f'name: {opt["name"]}, so that the stock run keeps its folder')
     reasons += [
         _convert_type('model_type', opt, 'model_type', _MODELS),
-        _convert_type('datasets.train.type', opt['datasets']['train'], 'type', _DATASETS),
+        _convert_type('datasets.train.type', opt['datasets']['train'], 'type', DATASETS),
         *_convert_vimeo_frames(opt['datasets']['train'], stock['datasets']['train']['type']),
     ]
     comments = {}
@@ -84,24 +88,49 @@ def convert(stock: Mapping[str, Any]) -> Conversion:
             f'network_g.type: {arch} is not known here: the start of the run will show whether it takes the shapes'
         )
         if stock['datasets']['train']['type'] in _DATASETS_OF_WINDOWS:
-            opt['datasets']['train'] = _insert(opt['datasets']['train'], 'type', 'target', 'center')
+            opt['datasets']['train'] = insert(opt['datasets']['train'], 'type', 'target', 'center')
             comments['datasets.train.target'] = 'ground truth of the frame in the middle alone'
             reasons.append('datasets.train.target: center, as in BasicSR for this dataset')
 
     schedule = schedule_from_options(opt)  # the full shape: what is wrong with it was so before
     check_arch(opt, schedule)
-    block, why = _multigrid_block(opt, schedule.full_shape, limits or ArchLimits())
+    if recipe.scheduler:
+        opt = _with_schedule(opt, recipe, schedule.full_shape, limits or ArchLimits(), comments, reasons)
+    return Conversion(opt, comments, reasons, checked_schedule(opt))
+
+
+def _with_schedule(
+    opt: dict[str, Any],
+    recipe: Recipe,
+    full: BatchShape,
+    limits: ArchLimits,
+    comments: dict[str, str],
+    reasons: list[str],
+) -> dict[str, Any]:
+    """Adds the shapes and the rule of the rate; says so in ``comments`` and ``reasons``."""
+    total_iter = int(opt['train']['total_iter'])
+    block, why = _shapes(opt, recipe, full, limits)
     reasons += why
-    opt = _insert(opt, 'datasets', 'multigrid', block)
+    stages, part = len(block.get('gt_size', [full.gt_size])), 'every stage' if 'gt_size' in block else 'the run'
     comments['multigrid'] = 'the shapes of the run'
     if 'gt_size' in block:
         sides = ', '.join(str(gt_size // int(opt.get('scale', 1))) for gt_size in block['gt_size'])
-        comments['multigrid.gt_size'] = f'spatial stages, equally long: LQ {sides}'
-    comments['multigrid.num_frame'] = f'equal parts of {"every stage" if "gt_size" in block else "the run"}'
-    reasons.append(_convert_scheduler(opt['train'], grows='gt_size' in block, total_iter=schedule.total_iter))
-    comments['train.scheduler.restart'] = 'the rate starts again where gt_size grows'
-
-    return Conversion(opt, comments, reasons, checked_schedule(opt))
+        comments['multigrid.gt_size'] = f'spatial stages{"" if recipe.batch else ", equally long"}: LQ {sides}'
+    comments['multigrid.num_frame'] = f'equal parts of {part}'
+    if recipe.batch:
+        shares = recipe.stage_shares if stages == len(recipe.stage_shares) else (1,) * stages
+        block |= {'stage_iter': split(total_iter, shares), **recipe.batch}
+        block['max_batch_size_per_gpu'] = recipe.most_growth * full.batch_size_per_gpu
+        comments['multigrid.stage_iter'] = 'length of each stage in samples, as iterations of the full batch'
+        comments['multigrid.share'] = 'a larger batch gets fewer iterations'
+        comments['multigrid.batch_size_per_gpu'] = 'as many pixels at every shape'
+        comments['multigrid.max_batch_size_per_gpu'] = f'at most {recipe.most_growth} times the full batch'
+        reasons.append(f'multigrid.stage_iter: {block["stage_iter"]}, and larger batches in smaller shapes')
+    opt = insert(opt, 'datasets', 'multigrid', block)
+    opt['train'] = _with_rule(opt, recipe, stages, comments, reasons)
+    if recipe.batch:
+        opt = scaled(opt, Fraction(total_iter_of_samples(opt), total_iter), SCHEDULE_COUNTS, reasons)
+    return opt
 
 
 def _convert_type(option: str, block: dict[str, Any], key: str, types: Mapping[str, str]) -> str:
@@ -128,14 +157,15 @@ def _convert_vimeo_frames(dataset_opt: dict[str, Any], stock_type: str) -> list[
     return [f'datasets.train.num_frame: {frames}, {meaning}']
 
 
-def _multigrid_block(
-    opt: Mapping[str, Any], full: BatchShape, limits: ArchLimits
-) -> tuple[dict[str, list[int]], list[str]]:
+def _shapes(
+    opt: Mapping[str, Any], recipe: Recipe, full: BatchShape, limits: ArchLimits
+) -> tuple[dict[str, Any], list[str]]:
     """What grows, and why."""
-    block, reasons = {}, []
+    block: dict[str, Any] = {}
+    reasons = []
     for key, (values, reason) in {
-        'gt_size': _gt_sizes(opt, full.gt_size, limits),
-        'num_frame': _num_frames(opt, full.num_frame, limits),
+        'gt_size': _gt_sizes(opt, recipe, full.gt_size, limits),
+        'num_frame': _num_frames(opt, recipe, full.num_frame, limits),
     }.items():
         if len(values) > 1:
             block[key] = values
@@ -145,12 +175,12 @@ def _multigrid_block(
             'multigrid',
             'let gt_size or num_frame grow',
             f'gt_size {full.gt_size} and num_frame {full.num_frame} alone',
-            'Nothing smaller fits this run: train it as it is.',
+            'No smaller shape that the recipe has fits this run: use --recipe plain.',
         )
     return block, reasons
 
 
-def _gt_sizes(opt: Mapping[str, Any], full: int, limits: ArchLimits) -> tuple[list[int], str]:
+def _gt_sizes(opt: Mapping[str, Any], recipe: Recipe, full: int, limits: ArchLimits) -> tuple[list[int], str]:
     """The spatial stages, and why."""
     if fixed_gt_size(opt) is not None:
         return [full], f'the {opt["network_d"]["type"]} takes {full} pixels alone'
@@ -158,51 +188,70 @@ def _gt_sizes(opt: Mapping[str, Any], full: int, limits: ArchLimits) -> tuple[li
     multiple = scale * limits.lq_multiple
     if (opt.get('network_d') or {}).get('type') == 'UNetDiscriminatorSN':
         multiple = math.lcm(multiple, UNET_MULTIPLE)
-    return _grow(full, multiple, scale * limits.lq_least)
+    return _grow(full, recipe.sides, multiple, scale * max(recipe.least_lq, limits.lq_least))
 
 
-def _num_frames(opt: Mapping[str, Any], full: int, limits: ArchLimits) -> tuple[list[int], str]:
+def _num_frames(opt: Mapping[str, Any], recipe: Recipe, full: int, limits: ArchLimits) -> tuple[list[int], str]:
     """The frames inside each stage, and why."""
     if target_of(opt) == 'center':
         return [full], f'an arch with one target frame has its {full} frames built in'
     dataset_opt = opt['datasets']['train']
     flips = dataset_opt['type'] == 'MultigridVimeo90KDataset' and dataset_opt.get('flip_sequence')
-    return _grow(full, 2 if flips else 1, max(2, limits.least_frames))  # a sequence has two frames at least
+    return _grow(full, recipe.frames, 2 if flips else 1, max(recipe.least_frames, limits.least_frames))
 
 
-def _grow(full: int, multiple: int, least: int) -> tuple[list[int], str]:
-    """Half, three quarters and all of ``full``, without what is below ``least`` and without repeats."""
-    rounded = [size - size % multiple for size in (full // 2, 3 * full // 4)]
-    values = [*sorted({size for size in rounded if least <= size < full}), full]
-    reason = f'1/2, 3/4 and all of {full}, rounded down'
+def _grow(full: int, shares: Sequence[Fraction], multiple: int, least: int) -> tuple[list[int], str]:
+    """The shares of ``full``, each at least ``least``, then all of it; without repeats."""
+    least = math.ceil(least / multiple) * multiple
+    sizes = {max(least, int(share * full) // multiple * multiple) for share in shares}
+    reason = f'{", ".join(map(str, shares))} and all of {full}, rounded down'
     if multiple > 1:
         reason += f' to multiples of {multiple}'
-    if rounded[0] < least:
-        reason += f', {least} or more'
-    return values, reason
+    return [*sorted(size for size in sizes if size < full), full], f'{reason}, {least} or more'
 
 
-def _convert_scheduler(train_opt: dict[str, Any], grows: bool, total_iter: int) -> str:
-    scheduler_opt = train_opt['scheduler']
-    stock, periods = scheduler_opt.get('type'), scheduler_opt.get('periods')
+def _with_rule(
+    opt: Mapping[str, Any], recipe: Recipe, stages: int, comments: dict[str, str], reasons: list[str]
+) -> dict[str, Any]:
+    """``train`` with the recipe's rule of the rate in the place of a cosine of BasicSR's."""
+    train_opt: dict[str, Any] = dict(opt['train'])
+    stock = train_opt['scheduler'].get('type')
     if stock != 'CosineAnnealingRestartLR':
-        effect = ', so the rate does not start again where gt_size grows' if grows else ''
-        return f'train.scheduler: {stock} stays as it is{effect}'
-    if not grows and _add_up_to(total_iter, periods):
-        return f'train.scheduler: {stock} stays as it is, as gt_size does not grow'
-    kept = {key: value for key, value in scheduler_opt.items() if key not in ('periods', 'restart_weights')}
-    train_opt['scheduler'] = _insert({**kept, 'type': SCHEDULER_TYPE}, 'type', 'restart', 'stage')
-    why = 'the rate starts again where gt_size grows' if grows else f'the periods {periods} do not fill the run'
-    return f'train.scheduler: {SCHEDULER_TYPE} without periods and restart_weights, as {why}'
-
-
-def _add_up_to(total_iter: int, periods: object) -> bool:
-    return (
-        isinstance(periods, list) and all(isinstance(p, (int, float)) for p in periods) and sum(periods) == total_iter
+        reasons.append(f'train.scheduler: {stock} stays as it is: the rate does not start again with the shapes')
+        return train_opt
+    scheduler = {
+        key: value for key, value in train_opt['scheduler'].items() if key not in ('periods', 'restart_weights')
+    }
+    scheduler['type'] = SCHEDULER_TYPE
+    ramp = min(MOST_WARMUP, int(train_opt['total_iter']) // WARMUP_PART) or -1
+    rule = {**recipe.scheduler, 'warmup_iter': ramp}
+    weights = recipe.weights.get(opt['network_g'].get('type', ''))
+    if weights and len(weights) == stages:
+        rule['restart_weights'] = list(weights)
+    for after, (key, value) in zip(['type', *rule], rule.items()):
+        scheduler = insert(scheduler, after, key, value)
+        comments[f'train.scheduler.{key}'] = _RULE_COMMENTS[key]
+    train_opt['scheduler'] = scheduler
+    reasons.append(
+        f'train.scheduler: {SCHEDULER_TYPE} without periods and restart_weights, '
+        + ', '.join(f'{key}: {value}' for key, value in rule.items())
     )
+    if (train_opt.get('warmup_iter') or -1) > 0:
+        reasons.append(f"train.warmup_iter: -1 for {train_opt['warmup_iter']}, BasicSR's own ramp, as there is one now")
+        train_opt['warmup_iter'] = -1
+    return train_opt
 
 
-def _insert(block: Mapping[str, Any], after: str, key: str, value: object) -> dict[str, Any]:
+_RULE_COMMENTS = {
+    'restart': 'the rate starts again at every change of the shape',
+    'anneal': 'it stays near its start until the last shape, and falls there',
+    'warmup_iter': 'iterations of a linear ramp at the start',
+    'batch_scaling': 'the rate follows the batch of each shape',
+    'restart_weights': 'the first spatial stage begins at half the rate',
+}
+
+
+def insert(block: Mapping[str, Any], after: str, key: str, value: object) -> dict[str, Any]:
     """The block with one more option, right after another."""
     items = list(block.items())
     place = list(block).index(after) + 1

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.schedule import Schedule, split
+from multigrid_vsr.core.schedule import Schedule, exact_iterations, split
 from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.options.checked import checked
 from multigrid_vsr.options.kinds import WHOLE
@@ -44,9 +45,7 @@ def schedule_from_options(opt: Mapping[str, Any]) -> Schedule:
         OptionError: If an option breaks its rule.
     """
     check_blocks(opt, 'datasets', 'datasets.train', 'train')
-    full = BatchShape(
-        *(_positive(opt, f'datasets.train.{key}') for key in ('batch_size_per_gpu', 'num_frame', 'gt_size'))
-    )
+    full = full_shape(opt)
     total_iter = _positive(opt, 'train.total_iter')
     scale = _positive(opt, 'scale') if 'scale' in opt else 1
     _check_divisible('datasets.train.gt_size', full.gt_size, scale)
@@ -89,8 +88,26 @@ def _from_nested(block: Mapping[str, Any], full: BatchShape, total_iter: int, sc
     for place, gt_size in enumerate(gt_sizes):
         _check_divisible(f'multigrid.gt_size[{place}]', gt_size, scale)
 
-    stage_iter = block.get('stage_iter', split(total_iter, [1] * len(gt_sizes)))
-    _check_length('multigrid.stage_iter', stage_iter, len(gt_sizes), 'stage')
+    frame_ratio = block.get('frame_ratio', [1] * len(num_frames))
+    _check_length('multigrid.frame_ratio', frame_ratio, len(num_frames), 'num_frame')
+    if 'stage_iter' in block:
+        _check_length('multigrid.stage_iter', block['stage_iter'], len(gt_sizes), 'stage')
+    batches = _batch_sizes(block, full, gt_sizes, num_frames)
+    lay_out = _shares_of_samples if block.get('share') == 'samples' else _shares_of_iterations
+    lengths = lay_out(block.get('stage_iter'), frame_ratio, batches, full, total_iter)
+    shapes = [
+        (num_iter, BatchShape(batch, num_frame, gt_size))
+        for gt_size, row, batch_row in zip(gt_sizes, lengths, batches)
+        for num_frame, num_iter, batch in zip(num_frames, row, batch_row)
+    ]
+    return Schedule.from_shapes(shapes, full)
+
+
+def _shares_of_iterations(
+    stage_iter: list[int] | None, frame_ratio: list[float], batches: list[list[int]], full: BatchShape, total_iter: int
+) -> list[list[int]]:
+    """The iterations of each (stage, num_frame) with ``share: iter``."""
+    stage_iter = stage_iter or split(total_iter, [1] * len(batches))
     total = sum(stage_iter)
     if total != total_iter:
         raise OptionError(
@@ -99,16 +116,53 @@ def _from_nested(block: Mapping[str, Any], full: BatchShape, total_iter: int, sc
             f'{stage_iter} (sum {total})',
             f'Change it by {total_iter - total:+d}.',
         )
-    frame_ratio = block.get('frame_ratio', [1] * len(num_frames))
-    _check_length('multigrid.frame_ratio', frame_ratio, len(num_frames), 'num_frame')
-    batches = _batch_sizes(block, full, gt_sizes, num_frames)
+    return [split(length, frame_ratio) for length in stage_iter]
 
-    shapes = [
-        (num_iter, BatchShape(batch, num_frame, gt_size))
-        for gt_size, length, row in zip(gt_sizes, stage_iter, batches)
-        for num_frame, num_iter, batch in zip(num_frames, split(length, frame_ratio), row)
-    ]
-    return Schedule.from_shapes(shapes, full)
+
+def _shares_of_samples(
+    stage_iter: list[int] | None, frame_ratio: list[float], batches: list[list[int]], full: BatchShape, total_iter: int
+) -> list[list[int]]:
+    """The same with ``share: samples``: a larger batch gets fewer iterations."""
+    exact = exact_iterations(stage_iter or [1] * len(batches), frame_ratio, batches, full.batch_size_per_gpu)
+    needed = _rounded(exact)
+    if stage_iter is not None and total_iter != needed:
+        batch = full.batch_size_per_gpu
+        raise OptionError(
+            'train.total_iter',
+            f'be {needed} to have the samples of {sum(stage_iter)} iterations (stage_iter) of {batch}',
+            total_iter,
+            f'Write {needed}, or change stage_iter.',
+        )
+    lengths = iter(split(total_iter, [share for row in exact for share in row]))
+    return [[next(lengths) for _ in row] for row in exact]
+
+
+def _rounded(exact: list[list[Fraction]]) -> int:
+    return max(1, round(sum(map(sum, exact))))
+
+
+def total_iter_of_samples(opt: Mapping[str, Any]) -> int:
+    """What ``train.total_iter`` has to be beside ``multigrid.share: samples`` and ``stage_iter``.
+
+    Raises:
+        OptionError: If an option breaks its rule.
+    """
+    full, block = full_shape(opt), checked('multigrid', opt['multigrid'])
+    gt_sizes, num_frames = _growing(block, 'gt_size', full.gt_size), _growing(block, 'num_frame', full.num_frame)
+    frame_ratio = block.get('frame_ratio', [1] * len(num_frames))
+    batches = _batch_sizes(block, full, gt_sizes, num_frames)
+    return _rounded(exact_iterations(block['stage_iter'], frame_ratio, batches, full.batch_size_per_gpu))
+
+
+def full_shape(opt: Mapping[str, Any]) -> BatchShape:
+    """The shape of ``datasets.train``.
+
+    Raises:
+        OptionError: If a part of it breaks its rule.
+    """
+    return BatchShape(
+        *(_positive(opt, f'datasets.train.{key}') for key in ('batch_size_per_gpu', 'num_frame', 'gt_size'))
+    )
 
 
 def _batch_sizes(
@@ -138,7 +192,7 @@ def _batch_sizes(
 
 def _from_stages(block: Mapping[str, Any], full: BatchShape, total_iter: int, scale: int) -> Schedule:
     """The explicit form: any sequence of shapes that ends with the full one."""
-    others = [key for key in block if key != 'stages']
+    others = [key for key in block if key not in ('stages', 'max_batch_size_per_gpu')]
     if others:
         raise OptionError(
             'multigrid.stages',

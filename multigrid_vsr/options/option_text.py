@@ -61,9 +61,7 @@ def _next_edit(
             return _removal(text, node, place)
         if old[key] == new[key]:
             continue
-        if not isinstance(new[key], Mapping):
-            return value_node.start_mark.index, value_node.end_mark.index, str(new[key])
-        edit = _next_edit(text, value_node, old[key], new[key], f'{prefix}{key}.', comments)
+        edit = _change(text, value_node, old[key], new[key], f'{prefix}{key}', comments)
         if edit is not None:
             return edit
     for before, key in pairwise(new):
@@ -71,6 +69,26 @@ def _next_edit(
             pair = next((pair for pair in node.value if pair[0].value == before), None)
             return pair and _insertion(text, node, pair, f'{prefix}{key}', new[key], comments)
     return None
+
+
+def _change(text: str, node: Any, old: Any, new: Any, option: str, comments: Mapping[str, str]) -> _Edit | None:
+    """The first edit that brings a value nearer to its new one; a list of as many entries changes one by one."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and old.keys() & new.keys():
+        return _next_edit(text, node, old, new, f'{option}.', comments)
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for entry, before, after in zip(node.value, old, new):
+            if before != after:
+                return _change(text, entry, before, after, f'{option}[]', comments)
+    start = node.start_mark.index
+    end = (
+        max(start, len(text[: node.end_mark.index].rstrip()))
+        if isinstance(node, yaml.CollectionNode)
+        else node.end_mark.index
+    )
+    if isinstance(new, Mapping) and not node.flow_style:
+        lines = _option_lines(new, option, comments)
+        return start, end, ('\n' + ' ' * node.start_mark.column).join(lines)
+    return start, end, plain(new)
 
 
 def _removal(text: str, node: Any, place: int) -> _Edit:
@@ -88,26 +106,37 @@ def _insertion(text: str, node: Any, before: Any, option: str, value: object, co
     key = option.rpartition('.')[2]
     end = _end(text, before)
     if node.flow_style:
-        return end, end, f', {key}: {_inline(value)}'
+        return end, end, f', {key}: {plain(value)}'
     column = before[0].start_mark.column
     end = _next_line(text, end)
     # A comment that is indented deeper still belongs to the block above.
     belonging = re.compile(rf'(?:\s*\n)?[ ]{{{column + 1},}}#[^\n]*(?:\n|$)')
     while match := belonging.match(text, end):
         end = match.end()
-    lines = [f'{key}: {value}  # {comments[option]}']
     if isinstance(value, Mapping):
-        options = [f'  {name}: {entry}  # {comments[f"{option}.{name}"]}' for name, entry in value.items()]
+        options = [f'  {line}' for line in _option_lines(value, option, comments)]
         lines = ['', f'# {comments[option]}', f'{key}:', *options]
+    else:
+        lines = _option_lines({key: value}, option.rpartition('.')[0], comments)
     newline = '\r\n' if '\r\n' in text else '\n'
     written = ''.join((' ' * column + line).rstrip() + newline for line in lines)
     return end, end, written if text[:end].endswith('\n') else newline + written
 
 
-def _inline(value: object) -> str:
-    if isinstance(value, Mapping):
-        return '{' + ', '.join(f'{key}: {entry}' for key, entry in value.items()) + '}'
-    return str(value)
+def _option_lines(options: Mapping[str, Any], block: str, comments: Mapping[str, str]) -> list[str]:
+    """An option a line, with its comment; the entries of a list of blocks below it."""
+    lines = []
+    for key, value in options.items():
+        has_blocks = isinstance(value, list) and isinstance(value[0], Mapping)
+        written = '' if has_blocks else f' {plain(value)}'
+        lines.append(f'{key}:{written}  # {comments[f"{block}.{key}".removeprefix(".")]}')
+        lines += [f'  - {plain(entry)}' for entry in value] if has_blocks else []
+    return lines
+
+
+def plain(value: object) -> str:
+    """A value on one line, as YAML reads it; ``str`` would write 8e-05, which is text there."""
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=float('inf')).splitlines()[0]
 
 
 def _end(text: str, pair: Any) -> int:

@@ -22,18 +22,21 @@ def cosine_options(scheduler_opt: Mapping[str, Any], schedule: Schedule) -> Cosi
     values.pop('type', None)
     warmup = values.setdefault('warmup_iter', min(schedule.total_iter // WARMUP_PART, MOST_WARMUP))
     values['warmup_iter'] = max(warmup, 0)  # -1 is BasicSR's word for none
-    if 'restart_weights' in values:
-        weights = tuple(values['restart_weights'])
-        count = len(period_starts(schedule, values.get('restart', CosineOptions.restart)))
-        if len(weights) != count:
-            raise OptionError(
-                'train.scheduler.restart_weights',
-                f'be {count} numbers, one for each period',
-                scheduler_opt['restart_weights'],
-                'Add or remove entries.',
-            )
-        values['restart_weights'] = weights
+    if len(schedule.segments) == 1:  # the block has been deleted: the weight of the full shape stays
+        values['restart_weights'] = tuple(values.get('restart_weights', ()))[-1:]
+    elif 'restart_weights' in values:
+        periods = len(period_starts(schedule, values.get('restart', CosineOptions.restart)))
+        _check_weights(scheduler_opt['restart_weights'], periods, schedule.segments[-1].stage + 1)
+        values['restart_weights'] = tuple(values['restart_weights'])
     return CosineOptions(**values)
+
+
+def _check_weights(weights: Sequence[float], periods: int, stages: int) -> None:
+    if len(weights) not in (periods, stages):
+        rule = f'be {periods} numbers, one for each period'
+        if stages != periods:
+            rule += f', or {stages}, one for each spatial stage'
+        raise OptionError('train.scheduler.restart_weights', rule, weights, 'Add or remove entries.')
 
 
 def check_scheduler(opt: Mapping[str, Any], schedule: Schedule) -> None:

@@ -6,7 +6,7 @@ option asks of another stands in words as ``rule`` and is checked where both are
 
 from __future__ import annotations
 
-from multigrid_vsr.core.lr import BATCH_SCALINGS, RESTARTS, CosineOptions
+from multigrid_vsr.core.lr import ANNEALS, BATCH_SCALINGS, RESTARTS, WARMUP_PLACES, CosineOptions
 from multigrid_vsr.options.kinds import (
     BLOCK,
     PATH,
@@ -28,6 +28,7 @@ from multigrid_vsr.options.kinds import (
 MODEL_TYPES = ('MultigridVideoModel', 'MultigridVideoGANModel')
 DATASET_TYPES = ('MultigridREDSDataset', 'MultigridVimeo90KDataset')
 SCHEDULER_TYPE = 'MultigridCosineLR'
+SHARES = ('iter', 'samples')
 IO_BACKENDS = ('disk', 'lmdb', 'packed')
 AMP_MODES = ('bf16', 'fp16')
 COMPILE_MODES = (True, False, 'default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs')
@@ -134,10 +135,10 @@ OPTIONS = (
     Option(
         f'{_BLOCK}.stage_iter',
         list_of(WHOLE),
-        'Length of each stage.',
+        'Length of each stage; with `share: samples` in iterations of the batch of `datasets.train`.',
         'iterations',
-        'boundary k of K at floor(total_iter·k/K)',
-        'the sum is `train.total_iter`',
+        'equal shares: boundary k of K at floor(total_iter·k/K)',
+        'the sum is `train.total_iter`, unless `share: samples`',
     ),
     Option(
         f'{_BLOCK}.frame_ratio',
@@ -145,6 +146,13 @@ OPTIONS = (
         'Share of a stage at each `num_frame`.',
         default='equal shares',
         rule='one for each `num_frame`',
+    ),
+    Option(
+        f'{_BLOCK}.share',
+        choice(*SHARES),
+        'What the lengths are shares of; with `samples` a larger batch gets fewer iterations.',
+        default='iter',
+        rule='with `samples`, `train.total_iter` is the number of iterations that come out',
     ),
     Option(
         f'{_BLOCK}.batch_size_per_gpu',
@@ -165,7 +173,7 @@ OPTIONS = (
     Option(
         f'{_BLOCK}.stages',
         list_of(_ENTRY, 'a list of {iter, gt_size, num_frame, batch_size_per_gpu}', fix='Give at least one entry.'),
-        'Instead of all other keys: any sequence of shapes.',
+        'Instead of all other keys but `max_batch_size_per_gpu`: any sequence of shapes.',
         default='the keys above',
         rule='the last entry has the full size',
     ),
@@ -199,7 +207,7 @@ OPTIONS = (
     Option(
         f'{_SCHEDULER}.eta_min',
         number(0, 'Write it as !!float 1e-7.'),
-        'Rate that each period ends with.',
+        'Rate that an annealed period ends with.',
         default=CosineOptions.eta_min,
     ),
     Option(
@@ -209,18 +217,30 @@ OPTIONS = (
         default=CosineOptions.restart,
     ),
     Option(
+        f'{_SCHEDULER}.anneal',
+        choice(*ANNEALS),
+        'Which periods anneal: the last alone, as in the paper, or each.',
+        default=CosineOptions.anneal,
+    ),
+    Option(
         f'{_SCHEDULER}.restart_weights',
         list_of(number(0)),
-        'Factor of each period.',
+        'Factors of the rate.',
         default='1',
-        rule='one for each period',
+        rule='one for each period, or one for each spatial stage; a run of one shape takes the last',
     ),
     Option(
         f'{_SCHEDULER}.warmup_iter',
         whole(-1, 'a whole number, or -1 for none'),
-        'Length of a linear ramp, at the start and where the rate jumps up; -1 for none.',
+        'Length of a linear ramp; -1 for none.',
         'iterations',
         f'`total_iter` / {WARMUP_PART}, at most {MOST_WARMUP}',
+    ),
+    Option(
+        f'{_SCHEDULER}.warmup_at',
+        choice(*WARMUP_PLACES),
+        'Where it ramps: at the start of the run, or also at boundaries where the rate jumps up, from the rate before.',
+        default=CosineOptions.warmup_at,
     ),
     Option(
         f'{_SCHEDULER}.batch_scaling',

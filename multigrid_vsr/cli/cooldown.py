@@ -1,0 +1,81 @@
+"""``multigrid-vsr cooldown``: makes an option file that ends a run under way in so many iterations."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from multigrid_vsr.cli.convert import check_out, write_conversion
+from multigrid_vsr.core.errors import InputError, OptionError
+from multigrid_vsr.core.lr import batch_factor
+from multigrid_vsr.options.cooldown import cooldown
+from multigrid_vsr.options.multigrid_block import uses_multigrid
+from multigrid_vsr.options.option_file import read_options
+from multigrid_vsr.options.train_block import checked_schedule
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser('cooldown', help='end a run under way: anneal the rate from a checkpoint of it')
+    parser.add_argument('-opt', required=True, help='path to the option YAML file of the run')
+    parser.add_argument('-o', dest='out', type=Path, required=True, metavar='FILE', help='file to write')
+    parser.add_argument('--iter', type=int, required=True, help='iterations to go on for, at the full shape')
+    parser.add_argument('--from', dest='start', type=int, help='iteration of a checkpoint; default: the newest')
+    parser.add_argument(
+        '--run', dest='folder', type=Path, metavar='FOLDER', help='folder of the run; default: experiments/NAME'
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Reads a checkpoint, writes the file and prints what the new run will do; the old one is left alone.
+
+    Raises:
+        InputError: If there is no such checkpoint, or the file cannot be used or written.
+    """
+    for option, value in (('--iter', args.iter), ('--from', args.start)):
+        if value is not None and value < 1:
+            raise OptionError(option, 'be at least 1', value, 'Correct the value.')
+    check_out(args.out)
+    opt = read_options(args.opt)
+    if not uses_multigrid(opt):
+        raise OptionError('-opt', 'be a file of this project', args.opt, 'Give that of a run with its types.')
+    checked_schedule(opt)
+    path, state = _checkpoint(opt, args.folder or _folder_of(opt), args.start)
+    rate = _rate_of(opt, state)
+    write_conversion(args.opt, args.out, cooldown(opt, str(path.resolve()), state['iter'], args.iter, rate))
+    print(f'Go on with: multigrid-vsr train -opt {args.out}')
+
+
+def _folder_of(opt: Mapping[str, Any]) -> Path:
+    return Path((opt.get('path') or {}).get('experiments_root') or 'experiments').expanduser() / str(opt.get('name'))
+
+
+def _checkpoint(opt: Mapping[str, Any], folder: Path, start: int | None) -> tuple[Path, dict[str, Any]]:
+    """The state of an iteration, or the newest whole one."""
+    from multigrid_vsr.models.checkpoint import newest_good
+
+    paths = {'training_states': folder / 'training_states', 'models': folder / 'models'}
+    try:
+        path, state, warnings = newest_good({**opt, 'path': paths}, start)
+    except InputError as error:
+        raise InputError(
+            f'--from: must be a whole checkpoint in {folder}, got damaged ones. Give another iteration. ({error})'
+        ) from None
+    if path is None or state is None:
+        there = ', '.join(sorted((each.stem for each in paths['training_states'].glob('*.state')), key=len)) or 'none'
+        raise InputError(
+            f'--from: must be the iteration of a checkpoint in {folder}, got {start or "nothing"} (there: {there}). '
+            'Say where the run is with --run.'
+        )
+    print(*warnings, sep='\n', end='\n' if warnings else '')
+    return path, state
+
+
+def _rate_of(opt: Mapping[str, Any], state: Mapping[str, Any]) -> float:
+    """The rate at a state against the first one, as the full batch would have it."""
+    group = state['optimizers'][0]['param_groups'][0]
+    scaling = opt['train']['scheduler'].get('batch_scaling') or 'none'
+    factor = batch_factor(checked_schedule(opt), state['iter'] - 1, scaling)
+    return float(group['lr']) / factor / float(group['initial_lr'])

@@ -1,0 +1,74 @@
+"""``multigrid-vsr fit``: makes an option file fit other GPUs, another batch or a part of the samples."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from multigrid_vsr.cli.convert import check_out, write_conversion
+from multigrid_vsr.cli.plan import data_lines
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.options.conversion import DATASETS
+from multigrid_vsr.options.fitting import RATES, Wishes, fit
+from multigrid_vsr.options.option_file import read_options
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser('fit', help='fit an option file to your GPUs, a batch or a part of the samples')
+    parser.add_argument('-opt', required=True, help="path to the option YAML file, BasicSR's or this project's")
+    parser.add_argument('-o', dest='out', type=Path, required=True, metavar='FILE', help='file to write')
+    parser.add_argument('--gpus', type=int, help='GPUs that it will train on; default: those of the file')
+    parser.add_argument('--batch', type=int, help='global batch, on all GPUs; default: that of the file')
+    parser.add_argument('--samples', type=float, default=1.0, help="part of the run's samples (default: 1)")
+    parser.add_argument(
+        '--rate', choices=RATES, default='linear', help='how the rate follows the batch (default: linear)'
+    )
+    parser.add_argument(
+        '--fill',
+        metavar='BATCHES',
+        help='samples that a GPU holds at the full shape, or the list that `multigrid-vsr batch` printed',
+    )
+    parser.add_argument('--file-gpus', type=int, help='GPUs that the file is written for; default: its num_gpu')
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the file, and prints what changed and why, and what the new run will do.
+
+    Raises:
+        InputError: If the wishes make no sense for the file, or the new one cannot be written.
+    """
+    for name in ('gpus', 'batch', 'file_gpus'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise OptionError(f'--{name.replace("_", "-")}', 'be at least 1', value, 'Correct the value.')
+    if not 0 < args.samples < float('inf'):
+        raise OptionError('--samples', 'be a number above 0', args.samples, 'Half of them are 0.5.')
+    check_out(args.out)
+    wishes = Wishes(args.gpus, args.file_gpus, args.batch, args.samples, args.rate, _fill(args.fill))
+    conversion = fit(read_options(args.opt), wishes)
+    opt = conversion.options
+    dataset_opt = opt['datasets']['train']
+    kind = dataset_opt.get('type')
+    ours = {**dataset_opt, 'type': DATASETS.get(kind, kind)}
+    data = data_lines({**opt, 'datasets': {**opt['datasets'], 'train': ours}}, conversion.schedule, opt['num_gpu'])
+    write_conversion(args.opt, args.out, conversion)
+    print(*data, sep='\n')
+
+
+def _fill(text: str | None) -> Any:
+    """A number or a list; the line that ``multigrid-vsr batch`` prints is one too."""
+    if text is None:
+        return None
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    if isinstance(value, dict):
+        value = value.get('batch_size_per_gpu')
+    if isinstance(value, bool) or not isinstance(value, (int, list)):
+        raise OptionError('--fill', 'be a number or a list', text, 'Write it as "[16, [8, 6, 4]]".')
+    return value

@@ -1,0 +1,99 @@
+"""Batches that fill a GPU, as ``multigrid-vsr batch`` measures them, put into a run of equal samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.schedule import split
+from multigrid_vsr.options.kinds import WHOLE, list_of, one_or_list_of
+from multigrid_vsr.options.multigrid_block import full_shape
+from multigrid_vsr.options.table import MODEL_TYPES
+
+MOST_GROWTH = 4  # how many times the full batch an early one is at most: a rate that follows it is not sure beyond
+_LIST = list_of(one_or_list_of(WHOLE))
+
+
+def filled(
+    opt: Mapping[str, Any],
+    fill: int | Sequence[Any],
+    stage_total: int,
+    rate: str,
+    comments: dict[str, str],
+    reasons: list[str],
+) -> tuple[dict[str, Any], float]:
+    """Accumulates gradients where the full batch is more than a GPU holds, and fills it at smaller shapes.
+
+    Args:
+        opt: Options of a run of this project.
+        fill: Samples that a GPU holds at the full shape, or a list of those of each stage, each a number or a list of
+            those of each frame count.
+        stage_total: Iterations of the full batch that the run's samples are.
+        rate: ``batch_scaling`` of early batches.
+        comments: Gets the comment of each new option.
+        reasons: Gets a line for each decision.
+
+    Returns:
+        The options, and how many times the full batch the largest is.
+
+    Raises:
+        OptionError: If the run is not of this project, or has other shapes than ``fill``.
+    """
+    if opt.get('model_type') not in MODEL_TYPES:
+        raise OptionError('--fill', 'stand beside a file of this project', opt.get('model_type'), 'Convert it first.')
+    block = dict(opt.get('multigrid') or {})
+    own = [key for key in ('stages', 'batch_size_per_gpu') if block.get(key) is not None]
+    if own and not isinstance(fill, int):
+        raise OptionError(
+            '--fill',
+            'be a number beside a block with batches of its own',
+            own[0],
+            f'Remove `{own[0]}`, or give a number.',
+        )
+    batch = full_shape(opt).batch_size_per_gpu
+    stages, frames = (len(block.get(key) or [1]) for key in ('gt_size', 'num_frame'))
+    rows = _rows(fill, batch, stages, frames)
+    batches = [[max(batch, min(held, MOST_GROWTH * batch)) for held in row] for row in rows]
+    batches[-1][-1] = batch
+    short = min(held for row in rows for held in row)
+    new: dict[str, Any] = {}
+    if short < batch:
+        new['max_batch_size_per_gpu'] = short
+        comments['multigrid.max_batch_size_per_gpu'] = 'samples that go through the network at a time'
+        reasons.append(
+            f'multigrid.max_batch_size_per_gpu: {short}: {batch} samples a GPU go through the network {short} at a '
+            'time, with the gradient of them all'
+        )
+    most = max(max(row) for row in batches)
+    scheduler = dict(opt['train']['scheduler'])
+    if most > batch:
+        new['batch_size_per_gpu'] = [row[0] if len(set(row)) == 1 else row for row in batches]
+        new['share'] = 'samples'
+        new['stage_iter'] = block.get('stage_iter') or split(stage_total, [1] * stages)
+        scheduler['batch_scaling'] = rate
+        comments['multigrid.batch_size_per_gpu'] = 'what fills a GPU, for each stage and frame count'
+        comments['multigrid.share'] = 'a larger batch gets fewer iterations'
+        comments['multigrid.stage_iter'] = 'length of each stage in samples, as iterations of the full batch'
+        comments['train.scheduler.batch_scaling'] = 'the rate follows the batch of each shape'
+        reasons.append(f'multigrid.batch_size_per_gpu: {new["batch_size_per_gpu"]}, at equal samples')
+    comments['multigrid'] = 'the shapes of the run'
+    options = {**opt, 'multigrid': block | new, 'train': {**opt['train'], 'scheduler': scheduler}}
+    if not block and new:  # where a block belongs
+        keys = [key for key in opt if key != 'multigrid']
+        keys.insert(keys.index('datasets') + 1, 'multigrid')
+        options = {key: options[key] for key in keys}
+    return (options if new else dict(opt)), most / batch
+
+
+def _rows(fill: int | Sequence[Any], batch: int, stages: int, frames: int) -> list[list[int]]:
+    if isinstance(fill, int):
+        held = WHOLE.check('--fill', fill)
+        rows = [[batch] * frames for _ in range(stages)]  # nothing is known of smaller shapes
+        rows[-1][-1] = held
+        return rows
+    rows = [entry if isinstance(entry, list) else [entry] * frames for entry in _LIST.check('--fill', fill)]
+    if len(rows) != stages or any(len(row) != frames for row in rows):
+        rule = f'be {stages} entries, one for each stage, each a number or {frames}, one for each num_frame'
+        raise OptionError('--fill', rule, fill, 'Take the line that `multigrid-vsr batch` prints for this file.')
+    return rows
