@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -124,17 +125,22 @@ def scan_folders(option: str, root: Path, names: FrameNames) -> list[Clip]:
     Raises:
         OptionError: If a folder holds no frames, misses one or holds other images.
     """
-    folders = [root]
+    folders = ['']
     for _ in range(names.depth):
-        below = [path for folder in folders for path in sorted(folder.iterdir()) if not is_system(path.name)]
-        folders = [path for path in below if path.is_dir()]
-    return [_scan_folder(option, root, folder, names) for folder in folders]
+        folders = [f'{folder}/{name}' for folder in folders for name in _folders_in(f'{root}{folder}')]
+    return [_scan_folder(option, root, folder[1:], names) for folder in folders]
 
 
-def _scan_folder(option: str, root: Path, folder: Path, names: FrameNames) -> Clip:
-    files = {path.name for path in folder.iterdir() if path.suffix == '.png' and not is_system(path.name)}
+def _folders_in(folder: str) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if not is_system(entry.name) and entry.is_dir())
+
+
+def _scan_folder(option: str, root: Path, name: str, names: FrameNames) -> Clip:
+    folder = f'{root}/{name}'
+    files = {file for file in os.listdir(folder) if file.endswith('.png') and not is_system(file)}
     num_frame = names.count(files)
-    others = sorted(files.difference(names.file(frame) for frame in range(num_frame)))
+    others = sorted(files.difference(map(names.file, range(num_frame)))) if num_frame < len(files) else []
     rule = f'hold folders of frames {names.file(0)}, {names.file(1)}, ... without a gap'
     if num_frame == 0:
         found = f'{folder} with {others[0]}' if others else f'{folder} without {names.file(0)}'
@@ -144,8 +150,9 @@ def _scan_folder(option: str, root: Path, folder: Path, names: FrameNames) -> Cl
         fix = 'Add the frame, or list the clips in meta_info_file.'
         raise OptionError(option, rule, f'{folder} without {names.file(num_frame)}', fix)
     if others:
-        raise OptionError(option, rule, f'{folder / others[0]} too', 'Move it elsewhere.')
-    size = image_size(folder / names.file(0))
+        raise OptionError(option, rule, f'{folder}/{others[0]} too', 'Move it elsewhere.')
+    first = f'{folder}/{names.file(0)}'
+    size = image_size(first)
     if size is None:
-        raise OptionError(option, 'hold images', folder / names.file(0), 'Replace the file.')
-    return Clip(folder.relative_to(root).as_posix(), num_frame, *size)
+        raise OptionError(option, 'hold images', first, 'Replace the file.')
+    return Clip(name, num_frame, *size)

@@ -133,7 +133,7 @@ def _read(path: Path) -> tuple[StoreInfo, Origin | None] | None:
     """What a description says; ``None`` where there is none."""
     try:
         return read_info(path), read_origin(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f'-o: must hold a frame store, got {path} damaged ({error}). Delete {path.parent}.') from None
