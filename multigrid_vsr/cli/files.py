@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 from multigrid_vsr.core.errors import OptionError
@@ -16,7 +17,7 @@ def check_writable(option: str, path: Path) -> None:
     """
     if not path.parent.is_dir():
         raise OptionError(option, 'lie in a folder that exists', path, f'Make {path.parent} first.')
-    if path.is_dir():
+    if os.path.isdir(path):
         raise OptionError(option, 'be a file', f'the folder {path}', 'Give the name of a file.')
 
 
