@@ -292,5 +292,14 @@ def test_infer_of_images_of_two_sizes_names_the_file(trained, folder, tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
+def test_infer_of_two_images_of_one_name_is_refused(trained, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / 'in')
+    shutil.copy(folder / 'frame7.png', tmp_path / 'in/frame7.jpg')
+    done = run(*INFER, 'in', '-w', trained, '-o', 'out', cwd=tmp_path, ok=False)
+    assert done.stdout.splitlines()[-1] == (
+        'INPUT: must hold each name once, got in with several frame7.*. Rename one of them.'
+    )
+
+
 def test_infer_help_has_examples(tmp_path):
     assert 'multigrid-vsr infer video.mp4 -w' in run(*INFER, '-h', cwd=tmp_path).stdout

@@ -14,7 +14,7 @@ from multigrid_vsr.options.option_file import read_options
 if TYPE_CHECKING:
     import torch
 
-    from multigrid_vsr.frames.sequence import Clip
+    from multigrid_vsr.frames.sequence import FrameSequence
     from multigrid_vsr.models.inference import Cut, Restorer
 
 _TRIED = (0, 2, 4, 8, 16, 28)  # overlaps that --measure compares
@@ -122,7 +122,7 @@ def _option_file(weights: Path) -> Path:
     return files[-1]
 
 
-def _cut(args: argparse.Namespace, restorer: Restorer, clip: Clip, device: torch.device) -> Cut:
+def _cut(args: argparse.Namespace, restorer: Restorer, clip: FrameSequence, device: torch.device) -> Cut:
     """The windows: what was asked for, and for the rest what fits."""
     from multigrid_vsr.models.inference import Cut
     from multigrid_vsr.models.inference_memory import choose_cut, free_memory, measure_need
@@ -140,7 +140,7 @@ def _cut(args: argparse.Namespace, restorer: Restorer, clip: Clip, device: torch
     return restorer.aligned(asked)
 
 
-def _restore(restorer: Restorer, clip: Clip, cut: Cut, out: Path, fps: float | None) -> None:
+def _restore(restorer: Restorer, clip: FrameSequence, cut: Cut, out: Path, fps: float | None) -> None:
     from tqdm import tqdm
 
     from multigrid_vsr.frames.sequence import open_writer
@@ -160,7 +160,7 @@ def _restore(restorer: Restorer, clip: Clip, cut: Cut, out: Path, fps: float | N
     print(f'{count} frames of {frame.shape[1]}x{frame.shape[0]}: {out}')
 
 
-def _measurement(restorer: Restorer, clip: Clip, count: int) -> str:
+def _measurement(restorer: Restorer, clip: FrameSequence, count: int) -> str:
     import itertools
 
     from multigrid_vsr.core.plan import format_table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -16,14 +15,15 @@ import cv2
 import numpy as np
 
 from multigrid_vsr.core.errors import FrameError, InputError, OptionError
-from multigrid_vsr.frames.frame_sources import VIDEO_SUFFIXES
+from multigrid_vsr.frames.source_tree import kind_of, natural
+from multigrid_vsr.frames.system_files import is_system
 
-IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp', '.ppm')
+_WRITABLE = ('.mp4', '.mkv', '.mov', '.m4v', '.avi', '.webm')
 _CV2_CODERS = {'.avi': 'MJPG', '.webm': 'VP80'}  # without ffmpeg; mp4v otherwise
 
 
 @dataclass(frozen=True)
-class Clip:
+class FrameSequence:
     """A clip that can be read.
 
     Attributes:
@@ -57,27 +57,34 @@ class Clip:
             yield from _decode(self.path)
 
 
-def open_clip(path: Path) -> Clip:
+def open_clip(path: Path) -> FrameSequence:
     """Opens a video, or a folder of images under any names, sorted as people count: 9.png before 10.png.
 
     Raises:
         InputError: If there is no frame in it.
     """
     if path.is_dir():
-        images = [p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith('.')]
-        files = tuple(sorted(images, key=lambda p: [int(t) if t.isdigit() else t for t in re.split(r'(\d+)', p.name)]))
+        images = [path for path in path.iterdir() if not is_system(path.name) and kind_of(path) == 'image']
+        files = tuple(sorted(images, key=lambda image: natural(image.name)))
+        names = [file.stem for file in files]
+        if double := next((name for name in names if names.count(name) > 1), None):
+            raise InputError(
+                f'INPUT: must hold each name once, got {path} with several {double}.*. Rename one of them.'
+            )
         first = cv2.imread(str(files[0])) if files else None
         if first is None:
             raise InputError(
                 f'INPUT: must be a video or a folder of images, got {path}. Give a folder with images in it.'
             )
-        return Clip(path, files, len(files), first.shape[0], first.shape[1], None)
+        return FrameSequence(path, files, len(files), first.shape[0], first.shape[1], None)
     first = next(_decode(path), None) if path.is_file() else None
     if first is None:
         raise InputError(f'INPUT: must be a video or a folder of images, got {path}. Correct the path.')
     video = cv2.VideoCapture(str(path))
     count, fps = int(video.get(cv2.CAP_PROP_FRAME_COUNT)), video.get(cv2.CAP_PROP_FPS)
-    return Clip(path, (), count if count > 0 else None, first.shape[0], first.shape[1], fps if fps > 0 else None)
+    return FrameSequence(
+        path, (), count if count > 0 else None, first.shape[0], first.shape[1], fps if fps > 0 else None
+    )
 
 
 def _decode(path: Path) -> Iterator[np.ndarray]:
@@ -97,7 +104,7 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
-def open_writer(out: Path, clip: Clip, fps: float | None) -> Writer:
+def open_writer(out: Path, clip: FrameSequence, fps: float | None) -> Writer:
     """A folder of PNG, or a video where the name ends like one: by ffmpeg with the sound of the clip, else by OpenCV.
 
     Args:
@@ -105,7 +112,7 @@ def open_writer(out: Path, clip: Clip, fps: float | None) -> Writer:
         clip: Where names, frame rate and sound come from.
         fps: Frames a second; the clip's own, else 25.
     """
-    if out.suffix.lower() not in VIDEO_SUFFIXES:
+    if out.suffix.lower() not in _WRITABLE:
         return FolderWriter(out, clip)
     rate = Fraction(fps or clip.fps or 25).limit_denominator(1001)
     return FfmpegWriter(out, clip, rate) if shutil.which('ffmpeg') else OpenCVWriter(out, rate)
@@ -114,7 +121,7 @@ def open_writer(out: Path, clip: Clip, fps: float | None) -> Writer:
 class FolderWriter:
     """PNG files, named as the images they come from, or by number."""
 
-    def __init__(self, out: Path, clip: Clip) -> None:
+    def __init__(self, out: Path, clip: FrameSequence) -> None:
         self._out = out
         self._unfinished = out.with_name(f'{out.name}.unfinished')
         shutil.rmtree(self._unfinished, ignore_errors=True)
@@ -135,7 +142,7 @@ class FolderWriter:
 class FfmpegWriter:
     """A video by ffmpeg, near lossless, with the sound of the clip where that is a video."""
 
-    def __init__(self, out: Path, clip: Clip, rate: Fraction) -> None:
+    def __init__(self, out: Path, clip: FrameSequence, rate: Fraction) -> None:
         self._out = out
         self._unfinished = out.with_name(f'{out.stem}.unfinished{out.suffix}')
         self._sound = [] if clip.files else ['-i', os.path.abspath(clip.path), '-map', '0:v', '-map', '1:a?']
