@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -67,7 +68,7 @@ def open_clip(path: Path) -> FrameSequence:
         images = [path for path in path.iterdir() if not is_system(path.name) and kind_of(path) == 'image']
         files = tuple(sorted(images, key=lambda image: natural(image.name)))
         names = [file.stem for file in files]
-        if double := next((name for name in names if names.count(name) > 1), None):
+        if double := next((name for name, following in pairwise(sorted(names)) if name == following), None):
             raise InputError(
                 f'INPUT: must hold each name once, got {path} with several {double}.*. Rename one of them.'
             )
