@@ -54,6 +54,17 @@ def test_demo_draws_pictures(demo):
         assert cv2.imread(str(out / name)).std() > 10
 
 
+def test_demo_ends_with_the_page_of_report(demo):
+    out, printed = demo
+    html = (out / 'report.html').read_text()
+    assert 'Report: out/report.html and out/report.md' in printed
+    for name in ('stock', 'multigrid'):
+        psnr = re.search(rf'^ *{name} .* (\d\d\.\d\d) ', printed, re.MULTILINE)[1]
+        assert f'<dt>PSNR on held_out</dt><dd>{psnr} dB' in html
+    assert html.count('alt="ground truth"') == 2
+    assert '<td>model_type</td><td>VideoRecurrentModel</td><td>MultigridVideoModel</td>' in html
+
+
 def test_demo_holds_out_frames_that_are_not_trained_on(demo):
     out, _ = demo
     trained = {path.read_bytes() for path in (out / 'data/train/gt').rglob('*.png')}

@@ -6,10 +6,24 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from multigrid_vsr.cli import batch, bench, convert, cooldown, demo, fit, plan, prepare, schema, train
+from multigrid_vsr.cli import (
+    average,
+    batch,
+    bench,
+    convert,
+    cooldown,
+    demo,
+    fit,
+    infer,
+    plan,
+    prepare,
+    report,
+    schema,
+    train,
+)
 from multigrid_vsr.core.errors import InputError
 
-_COMMANDS = (train, plan, batch, convert, fit, cooldown, prepare, bench, demo, schema)
+_COMMANDS = (train, plan, batch, convert, fit, cooldown, prepare, report, average, infer, bench, demo, schema)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

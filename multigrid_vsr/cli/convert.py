@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
+from multigrid_vsr.cli.files import check_writable, write_whole
 from multigrid_vsr.cli.plan import world_size_of
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.plan import comparison, shape_notes, stage_table
@@ -45,8 +45,7 @@ def check_out(out: Path) -> None:
     """
     if os.path.lexists(out):
         raise OptionError('-o', 'not exist yet', out, 'Give another name.')
-    if not out.parent.is_dir():
-        raise OptionError('-o', 'lie in a folder that exists', out, f'Make {out.parent} first.')
+    check_writable('-o', out)
 
 
 def write_conversion(opt_file: str, out: Path, conversion: Conversion) -> None:
@@ -56,23 +55,10 @@ def write_conversion(opt_file: str, out: Path, conversion: Conversion) -> None:
         InputError: If the text cannot be edited, or the file not be written.
     """
     text = Path(opt_file).read_bytes().decode()  # read_text would change the line ends
-    _write(out, rewrite(text, conversion.options, conversion.comments))
+    write_whole('-o', out, rewrite(text, conversion.options, conversion.comments).encode())
     world_size = world_size_of(conversion.options)
     print(*conversion.reasons, sep='\n', end='\n\n')
     print(stage_table(conversion.schedule, world_size))
     print(comparison(conversion.schedule, world_size))
     for note in shape_notes(conversion.schedule, conversion.options.get('scale', 1)):
         print(note)
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_name(f'{path.name}.unfinished')
-    try:
-        unfinished.write_bytes(text.encode())
-        unfinished.rename(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
-        raise OptionError(
-            '-o', 'be a file that can be written', f'{path} ({error.strerror})', 'Correct the path.'
-        ) from error

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from multigrid_vsr.cli.files import write_whole
 from multigrid_vsr.core.errors import InputError, OptionError
 
 
@@ -34,6 +35,7 @@ def run(args: argparse.Namespace) -> None:
     from multigrid_vsr.demo import evaluation, report
     from multigrid_vsr.demo.dataset import prepare
     from multigrid_vsr.demo.training import train
+    from multigrid_vsr.report.page import render
 
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
@@ -55,6 +57,8 @@ def run(args: argparse.Namespace) -> None:
                 bar.update()
             histories[run_.name] = history
 
+    page = out / 'report.html'
+    write_whole('--out', page, render([report.measured(out, run_, histories, results) for run_ in runs]).encode())
     report.plot_psnr(out / 'psnr_over_time.png', bicubic, histories)
     report.draw_crops(out / 'crops.png', lq, {**results, 'ground truth': gt})
     ssims = {name: evaluation.ssim(result, gt) for name, result in results.items()}
@@ -64,4 +68,4 @@ def run(args: argparse.Namespace) -> None:
         '![PSNR over time](psnr_over_time.png)\n\n![Crops](crops.png)\n'
     )
     print(f'\n{table}\n\n{summary}\n')
-    print(f'Report: {out}/report.md, pictures: {out}/psnr_over_time.png and {out}/crops.png')
+    print(f'Report: {page} and {out}/report.md, pictures: {out}/psnr_over_time.png and {out}/crops.png')

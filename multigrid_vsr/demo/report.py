@@ -1,8 +1,9 @@
-"""The demo's table and its two pictures."""
+"""The demo's table, its two pictures, and its runs as the page shows them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,9 @@ import numpy as np
 
 from multigrid_vsr.core.plan import format_table
 from multigrid_vsr.demo.evaluation import Frames
+from multigrid_vsr.demo.training import Run
+from multigrid_vsr.report.experiment import Experiment, Point, read_experiment
+from multigrid_vsr.report.pictures import place_of_largest
 
 # Okabe and Ito's colours, told apart with every kind of colour vision.
 COLOURS = {'stock': '#0072B2', 'multigrid': '#D55E00', 'bicubic': '#666666'}
@@ -37,6 +41,35 @@ def summary(bicubic: float, runs: Mapping[str, History]) -> str:
         'see the rows of `paper_full` (the full shape at that rate) and `stock` in docs/benchmarks.md.\n'
         'One seed, a tiny network and minutes of training: an illustration, not a benchmark.'
     )
+
+
+def measured(out: Path, run: Run, histories: Mapping[str, History], results: Mapping[str, Frames]) -> Experiment:
+    """A run for the page of ``multigrid-vsr report``, with what the demo measured after it.
+
+    BasicSR cannot validate on a CPU, so neither run does. The frames of the last checkpoint go where validation would
+    save them.
+
+    Args:
+        out: Folder of the demo.
+        run: The run.
+        histories: PSNR of each of its checkpoints.
+        results: Frames of its last one.
+    """
+    name, last = 'held_out', run.checkpoints[-1][0]
+    folder = out / 'experiments' / run.name
+    for clip, frames in results[run.name].items():
+        pictures = folder / 'visualization' / name / clip
+        pictures.mkdir(parents=True, exist_ok=True)
+        for number, frame in enumerate(frames):
+            cv2.imwrite(str(pictures / f'{number:08d}_{last}.png'), frame)
+    points = [
+        Point(iteration, seconds, {'psnr': psnr})
+        for (iteration, *_), (seconds, psnr) in zip(run.checkpoints, histories[run.name])
+    ]
+    found = read_experiment(folder)
+    roots = {f'dataroot_{kind}': str((out / 'data/val' / kind).absolute()) for kind in ('gt', 'lq')}
+    options = {**found.options, 'datasets': {**found.options['datasets'], 'val': {'name': name, **roots}}}
+    return replace(found, options=options, validations={name: tuple(points)})
 
 
 def plot_psnr(path: Path, bicubic: float, runs: Mapping[str, History]) -> None:
@@ -103,9 +136,7 @@ def draw_crops(path: Path, lq: Frames, methods: Mapping[str, Frames], size: int 
     for axes_of_clip, (clip, frames) in zip(grid, lq.items()):
         middle = len(frames) // 2
         error = np.square(methods['bicubic'][clip][middle].astype(float) - truth[clip][middle]).mean(axis=2)
-        error = cv2.boxFilter(error, -1, (size, size), normalize=True, anchor=(0, 0))
-        error = error[: error.shape[0] - size : 4, : error.shape[1] - size : 4]
-        top, left = (int(place) for place in np.unravel_index(error.argmax(), error.shape))
+        top, left = (place // 4 for place in place_of_largest(error, size))
         images = [frames[middle][top : top + size // 4, left : left + size // 4]]
         images += [
             result[clip][middle][top * 4 : top * 4 + size, left * 4 : left * 4 + size] for result in methods.values()

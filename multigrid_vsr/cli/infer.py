@@ -1,0 +1,173 @@
+"""``multigrid-vsr infer``: super-resolves a video or a folder of frames."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from multigrid_vsr.cli.files import check_writable
+from multigrid_vsr.core.errors import InputError, OptionError
+from multigrid_vsr.options.option_file import read_options
+
+if TYPE_CHECKING:
+    import torch
+
+    from multigrid_vsr.frames.sequence import FrameSequence
+    from multigrid_vsr.models.inference import Cut, Restorer
+
+_TRIED = (0, 2, 4, 8, 16, 28)  # overlaps that --measure compares
+_EXAMPLES = """\
+examples:
+  multigrid-vsr infer video.mp4 -w experiments/my_run/models/net_g_latest.pth -o video_x4.mp4
+  multigrid-vsr infer frames/ -w net_g_300000.pth -opt options/train_basicvsr_mg.yml -o frames_x4
+  multigrid-vsr infer video.mkv -w net_g_latest.pth -opt my_run.yml -o out.mkv --num_frame 60 --tile 256
+  multigrid-vsr infer video.mp4 -w experiments/my_run/models/net_g_latest.pth --measure 60
+"""
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        'infer',
+        help='super-resolve a video or a folder of frames',
+        description='Runs the network of an option file over a clip of any length. A clip that memory holds goes '
+        'through as a whole; a longer one in windows whose ends overlap, a larger one in tiles too. With ffmpeg a '
+        'video keeps its sound.',
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('input', type=Path, metavar='INPUT', help='video, or folder of images')
+    parser.add_argument('-w', '--weights', type=Path, required=True, metavar='FILE', help='weight file of BasicSR')
+    parser.add_argument('-o', dest='out', type=Path, metavar='OUTPUT', help='video, or folder of PNG')
+    parser.add_argument('-opt', help="option file of the run (default: the copy in the weights' run folder)")
+    parser.add_argument('--param_key', choices=('params', 'params_ema'), help='weights (default: the EMA if there)')
+    parser.add_argument('--num_frame', type=int, metavar='N', help='frames of a window (default: as many as fit)')
+    parser.add_argument(
+        '--overlap',
+        type=int,
+        default=28,
+        metavar='N',
+        help='frames of context on each side of a window, not kept (default: 28)',
+    )
+    parser.add_argument(
+        '--tile', type=int, metavar='N', help='LQ side of a tile (default: whole frames where they fit)'
+    )
+    parser.add_argument(
+        '--tile_overlap', type=int, default=64, metavar='N', help='LQ pixels of context of a tile (default: 64)'
+    )
+    parser.add_argument('--fps', type=float, help="frames a second of a video (default: the input's, else 25)")
+    parser.add_argument(
+        '--measure',
+        type=int,
+        metavar='N',
+        help='print how far windows of the first N frames are from the whole, and write nothing',
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Restores the clip, or measures what the overlap does.
+
+    Raises:
+        InputError: If an argument, the weights or a frame does not do.
+    """
+    _check(args)
+    opt = read_options(args.opt or _option_file(args.weights))
+    import torch
+
+    from multigrid_vsr.frames.sequence import open_clip
+    from multigrid_vsr.models.restorer import load_restorer
+
+    clip = open_clip(args.input)
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    restorer = load_restorer(opt, args.weights, args.param_key, device)
+    least = restorer.least_frames
+    if clip.num_frame is not None and clip.num_frame < least:
+        raise OptionError('INPUT', f'have at least {least} frames for this arch', clip.num_frame, 'Give a longer clip.')
+    if args.measure:
+        print(_measurement(restorer, clip, args.measure))
+        return
+    try:
+        _restore(restorer, clip, _cut(args, restorer, clip, device), args.out, args.fps)
+    except torch.OutOfMemoryError as error:
+        raise InputError(f'--num_frame: must fit the GPU, got {error}. Lower it, or give a smaller --tile.') from None
+
+
+def _check(args: argparse.Namespace) -> None:
+    for name, least in (('num_frame', 1), ('overlap', 0), ('tile', 32), ('tile_overlap', 0), ('measure', 2)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise OptionError(f'--{name}', f'be at least {least}', value, 'Correct the value.')
+    if args.fps is not None and not 0 < args.fps <= 1000:
+        raise OptionError('--fps', 'be above 0 and at most 1000', args.fps, 'Correct the value.')
+    for size, context in (('num_frame', 'overlap'), ('tile', 'tile_overlap')):
+        value, overlap = getattr(args, size), getattr(args, context)
+        if value is not None and value <= 2 * overlap:
+            raise OptionError(f'--{size}', f'be above twice --{context} ({overlap})', value, f'Lower --{context} too.')
+    if args.measure:
+        return
+    if args.out is None:
+        raise OptionError('-o', 'be given', None, 'Say where the result goes.')
+    if os.path.lexists(args.out):
+        raise OptionError('-o', 'not exist yet', args.out, 'Give another name.')
+    check_writable('-o', args.out)
+
+
+def _option_file(weights: Path) -> Path:
+    """The copy of the option file in the run's folder, which holds ``models/``, which holds the weights."""
+    files = sorted(weights.absolute().parent.parent.glob('*.y*ml'), key=lambda path: path.stat().st_mtime)
+    if not files:
+        raise OptionError('-opt', 'be given where the weights lie in no folder of a run', None, 'Give its option file.')
+    return files[-1]
+
+
+def _cut(args: argparse.Namespace, restorer: Restorer, clip: FrameSequence, device: torch.device) -> Cut:
+    """The windows: what was asked for, and for the rest what fits."""
+    from multigrid_vsr.models.inference import Cut
+    from multigrid_vsr.models.inference_memory import choose_cut, free_memory, measure_need
+
+    overlap = args.overlap if restorer.window is None else restorer.window - 1  # of a sliding window, exact
+    if 2 * overlap + 1 < restorer.least_frames:
+        least = restorer.least_frames // 2
+        raise OptionError('--overlap', f'be at least {least} for this arch', overlap, 'Raise it.')
+    asked = Cut(args.num_frame or 0, overlap, args.tile, args.tile_overlap)
+    if args.num_frame is None:
+        need, memory = measure_need(restorer, device, restorer.least_frames), free_memory(device)
+        height, width = (min(side, args.tile or side) for side in (clip.height, clip.width))
+        found = choose_cut(need, memory, clip.num_frame, height, width, asked)
+        asked = Cut(found.num_frame, overlap, args.tile or found.tile, args.tile_overlap)
+    return restorer.aligned(asked)
+
+
+def _restore(restorer: Restorer, clip: FrameSequence, cut: Cut, out: Path, fps: float | None) -> None:
+    from tqdm import tqdm
+
+    from multigrid_vsr.frames.sequence import open_writer
+    from multigrid_vsr.models.inference import super_resolve
+
+    is_whole = clip.num_frame is not None and clip.num_frame <= cut.num_frame
+    frames = 'The clip as a whole' if is_whole else f'Windows of {cut.num_frame} frames, overlap {cut.overlap}'
+    print(frames + (f'; tiles of {cut.tile} LQ pixels, overlap {cut.tile_overlap}.' if cut.tile else '.'))
+    writer = open_writer(out, clip, fps)
+    count = 0
+    with tqdm(total=clip.num_frame, desc='Restore', unit='frame') as bar:
+        for frame in super_resolve(restorer, clip.frames(), cut):
+            writer.write(frame.numpy())
+            count += 1
+            bar.update()
+    writer.close()
+    print(f'{count} frames of {frame.shape[1]}x{frame.shape[0]}: {out}')
+
+
+def _measurement(restorer: Restorer, clip: FrameSequence, count: int) -> str:
+    import itertools
+
+    from multigrid_vsr.core.plan import format_table
+    from multigrid_vsr.models.inference import Cut, differences
+
+    frames = list(itertools.islice(clip.frames(), count))
+    overlaps = [overlap for overlap in _TRIED if 2 * overlap < len(frames)]
+    cuts = [restorer.aligned(Cut(len(frames) // 2 + overlap, overlap)) for overlap in overlaps]
+    rows = [(f'{cut.overlap}', f'{found:.6f}') for cut, found in zip(cuts, differences(restorer, frames, cuts))]
+    return format_table(('overlap', 'largest difference / 255'), rows)

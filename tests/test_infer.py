@@ -1,0 +1,305 @@
+"""Inference in windows: which frames they hold, how near the whole they come, and the command on real clips."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from basicsr.archs.basicvsr_arch import BasicVSR
+from runs import run
+
+from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.core.windows import windows
+from multigrid_vsr.demo.video import find_video, read_frames
+from multigrid_vsr.frames.sequence import open_clip
+from multigrid_vsr.models.inference import Cut, Restorer, differences, super_resolve
+from multigrid_vsr.models.inference_memory import Need, choose_cut, measure_need
+
+INFER = (sys.executable, '-m', 'multigrid_vsr.cli', 'infer')
+pytestmark = pytest.mark.filterwarnings('ignore:torch.meshgrid')
+
+WINDOWS = [
+    (3, 4, 1, [([0, 1, 2], [0, 1, 2])]),
+    (4, 4, 1, [([0, 1, 2, 3], [0, 1, 2, 3])]),
+    (5, 4, 1, [([0, 1, 2, 3], [0, 1, 2]), ([2, 3, 4], [3, 4])]),
+    (7, 4, 1, [([0, 1, 2, 3], [0, 1, 2]), ([2, 3, 4, 5], [3, 4]), ([4, 5, 6], [5, 6])]),
+    (5, 2, 0, [([0, 1], [0, 1]), ([2, 3], [2, 3]), ([4], [4])]),
+    (0, 2, 0, []),
+]
+
+
+@pytest.mark.parametrize(('length', 'size', 'overlap', 'expected'), WINDOWS)
+def test_windows_hold_each_item_once_with_its_context(length, size, overlap, expected):
+    found = list(windows(iter(range(length)), size, overlap))
+    assert [(items, [items[place] for place in kept]) for items, kept in found] == expected
+
+
+def test_windows_read_no_further_than_one_item_ahead():
+    read = []
+    found = windows((read.append(n) or n for n in range(1000)), 4, 1)
+    next(found)
+    assert read == [0, 1, 2, 3, 4]
+
+
+def test_windows_without_room_for_an_item_are_refused():
+    with pytest.raises(ValueError, match='a window of 4 keeps nothing beside an overlap of 2 on each side'):
+        list(windows(range(9), 4, 2))
+
+
+def real_frames(count, height, width):
+    frames = []
+    for frame in read_frames(find_video('carphone_pristine.mp4')):
+        frames.append(cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA))
+        if len(frames) == count:
+            return frames
+    raise AssertionError
+
+
+class Decaying(torch.nn.Module):
+    """A recurrent network whose memory of a frame is a tenth of what it was, at each step, in both directions."""
+
+    def forward(self, lq):
+        outputs = torch.zeros_like(lq)
+        for order in (range(lq.shape[1]), range(lq.shape[1] - 1, -1, -1)):
+            state = torch.zeros_like(lq[:, 0])
+            for place in order:
+                state = 0.1 * state + lq[:, place]
+                outputs[:, place] += state
+        return outputs
+
+
+def test_differences_are_those_of_the_frames_that_a_window_does_not_see():
+    """White frames: without overlap a frame at the cut lacks 0.1 + 0.01 + ..., with two frames 0.001 + ..."""
+    white = [np.full((8, 8, 3), 255, np.uint8)] * 12
+    found = differences(Restorer(Decaying()), white, [Cut(6, 0), Cut(8, 2), Cut(12, 0)])
+    assert found == pytest.approx([255 * 0.111111, 255 * 0.001111, 0], rel=1e-3, abs=1e-4)
+
+
+@pytest.fixture(scope='module')
+def basicvsr():
+    """A BasicVSR whose memory lasts: its weights are drawn, not trained."""
+    torch.manual_seed(0)
+    return Restorer(BasicVSR(num_feat=4, num_block=1))
+
+
+def test_windows_of_basicvsr_come_as_near_the_whole_as_measured(basicvsr):
+    """The table of docs/benchmarks.md in small: the difference falls with the overlap, to that of float32."""
+    frames = real_frames(70, 32, 32)
+    without, few, many = differences(basicvsr, frames, [Cut(35, 0), Cut(37, 1), Cut(65, 28)])
+    assert without > 2 * few > 100 * many
+    assert many < 255 * 1e-6
+
+
+def test_tiles_of_basicvsr_leave_no_seam(basicvsr):
+    """Beyond the overlap a tile sees nothing: what is left is below half a byte, where no overlap shows a seam."""
+    frames = real_frames(2, 96, 160)
+    without, found = differences(basicvsr, frames, [Cut(2, 0, 32, 0), Cut(2, 0, 96, 32)])
+    assert found < 0.5 < without
+
+
+def test_whole_clip_is_what_the_network_gives(basicvsr):
+    frames = real_frames(3, 32, 40)
+    rgb = torch.from_numpy(np.stack(frames)[..., ::-1].astype(np.float32) / 255).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        output = basicvsr._network(rgb[None])[0]
+    expected = (output.clamp(0, 1).permute(0, 2, 3, 1).numpy()[..., ::-1] * 255.0).round().astype(np.uint8)
+    found = np.stack([frame.numpy() for frame in super_resolve(basicvsr, frames, Cut(3, 0))])
+    assert found.shape == (3, 128, 160, 3)
+    np.testing.assert_array_equal(found, expected)
+
+
+class Middle(torch.nn.Module):
+    """As a sliding-window arch of five frames: says which frames it was given, weighed by their places."""
+
+    def forward(self, lq):
+        assert lq.shape[1] == 5
+        return (lq * torch.tensor([1.0, 10, 100, 1000, 10000]).view(1, 5, 1, 1, 1)).sum(1)
+
+
+def test_windows_of_a_sliding_window_arch_are_exact():
+    frames = [np.full((4, 4, 3), n, np.uint8) for n in range(14)]
+    restore = Restorer(Middle(), window=5)
+    assert differences(restore, frames, [Cut(11, 4), Cut(9, 4)]) == [0, 0]
+    first = restore(torch.from_numpy(np.stack(frames)))[0, 0, 0, 0] * 255
+    assert first.item() == pytest.approx(4 + 30 + 0 + 1000 + 20000, rel=1e-5)  # 4 3 0 1 2, as BasicSR pads
+
+
+def test_sides_that_the_arch_does_not_take_are_padded_and_cut():
+    class Even(torch.nn.Module):
+        def forward(self, lq):
+            assert lq.shape[-1] % 4 == lq.shape[-2] % 4 == 0
+            return lq.repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+    frames = torch.randint(0, 256, (2, 5, 7, 3), dtype=torch.uint8)
+    found = Restorer(Even(), multiple=4)(frames)
+    assert found.shape == (2, 3, 10, 14)
+    assert torch.equal((found[:, :, ::2, ::2] * 255).round().to(torch.uint8), frames.flip(-1).permute(0, 3, 1, 2))
+
+
+def test_windows_start_at_keyframes():
+    assert Restorer(Decaying(), stride=5).aligned(Cut(33, 8)).num_frame == 16 + 15
+    assert Restorer(Decaying(), stride=5).aligned(Cut(18, 8)).num_frame == 16 + 5
+
+
+# (memory, frames of the clip, LQ height and width, overlap, tile_overlap) of 100 + 10 bytes a frame, a pixel
+CUTS = [
+    ((100 + 10 * 50) * 100, 50, 10, 10, 5, 8, Cut(50, 5)),  # all of it
+    ((100 + 10 * 49) * 100, 50, 10, 10, 5, 8, Cut(49, 5)),  # windows
+    ((100 + 10 * 20) * 10000, 50, 100, 100, 5, 8, Cut(21, 5, 96, 8)),  # 21 frames do not fit: tiles
+    ((100 + 10 * 20) * 10000, 15, 100, 100, 5, 8, Cut(20, 5)),  # a short clip
+    ((100 + 10 * 20) * 10000, None, 100, 100, 5, 8, Cut(21, 5, 96, 8)),
+]
+
+
+@pytest.mark.parametrize(('memory', 'num_frame', 'height', 'width', 'overlap', 'tile_overlap', 'expected'), CUTS)
+def test_cut_is_the_largest_that_fits(memory, num_frame, height, width, overlap, tile_overlap, expected):
+    asked = Cut(0, overlap, None, tile_overlap)
+    assert choose_cut(Need(100, 10), memory, num_frame, height, width, asked) == expected
+
+
+def test_cut_where_no_tile_fits_says_what_to_lower():
+    with pytest.raises(
+        InputError, match=r'^--overlap: must be small enough for 0\.0 GB, got 28, of which windows of 113'
+    ):
+        choose_cut(Need(100, 10), 1e6, None, 100, 100, Cut(0, 28, None, 64))
+
+
+def test_need_grows_with_the_frames_that_are_kept():
+    """A network that keeps 4 kB a pixel and frame, which memory shows."""
+
+    class Keeps(torch.nn.Module):
+        def forward(self, lq):
+            kept = [torch.ones(1024, 64, 64) for _ in range(lq.shape[1])]
+            return lq + sum(float(one[0, 0, 0]) for one in kept)
+
+    need = measure_need(Restorer(Keeps()), torch.device('cpu'), 1)
+    assert need.a_frame == pytest.approx(4096, rel=0.2)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """The folder of a run as it is left: an option file and weights."""
+    root = tmp_path_factory.mktemp('run')
+    (root / 'models').mkdir()
+    torch.manual_seed(1)
+    state = BasicVSR(num_feat=4, num_block=1).state_dict()
+    torch.save({'params': state}, root / 'models/net_g_9.pth')
+    (root / 'run.yml').write_text(
+        'scale: 4\nnetwork_g: {type: BasicVSR, num_feat: 4, num_block: 1, spynet_path: gone.pth}\n'
+    )
+    return root / 'models/net_g_9.pth'
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Twelve images whose names sort as people count."""
+    root = tmp_path_factory.mktemp('frames')
+    for number, frame in enumerate(real_frames(12, 32, 48)):
+        cv2.imwrite(str(root / f'frame{number}.png'), frame)
+    return root
+
+
+def test_infer_of_a_folder_in_windows_gives_what_the_whole_gives(trained, folder, tmp_path):
+    printed = run(*INFER, folder, '-w', trained, '-o', 'whole', cwd=tmp_path).stdout
+    assert 'The clip as a whole.' in printed
+    assert printed.splitlines()[-1] == '12 frames of 192x128: whole'
+    printed = run(*INFER, folder, '-w', trained, '-o', 'parts', '--num_frame', 11, '--overlap', 5, cwd=tmp_path).stdout
+    assert 'Windows of 11 frames, overlap 5.' in printed
+    names = sorted(path.name for path in folder.iterdir())
+    for out in ('whole', 'parts'):
+        assert sorted(path.name for path in (tmp_path / out).iterdir()) == names
+    pairs = [(cv2.imread(str(tmp_path / out / name)).astype(int) for out in ('whole', 'parts')) for name in names]
+    assert max(np.abs(one - two).max() for one, two in pairs) <= 1
+    enlarged = cv2.resize(cv2.imread(str(folder / 'frame10.png')), None, fx=4, fy=4, interpolation=cv2.INTER_LINEAR)
+    assert np.abs(cv2.imread(str(tmp_path / 'whole/frame10.png')).astype(int) - enlarged).mean() < 30
+
+
+def output(command, cwd):
+    return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.skipif(shutil.which('ffmpeg') is None, reason='no ffmpeg is installed')
+def test_infer_of_a_video_keeps_its_sound_and_rate(trained, tmp_path):
+    sound = ['-f', 'lavfi', '-i', 'sine=frequency=440:duration=0.4']
+    video = ['-f', 'lavfi', '-i', 'testsrc=size=48x32:rate=30000/1001:duration=0.4']
+    subprocess.run(['ffmpeg', '-v', 'error', *video, *sound, 'in.mp4'], cwd=tmp_path, check=True)
+    run(*INFER, 'in.mp4', '-w', trained, '-o', 'out.mp4', cwd=tmp_path)
+    show = ['ffprobe', '-v', 'error', '-of', 'csv=p=0', '-select_streams', 'v', '-show_entries']
+    show += ['stream=codec_name,width,height,r_frame_rate,nb_frames', 'out.mp4']
+    assert output(show, tmp_path).strip() == 'h264,192,128,30000/1001,12'
+    sounds = [
+        output(['ffmpeg', '-v', 'error', '-i', name, '-map', '0:a', '-f', 'md5', '-'], tmp_path)
+        for name in ('in.mp4', 'out.mp4')
+    ]
+    assert sounds[0] == sounds[1] != ''
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['in.mp4', 'out.mp4']
+
+
+def test_infer_without_ffmpeg_writes_a_video_without_sound(trained, folder, tmp_path):
+    printed = run(*INFER, folder, '-w', trained, '-o', 'out.mp4', '--fps', 10, cwd=tmp_path, PATH='').stdout
+    assert 'ffmpeg is not there: no sound is kept, and OpenCV writes the video.' in printed
+    clip = open_clip(tmp_path / 'out.mp4')
+    assert (len(list(clip.frames())), clip.height, clip.width, clip.fps) == (12, 128, 192, 10)
+
+
+def test_infer_measures_the_overlap_and_writes_nothing(trained, folder, tmp_path):
+    printed = run(*INFER, folder, '-w', trained, '--measure', 12, cwd=tmp_path).stdout
+    rows = [line.split() for line in printed.splitlines() if line[-1:].isdigit()]
+    assert [row[0] for row in rows[-3:]] == ['0', '2', '4']
+    assert float(rows[-3][1]) > float(rows[-2][1]) > float(rows[-1][1])
+    assert list(tmp_path.iterdir()) == []
+
+
+BAD = [
+    (['gone.mp4', '-o', 'x'], 'INPUT: must be a video or a folder of images, got gone.mp4. Correct the path.'),
+    (['empty', '-o', 'x'], 'INPUT: must be a video or a folder of images, got empty. Give a folder with images in it.'),
+    (['empty', '-o', 'empty'], '-o: must not exist yet, got empty. Give another name.'),
+    (['empty', '-o', 'no/x'], '-o: must lie in a folder that exists, got no/x. Make no first.'),
+    (['empty'], '-o: must be given, got nothing. Say where the result goes.'),
+    (['empty', '-o', 'x', '--num_frame', '30'], '--num_frame: must be above twice --overlap (28), got 30. Lower --overlap too.'),
+    (['empty', '-o', 'x', '--tile', '64'], '--tile: must be above twice --tile_overlap (64), got 64. Lower --tile_overlap too.'),
+    (['empty', '-o', 'x', '--tile', '8'], '--tile: must be at least 32, got 8. Correct the value.'),
+    (['empty', '-o', 'x', '--fps', '0'], '--fps: must be above 0 and at most 1000, got 0.0. Correct the value.'),
+    (['{frames}', '-o', 'x', '--param_key', 'params_ema'], '--weights: must be a weight file with params_ema, got {weights} (it has params). Give --param_key params.'),
+    (['{frames}', '-o', 'x', '-opt', 'wide.yml'], '--weights: must be of the network of the option file, got '),
+    (['{frames}', '-o', 'x', '-opt', 'none.yml'], 'network_g: must be a block of options, got nothing. Give the option file of the run.'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('arguments', 'message'), BAD, ids=[' '.join(row[0]) for row in BAD])
+def test_infer_that_cannot_run_exits_with_one_line(arguments, message, trained, folder, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'wide.yml').write_text('scale: 4\nnetwork_g: {type: BasicVSR, num_feat: 8, num_block: 1}\n')
+    (tmp_path / 'none.yml').write_text('scale: 4\n')
+    before = sorted(tmp_path.rglob('*'))
+    places = {'frames': folder, 'weights': trained}
+    done = run(*INFER, *(word.format(**places) for word in arguments), '-w', trained, cwd=tmp_path, ok=False)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].startswith(message.format(**places))
+    assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_infer_of_images_of_two_sizes_names_the_file(trained, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / 'in')
+    cv2.imwrite(str(tmp_path / 'in/frame7.png'), np.zeros((8, 8, 3), np.uint8))
+    done = run(*INFER, 'in', '-w', trained, '-o', 'out', cwd=tmp_path, ok=False)
+    assert done.stdout.splitlines()[-1] == 'in/frame7.png: must be an image of 48x32, got 8x8. Mend or move it.'
+    assert not (tmp_path / 'out').exists()
+
+
+def test_infer_of_two_images_of_one_name_is_refused(trained, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / 'in')
+    shutil.copy(folder / 'frame7.png', tmp_path / 'in/frame7.jpg')
+    done = run(*INFER, 'in', '-w', trained, '-o', 'out', cwd=tmp_path, ok=False)
+    assert done.stdout.splitlines()[-1] == (
+        'INPUT: must hold each name once, got in with several frame7.*. Rename one of them.'
+    )
+
+
+def test_infer_help_has_examples(tmp_path):
+    assert 'multigrid-vsr infer video.mp4 -w' in run(*INFER, '-h', cwd=tmp_path).stdout

@@ -1,0 +1,402 @@
+"""The page that compares runs: real runs of BasicSR and of this project, their logs cut, their files taken away."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from datetime import datetime, timedelta
+from html import escape
+from pathlib import Path
+
+import pytest
+from probe import train_here
+from runs import options, run
+
+from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.report import analysis, chart, page
+from multigrid_vsr.report.experiment import Point, read_experiment
+from multigrid_vsr.report.log_file import parse_log, parse_options
+
+REPORT = (sys.executable, '-m', 'multigrid_vsr.cli', 'report')
+METRICS = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}, 'ssim': {'type': 'calculate_ssim', 'crop_border': 0}}
+
+
+@pytest.fixture(scope='module')
+def runs_folder(tmp_path_factory, clips, stock_clips) -> Path:
+    """Three runs of 12 iterations: BasicSR's video model, which cannot validate on a CPU, BasicSR's image model, which
+    can, and multigrid, with pictures and event files."""
+    root = tmp_path_factory.mktemp('runs')
+    short = {'train__total_iter': 12, 'logger__save_checkpoint_freq': 6, 'logger__print_freq': 2}
+    stock_set = {'type': 'REDSRecurrentDataset', 'meta_info_file': str(stock_clips / 'meta_info.txt'),
+                 'val_partition': 'official', 'test_mode': False, 'dataset_enlarge_ratio': 10}  # fmt: skip
+    stock = options(stock_clips, name='stock', model_type='VideoRecurrentModel', multigrid=None, **short)
+    stock['datasets']['train'].update(stock_set)
+    image = options(stock_clips, name='image', model_type='SRModel', multigrid=None, **short)
+    pairs = {'type': 'PairedImageDataset', 'io_backend': {'type': 'disk'}}
+    roots = {f'dataroot_{kind}': str(stock_clips / kind / '001') for kind in ('gt', 'lq')}
+    image['datasets']['train'] = {'name': 'pairs', **pairs, **roots, 'gt_size': 64, 'use_hflip': True, 'use_rot': True,
+                                  'num_worker_per_gpu': 0, 'batch_size_per_gpu': 2, 'dataset_enlarge_ratio': 10}  # fmt: skip
+    few = {f'dataroot_{kind}': str(clips / kind / '000') for kind in ('gt', 'lq')}
+    image['datasets']['val'] = {'name': 'few', **pairs, **few}
+    image['network_g'] = {'type': 'MSRResNet', 'num_in_ch': 3, 'num_out_ch': 3, 'num_feat': 4, 'num_block': 1}
+    image['val'] = {'val_freq': 4, 'save_img': False, 'metrics': METRICS}
+    image['logger']['use_tb_logger'] = True
+    multigrid = options(clips, name='multigrid', logger__use_tb_logger=True, **short)
+    multigrid['datasets']['val'] = {'name': 'REDS4', 'type': 'VideoRecurrentTestDataset', 'num_frame': -1,
+                                    'dataroot_gt': str(clips / 'gt'), 'dataroot_lq': str(clips / 'lq'),
+                                    'cache_data': True, 'io_backend': {'type': 'disk'}}  # fmt: skip
+    multigrid['val'] = {'val_freq': 4, 'save_img': True, 'metrics': METRICS}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # what torch and BasicSR say to each other
+        for opt in (stock, image, multigrid):
+            train_here(root, opt)
+    return root
+
+
+@pytest.fixture
+def experiments(runs_folder, tmp_path) -> Path:
+    """A copy of experiments/ and tb_logger/ that a test may damage."""
+    for name in ('experiments', 'tb_logger'):
+        shutil.copytree(runs_folder / name, tmp_path / name)
+    return tmp_path / 'experiments'
+
+
+def log_of(folder: Path) -> Path:
+    return next(folder.glob('train_*.log'))
+
+
+def test_run_of_multigrid_is_read_whole(runs_folder):
+    found = read_experiment(runs_folder / 'experiments/multigrid')
+    assert [point.iteration for point in found.lines] == [2, 4, 6, 8, 10, 12]
+    assert [str(s.shape) for s in found.schedule.segments] == [
+        '2x2x64x64', '2x3x64x64', '2x4x64x64', '1x2x128x128', '1x3x128x128', '1x4x128x128']  # fmt: skip
+    assert [point.iteration for point in found.validations['REDS4']] == [4, 8, 12]
+    assert (found.has_ended, found.iteration, found.checkpoints, found.starts) == (True, 12, (6, 12), ())
+    assert [found.samples(n) for n in (0, 1, 6, 7, 12)] == [0, 2, 12, 13, 18]
+    assert found.parameters > 1_000_000
+    seconds = [point.seconds for point in found.lines]
+    assert seconds == sorted(seconds)
+    assert found.lines[-1].seconds == found.validations['REDS4'][-1].seconds
+
+
+def test_run_of_stock_video_model_is_read_without_validation(runs_folder):
+    found = read_experiment(runs_folder / 'experiments/stock')
+    assert [point.iteration for point in found.lines] == [2, 4, 6, 8, 10, 12]
+    assert [str(segment.shape) for segment in found.schedule.segments] == ['1x4x128x128']
+    assert (found.validations, found.has_ended, found.samples(12)) == ({}, True, 12)
+
+
+def test_run_of_stock_image_model_is_read_with_its_validation(runs_folder):
+    found = read_experiment(runs_folder / 'experiments/image')
+    assert [point.iteration for point in found.validations['few']] == [4, 8, 12]
+    assert found.validations['few'][0].values.keys() == {'psnr', 'ssim'}
+    assert found.samples(12) == 24
+
+
+def test_validations_in_the_log_are_those_of_the_event_files(experiments):
+    """TensorBoard's files say the iteration of a validation, BasicSR's log does not."""
+    for name in ('multigrid', 'image'):
+        logged = read_experiment(experiments / name).validations
+        log_of(experiments / name).unlink()
+        from_events = read_experiment(experiments / name)
+        assert from_events.validations.keys() == logged.keys()
+        for dataset, points in logged.items():
+            events = from_events.validations[dataset]
+            assert [p.iteration for p in events[:3]] == [4, 8, 12]
+            for point, event in zip(points, events):
+                assert event.values == pytest.approx(point.values, abs=1e-4)
+    assert [p.iteration for p in from_events.lines] == [2, 4, 6, 8, 10, 12]
+
+
+def test_run_whose_log_is_cut_anywhere_is_still_read(experiments):
+    """A run under way: whatever is written so far is there, up to the last whole line."""
+    path = log_of(experiments / 'multigrid')
+    text = path.read_bytes()
+    fifth = text.index(b'iter:      10,')
+    for end in (fifth, fifth + 5, fifth + 60, text.index(b'\n', fifth)):
+        path.write_bytes(text[:end])
+        found = read_experiment(experiments / 'multigrid')
+        assert [point.iteration for point in found.lines] == [2, 4, 6, 8]
+        assert [point.iteration for point in found.validations['REDS4']] == [4, 8]
+        assert not found.has_ended
+    for end in range(0, len(text), 997):
+        path.write_bytes(text[:end])
+        assert '<h1>multigrid</h1>' in page.render([read_experiment(experiments / 'multigrid')])
+
+
+def test_report_of_a_run_under_way_says_how_far_it_is(experiments):
+    path = log_of(experiments / 'multigrid')
+    text = path.read_bytes()
+    path.write_bytes(text[: text.index(b'iter:      10,')])
+    for weights in (experiments / 'multigrid/models').glob('*12.pth'):
+        weights.unlink()
+    html = page.render([read_experiment(experiments / 'multigrid')])
+    assert 'under way or stopped: 67%' in html
+    assert '<dt>iterations</dt><dd>8 of 12</dd>' in html
+
+
+def test_report_has_the_figures_of_the_logs(runs_folder, tmp_path):
+    names = ('stock', 'multigrid', 'image')
+    folders = [runs_folder / 'experiments' / name for name in names]
+    out = tmp_path / 'page.html'
+    printed = run(*REPORT, *folders, '-o', out, cwd=tmp_path).stdout
+    assert printed == f'Report: {out}\n'  # the first has no validation to reach
+    html = out.read_text()
+    psnr, ssim = re.findall(r'# (?:psnr|ssim): (\d+\.\d+)', log_of(folders[1]).read_text())[-2:]
+    assert f'{float(psnr):.2f} dB' in html
+    assert ssim in html
+    assert html.count('<section class="card') == 3
+    assert '<td>model_type</td><td>VideoRecurrentModel</td><td>MultigridVideoModel</td><td>SRModel</td>' in html
+    assert '<td>multigrid.gt_size</td><td>–</td><td>[64, 128]</td><td>–</td>' in html
+    assert 'manual_seed' not in html  # the same in all
+    assert html.count('alt="ground truth"') == 3  # of each clip
+    assert html.count('data:image/png;base64,') == 9  # LQ, the run, ground truth
+    assert [path.name for path in tmp_path.iterdir()] == ['page.html']
+
+
+def test_report_of_the_same_name_twice_tells_them_apart(runs_folder, experiments):
+    found = [read_experiment(folder / 'multigrid') for folder in (runs_folder / 'experiments', experiments)]
+    assert page.names_of(found) == [f'multigrid ({e.folder})' for e in found]
+    assert page.verdict(found, analysis.shown_metrics(found)) == [
+        f'multigrid ({experiments}/multigrid) reached the PSNR that multigrid ({runs_folder}/experiments/multigrid) '
+        f'ended with, {found[0].validations["REDS4"][-1].values["psnr"]:.4g}, after '
+        f'{chart.duration(analysis.first_reaching(found[1], "REDS4", "psnr", found[0].validations["REDS4"][-1].values["psnr"]).seconds)} of training '
+        f'(multigrid ({runs_folder}/experiments/multigrid): {chart.duration(analysis.first_reaching(found[0], "REDS4", "psnr", found[0].validations["REDS4"][-1].values["psnr"]).seconds)}): 1.00 times as fast.'
+    ]
+
+
+BAD = [
+    (['gone'], 'EXPERIMENT: must be the folder of a run, got gone. Correct the path.'),
+    (['empty'], 'EXPERIMENT: must be the folder of a run with a train_*.log or an option file, got empty. Give one of the folders below experiments/.'),
+    (['empty', '-o', 'no/page.html'], '-o: must lie in a folder that exists, got no/page.html. Make no first.'),
+    (['empty', '-o', 'empty'], '-o: must be a file, got the folder empty. Give the name of a file.'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('arguments', 'message'), BAD, ids=[' '.join(row[0]) for row in BAD])
+def test_report_of_what_is_no_run_exits_with_one_line(arguments, message, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    done = run(*REPORT, *arguments, cwd=tmp_path, ok=False)
+    assert (done.stdout, done.returncode) == (f'{message}\n', 1)
+    assert [path.name for path in tmp_path.iterdir()] == ['empty']
+
+
+def test_report_help_has_examples(tmp_path):
+    assert 'multigrid-vsr report experiments/stock experiments/multigrid -o' in run(*REPORT, '-h', cwd=tmp_path).stdout
+
+
+# What BasicSR and this project write, word for word.
+LINES = [
+    (
+        '2026-11-24 10:00:10,500 INFO: [demo_..][epoch: 12, iter:   1,234, lr:(2.000e-04,2.500e-05,)] [eta: 1 day, 2:03:04, time (data): 0.500 (0.025)] l_pix: 3.2197e-02 \n',
+        {'lr': 2e-4, 'time': 0.5, 'data_time': 0.025, 'l_pix': 3.2197e-2}, '1 day, 2:03:04',
+    ),
+    (
+        '2026-11-24 10:00:10,500 INFO: [multi..][epoch:  0, iter:   1,234, lr:(1.000e-04,)] [eta: -1 day, 23:59:58, time (data): 1.000 (0.000)] gt_size: 64 num_frame: 4 batch_size_per_gpu: 2 peak_memory: 12.25 l_pix: nan \n',
+        {'lr': 1e-4, 'time': 1.0, 'data_time': 0.0, 'gt_size': 64, 'num_frame': 4, 'batch_size_per_gpu': 2, 'peak_memory': 12.25, 'l_pix': pytest.approx(float('nan'), nan_ok=True)}, '-1 day, 23:59:58',
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('text', 'values', 'eta'), LINES)
+def test_log_line_gives_its_values(text, values, eta):
+    (line,) = parse_log(text).lines
+    assert (line.iteration, line.time) == (1234, datetime(2026, 11, 24, 10, 0, 10, 500000))
+    assert (line.values, line.eta) == (values, eta)
+
+
+OPTIONS = (
+    '\n  name: x\n  val:[\n    val_freq: 100\n  ]\n  train:[\n    total_iter: 1000\n  ]\n  datasets:[\n    train:[\n'
+    '      batch_size_per_gpu: 2\n      gt_size: 64\n      num_frame: 5\n    ]\n  ]\n'
+)
+
+
+def log_text(*records: tuple[int, str], val_freq: int = 100) -> str:
+    """A log whose records come so many seconds after ten o'clock."""
+    start = datetime(2026, 11, 24, 10)
+    stamps = [f'{start + timedelta(seconds=second):%Y-%m-%d %H:%M:%S},000 INFO: ' for second, _ in records]
+    head = OPTIONS.replace('val_freq: 100', f'val_freq: {val_freq}')
+    return f'{stamps[0]}{head}\n' + ''.join(f'{stamp}{text}\n' for stamp, (_, text) in zip(stamps, records))
+
+
+def iteration(number: int) -> str:
+    return f'[x..][epoch:  0, iter:{number:8,d}, lr:(1.000e-04,)] [eta: 0:00:01, time (data): 1.000 (0.100)] l_pix: 1.0000e-02 '
+
+
+def validation(psnr: float, name: str = 'A') -> str:
+    return f'Validation {name}\n\t # psnr: {psnr:.4f}\t # 000: 1.0000\n\t    Best: 99.0000 @ 5 iter\n'
+
+
+# (val_freq, what the log has, iterations of the validations)
+VALIDATED = [
+    (100, [iteration(100), validation(20), iteration(200), validation(21)], [100, 200]),
+    (20, [validation(20), validation(21), iteration(100)], [20, 40]),
+    (20, [iteration(100), validation(20), validation(21)], [100, 120]),
+    (50, [iteration(30), iteration(40), validation(20), iteration(110), iteration(140), validation(21)], [50, 150]),
+    (100, [iteration(100), validation(20), validation(19, 'B'), iteration(200), validation(21), validation(18, 'B')], [100, 100, 200, 200]),
+    (100, [iteration(900), validation(20), 'End of training. Time consumed: 0:00:01', validation(21)], [900, 1000]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('val_freq', 'records', 'expected'), VALIDATED)
+def test_validation_gets_the_iteration_that_the_log_leaves_out(val_freq, records, expected):
+    log = parse_log(log_text(*enumerate(records), val_freq=val_freq))
+    assert [found.iteration for found in log.validations] == expected
+    assert log.validations[0].metrics == {'psnr': 20.0}
+
+
+def test_options_in_a_log_are_read_as_blocks():
+    text = (
+        '\n  name: a: b\n  datasets:[\n    train:[\n      interval_list: [1, 2]\n      io_backend:[\n'
+        '        type: disk\n      ]\n    ]\n  ]\n  path:[\n    resume_state: None\n  ]\n  lr: 1e-07\n  empty: \n'
+    )
+    assert parse_options(text) == {
+        'name': 'a: b',
+        'datasets': {'train': {'interval_list': [1, 2], 'io_backend': {'type': 'disk'}}},
+        'path': {'resume_state': None},
+        'lr': 1e-7,
+        'empty': '',
+    }
+
+
+def two_logs(folder: Path) -> Path:
+    """A run that was killed after iteration 400 and went on from 200; half a day lies between."""
+    folder.mkdir()
+    first = [(5, 'Start training from epoch: 0, iter: 0'), (105, iteration(100)), (205, iteration(200)),
+             (206, 'Saving models and training states.'), (405, iteration(300)), (505, iteration(400))]  # fmt: skip
+    later = [(43210, 'Start training from epoch: 0, iter: 200'), (43260, iteration(300)), (43310, iteration(400))]  # fmt: skip
+    for name, records in (('train_x_1.log', first), ('train_x_2.log', later)):
+        (folder / name).write_text(log_text(*records))
+    return folder
+
+
+def test_clock_of_a_resumed_run_leaves_out_the_break_and_the_lost_work(tmp_path):
+    found = read_experiment(two_logs(tmp_path / 'x'))
+    assert [(p.iteration, p.seconds) for p in found.lines] == [(100, 100), (200, 200), (300, 250), (400, 300)]
+    assert (found.starts, found.iteration, found.seconds) == ((200,), 400, 300)
+
+
+def test_cost_of_a_stage_leaves_out_what_is_no_training(tmp_path):
+    """100 iterations in 100 s and in 50 s; the interval with a checkpoint in it and those of the starts do not count."""
+    (cost,) = analysis.segment_costs(read_experiment(two_logs(tmp_path / 'x')))
+    assert cost.seconds_per_iter == pytest.approx((100 + 50) / 200)
+    assert cost.samples_per_second == pytest.approx(2 / 0.75)
+    assert cost.megapixels_per_second == pytest.approx(2 * 5 * 64 * 64 / 0.75 / 1e6)
+    assert cost.waiting == pytest.approx(0.1)
+    assert cost.peak_memory is None
+
+
+def test_first_reaching_takes_the_first_validation_as_good(runs_folder):
+    import dataclasses
+
+    points = tuple(Point(n, n * 10.0, {'psnr': value}) for n, value in ((1, 20.0), (2, 22.0), (3, 21.0), (4, 23.0)))
+    found = dataclasses.replace(read_experiment(runs_folder / 'experiments/multigrid'), validations={'A': points})
+    assert analysis.first_reaching(found, 'A', 'psnr', 21.5).iteration == 2
+    assert analysis.first_reaching(found, 'A', 'psnr', 23.5) is None
+    assert analysis.best(found, 'A', 'psnr').iteration == 4
+    lower = {**found.options, 'val': {'metrics': {'psnr': {'better': 'lower'}}}}
+    found = dataclasses.replace(found, options=lower)
+    assert analysis.first_reaching(found, 'A', 'psnr', 21.5).iteration == 1
+    assert analysis.best(found, 'A', 'psnr').iteration == 1
+
+
+def test_folder_with_an_option_file_alone_is_a_run_that_has_not_begun(tmp_path):
+    (tmp_path / 'x').mkdir()
+    (tmp_path / 'x/run.yml').write_text(
+        'name: x\ntrain: {total_iter: 1000}\ndatasets: {train: {batch_size_per_gpu: 2, gt_size: 64, num_frame: 5}}\n'
+    )
+    found = read_experiment(tmp_path / 'x')
+    assert (found.iteration, found.lines, found.schedule.total_iter) == (0, (), 1000)
+    assert 'under way or stopped: 0%' in page.render([found])
+
+
+def test_option_of_a_run_that_has_no_schedule_is_one_line(tmp_path):
+    (tmp_path / 'x').mkdir()
+    (tmp_path / 'x/run.yml').write_text('name: x\n')
+    with pytest.raises(InputError, match=r'/x: train: must be a block of options, got nothing'):
+        read_experiment(tmp_path / 'x')
+
+
+DURATIONS = [(0.0, '0.0 s'), (9.96, '10.0 s'), (42.4, '42 s'), (60, '1 min'), (61, '1 min 1 s'), (3599.7, '1 h'),
+             (3661, '1 h 1 min'), (90000, '1 d 1 h'), (86400, '1 d'), (1036800, '12 d')]  # fmt: skip
+
+
+@pytest.mark.parametrize(('seconds', 'text'), DURATIONS)
+def test_duration_has_its_two_largest_units(seconds, text):
+    assert chart.duration(seconds) == text
+
+
+def test_chart_puts_points_and_ticks_where_they_belong():
+    drawn = chart.draw([chart.Series(1, [0, 50, 100], [20.0, 22.0, 24.0], 'dots')], 'iterations', 100)
+    assert drawn.curves[0].path == 'M0 1000L500 500L1000 0'
+    assert drawn.curves[0].dots[1] == (500, 500, '22 · iteration 50')
+    assert drawn.y_ticks == [(100, '20'), (75, '21'), (50, '22'), (25, '23'), (0, '24')]
+    assert drawn.x_ticks == [(0, '0'), (20, '20'), (40, '40'), (60, '60'), (80, '80'), (100, '100')]
+
+
+def test_chart_of_small_values_has_one_power_on_its_axis():
+    drawn = chart.draw([chart.Series(0, [0, 1], [0.0, 0.002])], 'iterations', 1)
+    assert [label for _, label in drawn.y_ticks] == ['0', '0.5e-3', '1e-3', '1.5e-3', '2e-3']
+
+
+def test_chart_of_a_wild_curve_shows_the_rest(runs_folder):
+    drawn = chart.draw([chart.Series(0, range(1000), [1e6, *[1.0, 2.0] * 499, 1.0])], 'iterations', 1000)
+    assert drawn.y_ticks[0][1] == '1.0'
+    assert drawn.y_ticks[-1][1] == '2.0'
+
+
+CHROMIUM = next((path for name in ('chromium', 'chromium-browser', 'google-chrome') if (path := shutil.which(name))), None)  # fmt: skip
+# Runs in the page: what a reader would see of it.
+PROBE = """<script>
+const seen = selector => [...document.querySelectorAll(selector)].filter(e => e.offsetParent || e.getClientRects().length).length;
+const state = () => [innerWidth, document.documentElement.scrollWidth - document.documentElement.clientWidth, seen('.view.iterations'), seen('.view.time'),
+  seen('.view.samples'), [...document.images].filter(i => !i.naturalWidth).length,
+  getComputedStyle(document.body).backgroundColor, performance.getEntriesByType('resource').length,
+  Math.max(...[...document.querySelectorAll('.plot svg')].map(e => Math.round(e.getBoundingClientRect().width)))].join('|');
+addEventListener('load', () => {
+  const before = state();
+  document.querySelector('label[for=over-samples]').click();
+  parent.document.body.insertAdjacentHTML('beforeend', `<pre id="probe">${before};${state()}</pre>`);
+});
+</script></body>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason='no Chromium is installed; .ci/run installs one')
+@pytest.mark.parametrize(('width', 'scheme', 'background'), [
+    (1200, 1, 'rgb(246, 247, 249)'), (1200, 0, 'rgb(16, 19, 24)'), (390, 1, 'rgb(246, 247, 249)'),
+])  # fmt: skip
+def test_page_opens_in_a_browser(width, scheme, background, runs_folder, tmp_path):
+    """Light, dark and narrow: nothing wider than the window, one axis at a time, pictures there, nothing fetched."""
+    html = page.render(
+        [read_experiment(runs_folder / 'experiments' / name) for name in ('stock', 'multigrid', 'image')]
+    )
+    assert not re.findall(r'(?:src|href)="(?!data:)|url\(|@import', html)
+    framed = escape(html.replace('</body>', PROBE))  # in a frame, which may be narrower than Chromium's window
+    (tmp_path / 'page.html').write_text(
+        f'<iframe width="{width}" height="900" style="border:0" srcdoc="{framed}"></iframe>'
+    )
+    flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-sync',
+             '--disable-background-networking', '--disable-component-update', f'--user-data-dir={tmp_path}/profile',
+             '--window-size=1300,950', f'--blink-settings=preferredColorScheme={scheme}', '--dump-dom',
+             '--enable-logging=stderr']  # fmt: skip
+    done = subprocess.run(
+        [str(CHROMIUM), *flags, (tmp_path / 'page.html').as_uri()], capture_output=True, text=True, timeout=120
+    )
+    assert 'CONSOLE' not in done.stderr
+    before, after = (part.split('|') for part in re.search('<pre id="probe">([^$]*?)</pre>', done.stdout)[1].split(';'))
+    charts = str(html.count('<figcaption>') - html.count('alt="'))
+    assert before[:8] == [
+        str(width),
+        '0',
+        '0',
+        charts,
+        '0',
+        '0',
+        background,
+        '0',
+    ]  # several runs are compared over time first
+    assert after[1:5] == ['0', '0', '0', charts]
+    assert int(before[8]) > 0.7 * min(width, 1080)
