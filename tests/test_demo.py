@@ -86,6 +86,8 @@ def test_demo_runs_differ_in_the_lines_of_the_method_alone(demo):
         'num_frame',
         'periods',
         'restart_weights',
+        'restart',
+        'anneal',
         'warmup_iter',
     }
     methods |= {'dataroot_gt', 'dataroot_lq', 'prefetch_mode'}  # the multigrid run reads the packed store

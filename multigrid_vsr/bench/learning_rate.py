@@ -19,6 +19,7 @@ from multigrid_vsr.core.schedule import split
 from multigrid_vsr.demo import evaluation, training
 from multigrid_vsr.demo.dataset import prepare
 from multigrid_vsr.options.multigrid_block import schedule_from_options
+from multigrid_vsr.options.recipes import WARMUP_PART
 
 _PAPER = {'restart': 'shape', 'anneal': 'last'}
 _PERIODS = 6  # the paper's: two spatial stages of three frame counts
@@ -109,7 +110,7 @@ def options(run: Run) -> dict[str, Any]:
         scheduler, multigrid = VARIANTS[run.variant]
         opt['train']['scheduler'] = {
             'type': 'MultigridCosineLR',
-            'warmup_iter': run.iters // training.WARMUP_PART,
+            'warmup_iter': run.iters // WARMUP_PART,
             **scheduler,
         }
         opt['multigrid'].update(multigrid)

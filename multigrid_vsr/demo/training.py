@@ -14,6 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.options.recipes import WARMUP_PART
 
 _OPTIONS = """\
 # {title}
@@ -96,9 +97,6 @@ multigrid:
   gt_size: [64, 128]
   num_frame: [3, 5, 7]
 """
-
-
-WARMUP_PART = 15
 
 
 @dataclass(frozen=True)
