@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from multigrid_vsr.cli.files import check_writable
 from multigrid_vsr.core.errors import InputError, OptionError
+from multigrid_vsr.options.option_file import copy_in_run_folder
 
 if TYPE_CHECKING:
     import torch
@@ -77,12 +78,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _option_file(folder: Path) -> Path:
-    files = sorted(folder.glob('*.y*ml'), key=lambda path: path.stat().st_mtime)
-    if not files:
+    found = copy_in_run_folder(folder)
+    if found is None:
         raise OptionError(
             '-opt', f'be given where {folder} has no copy of the option file', None, 'BatchNorm needs the training set.'
         )
-    return files[-1]
+    return found
 
 
 def _measure_batch_norm(weights: dict[str, Any], opt_file: str | Path, count: int) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from multigrid_vsr.cli.files import check_writable
 from multigrid_vsr.core.errors import InputError, OptionError
-from multigrid_vsr.options.option_file import read_options
+from multigrid_vsr.options.option_file import copy_in_run_folder, read_options
 
 if TYPE_CHECKING:
     import torch
@@ -115,11 +115,11 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _option_file(weights: Path) -> Path:
-    """The copy of the option file in the run's folder, which holds ``models/``, which holds the weights."""
-    files = sorted(weights.absolute().parent.parent.glob('*.y*ml'), key=lambda path: path.stat().st_mtime)
-    if not files:
+    """The copy in the run's folder, which holds ``models/``, which holds the weights."""
+    found = copy_in_run_folder(weights.absolute().parent.parent)
+    if found is None:
         raise OptionError('-opt', 'be given where the weights lie in no folder of a run', None, 'Give its option file.')
-    return files[-1]
+    return found
 
 
 def _cut(args: argparse.Namespace, restorer: Restorer, clip: FrameSequence, device: torch.device) -> Cut:

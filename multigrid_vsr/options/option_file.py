@@ -49,6 +49,11 @@ def read_options(path: str | Path, force_yml: Sequence[str] = ()) -> dict[str, A
     return opt
 
 
+def copy_in_run_folder(folder: Path) -> Path | None:
+    """The copy of the option file that BasicSR puts into the folder of a run, the newest one."""
+    return max(folder.glob('*.y*ml'), key=lambda path: path.stat().st_mtime, default=None)
+
+
 def _apply(opt: dict[str, Any], change: str) -> None:
     """Sets one option that is there already, or a new one in a block that is."""
     keys, equals, value = change.partition('=')

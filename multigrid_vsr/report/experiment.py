@@ -14,7 +14,7 @@ from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.models.checkpoint import ranks
 from multigrid_vsr.options.multigrid_block import schedule_from_options
-from multigrid_vsr.options.option_file import read_options
+from multigrid_vsr.options.option_file import copy_in_run_folder, read_options
 from multigrid_vsr.report.event_files import read_events
 from multigrid_vsr.report.log_file import Line, Log, Validation, parse_log
 
@@ -92,8 +92,10 @@ class Experiment:
         )
 
     def seconds_at(self, iteration: int) -> float:
-        """The clock of training after an iteration, between the lines around it."""
-        return _clock(self.lines, iteration)
+        """The clock of training after an iteration, between the lines and validations around it."""
+        validated = (p for points in self.validations.values() for p in points)
+        points = {point.iteration: point for point in (*validated, *self.lines)}
+        return _clock(sorted(points.values(), key=lambda point: point.iteration), iteration)
 
 
 def read_experiment(folder: Path) -> Experiment:
@@ -106,7 +108,10 @@ def read_experiment(folder: Path) -> Experiment:
         (parse_log(path.read_text(encoding='utf-8', errors='replace')) for path in folder.glob('train_*.log')),
         key=lambda log: log.start or log.last_time or datetime.min,
     )
-    options = next((log.options for log in reversed(logs) if 'train' in log.options), None) or _option_file(folder)
+    copy = copy_in_run_folder(folder)
+    options = next((log.options for log in reversed(logs) if 'train' in log.options), None)
+    if options is None and copy is not None:
+        options = read_options(copy)
     if options is None:
         raise InputError(
             f'EXPERIMENT: must be the folder of a run with a train_*.log or an option file, got {folder}. Give one of '
@@ -131,12 +136,6 @@ def read_experiment(folder: Path) -> Experiment:
         eta=logs[-1].lines[-1].eta if logs and logs[-1].lines else None,
         checkpoints=tuple(sorted(int(p.stem.removeprefix('net_g_')) for p in folder.glob('models/net_g_[0-9]*.pth'))),
     )
-
-
-def _option_file(folder: Path) -> dict[str, Any] | None:
-    """The copy of the option file that BasicSR puts into the folder."""
-    files = sorted(folder.glob('*.y*ml'), key=lambda path: path.stat().st_mtime)
-    return read_options(files[-1]) if files else None
 
 
 def _schedule(folder: Path, options: Mapping[str, Any]) -> Schedule:
