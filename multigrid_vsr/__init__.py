@@ -5,8 +5,6 @@ imported, or at once where it already is. The names below are public; each is im
 start of Python stays fast.
 """
 
-import importlib
-
 from multigrid_vsr.host.autoload import arm
 
 __version__ = '0.1.0'
@@ -30,6 +28,8 @@ __all__ = ['__version__', *_PUBLIC]
 def __getattr__(name):
     if name not in _PUBLIC:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    import importlib
+
     return getattr(importlib.import_module(f'{__name__}.{_PUBLIC[name]}'), name)
 
 

@@ -174,19 +174,19 @@ def test_dataset_of_septuplets_with_center_target_equals_basicsrs(num_frame, sep
         ({'type': 'BasicVSRPlusPlus', 'cpu_cache_length': 3}, {}, 'num_frame: must be at most 3 for BasicVSRPlusPlus, got 4'),
         ({'type': 'IconVSR', 'temporal_padding': 3}, {'num_frame': 5}, 'num_frame: must be at least 7 for IconVSR, got 5.'),
         ({'type': 'IconVSR', 'num_feat': 12}, {'num_frame': 5}, 'network_g.num_feat: must be a multiple of 8 for IconVSR, got 12.'),
-        ({'type': 'EDVR', 'hr_in': True}, {'num_frame': 5, 'gt_size': [96, 128]}, 'multigrid.gt_size: must be a multiple of 64 for EDVR, got 96'),
+        ({'type': 'EDVR', 'hr_in': True}, {'num_frame': 5, 'gt_size': [72, 128], 'scale': 1}, 'multigrid.gt_size: must be a multiple of 16 for EDVR, got 72'),
         ({'type': 'EDVR'}, {}, r'multigrid.num_frame: must be left out for an arch with one target frame, .* \[2, 3, 4\]'),
         ({'type': 'EDVR', 'num_frame': 5}, {'num_frame': 3}, r'num_frame: must equal network_g.num_frame \(5\), got 3.'),
         ({'type': 'EDVR'}, {'num_frame': 4}, 'datasets.train.num_frame: must be odd, with one frame in the middle, got 4.'),
         ({'type': 'EDVR'}, {'num_frame': 5, 'gt_size': [72, 128]}, 'multigrid.gt_size: must be a multiple of 16 for EDVR, got 72'),
-        ({'type': 'TOFlow'}, {'num_frame': 5}, 'num_frame: must be at least 7 for TOFlow, got 5.'),
+        ({'type': 'TOFlow'}, {'num_frame': 5, 'scale': 1}, 'num_frame: must be at least 7 for TOFlow, got 5.'),
         ({'type': 'DUF'}, {'num_frame': 9}, 'num_frame: must be at most 7 for DUF, got 9.'),
         ({'type': 'BasicVSR'}, {'target': 'center', 'num_frame': 5}, 'target: must be sequence for BasicVSR, got center.'),
         ({'type': 'BasicVSR'}, {'target': 'middle'}, 'datasets.train.target: must be sequence or center, got middle.'),
     ],
 )  # fmt: skip
 def test_run_with_a_shape_that_the_arch_does_not_take_says_so(network, changes, line, tmp_path, clips):
-    opt = options(clips, network_g=network)
+    opt = options(clips, network_g=network, scale=changes.get('scale', 4))
     if 'num_frame' in changes:
         opt['datasets']['train']['num_frame'] = changes['num_frame']
         del opt['multigrid']['num_frame']

@@ -110,7 +110,8 @@ def test_dead_rank_ends_the_run_with_an_error(tmp_path, clips):
                   path__experiments_root=str(tmp_path))  # fmt: skip
     with started(*torchrun(TRAIN_SCRIPT, '-opt', write(tmp_path, opt)), cwd=tmp_path) as process:
         wait_for(process, 3)
-        os.kill(max(processes_below(process.pid))[0], signal.SIGKILL)
+        ranks = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+        os.kill(int(ranks[-1]), signal.SIGKILL)
         rest_of(process)
     assert process.returncode != 0
 

@@ -91,12 +91,15 @@ def test_validation_without_metrics_runs(tmp_path, clips):
 def test_validation_of_two_sets_keeps_their_best_apart(tmp_path, clips):
     """BasicSR keeps the table of the first set, and fails where the second has other folders."""
     opt = options(clips, network_g=NETWORK, datasets__val=validation_set(clips))
+    for path in clips.glob('lq/*/*.png'):  # a ground truth that is LQ enlarged
+        (tmp_path / 'enlarged' / path.parent.name).mkdir(parents=True, exist_ok=True)
+        enlarged = cv2.resize(cv2.imread(str(path)), None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST)
+        cv2.imwrite(str(tmp_path / 'enlarged' / path.parent.name / path.name), enlarged)
     opt['datasets']['val_2'] = validation_set(clips, 'VideoRecurrentTestDataset', 'Vid4')
-    opt['datasets']['val_2']['dataroot_gt'] = opt['datasets']['val_2']['dataroot_lq']  # x1: measures as -1 dB or so
+    opt['datasets']['val_2']['dataroot_gt'] = str(tmp_path / 'enlarged')
     model, loaders = build(tmp_path, {**opt, 'val': {**VAL, 'metrics': METRICS}})
     model.net_g.forward = lambda lq: torch.nn.functional.interpolate(lq[0], scale_factor=4)[None]
     model.validation(loaders[0], 7, None, save_img=False)
-    model.net_g.forward = lambda lq: lq
     model.validation(loaders[1], 7, None, save_img=False)
     assert 20 < model.best_metric_results['REDS4']['psnr']['val'] < 40
     assert model.best_metric_results['Vid4']['psnr']['val'] == float('inf')
