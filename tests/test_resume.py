@@ -30,6 +30,7 @@ from runs import (
     write,
 )
 
+from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.models import checkpoint
 
@@ -227,12 +228,17 @@ def test_resume_state_of_another_run_takes_its_weights_from_beside_it(tmp_path, 
     assert same_bits(folder / 'models/net_g_13.pth', tmp_path / 'experiments/second/models/net_g_13.pth')
 
 
-def test_resume_state_without_its_weights_is_refused(tmp_path, small):
+def test_resume_state_without_its_weights_is_refused_by_train_and_plan(tmp_path, small, monkeypatch):
     opt, _, folder = small
-    (folder / 'models/net_g_5.pth').unlink()
+    monkeypatch.chdir(tmp_path)
     opt['path']['resume_state'] = str(folder / 'training_states/5.state')
-    with pytest.raises(InputError, match=r'path.resume_state: must have its weights net_g_5.pth in'):
+    main(['plan', '-opt', str(write(tmp_path, opt))])
+    (folder / 'models/net_g_5.pth').unlink()
+    line = r'path.resume_state: must have its weights net_g_5.pth in'
+    with pytest.raises(InputError, match=line):
         train_here(tmp_path, opt)
+    with pytest.raises(SystemExit, match=line):
+        main(['plan', '-opt', str(write(tmp_path, opt))])
 
 
 @pytest.mark.parametrize(

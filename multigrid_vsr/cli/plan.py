@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,7 +74,8 @@ def _checked_run(opt: dict[str, Any], schedule: Schedule, world_size: int) -> li
 
     missing = check_run(opt, may_miss=True)
     if opt['path'].get('resume_state') and all(error.option != 'path.resume_state' for error in missing):
-        check_state(opt, schedule, world_size)
+        experiments = opt['path'].get('experiments_root') or os.path.join(os.getcwd(), 'experiments')
+        check_state(opt, schedule, world_size, os.path.join(experiments, opt['name']))
     return [f'Data not checked. {error}' for error in missing]
 
 

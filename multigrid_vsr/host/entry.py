@@ -118,7 +118,7 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
             opt['seed_is_given'] = written.get('manual_seed') is not None
             opt['datasets']['train']['multigrid'] = schedule = schedule_from_options(opt)
             if written['path'].get('resume_state') and not opt['auto_resume']:
-                check_state(written, schedule, ranks(opt))
+                check_state(written, schedule, ranks(opt), opt['path']['experiments_root'])
         return opt, args
 
     return parse_options

@@ -56,7 +56,10 @@ def _loading_resume_state(original: Callable[..., Any]) -> Callable[..., Any]:
             if not opt['seed_is_given']:
                 opt['manual_seed'] = state.get('seed', opt['manual_seed'])
         check_resume(opt, state['iter'])
-        checkpoint.find_weights(opt, state['iter'])
+        for network, weights in checkpoint.find_weights(opt, state['iter'], opt['path']['models']).items():
+            opt['path'][f'pretrain_{network}'] = weights
+        for name in ('models', 'training_states', 'visualization'):
+            os.makedirs(opt['path'][name], exist_ok=True)
         state['epoch'] = 0  # the whole run is one virtual epoch
         opt['datasets']['train']['start_iter'] = state['iter']
         return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -48,16 +49,23 @@ def check_run(opt: dict[str, Any], may_miss: bool = False) -> list[OptionError]:
     return missing
 
 
-def check_state(opt: dict[str, Any], schedule: Schedule, world_size: int) -> None:
+def check_state(opt: dict[str, Any], schedule: Schedule, world_size: int, root: str) -> None:
     """Reads ``path.resume_state`` and compares it with the run, as a run does when it starts.
 
+    Args:
+        opt: The options as written, settled.
+        schedule: Shapes of the run.
+        world_size: GPUs that share a batch.
+        root: The folder below which the run writes.
+
     Raises:
-        InputError: If it cannot be read, or is of another run.
+        InputError: If it cannot be read, is of another run, or has no weights.
     """
     state = checkpoint.load_state(opt['path']['resume_state'])
     rows = checkpoint.schedule_rows(schedule, world_size)
     may_differ = bool(opt['path'].get('resume_changed_schedule'))
     checkpoint.check_same_run(state, rows, opt.get('manual_seed'), may_differ)
+    checkpoint.find_weights(opt, state['iter'], os.path.join(root, 'models'))
 
 
 def check_num_gpu(opt: dict[str, Any]) -> None:

@@ -95,8 +95,8 @@ def newest_good(
             state = load_state(path)
             if state['iter'] != int(path.stem):
                 raise InputError(f'{path}: must be of iteration {path.stem}, got {state["iter"]}.')
-            for weights in _weights(opt, state['iter']):
-                torch.load(weights, map_location='cpu', weights_only=True)
+            for name in _weights(opt, state['iter']):
+                torch.load(Path(opt['path']['models']) / name, map_location='cpu', weights_only=True)
         except (InputError, *UNREADABLE) as error:
             warnings.append(f'Passed over {path}: {" ".join(str(error).split())[:200]}')
         else:
@@ -114,32 +114,39 @@ def _states(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda path: int(path.stem), reverse=True)
 
 
-def _weights(opt: Mapping[str, Any], iteration: int) -> Iterator[Path]:
+def _weights(opt: Mapping[str, Any], iteration: int) -> Iterator[str]:
     for label in ('g', 'd') if opt.get('model_type') in GAN_MODEL_TYPES else ('g',):
-        yield Path(opt['path']['models']) / f'net_{label}_{iteration}.pth'
+        yield f'net_{label}_{iteration}.pth'
 
 
-def find_weights(opt: dict[str, Any], iteration: int) -> None:
-    """Takes the weights from beside the state where the run's own folder has none, and makes the run's folders.
+def find_weights(opt: Mapping[str, Any], iteration: int, models: str | Path) -> dict[str, str]:
+    """Finds the weights of ``path.resume_state``: in the run's own folder, or else beside the state.
+
+    Args:
+        opt: Options of the run; networks in ``path.ignore_resume_networks`` are left out.
+        iteration: That of the state.
+        models: The run's folder of weights.
+
+    Returns:
+        The file of each network, by ``network_g`` or ``network_d``.
 
     Raises:
         InputError: If there are none of that iteration: a state never goes on with weights of another.
     """
-    for name in ('models', 'training_states', 'visualization'):
-        os.makedirs(opt['path'][name], exist_ok=True)
-    ignored = opt['path'].get('ignore_resume_networks') or []
-    for weights in _weights(opt, iteration):
-        label = weights.name.split('_')[1]
-        if f'network_{label}' in ignored:
+    found = {}
+    beside = Path(opt['path']['resume_state']).parent.parent / 'models'
+    for name in _weights(opt, iteration):
+        network = f'network_{name.split("_")[1]}'
+        if network in (opt['path'].get('ignore_resume_networks') or []):
             continue
-        beside = Path(opt['path']['resume_state']).parent.parent / 'models' / weights.name
-        found = next((path for path in (weights, beside) if path.is_file()), None)
-        if found is None:
+        paths = [folder / name for folder in (Path(models), beside) if (folder / name).is_file()]
+        if not paths:
             raise InputError(
-                f'path.resume_state: must have its weights {weights.name} in {weights.parent} or {beside.parent}, got '
+                f'path.resume_state: must have its weights {name} in {models} or {beside}, got '
                 'nothing there. Give a state whose weights are kept.'
             )
-        opt['path'][f'pretrain_network_{label}'] = str(found)
+        found[network] = str(paths[0])
+    return found
 
 
 def ranks(opt: Mapping[str, Any]) -> int:
