@@ -131,6 +131,13 @@ BAD = [
 # Slips in BasicSR's own options; `@name` is a file or folder of the fixture below.
 WINDOWS = {'datasets__val__type': 'VideoTestDataset', 'datasets__val__num_frame': 3, 'datasets__val__padding': 'circle'}
 SEPTUPLETS = {'datasets__val__type': 'VideoTestVimeo90KDataset', 'datasets__val__cache_data': False}
+
+
+def septuplets_with(lq: str) -> dict[str, Any]:
+    roots = {'datasets__val__dataroot_gt': '@septuplets/gt', 'datasets__val__dataroot_lq': f'@septuplets/{lq}'}
+    return {**SEPTUPLETS, 'datasets__val__num_frame': 7, 'datasets__val__meta_info_file': '@septuplets.txt', **roots}
+
+
 BASICVSR = {'network_g': {'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1}}
 EDVR = {
     'network_g': {'type': 'EDVR', 'num_feat': 8, 'num_frame': 5, 'deformable_groups': 2},
@@ -241,6 +248,9 @@ OF_BASICSR = [
     ({**VAL, **WINDOWS, 'datasets__val__padding': 'mirror'}, 'datasets.val.padding: must be replicate, .*, got mirror.'),
     ({**VAL, **WINDOWS, **EDVR}, r'datasets.val.num_frame: must be that of the arch \(5\), got 3. Make them equal.'),
     ({**VAL, **SEPTUPLETS, 'datasets__val__num_frame': 7}, 'datasets.val.meta_info_file: must be given, got nothing.'),
+    ({**VAL, **septuplets_with('large')}, 'datasets.val.dataroot_lq: must hold frames of 1/4 .*, got 32x32 for 32x32 in clip 1/2'),
+    ({**VAL, **septuplets_with('mixed')}, 'datasets.val.dataroot_lq: must hold clips of one size, got 6x8 for 8x8 in clip 1/2: '),
+    ({**VAL, **septuplets_with('less')}, r'datasets.val.meta_info_file: must list clips that exist, got none at \S+less/1/2/im7'),
     ({**VAL, 'datasets__test': {}}, 'datasets.test: must be train, val, or val_2 and so on, got test.'),
     # weights and states
     ({'path__resume_state': '@page.pth'}, 'path.resume_state: must be a whole training state of plain data, got '),
@@ -265,6 +275,13 @@ def files(tmp_path_factory, clips) -> Path:
     cv2.imwrite(str(root / 'lq_mixed/001/00000003.png'), frame[:30])
     for path in (root / 'gt_odd').rglob('*.png'):
         cv2.imwrite(str(path), cv2.imread(str(path))[1:])
+    for name in ('gt', 'lq', 'large', 'mixed', 'less'):
+        (root / 'septuplets' / name / '1/2').mkdir(parents=True)
+        for number in range(1, 7 if name == 'less' else 8):
+            image = frame[: 32 if name in ('gt', 'large') else 8, : 32 if name in ('gt', 'large') else 8]
+            image = image[:6] if (name, number) == ('mixed', 7) else image
+            cv2.imwrite(str(root / 'septuplets' / name / f'1/2/im{number}.png'), image)
+    (root / 'septuplets.txt').write_text('1/2 7 (32,32,3)\n')
     (root / 'list.txt').write_text('000 6 (144,176,3)\n009 7 (144,176,3)\n')
     (root / 'names.txt').write_text('000\n001\n')
     (root / 'utf16.txt').write_text('000 6 (144,176,3)\n', encoding='utf-16')
@@ -336,6 +353,7 @@ RIGHT = [
     ({'datasets__train__dataroot_gt': '~/gt'}, '@gt', None),
     ({**VAL, 'datasets__val__dataroot_lq': '~/lq'}, '@lq', None),
     ({**VAL, 'datasets__val__meta_info_file': '~/one.txt'}, '@one.txt', None),
+    ({**VAL, **septuplets_with('lq')}, '@septuplets/lq', None),
 ]
 
 

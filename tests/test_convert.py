@@ -127,6 +127,13 @@ def test_convert_keeps_windows_line_ends_and_the_mark_at_the_start(tmp_path):
     assert changed_lines(text, after) == CHANGED.replace('\n', '\r\n')
 
 
+def test_convert_takes_text_that_is_a_number_for_one_and_says_so(tmp_path, capsys):
+    after = converted(tmp_path, STOCK.replace('!!float 3e5', '3e5'))
+    assert '  total_iter: 300000\n' in after
+    line = 'train.total_iter: 3e5 is text in YAML, taken as the number 300000. Write !!float 3e5'
+    assert line in capsys.readouterr().out.splitlines()
+
+
 def test_convert_with_datasets_last_and_no_line_end_adds_the_block_below(tmp_path):
     start, end = STOCK.index('datasets:'), STOCK.index('# network')
     text = STOCK[:start] + STOCK[end:] + '\n' + STOCK[start : STOCK.index('  # not needed')]
@@ -404,7 +411,7 @@ BAD = [
     ({'datasets__train__gt_size': 250}, r'datasets.train.gt_size: must be a multiple of scale \(4\), got 250.'),
     ({'datasets__train__num_frame': -1}, 'datasets.train.num_frame: must be a whole number of at least 1, got -1.'),
     ({'train__total_iter': None}, 'train.total_iter: must be a whole number of at least 1, got nothing.'),
-    ({'train__scheduler__eta_min': '1e-7'}, 'train.scheduler.eta_min: must be a number .*, got 1e-7. Write it as !!f'),
+    ({'train__scheduler__eta_min': 'tiny'}, 'train.scheduler.eta_min: must be a number of at least 0, got tiny.'),
     ({'train__scheduler__last_epoch': 1}, 'train.scheduler.last_epoch: must be one of .*, got last_epoch.'),
     ({**network('EDVR'), 'datasets__train__gt_size': 200}, 'datasets.train.gt_size: must be a multiple of 16 for EDVR'),
     ({**network('IconVSR'), 'datasets__train__num_frame': 4}, 'datasets.train.num_frame: must be at least 5 for Icon'),

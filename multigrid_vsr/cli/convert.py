@@ -15,6 +15,7 @@ from multigrid_vsr.options.conversion import Conversion, convert
 from multigrid_vsr.options.option_file import read_options
 from multigrid_vsr.options.option_text import rewrite
 from multigrid_vsr.options.recipes import RECIPES
+from multigrid_vsr.options.settle import take_numbers
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -34,7 +35,18 @@ def run(args: argparse.Namespace) -> None:
         InputError: If the file cannot be converted, or the new one not be written.
     """
     check_out(args.out)
-    write_conversion(args.opt, args.out, convert(read_options(args.opt), args.recipe))
+    write_conversion(args.opt, args.out, convert(read_with_numbers(args.opt), args.recipe))
+
+
+def read_with_numbers(opt_file: str) -> dict[str, Any]:
+    """Reads an option file, and says which text it takes for a number; paths stay as they are written.
+
+    Raises:
+        InputError: If the file cannot be read.
+    """
+    opt = read_options(opt_file)
+    print(*(f'{note}\n' for note in take_numbers(opt)), sep='', end='')
+    return opt
 
 
 def check_out(out: Path) -> None:

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from multigrid_vsr.cli.convert import check_out, write_conversion
+from multigrid_vsr.cli.convert import check_out, read_with_numbers, write_conversion
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.core.lr import batch_factor
 from multigrid_vsr.options.cooldown import cooldown
 from multigrid_vsr.options.multigrid_block import uses_multigrid
-from multigrid_vsr.options.option_file import read_options
 from multigrid_vsr.options.train_block import checked_schedule
 
 
@@ -38,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
         if value is not None and value < 1:
             raise OptionError(option, 'be at least 1', value, 'Correct the value.')
     check_out(args.out)
-    opt = read_options(args.opt)
+    opt = read_with_numbers(args.opt)
     if not uses_multigrid(opt):
         raise OptionError('-opt', 'be a file of this project', args.opt, 'Give that of a run with its types.')
     checked_schedule(opt)

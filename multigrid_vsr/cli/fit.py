@@ -8,12 +8,11 @@ from typing import Any
 
 import yaml
 
-from multigrid_vsr.cli.convert import check_out, write_conversion
+from multigrid_vsr.cli.convert import check_out, read_with_numbers, write_conversion
 from multigrid_vsr.cli.plan import data_lines
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.options.conversion import DATASETS
 from multigrid_vsr.options.fitting import RATES, Wishes, fit
-from multigrid_vsr.options.option_file import read_options
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -49,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         raise OptionError('--samples', 'be a number above 0', args.samples, 'Half of them are 0.5.')
     check_out(args.out)
     wishes = Wishes(args.gpus, args.file_gpus, args.batch, args.samples, args.rate, _fill(args.fill))
-    conversion = fit(read_options(args.opt), wishes)
+    conversion = fit(read_with_numbers(args.opt), wishes)
     opt = conversion.options
     dataset_opt = opt['datasets']['train']
     kind = dataset_opt.get('type')

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
-
 from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.frames.image_size import Size, image_size
 from multigrid_vsr.options.arch_limits import ArchLimits, limits_of
 from multigrid_vsr.options.kinds import did_you_mean
 
 _OF_FOLDERS = ('VideoTestDataset', 'VideoTestDUFDataset', 'VideoRecurrentTestDataset')
 _NAMES = ('vid4', 'reds4', 'redsofficial')  # all that BasicSR's take
 _PADDINGS = ('replicate', 'reflection', 'reflection_circle', 'circle')
-_PNG = b'\x89PNG\r\n\x1a\n'
 
 
 def check_test_set(name: str, opt: Mapping[str, Any]) -> int:
@@ -40,17 +37,17 @@ def check_test_set(name: str, opt: Mapping[str, Any]) -> int:
         raise OptionError(
             f'{name}.io_backend.type', 'be disk for a test set', val_opt['io_backend'].get('type'), 'Change it.'
         )
+    scale, limits = int(opt.get('scale', 1)), limits_of(opt['network_g'])
     if kind == 'VideoTestVimeo90KDataset':
-        return _check_septuplets(name, val_opt)
+        return _check_septuplets(name, val_opt, scale, limits or ArchLimits())
     if kind not in _OF_FOLDERS:
         return 0
-    _check_options(name, val_opt, limits_of(opt['network_g']), opt['datasets']['train'].get('num_frame'))
-    scale = int(opt.get('scale', 1))
+    _check_options(name, val_opt, limits, opt['datasets']['train'].get('num_frame'))
     clips = _clips(name, val_opt)
     for clip, gt, lq in clips:
         if kind == 'VideoTestDUFDataset' and val_opt.get('use_duf_downsampling'):
             continue  # its LQ frames are made of the others
-        _check_pair(name, clip, gt, lq, scale, limits_of(opt['network_g']) or ArchLimits())
+        _check_pair(name, clip, gt, lq, scale, limits or ArchLimits())
     return len(clips)
 
 
@@ -117,29 +114,32 @@ def _check_pair(name: str, clip: str, gt_folder: Path, lq_folder: Path, scale: i
     if len(gt) != len(lq) or len(gt) < limits.least_frames:
         rule = 'hold as many frames as dataroot_gt' + (f', {limits.least_frames} or more' * (limits.least_frames > 1))
         raise OptionError(f'{name}.dataroot_lq', rule, f'{len(lq)} for {len(gt)} in clip {clip}', 'Mend the clip.')
-    height, width = _one_size(f'{name}.dataroot_gt', clip, gt)
-    lq_height, lq_width = _one_size(f'{name}.dataroot_lq', clip, lq)
-    if (height, width) != (lq_height * scale, lq_width * scale):
+    sizes = _one_size(f'{name}.dataroot_gt', clip, gt), _one_size(f'{name}.dataroot_lq', clip, lq)
+    _check_sizes(name, clip, *sizes, scale, limits)
+
+
+def _check_sizes(name: str, clip: str, gt: Size, lq: Size, scale: int, limits: ArchLimits) -> None:
+    if gt != (lq[0] * scale, lq[1] * scale):
         raise OptionError(
             f'{name}.dataroot_lq',
             f'hold frames of 1/{scale} of the ground truth',
-            f'{lq_height}x{lq_width} for {height}x{width} in clip {clip}',
+            f'{lq[0]}x{lq[1]} for {gt[0]}x{gt[1]} in clip {clip}',
             'Crop the ground truth to a multiple of scale, or correct the paths.',
         )
-    if lq_height % limits.lq_multiple or lq_width % limits.lq_multiple:
+    if any(side % limits.lq_multiple for side in lq):
         raise OptionError(
             f'{name}.dataroot_lq',
             f'hold frames whose sides are multiples of {limits.lq_multiple} for this arch',
-            f'{lq_height}x{lq_width} in clip {clip}',
+            f'{lq[0]}x{lq[1]} in clip {clip}',
             'Crop both, or leave the clip out.',
         )
 
 
-def _one_size(option: str, clip: str, frames: list[Path]) -> tuple[int, int]:
+def _one_size(option: str, clip: str, frames: list[Path]) -> Size:
     """Height and width of all frames of a clip."""
     first = _size(option, frames[0])
     for path in frames[1:]:
-        if path.suffix == '.png' and _size(option, path) != first:
+        if _size(option, path) != first:
             raise OptionError(
                 option,
                 'hold clips of one size',
@@ -149,19 +149,14 @@ def _one_size(option: str, clip: str, frames: list[Path]) -> tuple[int, int]:
     return first
 
 
-def _size(option: str, path: Path) -> tuple[int, int]:
-    with open(path, 'rb') as file:
-        header = file.read(24)
-    if header.startswith(_PNG) and len(header) == 24:
-        width, height = struct.unpack('>II', header[16:])
-        return height, width
-    image = cv2.imread(str(path))
-    if image is None:
+def _size(option: str, path: Path) -> Size:
+    size = image_size(path)
+    if size is None:
         raise OptionError(option, 'hold images alone', path, 'Remove the file, or mend it.')
-    return image.shape[0], image.shape[1]
+    return size
 
 
-def _check_septuplets(name: str, val_opt: Mapping[str, Any]) -> int:
+def _check_septuplets(name: str, val_opt: Mapping[str, Any], scale: int, limits: ArchLimits) -> int:
     if val_opt['cache_data']:
         raise OptionError(f'{name}.cache_data', 'be false for a VideoTestVimeo90KDataset', True, 'Change it.')
     if not 1 <= val_opt['num_frame'] <= 7:
@@ -176,4 +171,6 @@ def _check_septuplets(name: str, val_opt: Mapping[str, Any]) -> int:
         for path in (gt, *lq):
             if not path.is_file():
                 raise OptionError(f'{name}.meta_info_file', 'list clips that exist', f'none at {path}', 'Correct it.')
+        sizes = _size(f'{name}.dataroot_gt', gt), _one_size(f'{name}.dataroot_lq', clip, lq)
+        _check_sizes(name, clip, *sizes, scale, limits)
     return len(names)

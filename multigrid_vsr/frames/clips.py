@@ -14,8 +14,8 @@ from multigrid_vsr.frames.frame_store import FrameStore
 from multigrid_vsr.frames.image_size import image_size
 from multigrid_vsr.frames.lists import read_lmdb_list, read_meta_info
 from multigrid_vsr.frames.system_files import is_system
+from multigrid_vsr.options.table import IO_BACKENDS
 
-IO_BACKENDS = ('disk', 'lmdb', 'packed')
 VAL_PARTITIONS = {'REDS4': ('000', '011', '015', '020'), 'official': tuple(f'{v:03d}' for v in range(240, 270))}
 
 

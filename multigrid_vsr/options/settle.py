@@ -14,24 +14,36 @@ _NUMBER = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+')
 
 
 def settle(opt: Any) -> list[str]:
-    """Makes a number of each text that is one, such as ``1e-4``, and expands ``~`` in each path; in place.
+    """Makes a number of each text that is one, and expands ``~`` in each path; in place.
 
     Args:
         opt: The options, as read from YAML, by BasicSR too.
+
+    Returns:
+        A line for each number.
+    """
+    for name, container, key in list(_leaves(opt, '')):
+        if isinstance(container[key], str) and is_path(name):
+            container[key] = os.path.expanduser(container[key])
+    return take_numbers(opt)
+
+
+def take_numbers(opt: Any) -> list[str]:
+    """Makes a number of each text that is one, such as ``1e-4``, in place.
+
+    Args:
+        opt: The options, as read from YAML.
 
     Returns:
         A line for each number: YAML 1.1, which PyYAML reads, asks for a point and a sign.
     """
     notes = []
     for name, container, key in list(_leaves(opt, '')):
-        value = container[key]
-        if not isinstance(value, str):
-            continue
-        row = row_of(name)
-        if is_path(name):
-            container[key] = os.path.expanduser(value)
-        elif _NUMBER.fullmatch(value) and (row is None or row.kind is not TEXT):
-            container[key] = number = float(value)
+        value, row = container[key], row_of(name)
+        is_text = is_path(name) or (row is not None and row.kind is TEXT)
+        if isinstance(value, str) and _NUMBER.fullmatch(value) and not is_text:
+            number = float(value)
+            container[key] = int(number) if number.is_integer() else number
             notes.append(f'{name}: {value} is text in YAML, taken as the number {number:g}. Write !!float {value}')
     return notes
 
