@@ -20,7 +20,19 @@ import torch
 import yaml
 
 TRAIN = (sys.executable, '-m', 'multigrid_vsr.cli', 'train', '-opt')
-# The same with the archs of probe.py.
+# The same by BasicSR alone, with the plugin disarmed; the shim is what a user without it puts in by hand.
+TRAIN_WITHOUT_PLUGIN = (
+    sys.executable,
+    '-c',
+    'import sys; sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "_HostFinder"]; '
+    'import types, torchvision.transforms.functional as F; '
+    'shim = types.ModuleType("torchvision.transforms.functional_tensor"); '
+    'shim.rgb_to_grayscale = F.rgb_to_grayscale; sys.modules[shim.__name__] = shim; '
+    'from basicsr.train import train_pipeline; train_pipeline("."); '
+    'assert not {"multigrid_vsr.host.imports", "multigrid_vsr.host.entry"} & set(sys.modules)',
+    '-opt',
+)
+# With the plugin, and the archs of probe.py.
 TRAIN_PROBE = (
     sys.executable,
     '-c',

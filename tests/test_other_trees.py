@@ -12,7 +12,7 @@ from pathlib import Path
 
 import basicsr
 import pytest
-from runs import losses, options, run, same_bits, train, write
+from runs import TRAIN_WITHOUT_PLUGIN, losses, options, run, same_bits, train, write
 
 INSTALLED = Path(basicsr.__file__).parent
 REPORT = """
@@ -181,21 +181,13 @@ def test_image_model_in_the_tree_without_basicvsrpp_is_not_told(without_basicvsr
 
 
 def test_image_model_of_basicsr_trains_as_without_the_plugin(tmp_path, clips):
-    bare = (
-        'import sys; sys.meta_path[:] = [f for f in sys.meta_path if type(f).__name__ != "_HostFinder"]; '
-        'import types, torchvision.transforms.functional as F; '
-        'shim = types.ModuleType("torchvision.transforms.functional_tensor"); '
-        'shim.rgb_to_grayscale = F.rgb_to_grayscale; sys.modules[shim.__name__] = shim; '
-        'from basicsr.train import train_pipeline; train_pipeline("."); '
-        'assert "multigrid_vsr.host.imports" not in sys.modules'
-    )
     opt = image_options(clips)
     log = train(tmp_path, write(tmp_path, {**opt, 'name': 'with'}))
     assert len(losses(log)) == 3
     assert not re.search(r'multigrid_vsr|Multigrid|\.lock', log)
     assert sorted(path.name for path in (tmp_path / 'experiments').iterdir()) == ['with']
     assert losses(
-        run(sys.executable, '-c', bare, '-opt', write(tmp_path, {**opt, 'name': 'without'}), cwd=tmp_path).stdout
+        run(*TRAIN_WITHOUT_PLUGIN, write(tmp_path, {**opt, 'name': 'without'}), cwd=tmp_path).stdout
     ) == losses(log)
     assert same_bits(*(tmp_path / f'experiments/{name}/models/net_g_latest.pth' for name in ('with', 'without')))
 

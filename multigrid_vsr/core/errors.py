@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def one_line(error: object, length: int = 200) -> str:
+    """What an error says, on one line of at most so many characters."""
+    return ' '.join(str(error).split())[:length]
+
+
 class InputError(Exception):
     """Something that the user gave cannot be used. The commands print it without a traceback and exit with 1."""
 

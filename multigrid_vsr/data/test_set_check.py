@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.errors import OptionError, one_line
 from multigrid_vsr.frames.image_size import Size, image_size
 from multigrid_vsr.options.arch_limits import ArchLimits, limits_of
 from multigrid_vsr.options.kinds import did_you_mean
@@ -96,8 +96,8 @@ def _listed(name: str, path: str) -> list[str]:
     try:
         names = [line.split(' ')[0] for line in Path(path).read_text(encoding='utf-8').splitlines(keepends=True)]
     except (OSError, UnicodeDecodeError) as error:
-        words = ' '.join(str(error).split())
-        raise OptionError(f'{name}.meta_info_file', 'be a list in UTF-8', f'{path} ({words})', 'Save it so.') from error
+        value = f'{path} ({one_line(error)})'
+        raise OptionError(f'{name}.meta_info_file', 'be a list in UTF-8', value, 'Save it so.') from error
     for number, clip in enumerate(names, 1):
         if clip != clip.strip():
             raise OptionError(

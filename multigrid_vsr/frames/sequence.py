@@ -15,7 +15,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from multigrid_vsr.core.errors import FrameError, InputError, OptionError
+from multigrid_vsr.core.errors import FrameError, InputError, OptionError, one_line
 from multigrid_vsr.frames.source_tree import kind_of, natural
 from multigrid_vsr.frames.system_files import is_system
 
@@ -181,7 +181,7 @@ class FfmpegWriter:
     def _fail(self) -> None:
         assert self._process is not None
         assert self._process.stderr is not None
-        reason = ' '.join(self._process.stderr.read().decode(errors='replace').split())[:200]
+        reason = one_line(self._process.stderr.read().decode(errors='replace'))
         raise InputError(f'-o: must be a video that ffmpeg can write, got {self._out} ({reason}). Give another suffix.')
 
 

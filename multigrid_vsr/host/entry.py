@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from multigrid_vsr.core.errors import InputError, OptionError
+from multigrid_vsr.core.errors import InputError, OptionError, one_line
 from multigrid_vsr.host.asked import asked_for, refusal
 from multigrid_vsr.host.launch import from_rank_0
 from multigrid_vsr.host.patch import left_out, patch, replace, replace_copies
@@ -136,7 +136,7 @@ def _check_host(written: Mapping[str, Any]) -> None:
     try:
         register()  # what could not be imported together with BasicSR
     except (ImportError, AttributeError) as error:
-        raise InputError(refusal(*asked, ' '.join(str(error).split()))) from error
+        raise InputError(refusal(*asked, one_line(error))) from error
     for unit, reason in left_out:
         if unit.vital:
             raise InputError(refusal(*asked, f'{unit.what} cannot be patched: {reason}'))

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from multigrid_vsr.core.errors import one_line
+
 
 class HostChangedError(Exception):
     """What a patch would change is not there, or no longer what it was written for."""
@@ -39,7 +41,7 @@ class Patch:
         try:
             self.apply()
         except (HostChangedError, ImportError, AttributeError, OSError) as error:
-            left_out.append((self, ' '.join(str(error).split())))
+            left_out.append((self, one_line(error)))
             return False
         return True
 

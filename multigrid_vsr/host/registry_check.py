@@ -16,7 +16,7 @@ from basicsr.archs.vgg_arch import NAMES as VGG_LAYERS
 from basicsr.models.base_model import BaseModel
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
-from multigrid_vsr.core.errors import InputError, OptionError
+from multigrid_vsr.core.errors import InputError, OptionError, one_line
 from multigrid_vsr.options.arch_limits import GAN_MODEL_TYPES
 from multigrid_vsr.options.host_options import test_sets
 from multigrid_vsr.options.kinds import did_you_mean
@@ -192,7 +192,7 @@ def _as_one_line(option: str, rule: str, value: object) -> Iterator[None]:
 
 
 def _cannot(option: str, rule: str, value: object, error: Exception) -> OptionError:
-    words = ' '.join(f'{type(error).__name__}: {error}'.split())[:300]
+    words = one_line(f'{type(error).__name__}: {error}', 300)
     return OptionError(option, rule, f'{value} ({words})', 'Correct the values.')
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.optim.swa_utils import update_bn
 
 from multigrid_vsr.core.errors import InputError, OptionError
-from multigrid_vsr.models.checkpoint import UNREADABLE
+from multigrid_vsr.models import checkpoint
 
 Weights = dict[str, dict[str, torch.Tensor]]  # 'params', 'params_ema': a state of the network
 
@@ -98,10 +98,9 @@ def update_batch_norm(weights: Weights, network: torch.nn.Module, inputs: Callab
 
 def _read(path: Path) -> Weights:
     try:
-        weights = torch.load(path, map_location='cpu', weights_only=True)
-    except UNREADABLE as error:
-        reason = ' '.join(str(error).split())[:120]
-        raise InputError(f'{path}: must be a whole weight file of plain data, got {reason}. Leave it out.') from None
+        weights = checkpoint.read(path)
+    except ValueError as error:
+        raise InputError(f'{path}: must be a whole weight file of plain data, got {error}. Leave it out.') from None
     if not isinstance(weights, Mapping) or not all(_is_state(value) for value in weights.values()):
         raise InputError(f'{path}: must be a weight file of BasicSR, got something else. Leave it out.')
     return dict(weights)

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.core.errors import InputError, one_line
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.options.arch_limits import GAN_MODEL_TYPES
 
 _STATE_KEYS = {'epoch', 'iter', 'optimizers', 'schedulers'}
-UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
+_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
 
 
 def save(value: Any, path: str | Path) -> None:
@@ -52,6 +52,22 @@ def save(value: Any, path: str | Path) -> None:
         os.close(descriptor)
 
 
+def read(path: str | Path, mmap: bool = False) -> Any:
+    """Reads what :func:`save` wrote, onto the CPU, as data alone.
+
+    Args:
+        path: File to read.
+        mmap: Whether tensors stay in the file until they are used; then they are not looked at.
+
+    Raises:
+        ValueError: If it is damaged, holds code, or cannot be read; the text is one line.
+    """
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
+    except _UNREADABLE as error:
+        raise ValueError(one_line(error, 120)) from error
+
+
 def load_state(path: str | Path) -> dict[str, Any]:
     """Reads a training state.
 
@@ -59,11 +75,10 @@ def load_state(path: str | Path) -> dict[str, Any]:
         InputError: If it is damaged, holds code, or is no training state.
     """
     try:
-        state = torch.load(path, map_location='cpu', weights_only=True)
-    except UNREADABLE as error:
-        reason = ' '.join(str(error).split())[:120]
+        state = read(path)
+    except ValueError as error:
         raise InputError(
-            f'path.resume_state: must be a whole training state of plain data, got {path} ({reason}). Give another, or '
+            f'path.resume_state: must be a whole training state of plain data, got {path} ({error}). Give another, or '
             'use --auto_resume.'
         ) from None
     if not isinstance(state, dict) or not state.keys() >= _STATE_KEYS:
@@ -96,9 +111,9 @@ def newest_good(
             if state['iter'] != int(path.stem):
                 raise InputError(f'{path}: must be of iteration {path.stem}, got {state["iter"]}.')
             for name in _weights(opt, state['iter']):
-                torch.load(Path(opt['path']['models']) / name, map_location='cpu', weights_only=True)
-        except (InputError, *UNREADABLE) as error:
-            warnings.append(f'Passed over {path}: {" ".join(str(error).split())[:200]}')
+                read(Path(opt['path']['models']) / name)
+        except (InputError, ValueError) as error:
+            warnings.append(f'Passed over {path}: {one_line(error)}')
         else:
             return path, state, warnings
     if warnings:

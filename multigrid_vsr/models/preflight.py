@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.core.errors import InputError, one_line
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.options.arch_limits import limits_of
@@ -87,7 +87,7 @@ def _check_output(model: Any, num_frame: int, gt_size: int) -> None:
         with torch.no_grad():
             output = network(lq)
     except Exception as error:  # whatever an arch raises at a shape that it does not take
-        raise InputError(f'{option} ({" ".join(str(error).split())[:200]}). Leave that shape out.') from error
+        raise InputError(f'{option} ({one_line(error)}). Leave that shape out.') from error
     network.train()
     if output.shape != gt.shape:
         fix = 'Correct scale, or set datasets.train.target: center for an arch that gives the frame in the middle.'

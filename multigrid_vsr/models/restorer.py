@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from basicsr.archs import build_network
 
-from multigrid_vsr.core.errors import InputError, OptionError
-from multigrid_vsr.models.checkpoint import UNREADABLE
+from multigrid_vsr.core.errors import InputError, OptionError, one_line
+from multigrid_vsr.models import checkpoint
 from multigrid_vsr.models.inference import Restorer
 from multigrid_vsr.options.arch_limits import ArchLimits, limits_of
 
@@ -40,9 +40,9 @@ def load_restorer(opt: Mapping[str, Any], weights: Path, param_key: str | None, 
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        reason = ' '.join(str(error).split())[:160]
         raise InputError(
-            f'--weights: must be of the network of the option file, got {weights} ({reason}). Give -opt of its run.'
+            f'--weights: must be of the network of the option file, got {weights} ({one_line(error)}). Give -opt of '
+            'its run.'
         ) from None
     limits = limits_of(network_opt) or ArchLimits()
     window = None
@@ -55,11 +55,10 @@ def load_restorer(opt: Mapping[str, Any], weights: Path, param_key: str | None, 
 
 def _read(path: Path, param_key: str | None) -> dict[str, torch.Tensor]:
     try:
-        found = torch.load(path, map_location='cpu', weights_only=True)
-    except UNREADABLE as error:
-        reason = ' '.join(str(error).split())[:120]
+        found = checkpoint.read(path)
+    except ValueError as error:
         raise InputError(
-            f'--weights: must be a whole weight file of plain data, got {path} ({reason}). Give another.'
+            f'--weights: must be a whole weight file of plain data, got {path} ({error}). Give another.'
         ) from None
     keys = [key for key in ('params_ema', 'params') if isinstance(found, dict) and key in found]
     if not keys:

@@ -14,6 +14,7 @@ import torch
 from basicsr.utils import get_root_logger
 from torch import distributed
 
+from multigrid_vsr.core.errors import one_line
 from multigrid_vsr.data.workers import kill_workers
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -92,7 +93,7 @@ def _group_of_all(device: torch.device | str) -> tuple[Any, torch.device | str]:
     try:
         group = distributed.new_group(backend='gloo')
     except RuntimeError as failure:
-        error = ' '.join(str(failure).split())[:200]
+        error = one_line(failure)
     connected = torch.tensor(int(group is not None), device=device)
     distributed.all_reduce(connected, distributed.ReduceOp.MIN)  # all ranks, or none
     if connected:

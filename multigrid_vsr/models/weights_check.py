@@ -21,11 +21,10 @@ def read_weights(option: str, path: str) -> Any:
         OptionError: If the file holds none.
     """
     try:
-        return torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path))
-    except checkpoint.UNREADABLE as error:
-        words = ' '.join(str(error).split())[:100]
+        return checkpoint.read(path, mmap=zipfile.is_zipfile(path))
+    except ValueError as error:
         raise OptionError(
-            option, 'be weights that torch reads as data', f'{path} ({words})', 'Get it again.'
+            option, 'be weights that torch reads as data', f'{path} ({error})', 'Get it again.'
         ) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from multigrid_vsr.core.errors import InputError, OptionError
+from multigrid_vsr.core.errors import InputError, OptionError, one_line
 
 _PYTHON_TAG = 'tag:yaml.org,2002:python/'
 
@@ -41,7 +41,7 @@ def read_options(path: str | Path, force_yml: Sequence[str] = ()) -> dict[str, A
             f'-opt: must be a file that can be read, got {path} ({error.strerror}). Correct the path.'
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f'{path}: must be YAML, got {" ".join(str(error).split())}. Correct that line.') from error
+        raise InputError(f'{path}: must be YAML, got {one_line(error)}. Correct that line.') from error
     if not isinstance(opt, dict):
         raise InputError(f'{path}: must hold options, got {type(opt).__name__}. Write `key: value` lines.')
     for change in force_yml:
