@@ -95,7 +95,7 @@ BAD = [
     ),
     ({**GAN, 'train__amp': 'bf16'}, 'train.amp: must be left out of a GAN run, got bf16. It trains in float32.'),
     (
-        {**GAN, 'multigrid__max_batch_size_per_gpu': 1},
+        {**GAN, 'multigrid__max_batch_size_per_gpu': 1, 'multigrid__batch_size_per_gpu': [2, 2]},
         r'multigrid.max_batch_size_per_gpu: must be at least the largest batch \(2\) in a GAN run, got 1. Its gradients',
     ),
     (

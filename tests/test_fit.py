@@ -123,6 +123,7 @@ def test_fit_to_fewer_gpus_keeps_the_batch_and_accumulates_where_memory_needs_it
         'gt_size': [128, 256], 'num_frame': [7, 15], 'stage_iter': [200, 400], 'max_batch_size_per_gpu': 3,
     }  # fmt: skip
     assert new['train'] == run_options()['train']  # the global batch is what it was
+    assert new['name'] == 'run_2gpus'
 
 
 def test_fit_with_measured_batches_fills_small_shapes_at_equal_samples():

@@ -192,7 +192,7 @@ def test_gradient_of_the_parts_is_that_of_the_whole_batch(max_batch, reduction, 
         opt['train']['pixel_opt'].update(reduction=reduction, loss_weight=1e-4 if reduction == 'sum' else 1.0)
         model, _ = build(tmp_path, opt)
         generator = torch.Generator().manual_seed(0)
-        lq, gt = (torch.rand(4, 3, 3, side, side, generator=generator) for side in (16, 64))
+        lq, gt = (torch.rand(4, 4, 3, side, side, generator=generator) for side in (32, 128))
         losses = model.backward(lq, gt)
         gradients.append({name: parameter.grad.clone() for name, parameter in model.net_g.named_parameters()})
     for name, gradient in gradients[0].items():
@@ -245,14 +245,14 @@ def test_preflight_tries_the_largest_part_first_for_all_gpus_of_the_process(tmp_
     from multigrid_vsr.models.preflight import preflight
 
     opt = options(clips, multigrid__batch_size_per_gpu=[8, 1], multigrid__max_batch_size_per_gpu=1)
-    opt['multigrid'].update(num_frame=[4])
+    opt['multigrid'].update(gt_size=[96, 128], num_frame=[4])
     model, _ = build(tmp_path, opt)
-    model.gpus, model.max_batch = 2, 2
+    model.gpus = 2
     model.opt['train']['compile'] = True
     shapes = []
     monkeypatch.setattr(model, 'backward', lambda lq, gt: shapes.append((tuple(lq.shape), tuple(gt.shape))))
     preflight(model, model.schedule)
-    assert shapes == [((2, 4, 3, 32, 32), (2, 4, 3, 128, 128)), ((16, 4, 3, 16, 16), (16, 4, 3, 64, 64))]
+    assert shapes == [((2, 4, 3, 32, 32), (2, 4, 3, 128, 128)), ((16, 4, 3, 24, 24), (16, 4, 3, 96, 96))]
 
 
 def test_preflight_out_of_memory_says_what_to_change(tmp_path, clips, monkeypatch):

@@ -24,6 +24,10 @@ class BatchShape:
         """Ground-truth pixels of the batch, ``b * t * g^2``."""
         return self.batch_size_per_gpu * self.num_frame * self.gt_size**2
 
+    def samples_of(self, num_frame: int, gt_size: int) -> int:
+        """How many samples of another size have at most the pixels of this batch."""
+        return self.pixels // (num_frame * gt_size**2)
+
     def __str__(self) -> str:
         return f'{self.batch_size_per_gpu}x{self.num_frame}x{self.gt_size}x{self.gt_size}'
 

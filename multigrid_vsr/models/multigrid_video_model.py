@@ -23,7 +23,7 @@ from multigrid_vsr.models.preflight import preflight
 from multigrid_vsr.models.run_keeper import RunKeeper
 from multigrid_vsr.models.validation import validate
 from multigrid_vsr.models.wrapping import looks_in_vain, wrap
-from multigrid_vsr.options.multigrid_block import micro_batch_size
+from multigrid_vsr.options.multigrid_block import largest_part
 from multigrid_vsr.options.scheduler import cosine_options
 from multigrid_vsr.options.table import SCHEDULER_TYPE
 
@@ -55,9 +55,8 @@ class MultigridVideoModel(VideoRecurrentModel):
         self._is_preflighted = False
         self._amp_dtype = AMP_DTYPES[opt['train'].get('amp')]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp_dtype is torch.float16)
-        max_batch = micro_batch_size(opt)
         self.gpus = 1 if opt['dist'] else max(opt['num_gpu'], 1)  # `DataParallel` has the batches of all its GPUs
-        self.max_batch = None if max_batch is None else max_batch * self.gpus  # samples at a time
+        self._largest_part = largest_part(opt)
         self._losses: dict[str, torch.Tensor] = {}
         self._keeper = RunKeeper(self)
         if opt['train'].get('channels_last') and self.ema_decay > 0:
@@ -154,7 +153,7 @@ class MultigridVideoModel(VideoRecurrentModel):
             self.model_ema(decay=self.ema_decay)
 
     def backward(self, lq: torch.Tensor, gt: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Adds the gradient of a batch, in parts of at most ``max_batch_size_per_gpu`` samples.
+        """Adds the gradient of a batch, in parts of no more pixels than ``max_batch_size_per_gpu`` full samples have.
 
         A part counts by its share of the batch, or in full where a loss is a sum, so the gradient is that of the whole;
         ranks exchange it once.
@@ -166,7 +165,8 @@ class MultigridVideoModel(VideoRecurrentModel):
         Returns:
             The losses of the batch, on the device.
         """
-        parts = list(zip(lq.split(self.max_batch or len(lq)), gt.split(self.max_batch or len(gt))))
+        at_a_time = self.samples_at_a_time(len(lq), lq.shape[1], gt.shape[-1])
+        parts = list(zip(lq.split(at_a_time), gt.split(at_a_time)))
         losses: dict[str, torch.Tensor] = {}
         for number, (lq_part, gt_part) in enumerate(parts, 1):
             waits = number < len(parts) and isinstance(self.net_g, DistributedDataParallel)
@@ -180,6 +180,11 @@ class MultigridVideoModel(VideoRecurrentModel):
             for name, loss in part_losses.items():
                 losses[name] = losses.get(name, 0) + loss.detach()
         return losses
+
+    def samples_at_a_time(self, samples: int, num_frame: int, gt_size: int) -> int:
+        """How many of a batch of all the process's GPUs go through the network at a time."""
+        part = self._largest_part
+        return samples if part is None else min(samples, part.samples_of(num_frame, gt_size) * self.gpus)
 
     def _shares_of(self, losses: dict[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
         """What the losses of a part add to those of the batch, of which the part is a share."""

@@ -44,8 +44,8 @@ def preflight(model: Any, schedule: Schedule) -> None:
 
 def _part_pixels(model: Any, shape: BatchShape) -> int:
     """Ground-truth pixels that go through the network at a time: what memory has to hold."""
-    batch = shape.batch_size_per_gpu * model.gpus
-    return replace(shape, batch_size_per_gpu=min(batch, model.max_batch or batch)).pixels
+    samples = model.samples_at_a_time(shape.batch_size_per_gpu * model.gpus, shape.num_frame, shape.gt_size)
+    return replace(shape, batch_size_per_gpu=samples).pixels
 
 
 @contextmanager

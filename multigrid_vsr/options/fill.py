@@ -56,9 +56,8 @@ def filled(
     rows = _rows(fill, batch, stages, frames)
     batches = [[max(batch, min(held, MOST_GROWTH * batch)) for held in row] for row in rows]
     batches[-1][-1] = batch
-    short = min(held for row in rows for held in row)
     new: dict[str, Any] = {}
-    if short < batch:
+    if (short := rows[-1][-1]) < batch:
         new['max_batch_size_per_gpu'] = short
         comments['multigrid.max_batch_size_per_gpu'] = 'samples that go through the network at a time'
         reasons.append(

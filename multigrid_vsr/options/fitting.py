@@ -104,8 +104,9 @@ def fit(opt: Mapping[str, Any], wishes: Wishes) -> Conversion:
     if new == opt:
         raise OptionError('fit', 'change something', 'what the run has already', 'Give --gpus, --batch or --samples.')
     if 'name' in new:
-        part = '' if samples == 1 else f'_s{wishes.samples:g}'
-        reasons.insert(0, _said(new, 'name', f'{new["name"]}_b{batch}{part}', 'so that both keep their folders'))
+        part = (f'_b{batch}' if growth != 1 else '') + (f'_s{wishes.samples:g}' if samples != 1 else '')
+        part = part or (f'_{gpus}gpus' if gpus != file_gpus else '_fill')
+        reasons.insert(0, _said(new, 'name', f'{new["name"]}{part}', 'so that both keep their folders'))
     reasons.insert(0, _summary(old_batch, batch, old.total_iter, total_iter, samples))
     is_ours = new.get('model_type') in MODEL_TYPES
     return Conversion(new, comments, reasons, (checked_schedule if is_ours else schedule_from_options)(new))

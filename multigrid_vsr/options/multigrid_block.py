@@ -6,6 +6,7 @@ Every complaint is one line: ``<dotted.option>: must <rule>, got <value>. <fix>`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from fractions import Fraction
 from itertools import pairwise
@@ -72,13 +73,14 @@ def check_blocks(opt: Mapping[str, Any], *options: str) -> None:
             raise OptionError(option, 'be a block of options', lookup(opt, option), 'A training run needs it.')
 
 
-def micro_batch_size(opt: Mapping[str, Any]) -> int | None:
-    """The samples that go through the network at a time; a larger batch accumulates gradients. ``None``: no bound.
+def largest_part(opt: Mapping[str, Any]) -> BatchShape | None:
+    """What goes through the network at a time, at the full shape; of smaller samples as many as have its pixels.
 
-    Beside ``batch_size_per_gpu: volume``, ``max_batch_size_per_gpu`` has bounded the batch itself already.
+    A larger batch accumulates gradients. ``None``: no bound. Beside ``batch_size_per_gpu: volume``,
+    ``max_batch_size_per_gpu`` has bounded the batch itself already.
     """
     value = (opt.get('multigrid') or {}).get('max_batch_size_per_gpu')
-    return None if value is None else int(value)
+    return None if value is None else replace(full_shape(opt), batch_size_per_gpu=int(value))
 
 
 def _from_nested(block: Mapping[str, Any], full: BatchShape, total_iter: int, scale: int) -> Schedule:
@@ -179,7 +181,7 @@ def _batch_sizes(
                 cap,
                 'Raise it, or lower datasets.train.batch_size_per_gpu.',
             )
-        grown = [[full.pixels // (g * g * t) for t in num_frames] for g in gt_sizes]
+        grown = [[full.samples_of(t, g) for t in num_frames] for g in gt_sizes]
         return [[min(batch, cap or batch) for batch in row] for row in grown]
     if value is None:
         return [[full.batch_size_per_gpu] * len(num_frames)] * len(gt_sizes)

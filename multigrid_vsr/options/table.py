@@ -165,7 +165,7 @@ OPTIONS = (
     Option(
         f'{_BLOCK}.max_batch_size_per_gpu',
         WHOLE,
-        'Beside `volume` the bound of the batch, else of what goes through the network at a time.',
+        'Beside `volume` the bound of the batch, else samples of the full shape that go through the network at a time.',
         'samples',
         'no bound',
         'beside `volume` at least `datasets.train.batch_size_per_gpu`',

@@ -9,7 +9,7 @@ from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.options.arch_limits import GAN_MODEL_TYPES, check_arch, target_of
 from multigrid_vsr.options.checked import checked
-from multigrid_vsr.options.multigrid_block import check_blocks, lookup, micro_batch_size, schedule_from_options
+from multigrid_vsr.options.multigrid_block import check_blocks, largest_part, lookup, schedule_from_options
 from multigrid_vsr.options.scheduler import check_scheduler
 
 
@@ -50,14 +50,14 @@ def _check_mirrored(dataset_opt: Mapping[str, Any], schedule: Schedule) -> None:
 
 def _check_gan(opt: Mapping[str, Any], schedule: Schedule) -> None:
     """What BasicSR's GAN iteration cannot do: it is its own code, in float32, on a whole batch of sequences."""
-    largest = max(segment.shape.batch_size_per_gpu for segment in schedule.segments)
+    shapes, part = [segment.shape for segment in schedule.segments], largest_part(opt)
     if opt['train'].get('amp') is not None:
         raise OptionError('train.amp', 'be left out of a GAN run', opt['train']['amp'], 'It trains in float32.')
-    if (micro_batch_size(opt) or largest) < largest:
+    if part and any(shape.batch_size_per_gpu > part.samples_of(shape.num_frame, shape.gt_size) for shape in shapes):
         raise OptionError(
             'multigrid.max_batch_size_per_gpu',
-            f'be at least the largest batch ({largest}) in a GAN run',
-            micro_batch_size(opt),
+            f'be at least the largest batch ({max(shape.batch_size_per_gpu for shape in shapes)}) in a GAN run',
+            part.batch_size_per_gpu,
             'Its gradients are not accumulated: lower the batch.',
         )
     if target_of(opt) == 'center':
