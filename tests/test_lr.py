@@ -56,6 +56,8 @@ EIGHTHS = [1, 0.961940, 0.853553, 0.691342, 0.5, 0.308658, 0.146447, 0.038060]
         (UNEQUAL, {'anneal': 'last'}, [*EIGHTHS[:5], 1, 0.75, 0.25]),
         (UNEQUAL, {'anneal': 'each'}, [1, 0.904508, 0.654508, 0.345492, 0.095492, 1, 0.75, 0.25]),
         (STAGES, {'restart': 'none', 'anneal': 'last'}, EIGHTHS),
+        (UNEQUAL, {'anneal': 'linear'}, [1, 1, 1, 1, 1, 1, 0.666667, 0.333333]),
+        (STAGES, {'anneal': 'linear', 'eta_min': 0.2, 'restart_weights': (0.5, 1)}, [0.5] * 4 + [1, 0.8, 0.6, 0.4]),
         # weights of the spatial stages, of the periods
         (
             STAGES,
@@ -147,7 +149,7 @@ def test_scheduler_sets_every_group_in_its_ratio_and_resumes_at_any_iteration():
     [
         ({'eta_mim': 0}, 'train.scheduler.eta_mim: must be one of type, eta_min, .*Did you mean `eta_min`?'),
         ({'restart': 'stages'}, 'train.scheduler.restart: must be none, stage, shape, got stages. Choose one of them.'),
-        ({'anneal': 'first'}, 'train.scheduler.anneal: must be last or each, got first. Choose one of them.'),
+        ({'anneal': 'first'}, 'train.scheduler.anneal: must be last, each, linear, got first. Choose one of them.'),
         ({'warmup_at': 'stages'}, 'train.scheduler.warmup_at: must be start or boundaries, got stages. Choose one of'),
         (
             {'restart': 'none', 'restart_weights': [1, 1, 1]},

@@ -3,13 +3,15 @@
 With the iteration i counted from 0, the *period* that holds i, [s, e), the length N of the run, and the warm-up length
 W = ``warmup_iter``::
 
-    base(i) = r(i) * b(i) * (eta_min + (lr_0 - eta_min) * (1 + cos(pi * x(i))) / 2)
+    base(i) = r(i) * b(i) * (eta_min + (lr_0 - eta_min) * w(i)),    w(i) = (1 + cos(pi * x(i))) / 2
     lr(i)   = base(i) - max(0, base(i) - before) * (1 - (i - j + 1) / W)     where i - j < W, else base(i)
 
 - periods: the whole run (``restart: none``), the spatial stages (``stage``) or the segments (``shape``);
 - x(i) = (i - s) / (e - s) for ``anneal: each``. For ``anneal: last`` so in the last period alone, and (i - s) / N in
   those before it: their rate hardly falls. With ``restart: shape`` that is equation 1 of arXiv 2205.05069. Its print
-  has no pi; the half wave is that of Loshchilov and Hutter, arXiv 1608.03983, equation 5, which it cites: our reading;
+  has no pi; the half wave is that of Loshchilov and Hutter, arXiv 1608.03983, equation 5, which it cites: our reading.
+  ``anneal: linear`` keeps the rate, w(i) = 1, and in the last period w(i) = 1 - (i - s) / (e - s) (Haegele et al.,
+  arXiv 2405.18392);
 - r(i): that of ``restart_weights`` for the period of i, or for its spatial stage;
 - b(i) = 1, sqrt(B_i / B) or B_i / B for ``batch_scaling`` ``none``, ``sqrt`` or ``linear``, with B_i the batch of the
   iteration and B that of ``datasets.train``;
@@ -28,7 +30,7 @@ from itertools import pairwise
 from multigrid_vsr.core.schedule import Schedule
 
 RESTARTS = ('none', 'stage', 'shape')
-ANNEALS = ('last', 'each')
+ANNEALS = ('last', 'each', 'linear')
 WARMUP_PLACES = ('start', 'boundaries')
 BATCH_SCALINGS = {'none': 0.0, 'sqrt': 0.5, 'linear': 1.0}
 
@@ -40,7 +42,7 @@ class CosineOptions:
     Attributes:
         eta_min: Rate that an annealed period ends with.
         restart: ``none``, ``stage`` or ``shape``.
-        anneal: ``last`` or ``each``: which periods end at ``eta_min``.
+        anneal: ``last``, ``each`` or ``linear``: which periods end at ``eta_min``, and how.
         restart_weights: Weight of each period or of each spatial stage; all 1 where it is empty.
         warmup_iter: Iterations of a ramp; 0 for none.
         warmup_at: ``start`` or ``boundaries``.
@@ -87,14 +89,16 @@ class CosineSchedule:
         """The rate without ramps."""
         period = bisect_right(self._starts, iteration) - 1
         start, end = [*self._starts, self._schedule.total_iter][period : period + 2]
-        is_annealed = self._options.anneal == 'each' or end == self._schedule.total_iter
+        is_last = end == self._schedule.total_iter
+        is_annealed = is_last or self._options.anneal == 'each'
         share = (iteration - start) / (end - start if is_annealed else self._schedule.total_iter)
+        is_line = self._options.anneal == 'linear'
+        wave = 1 - share * is_last if is_line else (1 + math.cos(math.pi * share)) / 2
         eta_min = min(self._options.eta_min, base_lr)
-        cosine = eta_min + (base_lr - eta_min) * (1 + math.cos(math.pi * share)) / 2
         return (
             self._weight(iteration, period)
             * batch_factor(self._schedule, iteration, self._options.batch_scaling)
-            * cosine
+            * (eta_min + (base_lr - eta_min) * wave)
         )
 
     def _weight(self, iteration: int, period: int) -> float:

@@ -219,7 +219,7 @@ OPTIONS = (
     Option(
         f'{_SCHEDULER}.anneal',
         choice(*ANNEALS),
-        'Which periods anneal: the last alone, as in the paper, or each.',
+        'Which periods anneal: the last alone, as in the paper, or each; `linear`: the rate is constant, then a line.',
         default=CosineOptions.anneal,
     ),
     Option(
