@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ PARTS = (
 )
 
 
-def prepare(root: Path) -> None:
+def prepare(root: Path, parts: Sequence[Part] = PARTS) -> None:
     """Writes ``root/{train,val}/{gt,lq}/CLIP/00000000.png``, and ``root/store``, the training frames packed.
 
     LQ is BasicSR's bicubic ``imresize`` by 1/4.
@@ -49,6 +50,7 @@ def prepare(root: Path) -> None:
 
     Args:
         root: Folder of the demo's data.
+        parts: What it holds.
 
     Raises:
         InputError: If the videos are not installed.
@@ -58,10 +60,10 @@ def prepare(root: Path) -> None:
     unfinished = root.with_name(f'{root.name}.unfinished')
     shutil.rmtree(unfinished, ignore_errors=True)
     sizes: dict[Part, tuple[int, ...]] = {}
-    with tqdm(total=sum(part.num_frame for part in PARTS), desc='Prepare the data', unit='frame') as bar:
-        for video, height in dict.fromkeys((part.video, part.height) for part in PARTS):
+    with tqdm(total=sum(part.num_frame for part in parts), desc='Prepare the data', unit='frame') as bar:
+        for video, height in dict.fromkeys((part.video, part.height) for part in parts):
             for number, frame in enumerate(read_frames(find_video(video), height)):
-                for part in PARTS:
+                for part in parts:
                     place = number - part.start
                     if part.video != video or not 0 <= place < part.num_frame:
                         continue

@@ -127,7 +127,9 @@ def train(out: Path, name: str, iters: int, seed: int) -> Run:
     path = out / f'train_{name}.yml'
     path.write_text(options(name, iters, seed))
     train_file(path, iters, f'Train {name:<9}')
-    return Run(name, _checkpoints(out / 'experiments' / name, iters))
+    folder = out / 'experiments' / name
+    checkpoints = [(n, seconds, path) for (n, path), seconds in zip(weights_of(folder, iters), wall_clocks(folder))]
+    return Run(name, tuple(checkpoints))
 
 
 def options(name: str, iters: int, seed: int) -> str:
@@ -149,7 +151,7 @@ def options(name: str, iters: int, seed: int) -> str:
     )
 
 
-def train_file(path: Path, iters: int, label: str, threads: int | None = None) -> None:
+def train_file(path: Path, iters: int, label: str, threads: int | None = None, *arguments: str) -> None:
     """Trains an option file in a process of its own, in the file's folder, with a progress bar.
 
     Args:
@@ -157,11 +159,12 @@ def train_file(path: Path, iters: int, label: str, threads: int | None = None) -
         iters: Its iterations.
         label: What the progress bar says.
         threads: Threads of torch in the process; ``None`` for its own choice.
+        *arguments: More arguments of BasicSR's ``train.py``.
 
     Raises:
         InputError: If the run ends with an error; its last lines are printed before.
     """
-    command = [sys.executable, '-m', 'multigrid_vsr.cli', 'train', '-opt', path.name]
+    command = [sys.executable, '-m', 'multigrid_vsr.cli', 'train', '-opt', path.name, *arguments]
     last_lines: collections.deque[str] = collections.deque(maxlen=20)
     environment = {} if threads is None else {'OMP_NUM_THREADS': str(threads)}
     process = subprocess.Popen(
@@ -184,19 +187,18 @@ def train_file(path: Path, iters: int, label: str, threads: int | None = None) -
         raise InputError(f'{path}: must train to its end, got exit status {process.returncode}. See the lines above.')
 
 
-def _checkpoints(folder: Path, iters: int) -> tuple[tuple[int, float, Path], ...]:
-    """Finds the checkpoints of a run and, in its log, when each was written, counted from the start of training."""
+def weights_of(folder: Path, iters: int) -> list[tuple[int, Path]]:
+    """The weights of a run that is done, each with its iteration; the last are those of its end."""
+    models = folder / 'models'
+    found = sorted((int(path.stem.removeprefix('net_g_')), path) for path in models.glob('net_g_[0-9]*.pth'))
+    return found if found[-1][0] == iters else [*found, (iters, models / 'net_g_latest.pth')]
+
+
+def wall_clocks(folder: Path) -> list[float]:
+    """Seconds from the start of training to each checkpoint and to the end, in the log of a run that never stopped."""
     lines = next(folder.glob('train_*.log')).read_text().splitlines()
     start = next(_time(line) for line in lines if ' INFO: Start training' in line)
-    times = [
-        (_time(line) - start).total_seconds() for line in lines if ' INFO: Sav' in line
-    ]  # the last is the latest's
-    models = folder / 'models'
-    iterations = sorted(int(path.stem.removeprefix('net_g_')) for path in models.glob('net_g_[0-9]*.pth'))
-    checkpoints = [(n, seconds, models / f'net_g_{n}.pth') for n, seconds in zip(iterations, times)]
-    if iterations[-1] != iters:
-        checkpoints.append((iters, times[-1], models / 'net_g_latest.pth'))
-    return tuple(checkpoints)
+    return [(_time(line) - start).total_seconds() for line in lines if ' INFO: Sav' in line]
 
 
 def _time(line: str) -> datetime:

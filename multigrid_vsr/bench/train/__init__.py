@@ -1,0 +1,1 @@
+"""``multigrid-vsr bench train``: variants of a run, trained with several seeds, their time and PSNR compared."""

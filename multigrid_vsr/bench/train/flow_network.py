@@ -1,0 +1,87 @@
+"""A flow network trained beforehand on the motion of the training clips, as ``spynet_path`` of every run.
+
+Real runs begin with a trained SPyNet. One with random weights makes runs differ by their luck with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from multigrid_vsr.data.pixels import to_float_rgb
+from multigrid_vsr.demo import evaluation
+
+BATCH, SIDE, RATE = 4, 64, 1e-3
+_SMOOTHNESS = 0.002
+
+
+def make(path: Path, lq_root: Path, iters: int) -> None:
+    """Trains BasicSR's SPyNet to warp each frame onto its neighbour, and writes it for ``spynet_path``.
+
+    Args:
+        path: File to write; one that is there is kept.
+        lq_root: Folder of LQ clips.
+        iters: Iterations.
+    """
+    from basicsr.archs.arch_util import flow_warp
+    from basicsr.archs.spynet_arch import SpyNet
+
+    if path.exists():
+        return
+    clips = [to_float_rgb(torch.from_numpy(frames)) for frames in evaluation.read_clips(lq_root).values()]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = SpyNet()
+    for module in network.basic_module:  # without training it says that nothing moves
+        torch.nn.init.zeros_(module.basic_module[-1].weight)
+        torch.nn.init.zeros_(module.basic_module[-1].bias)
+    optimizer = torch.optim.Adam(network.parameters(), RATE)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, iters, pct_start=0.1)
+    for frames, neighbours in tqdm(_pairs(clips, iters), 'Train the flow network', iters, unit='iter'):
+        flow = network(frames, neighbours)
+        error = frames - flow_warp(neighbours, flow.permute(0, 2, 3, 1), padding_mode='border')
+        roughness = flow.diff(dim=2).abs().mean() + flow.diff(dim=3).abs().mean()
+        loss = torch.sqrt(error**2 + 1e-6).mean() + _SMOOTHNESS * roughness
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+    unfinished = path.with_suffix('.unfinished')
+    # BasicSR loads it before the network has its buffers.
+    torch.save({'params': dict(network.named_parameters())}, unfinished)
+    unfinished.rename(path)
+
+
+def warping_error(path: Path, lq_root: Path) -> tuple[float, float]:
+    """How far a frame of held-out clips is from its warped neighbour, in 255ths: with the network, and unmoved."""
+    from basicsr.archs.arch_util import flow_warp
+    from basicsr.archs.spynet_arch import SpyNet
+
+    network, errors = SpyNet(str(path)).eval(), []
+    for frames in evaluation.read_clips(lq_root).values():
+        clip = to_float_rgb(torch.from_numpy(frames))
+        with torch.no_grad():
+            flow = network(clip[:-1], clip[1:]).permute(0, 2, 3, 1)
+            warped = [flow_warp(clip[1:], moved, padding_mode='border') for moved in (flow, torch.zeros_like(flow))]
+        errors.append([float((clip[:-1] - each).abs().mean()) * 255 for each in warped])
+    with_network, unmoved = np.mean(errors, axis=0)
+    return float(with_network), float(unmoved)
+
+
+def _pairs(clips: Sequence[torch.Tensor], iters: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Crops of neighbouring frames, in both directions, flipped at random: two of (b, 3, h, w) each time."""
+    generator = np.random.default_rng(0)
+    for _ in range(iters):
+        pairs = []
+        for _ in range(BATCH):
+            clip = clips[int(generator.integers(len(clips)))]
+            start = generator.integers(len(clip) - 1)
+            top, left = (generator.integers(side - SIDE + 1) for side in clip.shape[2:])
+            pair = clip[start : start + 2, :, top : top + SIDE, left : left + SIDE]
+            flipped = [dim for dim in (0, 2, 3) if generator.integers(2)]
+            pairs.append(pair.flip(flipped))
+        yield torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])

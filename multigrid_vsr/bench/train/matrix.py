@@ -1,0 +1,114 @@
+"""Trains a matrix of variants and seeds, as far as it is not done yet, and keeps what each run reached."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from multigrid_vsr.bench.train import flow_network, times
+from multigrid_vsr.bench.train.options import Run, options
+from multigrid_vsr.bench.train.results import read_runs
+from multigrid_vsr.demo import evaluation, training
+from multigrid_vsr.demo.dataset import PARTS, Part, prepare
+from multigrid_vsr.models.inference import to_bgr_bytes
+from multigrid_vsr.models.restorer import load_restorer
+from multigrid_vsr.options.multigrid_block import schedule_from_options
+
+# More is held out than in the demo, and one video that no run has seen.
+BENCH_PARTS = (
+    *(part for part in PARTS if part.folder == 'train'),
+    Part('val', '000', 'bikes.mp4', None, 215, 24),
+    Part('val', '001', 'bigbuckbunny.mp4', 360, 108, 24),
+    Part('val', '002', 'carphone_pristine.mp4', None, 0, 24),
+)
+_WRITING = threading.Lock()
+
+
+def train(root: Path, runs: Sequence[Run], results: Path, rounds: int, jobs: int | None, flow_iters: int) -> None:
+    """Trains what is missing, several runs at a time, and times the iterations of all before and after it.
+
+    Args:
+        root: Folder for the data and the runs.
+        runs: What to train; a run that was interrupted goes on.
+        results: JSONL that gets a line for each run and each timing.
+        rounds: Interleaved rounds of the timing, on a machine that does nothing else; 0 for none.
+        jobs: Runs at a time, each with one thread or one GPU; ``None`` for one run with torch's own threads.
+        flow_iters: Iterations of the flow network that all begin with.
+
+    Raises:
+        InputError: If the video of the demo is not installed, or a run fails.
+    """
+    prepare(root / 'data', BENCH_PARTS)
+    flow_network.make(root / 'data/spynet.pth', root / 'data/train/lq', flow_iters)
+    done = read_runs(results)
+    missing = [run for run in dict.fromkeys(runs) if run not in done]
+    _measure(root, missing, results, rounds)
+    if jobs is not None:
+        torch.set_num_threads(1)
+    clips = {kind: evaluation.read_clips(root / 'data/val' / kind) for kind in ('lq', 'gt')}
+    with ThreadPoolExecutor(jobs or 1) as pool:
+        pending = [
+            pool.submit(_train_one, root, run, f'{number}/{len(missing)} {run}', results, jobs, clips)
+            for number, run in enumerate(missing, 1)
+        ]
+        try:
+            for future in pending:
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # what is under way is kept when it is done
+    _measure(root, missing, results, rounds)
+
+
+def _measure(root: Path, runs: Sequence[Run], results: Path, rounds: int) -> None:
+    if runs and rounds:
+        for line in times.measure(root, runs, rounds):
+            _add(results, line)
+
+
+def _train_one(root: Path, run: Run, label: str, results: Path, jobs: int | None, clips: dict[str, Any]) -> None:
+    opt = options(run, int(torch.cuda.is_available()))
+    path = root / f'{run.name}.yml'
+    path.write_text(yaml.safe_dump(opt, sort_keys=False))
+    iters = opt['train']['total_iter']
+    training.train_file(path, iters, label, None if jobs is None else 1, '--auto_resume')
+    folder = root / 'experiments' / run.name
+    checkpoints = training.weights_of(folder, iters)
+    was_interrupted = len(list(folder.glob('train_*.log'))) > 1
+    _add(
+        results,
+        {
+            'kind': 'run',
+            **run._asdict(),
+            'segments': [_segment(segment) for segment in schedule_from_options(opt).segments],
+            'curve': [(iteration, _psnr(opt, weights, 'params_ema', clips)) for iteration, weights in checkpoints],
+            'psnr_last': _psnr(opt, checkpoints[-1][1], 'params', clips),
+            'wall': None if was_interrupted else training.wall_clocks(folder)[-1],
+        },
+    )
+    shutil.rmtree(folder)
+    path.unlink()
+
+
+def _segment(segment: Any) -> list[int]:
+    shape = segment.shape
+    return [segment.num_iter, shape.batch_size_per_gpu, shape.num_frame, shape.gt_size]
+
+
+def _psnr(opt: dict[str, Any], weights: Path, key: str, clips: dict[str, Any]) -> float:
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    restore = load_restorer(opt, weights, key, device)
+    restored = {clip: to_bgr_bytes(restore(torch.from_numpy(lq))).numpy() for clip, lq in clips['lq'].items()}
+    return evaluation.psnr(restored, clips['gt'])
+
+
+def _add(results: Path, line: dict[str, Any]) -> None:
+    with _WRITING, results.open('a') as file:
+        file.write(json.dumps(line) + '\n')

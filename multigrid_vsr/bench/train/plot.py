@@ -1,0 +1,82 @@
+"""The picture of the bench: PSNR over time, and the difference that decides each claim."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from multigrid_vsr.bench.train.claims import CLAIMS, interval, paired, verdict
+from multigrid_vsr.bench.train.options import Run
+from multigrid_vsr.bench.train.results import Times
+from multigrid_vsr.bench.train.tables import Results, title
+
+_DRAWN = ('stock', 'full', 'paper', 'half', 'third', 'quarter', 'fast')
+# Okabe and Ito's colours, told apart with every kind of colour vision.
+_COLOURS = dict(zip(_DRAWN, ('#000000', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')))
+_VERDICT_COLOURS = {'supported': '#009E73', 'refuted': '#D55E00', 'cannot tell': '#777777'}
+
+
+def draw(path: Path, results: Results, times: Times, runs: Sequence[Run]) -> None:
+    """Draws a group of runs.
+
+    Args:
+        path: Picture to write; its ending says of which kind.
+        results: What the runs reached.
+        times: What their iterations take.
+        runs: The group.
+    """
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 6), layout='constrained', width_ratios=(1, 1))
+    _draw_curves(left, results, times, runs)
+    _draw_claims(right, results, runs)
+    figure.suptitle(title(runs), fontsize=11)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def _draw_curves(axes: Any, results: Results, times: Times, runs: Sequence[Run]) -> None:
+    """PSNR over time: means over the seeds, the seeds' range shaded."""
+    for name in _DRAWN:
+        of_seeds = [run for run in runs if run.variant == name]
+        if not of_seeds or times.seconds(of_seeds[0], results[of_seeds[0]]) is None:
+            continue
+        first = results[of_seeds[0]]
+        seconds = [times.seconds(of_seeds[0], first, iteration) for iteration, _ in first.curve]
+        psnrs = list(zip(*([psnr for _, psnr in results[run].curve] for run in of_seeds)))
+        means = [statistics.mean(values) for values in psnrs]
+        axes.plot(seconds, means, marker='o', markersize=4, color=_COLOURS[name], label=f'{name}: {means[-1]:.2f} dB')
+        axes.fill_between(
+            seconds, [min(v) for v in psnrs], [max(v) for v in psnrs], color=_COLOURS[name], alpha=0.15, linewidth=0
+        )
+    axes.set_xlim(left=0)
+    axes.set_xlabel('time of training / s, steps and loading')
+    axes.set_ylabel('PSNR on held-out frames / dB, averaged weights')
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.legend(frameon=False, loc='lower right')
+
+
+def _draw_claims(axes: Any, results: Results, runs: Sequence[Run]) -> None:
+    """Each claim's mean difference, its interval and its bound."""
+    labels: list[str] = []
+    for claim in CLAIMS:
+        if len(differences := paired(claim, results, runs)) < 2:
+            continue
+        (low, high), place = interval(differences), -len(labels)
+        colour = _VERDICT_COLOURS[verdict(differences, claim.bound)]
+        axes.plot([low, high], [place, place], color=colour, linewidth=2)
+        axes.plot(statistics.mean(differences), place, marker='o', color=colour)
+        axes.plot(claim.bound, place, marker='|', markersize=12, color='black')
+        labels.append(f'{claim.variant} - {claim.against}' + ('' if claim.averaged else ', not averaged'))
+    axes.set_yticks(range(0, -len(labels), -1), labels, fontsize=8)
+    axes.axvline(0, color='#BBBBBB', linewidth=1, zorder=0)
+    axes.set_xlabel('difference / dB with its 95 % interval; | is the bound of the claim')
+    axes.spines[['top', 'right', 'left']].set_visible(False)
+    for verdict_, colour in _VERDICT_COLOURS.items():
+        axes.plot([], [], color=colour, marker='o', label=verdict_)
+    axes.legend(frameon=False, loc='best', fontsize=8)

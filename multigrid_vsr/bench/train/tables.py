@@ -1,0 +1,98 @@
+"""The tables of the bench: what each variant reached in which time, and what follows for each claim."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+
+from multigrid_vsr.bench.train.claims import CLAIMS, interval, paired, verdict
+from multigrid_vsr.bench.train.options import Run
+from multigrid_vsr.bench.train.results import Result, Times
+from multigrid_vsr.bench.train.variants import VARIANTS
+from multigrid_vsr.core.plan import format_table
+
+BASELINE = 'full'  # the better one, by the matrix's first row
+Results = Mapping[Run, Result]
+
+
+def groups(results: Results) -> list[list[Run]]:
+    """Runs that can be compared: of one network, full shape, rate and length, in the order of the variants."""
+    order = list(VARIANTS)
+    runs = sorted(results, key=lambda run: (*run[1:-1], order.index(run.variant), run.seed))
+    return [list(group) for _, group in itertools.groupby(runs, key=lambda run: run[1:-1])]
+
+
+def title(runs: Sequence[Run]) -> str:
+    """What the runs of a group have in common."""
+    run = runs[0]
+    return f'{run.arch}, {run.num_frame} frames, gt_size {run.gt_size}, rate {run.rate:g}, {run.iters} iterations'
+
+
+def variants_table(results: Results, times: Times, runs: Sequence[Run]) -> str:
+    """PSNR in dB and time in seconds of each variant of a group.
+
+    ``time`` is that of the steps and of loading that they do not hide, ``steps`` that of the steps alone, both medians
+    of what was measured alone; ``to`` is the time to the first checkpoint not below the end of the baseline of the same
+    seed. ``from`` has the 95 % interval of the difference to that end.
+    """
+    header = ('variant', 'seeds', 'iterations', 'steps', 'time', 'PSNR', 'deviation', f'from {BASELINE}', 'to its PSNR')
+    return format_table(header, [_row(results, times, list(group)) for _, group in _by_variant(runs)])
+
+
+def _by_variant(runs: Sequence[Run]) -> Iterator[tuple[str, Iterator[Run]]]:
+    return itertools.groupby(runs, key=lambda run: run.variant)
+
+
+def _row(results: Results, times: Times, runs: list[Run]) -> tuple[str, ...]:
+    first = results[runs[0]]
+    psnrs = [results[run].psnr() for run in runs]
+    pairs = [(results[run], results[base]) for run in runs if (base := run._replace(variant=BASELINE)) in results]
+    reached = [
+        next((times.seconds(run, result, count) for count, psnr in result.curve if psnr >= base.psnr()), None)
+        for run, (result, base) in zip(runs, pairs)
+    ]
+    found = [seconds for seconds in reached if seconds is not None]
+    return (
+        runs[0].variant,
+        str(len(runs)),
+        str(first.curve[-1][0]),
+        _seconds(times.seconds(runs[0], first, loads='none')),
+        _seconds(times.seconds(runs[0], first)),
+        f'{statistics.mean(psnrs):.3f}',
+        f'{statistics.stdev(psnrs):.3f}' if len(psnrs) > 1 else '-',
+        _difference([result.psnr() - base.psnr() for result, base in pairs]),
+        f'{_seconds(statistics.median(found))} ({len(found)} of {len(pairs)})' if found else '-',
+    )
+
+
+def loading_table(results: Results, times: Times, runs: Sequence[Run]) -> str:
+    """Seconds of the same run by what loads it: BasicSR's parts, ours, and full samples cropped afterwards."""
+    rows = []
+    for name, loads in (('stock', 'own'), ('plain', 'own'), ('paper', 'own'), ('paper', 'full')):
+        for run in (run for run in runs if run.variant == name and run.seed == runs[0].seed):
+            whole, steps = (times.seconds(run, results[run], loads=which) for which in (loads, 'none'))
+            rows.append((name, 'the shape' if loads == 'own' else 'the full shape', _seconds(steps), _seconds(whole)))
+    return format_table(('variant', 'loads', 'steps', 'time'), rows) if len(rows) > 1 else ''
+
+
+def claims_table(results: Results, runs: Sequence[Run]) -> str:
+    """The claims that the runs of a group decide, each with the paired differences in dB and its verdict."""
+    rows = []
+    for claim in CLAIMS:
+        if differences := paired(claim, results, runs):
+            compared = f'{claim.variant} - {claim.against}'
+            decided = verdict(differences, claim.bound)
+            rows.append((str(claim.row), claim.says, compared, f'> {claim.bound:g}', _difference(differences), decided))
+    return format_table(('row', 'claim', 'variants', 'bound', 'difference', 'verdict'), rows) if rows else ''
+
+
+def _difference(differences: Sequence[float]) -> str:
+    if not differences:
+        return '-'
+    low, high = interval(differences)
+    return f'{statistics.mean(differences):+.3f} [{low:+.3f}, {high:+.3f}]'
+
+
+def _seconds(value: float | None) -> str:
+    return '-' if value is None else f'{value:.0f}'

@@ -1,0 +1,94 @@
+"""The variants of ``multigrid-vsr bench train``: data alone, what differs from the paper's recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+QUARTER, HALF, THREE_QUARTERS = Fraction(1, 4), Fraction(1, 2), Fraction(3, 4)
+Stage = tuple[float | Fraction, float | Fraction, float | Fraction]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs from the paper's recipe: two spatial stages of three frame counts, equation 1 of the rate, one ramp.
+
+    Attributes:
+        sides: Crops of the spatial stages, as shares of the full one.
+        frames: Frame counts inside a stage, as shares of the full one.
+        stage_shares: Lengths of the spatial stages; empty for equal ones.
+        stages: Instead of these, each segment: its iterations as a share of ``--iters``, its crop and its frames.
+        batch: How many times the batch; the iterations are divided by it.
+        rate: How the rate follows ``batch``: ``none``, ``sqrt`` or ``linear``.
+        ramp: Whether there is one.
+        multigrid: More options of ``multigrid``.
+        scheduler: More options of ``train.scheduler``.
+        train: More options of ``train``.
+        setup: ``multigrid``; ``plain`` for this project's parts without the block, ``stock`` for BasicSR's.
+    """
+
+    sides: tuple[Fraction | int, ...] = (HALF, 1)
+    frames: tuple[Fraction | int, ...] = (HALF, THREE_QUARTERS, 1)
+    stage_shares: tuple[int, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    batch: int = 1
+    rate: str = 'linear'
+    ramp: bool = True
+    multigrid: Mapping[str, Any] = field(default_factory=dict)
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+    setup: str = 'multigrid'
+
+
+_VOLUME = {'batch_size_per_gpu': 'volume', 'max_batch_size_per_gpu': 8}
+_CONSTANT = {'type': 'MultiStepLR', 'milestones': [10**9], 'gamma': 1}
+_FULL = ((Fraction(1, 6), 1, 1),) * 6  # as many periods as the paper's, all of the full shape
+
+VARIANTS = {
+    # Baselines. `stock` is BasicSR's model, dataset and loader, and its one cosine without a ramp.
+    'stock': Variant(setup='stock'),
+    'plain': Variant(setup='plain'),
+    'full': Variant(stages=_FULL),
+    'paper': Variant(),
+    # 1: the rate
+    'cosine': Variant(scheduler={'restart': 'none', 'anneal': 'each'}),
+    'each_stage': Variant(scheduler={'restart': 'stage', 'anneal': 'each'}),
+    'each_shape': Variant(scheduler={'anneal': 'each'}),
+    'linear': Variant(scheduler={'anneal': 'linear'}),
+    # 2: a larger batch, at equal samples
+    'batch2_none': Variant(batch=2, rate='none'),
+    'batch2_sqrt': Variant(batch=2, rate='sqrt'),
+    'batch2': Variant(batch=2),
+    'batch2_no_ramp': Variant(batch=2, ramp=False),
+    'batch4_none': Variant(batch=4, rate='none'),
+    'batch4_sqrt': Variant(batch=4, rate='sqrt'),
+    'batch4': Variant(batch=4),
+    'batch4_no_ramp': Variant(batch=4, ramp=False),
+    'no_ramp': Variant(ramp=False),
+    # 3: what grows
+    'space': Variant(frames=(1,)),
+    'time': Variant(sides=(1,)),
+    'at_once': Variant(stages=tuple((Fraction(1, 3), share, share) for share in (HALF, THREE_QUARTERS, 1))),
+    'no_middle': Variant(frames=(HALF, 1)),
+    # 4: how many sizes, and from which
+    'sizes3': Variant(sides=(HALF, THREE_QUARTERS, 1)),
+    'sizes4': Variant(sides=(HALF, Fraction(5, 8), THREE_QUARTERS, 1)),
+    'from_quarter': Variant(sides=(QUARTER, 1)),
+    'from_three_quarters': Variant(sides=(THREE_QUARTERS, 1)),
+    'from_more_frames': Variant(frames=(THREE_QUARTERS, 1)),
+    # 5: the share of the last stage
+    'last_third': Variant(stage_shares=(2, 1)),
+    'last_sixth': Variant(stage_shares=(5, 1)),
+    'last_twelfth': Variant(stage_shares=(11, 1)),
+    'constant': Variant(scheduler=_CONSTANT),
+    'last_sixth_constant': Variant(stage_shares=(5, 1), scheduler=_CONSTANT),
+    # 6: small shapes with more samples at a time
+    'volume': Variant(multigrid=_VOLUME, scheduler={'batch_scaling': 'sqrt'}),
+    'volume_samples': Variant(multigrid={**_VOLUME, 'share': 'samples'}, scheduler={'batch_scaling': 'sqrt'}),
+    # 8: more small iterations, so that the time is about a half, a third, a quarter of `full`
+    'half': Variant(stages=((0.5, HALF, THREE_QUARTERS), (0.3, HALF, 1), (Fraction(1, 6), 1, 1))),
+    'third': Variant(stages=((0.2, HALF, HALF), (0.3, HALF, THREE_QUARTERS), (0.15, HALF, 1), (0.1, 1, 1))),
+    'quarter': Variant(stages=((0.25, HALF, HALF), (0.2, HALF, THREE_QUARTERS), (0.1, HALF, 1), (0.075, 1, 1))),
+}

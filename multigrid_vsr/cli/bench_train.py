@@ -1,0 +1,104 @@
+"""``multigrid-vsr bench train``: a matrix of variants and seeds, or the tables and the picture of one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from multigrid_vsr.core.errors import InputError, OptionError
+
+if TYPE_CHECKING:
+    from multigrid_vsr.bench.train.options import Run
+
+LEAST_ITERS = 12  # two stages of three frame counts need as many
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--variants', nargs='+', metavar='NAME', help='default: all of bench/train/variants.py')
+    parser.add_argument('--rows', type=int, nargs='+', help='only what decides the claims of these rows')
+    parser.add_argument('--seeds', type=int, default=3, help='number of seeds (default: 3)')
+    parser.add_argument('--iters', type=int, default=360, help='iterations of the full shape (default: 360)')
+    parser.add_argument('--rates', type=float, nargs='+', default=[2e-3], help='rates to begin with (default: 2e-3)')
+    parser.add_argument('--arch', default='basicvsr', help='network, see bench/train/options.py (default: basicvsr)')
+    parser.add_argument('--gt_size', type=int, default=128, help='the full crop in pixels (default: 128)')
+    parser.add_argument('--num_frame', type=int, default=7, help='the full number of frames (default: 7)')
+    parser.add_argument('--jobs', type=int, help='runs at a time, each with one thread, or one GPU where there are any')
+    parser.add_argument('--rounds', type=int, default=5, help='rounds of timing before and after (default: 5)')
+    parser.add_argument('--flow_iters', type=int, default=400, help='of the flow network of all runs (default: 400)')
+    parser.add_argument('--results', type=Path, help='JSONL of the results (default: results.jsonl in --data)')
+    parser.add_argument('--table', action='store_true', help='print the tables of --results, train nothing')
+    parser.add_argument('--plot', type=Path, metavar='DIR', help='draw --results there, train nothing')
+
+
+def run(args: argparse.Namespace, root: Path) -> None:
+    """Trains what is missing and prints the tables, or only reads the results.
+
+    Args:
+        args: The arguments.
+        root: Folder for data and runs.
+
+    Raises:
+        InputError: If an option breaks its rule, or a run fails.
+    """
+    _check(args)
+    from multigrid_vsr.bench.train import tables
+    from multigrid_vsr.bench.train.results import read_runs, read_times
+
+    path = args.results or root / 'results.jsonl'
+    if not args.table and args.plot is None:
+        from multigrid_vsr.bench.train import matrix
+
+        matrix.train(root, _runs(args), path, args.rounds, args.jobs, args.flow_iters)
+    results, times = read_runs(path), read_times(path)
+    if not results:
+        raise InputError(f'--results: must be a file with runs that are done, got {path}. Train first.')
+    for runs in tables.groups(results):
+        print(f'\n{tables.title(runs)}\n{tables.variants_table(results, times, runs)}\n')
+        print(f'{tables.claims_table(results, runs)}\n\n{tables.loading_table(results, times, runs)}')
+        if args.plot is not None:
+            from multigrid_vsr.bench.train.plot import draw
+
+            args.plot.mkdir(parents=True, exist_ok=True)
+            draw(args.plot / f'{"_".join(f"{part}" for part in runs[0][1:-1])}.png', results, times, runs)
+
+
+def _runs(args: argparse.Namespace) -> list[Run]:
+    from multigrid_vsr.bench.train.claims import CLAIMS
+    from multigrid_vsr.bench.train.options import Run
+    from multigrid_vsr.bench.train.variants import VARIANTS
+
+    names = args.variants or list(VARIANTS)
+    if args.rows:
+        of_rows = {name for claim in CLAIMS if claim.row in args.rows for name in (claim.variant, claim.against)}
+        names = [name for name in names if name in of_rows]
+    return [
+        Run(name, args.arch, args.gt_size, args.num_frame, rate, args.iters, seed)
+        for seed in range(args.seeds)
+        for rate in args.rates
+        for name in names
+    ]
+
+
+def _check(args: argparse.Namespace) -> None:
+    from multigrid_vsr.bench.train.claims import CLAIMS
+    from multigrid_vsr.bench.train.options import NETWORKS
+    from multigrid_vsr.bench.train.variants import VARIANTS
+
+    least = {'seeds': 1, 'iters': LEAST_ITERS, 'gt_size': 64, 'num_frame': 4, 'rounds': 0, 'jobs': 1, 'flow_iters': 1}
+    for name, bound in least.items():
+        value = getattr(args, name)
+        if value is not None and value < bound:
+            raise OptionError(f'--{name}', f'be at least {bound}', value, 'Give a larger number.')
+    for rate in args.rates:
+        if not 0 < rate < float('inf'):
+            raise OptionError('--rates', 'be numbers above 0', rate, 'Write them as 2e-3 5e-4.')
+    known: dict[str, tuple[list[Any], list[Any]]] = {
+        '--arch': ([args.arch], list(NETWORKS)),
+        '--variants': (args.variants or [], list(VARIANTS)),
+        '--rows': (args.rows or [], sorted({claim.row for claim in CLAIMS})),
+    }
+    for option, (given, among) in known.items():
+        for name in given:
+            if name not in among:
+                raise OptionError(option, f'be of {", ".join(map(str, among))}', name, 'Choose among them.')

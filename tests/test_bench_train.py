@@ -1,0 +1,182 @@
+"""The matrix of runs: two real ones of 12 iterations; its options, verdicts and tables on literal numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+
+import pytest
+from runs import run
+
+from multigrid_vsr.bench.train import tables
+from multigrid_vsr.bench.train.claims import CLAIMS, interval, verdict
+from multigrid_vsr.bench.train.options import NETWORKS, Run, options
+from multigrid_vsr.bench.train.results import read_runs, read_times
+from multigrid_vsr.bench.train.variants import VARIANTS
+from multigrid_vsr.options.train_block import checked_schedule
+
+A_RUN = Run('paper', 'basicvsr', 128, 7, 0.002, 360, 3)
+
+
+def bench(cwd, *arguments, ok=True):
+    return run(sys.executable, '-m', 'multigrid_vsr.cli', 'bench', 'train', *arguments, cwd=cwd, ok=ok).stdout
+
+
+def test_bench_trains_what_is_missing_and_reads_its_results_again(tmp_path):
+    names = ('--variants', 'stock', 'paper')
+    small = ('--iters', 12, '--seeds', 1, '--rounds', 1, '--flow_iters', 2, '--data', 'bench')
+    printed = bench(tmp_path, *small, *names, '--jobs', 2)
+    assert set(re.findall(r'(\d/\d \w+), seed 0: 100%', printed)) == {'1/2 stock', '2/2 paper'}
+    path = tmp_path / 'bench/results.jsonl'
+    runs, times = read_runs(path), read_times(path)
+    assert {run_.variant for run_ in runs} == {'stock', 'paper'}
+    for run_, result in runs.items():
+        assert [iteration for iteration, _ in result.curve] == [2, 4, 6, 8, 10, 12]
+        assert all(20 < psnr < 35 for psnr in (result.psnr(), result.psnr(averaged=False)))
+        assert result.psnr() != result.psnr(averaged=False)
+        assert 0 < times.seconds(run_, result, 6) < times.seconds(run_, result)
+    paper = next(result for run_, result in runs.items() if run_.variant == 'paper')
+    assert [(count, str(shape)) for count, shape in paper.segments] == [
+        (2, '2x3x64x64'), (2, '2x5x64x64'), (2, '2x7x64x64'), (2, '2x3x128x128'), (2, '2x5x128x128'), (2, '2x7x128x128'),
+    ]  # fmt: skip
+    before = path.read_text()
+    again = bench(tmp_path, *small, *names)  # nothing is missing
+    assert 'seed 0:' not in again
+    assert path.read_text() == before
+    tables_only = bench(tmp_path, '--table', '--results', 'bench/results.jsonl', '--plot', 'pictures')
+    assert tables_only.strip() in again
+    assert [p.name for p in (tmp_path / 'pictures').iterdir()] == ['basicvsr_128_7_0.002_12.png']
+    assert not list((tmp_path / 'bench/experiments').iterdir())
+
+
+@pytest.mark.parametrize('arch', [name for name in NETWORKS if name != 'basicvsr_64x30'])
+@pytest.mark.parametrize('name', VARIANTS)
+def test_options_of_every_variant_are_a_run_that_passes_the_checks(name, arch):
+    opt = options(A_RUN._replace(variant=name, arch=arch))
+    assert opt['train']['ema_decay'] == 0.98
+    if VARIANTS[name].setup == 'stock':
+        assert (opt['model_type'], 'multigrid' in opt) == ('VideoRecurrentModel', False)
+    else:
+        full = checked_schedule(opt).segments[-1].shape
+        assert (full.gt_size, full.num_frame) == (128, 5 if arch == 'edvr' else 7)
+
+
+def test_options_of_a_variant_differ_from_the_papers_where_it_says_so():
+    paper = options(A_RUN)
+    assert paper['multigrid'] == {'gt_size': [64, 128], 'num_frame': [3, 5, 7]}
+    rule = {'type': 'MultigridCosineLR', 'eta_min': 1e-7, 'restart': 'shape', 'anneal': 'last', 'warmup_iter': 24}
+    assert paper['train']['scheduler'] == rule
+    assert (paper['manual_seed'], paper['train']['fix_flow'], paper['train']['flow_lr_mul']) == (3, 6, 0.125)
+    assert paper['train']['optim_g']['lr'] == 0.002
+
+    def of(name):
+        return options(A_RUN._replace(variant=name))
+
+    batch4 = of('batch4_sqrt')
+    assert batch4['datasets']['train']['batch_size_per_gpu'] == 8
+    assert (batch4['train']['total_iter'], batch4['train']['optim_g']['lr']) == (90, 0.004)
+    assert batch4['train']['scheduler']['warmup_iter'] == 6
+    assert of('batch4')['train']['optim_g']['lr'] == 0.008
+    assert of('batch4_no_ramp')['train']['scheduler']['warmup_iter'] == -1
+    assert of('last_sixth')['multigrid']['stage_iter'] == [300, 60]
+    assert of('full')['multigrid'] == {'stages': [{'iter': 60, 'gt_size': 128, 'num_frame': 7}] * 6}
+    assert of('at_once')['multigrid']['stages'] == [
+        {'iter': 120, 'gt_size': 64, 'num_frame': 3},
+        {'iter': 120, 'gt_size': 96, 'num_frame': 5},
+        {'iter': 120, 'gt_size': 128, 'num_frame': 7},
+    ]
+    # 180 iterations of 2 samples a stage, a third of them at each shape of 8, 6, 4 and of 4, 2, 2 samples
+    # (volume: 2 x 7 x 4 / 3 = 18, 11, 8 and 4, 2, 2; at most 8): 15 + 15 + 15 + 30 + 60 + 60
+    assert of('volume_samples')['train']['total_iter'] == 195
+    constant = of('constant')['train']
+    assert (constant['scheduler']['type'], constant['warmup_iter']) == ('MultiStepLR', 24)
+    assert of('plain')['train']['scheduler'] == of('stock')['train']['scheduler']
+
+
+def test_interval_is_that_of_students_t():
+    low, high = interval([0.1, 0.2, 0.3])  # t = 4.3027 for 2 degrees of freedom, 0.1 / sqrt 3
+    assert (low, high) == pytest.approx((0.2 - 0.24842, 0.2 + 0.24842), abs=1e-4)
+    assert interval([0.1]) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize(
+    ('differences', 'bound', 'expected'),
+    [
+        ([0.10, 0.11, 0.12], 0.0, 'supported'),
+        ([0.10, 0.11, 0.12], 0.11, 'cannot tell'),
+        ([-0.10, -0.11, -0.12], 0.0, 'refuted'),
+        ([-0.04, -0.03, -0.04], -0.05, 'cannot tell'),
+        ([-0.03, -0.03, -0.031], -0.05, 'supported'),
+        ([0.5], 0.0, 'cannot tell'),
+    ],
+)
+def test_verdict_follows_from_the_interval_alone(differences, bound, expected):
+    assert verdict(differences, bound) == expected
+
+
+def test_tables_pair_runs_inside_a_seed_and_add_up_times(tmp_path):
+    path = tmp_path / 'results.jsonl'
+    shapes = {'full': [[10, 2, 7, 128]], 'paper': [[6, 2, 7, 64], [4, 2, 7, 128]], 'cosine': [[10, 2, 7, 128]]}
+    psnrs = {'full': [30.0, 30.2, 30.4], 'paper': [30.1, 30.3, 30.6], 'cosine': [29.6, 29.9, 30.1]}
+    lines = [
+        {
+            'kind': 'run', **A_RUN._replace(variant=name, seed=seed, iters=10)._asdict(), 'segments': shapes[name],
+            'curve': [[5, psnr - 1], [8, psnr - 0.05], [10, psnr]], 'psnr_last': psnr - 0.2, 'wall': 9.9,
+        }
+        for name in shapes
+        for seed, psnr in enumerate(psnrs[name])
+    ]  # fmt: skip
+    for shape, steps, loads in (([2, 7, 64], [100, 500, 300], [1, 1, 1]), ([2, 7, 128], [1000], [2500])):
+        case = {'arch': 'basicvsr', 'is_stock': False, 'train': [], 'shape': shape}
+        lines.append({'kind': 'time', **case, 'step_ms': steps, 'load_ms': loads})
+    path.write_text('\n'.join(map(json.dumps, lines)))
+    results, times = read_runs(path), read_times(path)
+    (group,) = tables.groups(results)
+    rows = [re.split(r'  +', row.strip()) for row in tables.variants_table(results, times, group).splitlines()[2:]]
+    assert rows == [
+        # 10 s of steps, 25 s with loading that they do not hide
+        ['full', '3', '10', '10', '25', '30.200', '0.200', '+0.000 [+0.000, +0.000]', '25 (3 of 3)'],
+        # 6 x 0.3 s and 4 of the others; at iteration 8 two seeds have passed their baseline: 6 x 0.3 and 2 x 2.5
+        ['paper', '3', '10', '6', '12', '30.333', '0.252', '+0.133 [-0.010, +0.277]', '7 (3 of 3)'],
+        ['cosine', '3', '10', '10', '25', '29.867', '0.252', '-0.333 [-0.477, -0.190]', '-'],
+    ]
+    claims = [re.split(r'  +', row.strip()) for row in tables.claims_table(results, group).splitlines()[2:]]
+    assert [(row[2], row[4], row[5]) for row in claims] == [
+        ('paper - cosine', '+0.467 [+0.323, +0.610]', 'supported'),
+        ('paper - full', '+0.133 [-0.010, +0.277]', 'supported'),
+    ]
+
+    loading = [re.split(r'  +', row.strip()) for row in tables.loading_table(results, times, group).splitlines()[2:]]
+    assert loading == [['paper', 'the shape', '6', '12'], ['paper', 'the full shape', '6', '25']]
+
+
+def test_claims_compare_variants_that_there_are():
+    assert {name for claim in CLAIMS for name in (claim.variant, claim.against)} <= VARIANTS.keys()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'line'),
+    [
+        (('--seeds', 0), '--seeds: must be at least 1, got 0. Give a larger number.\n'),
+        (('--jobs', 0), '--jobs: must be at least 1, got 0. Give a larger number.\n'),
+        (('--iters', 5), '--iters: must be at least 12, got 5. Give a larger number.\n'),
+        (('--rates', '0'), '--rates: must be numbers above 0, got 0.0. Write them as 2e-3 5e-4.\n'),
+        (
+            ('--arch', 'vsr'),
+            '--arch: must be of basicvsr, basicvsr_64x30, basicvsrpp, edvr, got vsr. Choose among them.\n',
+        ),
+        (('--rows', 7), '--rows: must be of 1, 2, 3, 4, 5, 6, 8, got 7. Choose among them.\n'),
+        (('--table',), '--results: must be a file with runs that are done, got bench/results.jsonl. Train first.\n'),
+    ],
+)
+def test_bench_with_bad_option_exits_with_one_line(tmp_path, arguments, line):
+    assert bench(tmp_path, *arguments, '--data', 'bench', ok=False) == line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('what', ['loader', 'step', 'options', 'run'])
+def test_bench_without_rounds_exits_with_one_line(tmp_path, what):
+    done = run(sys.executable, '-m', 'multigrid_vsr.cli', 'bench', what, '--rounds', 0, cwd=tmp_path, ok=False)
+    assert done.stdout == '--rounds: must be at least 1, got 0. Medians are taken over the rounds.\n'
