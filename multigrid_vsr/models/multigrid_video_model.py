@@ -21,6 +21,8 @@ from multigrid_vsr.models import acceleration, checkpoint, optimizer_state
 from multigrid_vsr.models.lr_scheduler import BatchScaling, MultigridCosineLR
 from multigrid_vsr.models.preflight import preflight
 from multigrid_vsr.models.run_keeper import RunKeeper
+from multigrid_vsr.models.run_watch import RunWatch
+from multigrid_vsr.models.shape_times import time_shapes
 from multigrid_vsr.models.validation import validate
 from multigrid_vsr.models.wrapping import looks_in_vain, wrap
 from multigrid_vsr.options.multigrid_block import largest_part
@@ -57,8 +59,9 @@ class MultigridVideoModel(VideoRecurrentModel):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp_dtype is torch.float16)
         self.gpus = 1 if opt['dist'] else max(opt['num_gpu'], 1)  # `DataParallel` has the batches of all its GPUs
         self._largest_part = largest_part(opt)
-        self._losses: dict[str, torch.Tensor] = {}
+        self._losses: dict[str, Any] = {}
         self._keeper = RunKeeper(self)
+        self.watch = RunWatch(self)
         if opt['train'].get('channels_last') and self.ema_decay > 0:
             acceleration.to_channels_last(self.net_g_ema)
         if opt['train'].get('compile'):
@@ -94,6 +97,7 @@ class MultigridVideoModel(VideoRecurrentModel):
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """Sets the rates of an iteration: the scheduler's, BasicSR's own warm-up, the factor of the batch."""
         self._keeper.leave_if_stopped()
+        self.watch.before_iteration(current_iter)
         with self._batch_scaling.taken_off(current_iter) if self._batch_scaling is not None else nullcontext():
             super().update_learning_rate(current_iter, warmup_iter)
 
@@ -125,18 +129,24 @@ class MultigridVideoModel(VideoRecurrentModel):
             assert self.lq.shape[1] == shape.num_frame, (self.lq.shape, current_iter, shape)
             assert self.gt.shape[-1] == shape.gt_size, (self.gt.shape, current_iter, shape)
             if not self._is_preflighted:
-                preflight(self, self.schedule)
+                with self.watch.spending('trial'):
+                    preflight(self, self.schedule)
+                    self.watch.take_times(time_shapes(self, self.schedule, current_iter))
             self._is_preflighted = True
         train_opt = self.opt['train']
         self._hold_fixed(*(current_iter < (train_opt.get(key) or 0) for key in _FIXING_OPTIONS))
         self.update(current_iter)
+        self.watch.after_iteration(current_iter, self._losses)
         self._keeper.after_iteration(current_iter)
 
-    def validation(self, *args: Any, **kwargs: Any) -> None:
+    def validation(self, dataloader: Any, current_iter: int | str, *args: Any, **kwargs: Any) -> None:
         """BasicSR's, unless the run was asked to stop."""
-        if self.is_train:
-            self._keeper.leave_if_stopped()
-        super().validation(*args, **kwargs)
+        if not self.is_train:
+            return super().validation(dataloader, current_iter, *args, **kwargs)
+        self._keeper.leave_if_stopped()
+        with self.watch.spending('validation'):
+            super().validation(dataloader, current_iter, *args, **kwargs)
+            self._keeper.after_validation(dataloader.dataset.opt['name'], current_iter)
 
     def update(self, current_iter: int) -> None:
         """The gradient of ``self.lq`` and ``self.gt``, the optimizer's step and the average of the weights."""
@@ -147,6 +157,7 @@ class MultigridVideoModel(VideoRecurrentModel):
         if looks_in_vain(self.net_g):  # what was held fixed was all that had no gradient
             self.net_g = wrap(self.get_bare_model(self.net_g), self.opt, self.device, find_unused=False)
             get_root_logger().info('All that trains has a gradient: find_unused_parameters is off from here.')
+        self.watch.before_step(self.optimizer_g)
         self.scaler.step(self.optimizer_g)
         self.scaler.update()
         if self.ema_decay > 0:
@@ -204,7 +215,7 @@ class MultigridVideoModel(VideoRecurrentModel):
 
     def get_current_log(self) -> dict[str, float]:
         """The losses of the last iteration, the mean over all ranks; only here is the device waited for."""
-        self.log_dict = self.reduce_loss_dict(self._losses)
+        self.log_dict = self.watch.logged(lambda: self.reduce_loss_dict(self._losses))
         return self.log_dict
 
     def model_ema(self, decay: float = 0.999) -> None:
@@ -234,7 +245,8 @@ class MultigridVideoModel(VideoRecurrentModel):
         Raises:
             InputError: If the weights at the end of the run cannot be written.
         """
-        self._keeper.save(super().save, epoch, current_iter)
+        with self.watch.spending('saving'):
+            self._keeper.save(super().save, epoch, current_iter)
 
     def save_network(
         self, net: torch.nn.Module | list[torch.nn.Module], net_label: str, current_iter: int, param_key: Any = 'params'

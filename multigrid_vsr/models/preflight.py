@@ -31,7 +31,7 @@ def preflight(model: Any, schedule: Schedule) -> None:
         InputError: If the arch does not take a shape, or the memory of the GPU does not hold the largest.
     """
     shapes = sorted(dict.fromkeys(s.shape for s in schedule.segments), key=partial(_part_pixels, model), reverse=True)
-    with _as_before(model):
+    with as_before(model):
         if limits_of(model.opt['network_g']) is None:
             for num_frame, gt_size in dict.fromkeys((shape.num_frame, shape.gt_size) for shape in shapes):
                 _check_output(model, num_frame, gt_size)
@@ -49,7 +49,8 @@ def _part_pixels(model: Any, shape: BatchShape) -> int:
 
 
 @contextmanager
-def _as_before(model: Any) -> Iterator[None]:
+def as_before(model: Any) -> Iterator[None]:
+    """Puts buffers, gradients, random state and scaler back as they were."""
     buffers = [
         (buffer, buffer.clone()) for name in ('net_g', 'net_d') if hasattr(model, name)
         for buffer in getattr(model, name).buffers()

@@ -9,6 +9,7 @@ from typing import Any
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.options.arch_limits import GAN_MODEL_TYPES
 from multigrid_vsr.options.checked import check_given, checked
+from multigrid_vsr.options.keeping import best_metric
 from multigrid_vsr.options.multigrid_block import lookup
 from multigrid_vsr.options.settle import paths
 
@@ -47,6 +48,9 @@ def check_host_options(opt: Mapping[str, Any]) -> None:
         raise OptionError('train.pixel_opt', 'be given, or train.perceptual_opt', None, 'A run needs a loss.')
     if opt['model_type'] in GAN_MODEL_TYPES and train_opt.get('fix_flow') and train_opt.get('lr_flow') is None:
         raise OptionError('train.lr_flow', 'be given beside fix_flow in a GAN run', None, 'BasicSR needs it.')
+    best_metric(opt)
+    if lookup(opt, 'val.tb_images') and not opt['logger'].get('use_tb_logger'):
+        raise OptionError('logger.use_tb_logger', 'be true beside val.tb_images', False, 'Set it, or remove tb_images.')
     if lookup(opt, 'logger.wandb.project') is not None and not opt['logger'].get('use_tb_logger'):
         raise OptionError(
             'logger.use_tb_logger', 'be true beside logger.wandb.project', False, 'Set it, or set the project to ~.'

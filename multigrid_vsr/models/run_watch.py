@@ -1,0 +1,124 @@
+"""What is looked at while a run trains: its time, its losses, the norm of its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.run_lines import span
+from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.models import checkpoint
+from multigrid_vsr.models.grad_clip import GradClip
+from multigrid_vsr.models.loss_guard import LossGuard, are_finite
+from multigrid_vsr.models.progress import Progress
+from multigrid_vsr.models.run_clock import RunClock
+from multigrid_vsr.models.shape_times import ShapeTime
+from multigrid_vsr.options.watch_table import MOST_NAN
+
+
+class RunWatch:
+    """Watches the run of a model.
+
+    Args:
+        model: A ``MultigridVideoModel`` in training.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        opt = model.opt
+        self.clock = RunClock(model.schedule, opt, model.device) if model.schedule is not None else None
+        RunClock.current = self.clock
+        self._most_nan = opt['train'].get('stop_on_nan', MOST_NAN)
+        self._guard = LossGuard(model.device, opt['dist']) if self._most_nan else None
+        self._clip: GradClip | None = None
+        if opt['train'].get('grad_clip_norm'):
+            optimizers = {'grad_norm': model.optimizer_g, 'grad_norm_d': getattr(model, 'optimizer_d', None)}
+            present = {name: optimizer for name, optimizer in optimizers.items() if optimizer is not None}
+            self._clip = GradClip(present, opt['train']['grad_clip_norm'], model.scaler)
+        self._progress = Progress(opt)
+        self._current_iter = 0
+
+    def before_iteration(self, current_iter: int) -> None:
+        if self.clock is not None:
+            self.clock.begin(current_iter)
+
+    def take_times(self, tried: dict[BatchShape, ShapeTime]) -> None:
+        """Takes what each shape took before the run."""
+        if self.clock is not None:
+            self.clock.tried = tried
+            self.clock.say_tried()
+
+    def before_step(self, optimizer: Any) -> None:
+        """Called with the whole gradient, before the scaler's step."""
+        if self._clip is not None:
+            self._clip.unscale(optimizer)
+
+    def after_iteration(self, current_iter: int, losses: dict[str, Any]) -> None:
+        self._current_iter = current_iter
+        if self._guard is not None:
+            self._guard.add(losses)
+        if self.clock is not None:
+            self.clock.end(current_iter)
+        self._progress.after_iteration(current_iter)
+
+    def spending(self, on: str) -> AbstractContextManager[None]:
+        """Time that is no step: see :meth:`RunClock.spending`."""
+        return self.clock.spending(on) if self.clock is not None else nullcontext()
+
+    def logged(self, losses: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """The values of a log line; all ranks ask for them.
+
+        Args:
+            losses: Gives the means over ranks; waits for the device.
+
+        Raises:
+            OptionError: If the loss has been no number for too long.
+        """
+        with self.spending('step'):
+            values = dict(losses())
+            if self._guard is not None:
+                self._stop_if_nan(self._guard.count())
+            if self._clip is not None:
+                values.update(self._clip.norms())
+        if self.clock is not None:
+            left = span(self.clock.seconds_left(self._current_iter))
+            self._progress.say(f'[{self._model.schedule.at_current_iter(self._current_iter).shape}], {left} left')
+        return values
+
+    def may_save(self) -> bool:
+        """Whether the weights are worth a checkpoint: those that are no numbers would push good ones out."""
+        networks = [self._model.net_g, *([self._model.net_d] if hasattr(self._model, 'net_d') else [])]
+        return self._guard is None or are_finite(networks)
+
+    def end(self) -> None:
+        """At the end of training."""
+        if self.clock is not None:
+            self.clock.finish()
+        self._progress.close()
+
+    def nan_error(self, count: int = 0) -> OptionError:
+        """What to do about a loss that is no number; 0 iterations for weights that are none."""
+        train_opt = self._model.opt['train']
+        iteration = self._current_iter
+        shape = '' if self._model.schedule is None else f'[{self._model.schedule.at_current_iter(iteration).shape}], '
+        rate = self._model.get_current_learning_rate()[0]
+        ways = ['Lower train.optim_g.lr', 'lengthen train.scheduler.warmup_iter']
+        ways += [] if self._clip else ['set train.grad_clip_norm: 1']
+        ways += ['use train.amp: bf16'] if train_opt.get('amp') == 'fp16' else []
+        states = checkpoint.saved_states(Path(self._model.opt['path']['training_states']))
+        kept = f'--auto_resume goes on from iteration {states[0].stem}' if states else 'no checkpoint was there yet'
+        found = f'none for {count}' if count else 'weights that are NaN'
+        return OptionError(
+            'train.stop_on_nan',
+            f'see a finite loss within {self._most_nan} iterations',
+            f'{found} at iteration {iteration} ({shape}learning rate {rate:.1e})',
+            f'{", ".join(ways[:-1])}, or {ways[-1]}; {kept}.',
+        )
+
+    def _stop_if_nan(self, count: int) -> None:
+        if count >= self._most_nan:
+            self._progress.close()
+            raise self.nan_error(count)
