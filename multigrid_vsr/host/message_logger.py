@@ -37,7 +37,7 @@ class MultigridMessageLogger(MessageLogger):
                 ``get_current_log`` gave.
         """
         clock = RunClock.current
-        if self.schedule is None or clock is None:
+        if self.schedule is None or clock is None or not clock.is_running:
             return super().__call__(log_vars)
         epoch, current_iter, lrs = (log_vars.pop(key) for key in ('epoch', 'iter', 'lrs'))
         iter_time, data_time = log_vars.pop('time'), log_vars.pop('data_time')

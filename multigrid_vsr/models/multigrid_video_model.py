@@ -19,10 +19,8 @@ from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.pixels import to_float_rgb
 from multigrid_vsr.models import acceleration, checkpoint, optimizer_state
 from multigrid_vsr.models.lr_scheduler import BatchScaling, MultigridCosineLR
-from multigrid_vsr.models.preflight import preflight
 from multigrid_vsr.models.run_keeper import RunKeeper
 from multigrid_vsr.models.run_watch import RunWatch
-from multigrid_vsr.models.shape_times import time_shapes
 from multigrid_vsr.models.validation import validate
 from multigrid_vsr.models.wrapping import looks_in_vain, wrap
 from multigrid_vsr.options.multigrid_block import largest_part
@@ -129,9 +127,7 @@ class MultigridVideoModel(VideoRecurrentModel):
             assert self.lq.shape[1] == shape.num_frame, (self.lq.shape, current_iter, shape)
             assert self.gt.shape[-1] == shape.gt_size, (self.gt.shape, current_iter, shape)
             if not self._is_preflighted:
-                with self.watch.spending('trial'):
-                    preflight(self, self.schedule)
-                    self.watch.take_times(time_shapes(self, self.schedule, current_iter))
+                self.watch.try_shapes(current_iter)
             self._is_preflighted = True
         train_opt = self.opt['train']
         self._hold_fixed(*(current_iter < (train_opt.get(key) or 0) for key in _FIXING_OPTIONS))

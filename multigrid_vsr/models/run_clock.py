@@ -150,6 +150,11 @@ class RunClock:
         elif self._here is not None and self._here.since_line.iterations:
             self._here.since_line.step += seconds
 
+    @property
+    def is_running(self) -> bool:
+        """Whether an iteration has been timed: a model of another plugin does not say when."""
+        return self._here is not None and self._here.first > 0
+
     def line(self, current_iter: int) -> dict[str, float]:
         """The figures of a log line, since the last one in the same segment.
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.run_lines import span
-from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.models import checkpoint
 from multigrid_vsr.models.grad_clip import GradClip
 from multigrid_vsr.models.loss_guard import LossGuard, are_finite
-from multigrid_vsr.models.progress import Progress
+from multigrid_vsr.models.preflight import preflight
+from multigrid_vsr.models.progress import Progress, shows_progress
 from multigrid_vsr.models.run_clock import RunClock
-from multigrid_vsr.models.shape_times import ShapeTime
+from multigrid_vsr.models.shape_times import time_shapes
 from multigrid_vsr.options.watch_table import MOST_NAN
 
 
@@ -45,10 +45,16 @@ class RunWatch:
         if self.clock is not None:
             self.clock.begin(current_iter)
 
-    def take_times(self, tried: dict[BatchShape, ShapeTime]) -> None:
-        """Takes what each shape took before the run."""
+    def try_shapes(self, current_iter: int) -> None:
+        """Tries the shapes to come before the first iteration here: what does not fit, and what each takes.
+
+        Raises:
+            InputError: As :func:`preflight`.
+        """
         if self.clock is not None:
-            self.clock.tried = tried
+            with self.clock.spending('trial'):
+                preflight(self._model, self._model.schedule)
+                self.clock.tried = time_shapes(self._model, self._model.schedule, current_iter)
             self.clock.say_tried()
 
     def before_step(self, optimizer: Any) -> None:
@@ -83,7 +89,7 @@ class RunWatch:
                 self._stop_if_nan(self._guard.count())
             if self._clip is not None:
                 values.update(self._clip.norms())
-        if self.clock is not None:
+        if self.clock is not None and shows_progress(self._model.opt):
             left = span(self.clock.seconds_left(self._current_iter))
             self._progress.say(f'[{self._model.schedule.at_current_iter(self._current_iter).shape}], {left} left')
         return values
