@@ -14,7 +14,6 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch.nn.parallel import DistributedDataParallel
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.plan import shape_notes, stage_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.pixels import to_float_rgb
 from multigrid_vsr.models import acceleration, checkpoint, optimizer_state
@@ -24,7 +23,7 @@ from multigrid_vsr.models.run_watch import RunWatch
 from multigrid_vsr.models.validation import validate
 from multigrid_vsr.models.wrapping import looks_in_vain, wrap
 from multigrid_vsr.options.multigrid_block import largest_part
-from multigrid_vsr.options.scheduler import cosine_options
+from multigrid_vsr.options.scheduler import cosine_options, rate_of
 from multigrid_vsr.options.table import SCHEDULER_TYPE
 
 AMP_DTYPES = {None: None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -65,10 +64,7 @@ class MultigridVideoModel(VideoRecurrentModel):
         if opt['train'].get('compile'):
             shapes = {s.shape for s in self.schedule.segments} if self.schedule is not None else ()
             acceleration.compile_children(self.get_bare_model(self.net_g), opt['train']['compile'], len(shapes))
-        if self.schedule is not None:
-            get_root_logger().info(f'Multigrid schedule:\n{stage_table(self.schedule, checkpoint.ranks(opt))}')
-            for note in shape_notes(self.schedule, opt.get('scale', 1)):
-                get_root_logger().info(note)
+        self.watch.say_schedule(self.rate)
 
     def setup_optimizers(self) -> None:
         """Sets up the optimizer with ``flow_lr_mul``, or with EDVR's ``dcn_lr_mul``, as BasicSR's models do."""
@@ -77,6 +73,7 @@ class MultigridVideoModel(VideoRecurrentModel):
     def setup_schedulers(self) -> None:
         """Sets up BasicSR's schedulers, or ``MultigridCosineLR``."""
         scheduler_opt = self.opt['train']['scheduler']
+        self.rate = rate_of(self.opt['train'], self.schedule) if self.schedule is not None else None
         if scheduler_opt.get('type') != SCHEDULER_TYPE:
             batch_scaling = scheduler_opt.pop('batch_scaling', 'none')
             if self.schedule is not None and batch_scaling != 'none':

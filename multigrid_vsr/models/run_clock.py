@@ -239,6 +239,8 @@ class RunClock:
 
     def _finish(self, following: Segment | None) -> None:
         """Says what the segment took, and what comes next."""
+        if not self.is_running:
+            return
         here = self._here
         assert here is not None
         with self.spending('step'):

@@ -7,7 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from basicsr.utils import get_root_logger
+
 from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.lr import Rate
+from multigrid_vsr.core.plan import shape_notes, stage_table
 from multigrid_vsr.core.run_lines import span
 from multigrid_vsr.models import checkpoint
 from multigrid_vsr.models.grad_clip import GradClip
@@ -40,6 +44,14 @@ class RunWatch:
             self._clip = GradClip(present, opt['train']['grad_clip_norm'], model.scaler)
         self._progress = Progress(opt)
         self._current_iter = 0
+
+    def say_schedule(self, rate: Rate | None) -> None:
+        """The table that ``multigrid-vsr plan`` prints."""
+        schedule, opt = self._model.schedule, self._model.opt
+        if schedule is not None:
+            get_root_logger().info(f'Multigrid schedule:\n{stage_table(schedule, checkpoint.ranks(opt), rate)}')
+            for note in shape_notes(schedule, opt.get('scale', 1)):
+                get_root_logger().info(note)
 
     def before_iteration(self, current_iter: int) -> None:
         if self.clock is not None:
