@@ -139,8 +139,7 @@ def predict(opt: dict[str, Any], rounds: int) -> Prediction:
         step = sum(times[shape]) / len(times[shape])
         costs[shape] = ShapeCost(step, max(0.0, loads[shape] / workers - step) if workers else loads[shape])
     del model
-    step, why_not = _stock_step(opt, dataset, rounds)
-    return Prediction(schedule, costs, step, why_not)
+    return Prediction(schedule, costs, *_stock_step(opt, dataset, rounds))
 
 
 def _load(dataset: Any, schedule: Schedule, shape: BatchShape) -> tuple[dict[str, Any], float]:

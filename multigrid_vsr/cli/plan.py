@@ -30,9 +30,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser('plan', help='check an option file and print its stages')
     parser.add_argument('-opt', required=True, help='path to the option YAML file')
     parser.add_argument('--gpus', type=int, help='number of GPUs in all; default: num_gpu of the file')
-    parser.add_argument(
-        '--measure', action='store_true', help='time every shape here: the hours of the run and of stock'
-    )
+    parser.add_argument('--measure', action='store_true', help='time every shape here: hours of the run and of stock')
     parser.add_argument('--plot', type=Path, metavar='FILE', help='draw the run: a .png or .svg')
     parser.add_argument('--json', action='store_true', help='print JSON instead of text')
     parser.add_argument('--force_yml', nargs='+', default=[], metavar='KEY:KEY=VALUE', help="as BasicSR's")
@@ -67,10 +65,6 @@ def run(args: argparse.Namespace) -> None:
         from multigrid_vsr.report.plan_plot import plot_plan
 
         write_whole('--plot', args.plot, plot_plan(schedule, rate, str(opt.get('name')), args.plot.suffix[1:].lower()))
-    if args.gpus is None and uses_multigrid(opt):
-        from multigrid_vsr.host.run_check import check_num_gpu
-
-        check_num_gpu(opt)
     prediction = _predict(args, opt) if args.measure else None
     if args.json:
         data = plan_data(schedule, world_size, rate)
@@ -78,6 +72,10 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps({'name': opt.get('name'), **data, 'notes': [*notes, *data_notes], **measured}, indent=1))
     elif prediction:
         print(prediction)
+    if args.gpus is None and uses_multigrid(opt):
+        from multigrid_vsr.host.run_check import check_num_gpu
+
+        check_num_gpu(opt)
 
 
 def _check_plot(path: Path | None) -> None:

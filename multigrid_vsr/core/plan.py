@@ -29,17 +29,8 @@ def stage_table(schedule: Schedule, world_size: int = 1, rate: Rate | None = Non
         rate: The learning rate; ``None`` leaves its column out. It is that of the first and the last iteration.
     """
     unit, per_unit = _unit(schedule, world_size)
-    header: tuple[str, ...] = (
-        'stage',
-        'iterations',
-        'count',
-        'gt_size',
-        'num_frame',
-        'batch/gpu',
-        'samples',
-        unit,
-        'cost',
-    )
+    header: tuple[str, ...] = ('stage', 'iterations', 'count', 'gt_size', 'num_frame', 'batch/gpu', 'samples', unit)
+    header += ('cost',)
     rows = []
     for segment in schedule.segments:
         shape = segment.shape

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.pixels import to_float_rgb
-from multigrid_vsr.models import acceleration, checkpoint, optimizer_state
+from multigrid_vsr.models import acceleration, optimizer_state
 from multigrid_vsr.models.lr_scheduler import BatchScaling, MultigridCosineLR
 from multigrid_vsr.models.run_keeper import RunKeeper
 from multigrid_vsr.models.run_watch import RunWatch

@@ -77,15 +77,13 @@ def _draw_cost(axis: Any, schedule: Schedule, title: str) -> None:
                 color=_LINE,
             )
     share = total_pixels(schedule) / (schedule.total_iter * full)
-    axis.set_title(
-        f'{title}: {share:.0%} of the pixels of as many iterations of the full shape', loc='left', fontsize=11
-    )
+    axis.set_title(f'{title}: {share:.0%} of the pixels of the full shape throughout', loc='left', fontsize=11)
     axis.set_ylim(0, most * 1.27)
     axis.set_yticks([0, 0.25, 0.5, 0.75, 1.0], ['0', '25%', '50%', '75%', '100%'])
     axis.set_ylabel('pixels an iteration')
 
 
-def _steps(schedule: Schedule, values: Sequence[float]) -> tuple[list[float], list[float]]:
+def _steps(schedule: Schedule, values: Sequence[float]) -> tuple[list[int], list[float]]:
     xs = [edge for segment in schedule.segments for edge in (segment.start, segment.end)]
     return xs, [value for value in values for _ in range(2)]
 
