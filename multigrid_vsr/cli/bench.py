@@ -18,6 +18,7 @@ _MEASURES = {
     'step': 'an iteration against BasicSR',
     'options': 'an iteration with each option that makes it faster',
     'run': 'a whole run against the sum of its steps',
+    'plan': 'what plan --measure and the log say of a run, against what it takes',
     'train': 'variants of a run with several seeds, by what they reach on real video, and in which time',
 }
 
@@ -48,9 +49,9 @@ def run(args: argparse.Namespace) -> None:
             return bench_train.run(args, root)
     if args.rounds < 1:
         raise OptionError('--rounds', 'be at least 1', args.rounds, 'Medians are taken over the rounds.')
-    from multigrid_vsr.bench import acceleration, loader, step, whole_run
+    from multigrid_vsr.bench import acceleration, loader, predicted, step, whole_run
 
-    modules = {'loader': loader, 'step': step, 'options': acceleration, 'run': whole_run}
+    modules = {'loader': loader, 'step': step, 'options': acceleration, 'run': whole_run, 'plan': predicted}
     with _folder(args) as root:
         modules[args.what].measure(root, args.rounds)
 

@@ -15,7 +15,7 @@ from multigrid_vsr.report.chart import count_label
 _STAGE_COLOURS = ('#9ecae1', '#4292c6', '#08519c', '#08306b')  # light to dark as shapes grow; any stage more is darkest
 _LINE, _RATE, _GREY = '#222222', '#D55E00', '#888888'
 _POINTS = 1000
-_LEAST_WIDTH = 0.055  # share of the axis that a label needs
+_LEAST_WIDTH = 0.065  # share of the axis that a label needs
 
 
 def plot_plan(schedule: Schedule, rate: Rate | None, title: str, kind: str) -> bytes:
