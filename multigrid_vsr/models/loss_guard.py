@@ -27,10 +27,14 @@ class LossGuard:
             total = torch.as_tensor(sum(losses.values()), device=self._count.device)
             self._count = (self._count + 1) * ~torch.isfinite(total)
 
-    def count(self) -> int:
-        """Iterations in a row until now, the most of all ranks: each of them has to ask. The device is waited for."""
+    def count(self, alone: bool = False) -> int:
+        """Iterations in a row until now, the most of all ranks: each of them has to ask. The device is waited for.
+
+        Args:
+            alone: Whether no other rank asks.
+        """
         count = self._count.clone()
-        if self._is_dist:
+        if self._is_dist and not alone:
             distributed.all_reduce(count, distributed.ReduceOp.MAX)
         return int(count)
 

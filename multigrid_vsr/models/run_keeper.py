@@ -70,8 +70,8 @@ class RunKeeper:
     def save(self, write: Callable[[int, int], None], epoch: int, current_iter: int) -> None:
         """Lets BasicSR's ``save`` write the weights and the state; -1 is the end of the run.
 
-        A disk that is full costs this checkpoint, not those before and not the run. Weights that are no numbers are not
-        saved, so the good ones before stay.
+        A disk that is full costs this checkpoint, not those before and not the run. A run that has blown up is not
+        saved, so the good checkpoints before stay.
 
         Raises:
             InputError: If the weights at the end of the run cannot be written, or are no numbers.
@@ -79,10 +79,10 @@ class RunKeeper:
         self.leave_if_stopped()
         if current_iter == -1:
             self._model.watch.end()
-        if not self._model.watch.may_save():
+        if not self._model.watch.may_save(current_iter == -1, self._is_failing):
             if current_iter == -1:
-                raise self._model.watch.nan_error()
-            get_root_logger().error(f'Iteration {current_iter} is not saved: weights are NaN or infinite.')
+                self._model.watch.give_up()
+            get_root_logger().error(f'Iteration {current_iter} is not saved: its loss or weights are NaN or infinite.')
             return
         try:
             write(epoch, current_iter)

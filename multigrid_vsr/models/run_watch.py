@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from basicsr.utils import get_root_logger
 
@@ -106,10 +107,17 @@ class RunWatch:
             self._progress.say(f'[{self._model.schedule.at_current_iter(self._current_iter).shape}], {left} left')
         return values
 
-    def may_save(self) -> bool:
-        """Whether the weights are worth a checkpoint: those that are no numbers would push good ones out."""
+    def may_save(self, is_last: bool, alone: bool) -> bool:
+        """Whether the weights are worth a checkpoint: a run that has blown up would push good ones out.
+
+        Args:
+            is_last: Whether the run ends here: a single loss that is no number says nothing of the weights.
+            alone: Whether this rank saves alone.
+        """
+        if self._guard is None:
+            return True
         networks = [self._model.net_g, *([self._model.net_d] if hasattr(self._model, 'net_d') else [])]
-        return self._guard is None or are_finite(networks)
+        return (is_last or self._guard.count(alone) == 0) and are_finite(networks)
 
     def end(self) -> None:
         """At the end of training."""
@@ -117,8 +125,18 @@ class RunWatch:
             self.clock.finish()
         self._progress.close()
 
-    def nan_error(self, count: int = 0) -> OptionError:
-        """What to do about a loss that is no number; 0 iterations for weights that are none."""
+    def give_up(self, count: int = 0) -> NoReturn:
+        """Ends a run whose loss is no number, on all ranks; rank 0 says what to do.
+
+        Args:
+            count: Iterations in a row until now; 0 for weights that are no numbers at the end of the run.
+
+        Raises:
+            OptionError: On rank 0.
+        """
+        self._progress.close()
+        if self._model.opt['rank'] != 0:
+            sys.exit(1)
         train_opt = self._model.opt['train']
         iteration = self._current_iter
         shape = '' if self._model.schedule is None else f'[{self._model.schedule.at_current_iter(iteration).shape}], '
@@ -129,7 +147,7 @@ class RunWatch:
         states = checkpoint.saved_states(Path(self._model.opt['path']['training_states']))
         kept = f'--auto_resume goes on from iteration {states[0].stem}' if states else 'no checkpoint was there yet'
         found = f'none for {count}' if count else 'weights that are NaN'
-        return OptionError(
+        raise OptionError(
             'train.stop_on_nan',
             f'see a finite loss within {self._most_nan} iterations',
             f'{found} at iteration {iteration} ({shape}learning rate {rate:.1e})',
@@ -138,5 +156,4 @@ class RunWatch:
 
     def _stop_if_nan(self, count: int) -> None:
         if count >= self._most_nan:
-            self._progress.close()
-            raise self.nan_error(count)
+            self.give_up(count)
