@@ -217,6 +217,7 @@ def test_rate_of_a_scheduler_of_basicsr_is_the_one_it_gives(kind, scheduler):
     assert [warm(i) for i in range(4)] == pytest.approx(
         [0.04, 0.08, 0.12, 0.16]
     )  # twice the line: four times the batch
+    assert warm(4) == pytest.approx(2 * given[4])  # the warm-up is over
     assert warm(25) == pytest.approx(given[25])
 
 
