@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from multigrid_vsr.bench.building import build, one_device
 from multigrid_vsr.core.plan import format_table
 from multigrid_vsr.core.shapes import BatchShape
 
@@ -57,13 +58,11 @@ def measure(root: Path, rounds: int) -> None:
 
 def model_of(root: Path, name: str, **train_opt: Any) -> Any:
     """A model of BasicSR or of this project with the network of the demo, and changes of its ``train`` block."""
-    from basicsr.models import build_model
-
     opt = {
         'name': 'bench',
         'model_type': name,
         'scale': 4,
-        'num_gpu': torch.cuda.device_count(),
+        'num_gpu': one_device(),
         'manual_seed': 0,
         'dist': False,
         'rank': 0,
@@ -81,7 +80,7 @@ def model_of(root: Path, name: str, **train_opt: Any) -> Any:
         },
     }
     with contextlib.redirect_stderr(io.StringIO()):
-        return build_model(opt)
+        return build(opt)
 
 
 def batches_of(shape: BatchShape) -> dict[str, dict[str, torch.Tensor]]:
