@@ -34,6 +34,7 @@ from multigrid_vsr.options.multigrid_block import schedule_from_options
 _LOADING_SECONDS = 1.0
 _LEAST_ITERS = 12  # of a training run: six segments of two lines
 _START_SECONDS = 15.0  # of a training run, before its first iteration
+_DRY_SECONDS = 3600.0
 _UNKNOWN_SECONDS = 0.5  # of an iteration that was not timed
 _RUNS = ((STOCK, STOCK), *((recipe, column) for recipe in ('paper', 'fast') for column in RECIPE_COLUMNS))
 _TRAINED = ((STOCK, STOCK), ('paper', 'none'), ('fast', TOGETHER))
@@ -51,8 +52,9 @@ class Bench:
     def __init__(self, out: Path, minutes: float, is_dry: bool) -> None:
         self._out = out
         self._sizes: Sizes = DRY if is_dry else FULL
-        self._start, self._seconds = time.monotonic(), minutes * 60
-        self._worker = Worker(gpu_work.begin_dry if is_dry else gpu_work.begin, gpu_work.clean_up)
+        self._start, self._seconds = time.monotonic(), _DRY_SECONDS if is_dry else minutes * 60
+        begin = gpu_work.begin_dry if is_dry else gpu_work.begin
+        self._worker = Worker(partial(begin, out / 'gpu_worker.txt'), gpu_work.clean_up)
         self._num_gpu = 0 if is_dry else 1
         about = {
             'dry' if is_dry else 'minutes': 'on the CPU: no figure means anything' if is_dry else minutes,
@@ -73,7 +75,7 @@ class Bench:
             self._worker.close()
 
     def _try_options(self) -> None:
-        for option in (*OPTIONS, IN_PARTS):
+        for option in (IN_PARTS, *OPTIONS):
             for network, shapes in self._sizes.archs:
                 name = {'option': option, 'arch': network['type']}
                 self._measure('options', name, gpu_work.try_option, network, shapes, option, self._sizes.tried)

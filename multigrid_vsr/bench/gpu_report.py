@@ -76,7 +76,7 @@ def markdown(about: dict[str, Any], rows: Sequence[Row], sizes: Sizes) -> str:
     errors = [str(row) for row in rows if row.error not in (None, NO_TIME)]
     lines += ['', 'Errors:', '', *(f'- {error}' for error in errors)] if errors else []
     heard = dict.fromkeys(note for row in rows for note in row.result.get('notes', ()))
-    lines += ['', 'Warnings of the log:', '', *(f'- {note}' for note in heard)] if heard else []
+    lines += ['', 'The log says:', '', *(f'- {note}' for note in heard)] if heard else []
     return '\n'.join(lines)
 
 

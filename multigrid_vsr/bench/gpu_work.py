@@ -6,12 +6,13 @@ import gc
 import itertools
 import logging
 import math
+import os
 import statistics
 import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial, partialmethod
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +33,25 @@ from multigrid_vsr.host.registering import register
 _LONG = 1000  # iterations of a segment: a graph of it pays
 
 
-def begin() -> None:
-    """Makes a process ready to measure."""
+def begin(said: Path) -> None:
+    """Makes a process ready to measure; what it prints goes into a file, which a crash may be in."""
+    descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
     warnings.filterwarnings('ignore')
     register()  # BasicSR was imported from here, so nothing has been yet
 
 
-def begin_dry() -> None:
-    """The same with a flow network of a few channels, and nothing compiled to machine code."""
-    begin()
-    torch.set_num_threads(1)
+def begin_dry(said: Path) -> None:
+    """The same with a flow network of a few channels; nothing is compiled, which takes minutes on a CPU."""
+    begin(said)
 
     class BasicModule(nn.Sequential):
         def __init__(self) -> None:
             super().__init__(nn.Conv2d(8, 4, 3, 1, 1), nn.ReLU(), nn.Conv2d(4, 2, 3, 1, 1))
 
     spynet_arch.BasicModule = BasicModule
-    nn.Module.compile = partialmethod(nn.Module.compile, backend='eager')  # type: ignore[method-assign,assignment]
+    nn.Module.compile = lambda self, **_: None  # type: ignore[method-assign]
 
 
 def clean_up() -> None:
@@ -75,11 +78,11 @@ def try_option(
     """Trains a few iterations of each shape with an option; the weights have to change, and the loss to be a number.
 
     Returns:
-        The loss of the last one, and warnings of the log.
+        The loss of the last one, and what the log says of graphs and warns of.
     """
     schedule = Schedule.from_shapes([(_LONG, shape) for shape in shapes], shapes[-1])
     clean_up()
-    with _warnings_of_the_log() as heard:
+    with _notes_of_the_log() as heard:
         changes = OPTIONS.get(option, {})
         max_batch = 1 if option == IN_PARTS else None
         model = model_of(root, 'MultigridVideoModel', network, schedule, max_batch, **changes)
@@ -100,12 +103,13 @@ def time_steps(root: Path, sizes: Sizes, column: str, shape: BatchShape, counts_
     """Times whole iterations at one shape, batches in memory, the log left out.
 
     Returns:
-        Milliseconds an iteration, GiB at the peak, warnings of the log, and launches, kernels and waits of one.
+        Milliseconds an iteration, GiB at the peak, what the log says of graphs and warns of, and launches, kernels and
+        waits of one.
     """
     clean_up()
     name = 'VideoRecurrentModel' if column == STOCK else 'MultigridVideoModel'
     schedule = None if column == STOCK else Schedule.from_shapes([(_LONG, shape)], shape)
-    with _warnings_of_the_log() as heard:
+    with _notes_of_the_log() as heard:
         model = model_of(root, name, sizes.network, schedule, **OPTIONS.get(column, {}))
         batch = _batch(model, shape, name)
         iterations = iter(range(1, _LONG))
@@ -185,10 +189,11 @@ def _wait() -> None:
 
 
 @contextmanager
-def _warnings_of_the_log() -> Iterator[list[str]]:
+def _notes_of_the_log() -> Iterator[list[str]]:
     heard: list[str] = []
-    handler = logging.Handler(logging.WARNING)
+    handler = logging.Handler()
     handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    handler.addFilter(lambda record: record.levelno >= logging.WARNING or 'graph' in record.getMessage())
     logger = logging.getLogger('basicsr')
     logger.addHandler(handler)
     try:

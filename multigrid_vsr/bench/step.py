@@ -6,6 +6,7 @@ import contextlib
 import io
 import statistics
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,13 @@ def model_of(
         'rank': 0,
         'world_size': 1,
         'is_train': True,
-        'datasets': {'train': {'multigrid': schedule, 'target': (limits_of(network) or ArchLimits()).target}},
+        'datasets': {
+            'train': {
+                'multigrid': schedule,
+                'target': (limits_of(network) or ArchLimits()).target,
+                **({} if schedule is None else asdict(schedule.full_shape)),
+            }
+        },
         'multigrid': {'max_batch_size_per_gpu': max_batch},
         'network_g': dict(network),
         'path': {'models': str(root), 'training_states': str(root)},
