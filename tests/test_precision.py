@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from basicsr.archs import build_network
+from runs import options
+from test_multigrid_video_model import build
 
 from multigrid_vsr.models.precision import keep_float32
 
@@ -41,6 +43,19 @@ def test_flow_and_last_sum_are_in_float32_and_the_rest_is_not(network, whole, la
     assert output.dtype == torch.float32
     if last is not None:  # TOFlow's sum makes a new tensor, in float32
         assert (output - exact).abs().mean() < 0.5 * (plain - exact).abs().mean()
+
+
+@pytest.mark.parametrize('amp', ['bf16', 'fp16'])
+def test_run_in_half_precision_estimates_flows_and_adds_up_images_in_float32(amp, tmp_path, clips):
+    model, _ = build(tmp_path, options(clips, train__amp=amp))
+    seen = {}
+    for name in ('spynet.basic_module.0.basic_module.0', 'conv_hr', 'conv_last'):
+        module = model.net_g.get_submodule(name)
+        module.register_forward_hook(lambda _, inputs, output, name=name: seen.update({name: output.dtype}))
+    model.backward(torch.rand(1, 2, 3, 16, 16), torch.rand(1, 2, 3, 64, 64))
+    half = {'bf16': torch.bfloat16, 'fp16': torch.float16}[amp]
+    assert list(seen.values()) == [torch.float32, half, torch.float32]
+    assert model.output.dtype == torch.float32
 
 
 def test_network_without_autocast_computes_the_same_bits():
