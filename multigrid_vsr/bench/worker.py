@@ -65,7 +65,7 @@ class Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context('spawn')
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._begin, self._end))
+        self._process = context.Process(target=_serve, args=(theirs, self._begin, self._end), daemon=True)
         self._process.start()
         theirs.close()
 
