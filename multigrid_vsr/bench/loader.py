@@ -125,7 +125,7 @@ def _stock(root: Path, backend: str, gt_size: int, num_frame: int) -> Callable[[
     return load
 
 
-def _timed(load: Callable[[int], Any], seeds: Iterator[int], seconds: float) -> float:
+def timed(load: Callable[[int], Any], seeds: Iterator[int], seconds: float) -> float:
     """Milliseconds a sample: the mean over as many as fit into ``seconds``, at least two."""
     count, start = 0, time.perf_counter()
     while count < 2 or time.perf_counter() - start < seconds:
@@ -151,7 +151,7 @@ def _compare(root: Path, rounds: int) -> None:
             load(next(counter))
         for _ in range(rounds):
             for key, load in loaders.items():
-                times[key].append(_timed(load, seeds[key], 0.3))
+                times[key].append(timed(load, seeds[key], 0.3))
         median = {key: statistics.median(values) for key, values in times.items()}
         packed = median['ours', 'packed']
         rows.append(

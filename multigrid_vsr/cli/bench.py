@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from multigrid_vsr.cli import bench_train
+from multigrid_vsr.cli import bench_gpu, bench_train
 from multigrid_vsr.core.errors import OptionError
 
 _MEASURES = {
@@ -18,6 +18,7 @@ _MEASURES = {
     'step': 'an iteration against BasicSR',
     'options': 'an iteration with each option that makes it faster',
     'run': 'a whole run against the sum of its steps',
+    'gpu': 'what a GPU can show within minutes: every option, iterations, whole runs',
     'train': 'variants of a run with several seeds, by what they reach on real video, and in which time',
 }
 
@@ -27,6 +28,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     measures = parser.add_subparsers(dest='what', metavar='WHAT', required=True)
     for what, description in _MEASURES.items():
         measure = measures.add_parser(what, help=description)
+        if what == 'gpu':
+            bench_gpu.add_arguments(measure)
+            continue
         if what == 'train':
             bench_train.add_arguments(measure)
             kept = 'frames and results, kept; an interrupted bench goes on from it'
@@ -43,6 +47,8 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: If an option breaks its rule, the video of the demo is not installed, or a run fails.
     """
+    if args.what == 'gpu':
+        return bench_gpu.run(args)
     if args.what == 'train':
         with _folder(args) as root:
             return bench_train.run(args, root)

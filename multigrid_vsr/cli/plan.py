@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     print(*notes, sep='\n', end='\n' if notes else '')
     print(*data_lines(opt, schedule, world_size), sep='\n')
     if args.gpus is None and uses_multigrid(opt):
-        from multigrid_vsr.host.run_check import check_num_gpu
+        from multigrid_vsr.host.device_check import check_num_gpu
 
         check_num_gpu(opt)
 

@@ -19,6 +19,7 @@ from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.pixels import to_float_rgb
 from multigrid_vsr.models import acceleration, checkpoint, optimizer_state
 from multigrid_vsr.models.lr_scheduler import BatchScaling, MultigridCosineLR
+from multigrid_vsr.models.precision import AMP_DTYPES, keep_float32
 from multigrid_vsr.models.preflight import preflight
 from multigrid_vsr.models.run_keeper import RunKeeper
 from multigrid_vsr.models.validation import validate
@@ -27,7 +28,6 @@ from multigrid_vsr.options.multigrid_block import largest_part
 from multigrid_vsr.options.scheduler import cosine_options
 from multigrid_vsr.options.table import SCHEDULER_TYPE
 
-AMP_DTYPES = {None: None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 _FLOW_MODULES = ('spynet', 'edvr')  # what BasicSR's `fix_flow` holds fixed
 _FIXING_OPTIONS = ('fix_flow', 'tsa_iter')
 
@@ -61,6 +61,8 @@ class MultigridVideoModel(VideoRecurrentModel):
         self._keeper = RunKeeper(self)
         if opt['train'].get('channels_last') and self.ema_decay > 0:
             acceleration.to_channels_last(self.net_g_ema)
+        if self._amp_dtype is not None:
+            keep_float32(self.get_bare_model(self.net_g))
         if opt['train'].get('compile'):
             shapes = {s.shape for s in self.schedule.segments} if self.schedule is not None else ()
             acceleration.compile_children(self.get_bare_model(self.net_g), opt['train']['compile'], len(shapes))

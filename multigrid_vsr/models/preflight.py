@@ -14,6 +14,7 @@ import torch
 from multigrid_vsr.core.errors import InputError, one_line
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.models.memory import is_out_of_memory
 from multigrid_vsr.options.arch_limits import limits_of
 
 
@@ -97,7 +98,9 @@ def _check_output(model: Any, num_frame: int, gt_size: int) -> None:
 def _run(model: Any, shape: BatchShape) -> None:
     try:
         model.backward(*random_batch(model, replace(shape, batch_size_per_gpu=shape.batch_size_per_gpu * model.gpus)))
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         need = torch.cuda.max_memory_allocated() / 2**30 if model.device.type == 'cuda' else 0.0
         raise InputError(
             f'multigrid.batch_size_per_gpu: must fit the memory of the GPU, got {shape.batch_size_per_gpu} samples of '

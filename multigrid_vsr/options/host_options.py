@@ -47,6 +47,8 @@ def check_host_options(opt: Mapping[str, Any]) -> None:
         raise OptionError('train.pixel_opt', 'be given, or train.perceptual_opt', None, 'A run needs a loss.')
     if opt['model_type'] in GAN_MODEL_TYPES and train_opt.get('fix_flow') and train_opt.get('lr_flow') is None:
         raise OptionError('train.lr_flow', 'be given beside fix_flow in a GAN run', None, 'BasicSR needs it.')
+    if opt['datasets']['train'].get('prefetch_mode') == 'cuda' and not opt['datasets']['train'].get('pin_memory'):
+        raise OptionError('datasets.train.pin_memory', 'be true beside prefetch_mode: cuda', None, 'BasicSR needs it.')
     if lookup(opt, 'logger.wandb.project') is not None and not opt['logger'].get('use_tb_logger'):
         raise OptionError(
             'logger.use_tb_logger', 'be true beside logger.wandb.project', False, 'Set it, or set the project to ~.'
