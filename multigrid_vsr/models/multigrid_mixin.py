@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +18,7 @@ from multigrid_vsr.data.pixels import to_float_rgb
 from multigrid_vsr.models import checkpoint, optimizer_state
 from multigrid_vsr.models.lr_scheduler import BatchScaling, MultigridCosineLR
 from multigrid_vsr.models.run_keeper import RunKeeper
+from multigrid_vsr.models.wrapping import wrap
 from multigrid_vsr.options.scheduler import cosine_options
 from multigrid_vsr.options.table import SCHEDULER_TYPE
 
@@ -23,7 +26,15 @@ _Base: Any = BaseModel if TYPE_CHECKING else object  # at run time it stands bes
 
 
 class MultigridMixin(_Base):
-    """Lets a model of BasicSR follow the schedule of ``datasets.train.multigrid``.
+    """Lets a model follow the schedule: batches, rates, exact checkpoints and resume, a stop that saves first.
+
+    Put it before a model that has losses and a step of its own, and register the two under a new name::
+
+        @MODEL_REGISTRY.register()
+        class MultigridTheirModel(MultigridMixin, TheirModel): ...
+
+    Its step, validation, EMA and networks stay as they are. It has to be a ``BaseModel`` of BasicSR that trains on
+    ``self.lq`` and ``self.gt``, as :meth:`feed_data` sets them. A ``scaler`` that it has is part of its state.
 
     Args:
         opt (dict): Config of the run. Where the training set follows a schedule, ``datasets.train.multigrid`` holds it.
@@ -36,6 +47,9 @@ class MultigridMixin(_Base):
         if not self.is_train:
             return
         self._keeper = RunKeeper(self)
+        # BasicSR calls it once an iteration. Whichever class defines the step, with or without a call of ``super()``,
+        # the iteration is whole.
+        self.__dict__['optimize_parameters'] = partial(self._iterate, self.optimize_parameters)
         if self.schedule is not None:
             get_root_logger().info(f'Multigrid schedule:\n{stage_table(self.schedule, checkpoint.ranks(opt))}')
             for note in shape_notes(self.schedule, opt.get('scale', 1)):
@@ -73,10 +87,26 @@ class MultigridMixin(_Base):
                 frame, float32 RGB in [0, 1]; or both as uint8 BGR with the channels last, as
                 ``MultigridREDSDataset`` gives them.
         """
+        data = dict(data)
         for key in ('lq', 'gt'):
             if key in data:
                 frames = data[key].to(self.device, non_blocking=True)
-                setattr(self, key, to_float_rgb(frames) if frames.dtype == torch.uint8 else frames)
+                data[key] = to_float_rgb(frames) if frames.dtype == torch.uint8 else frames
+        super().feed_data(data)
+
+    def before_iteration(self, current_iter: int) -> None:
+        """Called before each step, for what a model has to do by iteration."""
+
+    def _iterate(self, step: Callable[[int], None], current_iter: int) -> None:
+        self.before_iteration(current_iter)
+        step(current_iter)
+        self._keeper.after_iteration(current_iter)
+
+    def model_to_device(self, net: torch.nn.Module) -> torch.nn.Module:
+        """Moves a network to the device and wraps it for several GPUs; with a launcher, also for several CPUs."""
+        if not self.opt['dist']:
+            return super().model_to_device(net)
+        return wrap(net.to(self.device), self.opt, self.device, self.opt.get('find_unused_parameters', False))
 
     def validation(self, *args: Any, **kwargs: Any) -> None:
         """BasicSR's, unless the run was asked to stop."""

@@ -49,6 +49,7 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         self.gpus = 1 if opt['dist'] else max(opt['num_gpu'], 1)  # `DataParallel` has the batches of all its GPUs
         self._largest_part = largest_part(opt)
         self._losses: dict[str, torch.Tensor] = {}
+        self.log_dict: dict[str, float] = {}  # a step of a subclass may set it, or add to it
         if opt['train'].get('channels_last') and self.ema_decay > 0:
             acceleration.to_channels_last(self.net_g_ema)
         if opt['train'].get('compile'):
@@ -63,23 +64,25 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         """Moves a network to the device and wraps it for several GPUs; with a launcher, also for several CPUs."""
         if self.is_train and self.opt['train'].get('channels_last') and net is self.net_g:
             acceleration.to_channels_last(net)
-        if not self.opt['dist']:
-            return super().model_to_device(net)
-        return wrap(net.to(self.device), self.opt, self.device, self.opt.get('find_unused_parameters', False))
+        return super().model_to_device(net)
 
-    def optimize_parameters(self, current_iter: int) -> None:
-        """One iteration, with what ``train.fix_flow`` and ``train.tsa_iter`` hold fixed, by iteration."""
+    def before_iteration(self, current_iter: int) -> None:
+        """Tries the shapes before the first one; says what ``train.fix_flow`` and ``train.tsa_iter`` hold fixed."""
         if self.schedule is not None:
             shape = self.schedule.at_current_iter(current_iter).shape
             assert self.lq.shape[1] == shape.num_frame, (self.lq.shape, current_iter, shape)
             assert self.gt.shape[-1] == shape.gt_size, (self.gt.shape, current_iter, shape)
-            if not self._is_preflighted:
+            # A subclass with a step of its own may feed its network otherwise.
+            has_our_step = type(self).optimize_parameters is MultigridVideoModel.optimize_parameters
+            if has_our_step and not self._is_preflighted:
                 preflight(self, self.schedule)
             self._is_preflighted = True
         train_opt = self.opt['train']
         self._hold_fixed(*(current_iter < (train_opt.get(key) or 0) for key in _FIXING_OPTIONS))
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """One step; a subclass may have another, with :meth:`update` or without."""
         self.update(current_iter)
-        self._keeper.after_iteration(current_iter)
 
     def update(self, current_iter: int) -> None:
         """The gradient of ``self.lq`` and ``self.gt``, the optimizer's step and the average of the weights."""
@@ -147,7 +150,8 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
 
     def get_current_log(self) -> dict[str, float]:
         """The losses of the last iteration, the mean over all ranks; only here is the device waited for."""
-        self.log_dict = self.reduce_loss_dict(self._losses)
+        if self._losses:
+            self.log_dict.update(self.reduce_loss_dict(self._losses))
         return self.log_dict
 
     def model_ema(self, decay: float = 0.999) -> None:
