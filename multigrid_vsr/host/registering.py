@@ -26,6 +26,18 @@ def register() -> None:
         importlib.import_module(f'multigrid_vsr.{module}')
 
 
+def follows_schedules(model_type: str) -> bool:
+    """Whether a model is of this project: by its class, since a user's own has another name."""
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    models = sys.modules.get('multigrid_vsr.models.multigrid_mixin')  # without it no class has it
+    return (
+        models is not None
+        and model_type in MODEL_REGISTRY
+        and issubclass(MODEL_REGISTRY.get(model_type), models.MultigridMixin)
+    )
+
+
 @patch(
     '`DATASET_REGISTRY`, `MODEL_REGISTRY`',
     why='option files name types; nothing of BasicSR is changed',

@@ -11,7 +11,7 @@ from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.host import run_lock
 from multigrid_vsr.host.launch import from_rank_0
 from multigrid_vsr.host.patch import patch, replace
-from multigrid_vsr.options.table import MODEL_TYPES
+from multigrid_vsr.host.registering import follows_schedules
 
 
 @patch(
@@ -31,7 +31,7 @@ def _loading_resume_state(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-        if opt['model_type'] not in MODEL_TYPES:
+        if not follows_schedules(opt['model_type']):
             return original(opt)
         from basicsr.utils import check_resume
 
@@ -83,7 +83,7 @@ def _claiming_folders(original: Callable[..., Any]) -> Callable[..., Any]:
         error = None
         if opt['rank'] == 0:  # it alone writes
             try:
-                (run_lock.claim if opt['model_type'] in MODEL_TYPES else run_lock.check)(_folders(opt))
+                (run_lock.claim if follows_schedules(opt['model_type']) else run_lock.check)(_folders(opt))
             except InputError as refused:
                 error = refused
         if from_rank_0(error is not None):

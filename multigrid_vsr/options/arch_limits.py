@@ -8,9 +8,9 @@ from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.options.known_types import DATASETS_OF_WINDOWS, is_gan
 
 UNET_MULTIPLE = 8  # UNetDiscriminatorSN halves an image three times
-GAN_MODEL_TYPES = ('MultigridVideoGANModel', 'VideoRecurrentGANModel')
 
 
 @dataclass(frozen=True)
@@ -66,19 +66,21 @@ def limits_of(network_opt: Mapping[str, Any]) -> ArchLimits | None:
 def fixed_gt_size(opt: Mapping[str, Any]) -> int | None:
     """The only ``gt_size`` that the discriminator of a GAN run takes; ``None`` where it takes any."""
     network_opt = opt.get('network_d') or {}
-    if opt.get('model_type') not in GAN_MODEL_TYPES or network_opt.get('type') != 'VGGStyleDiscriminator':
+    if not is_gan(opt) or network_opt.get('type') != 'VGGStyleDiscriminator':
         return None
     return network_opt.get('input_size', 128)
 
 
 def target_of(opt: Mapping[str, Any]) -> str:
-    """``datasets.train.target``: what it says, else what the arch gives, else ``sequence``.
+    """``datasets.train.target``: what it says, else what the arch gives, else what the dataset does.
 
     Raises:
         OptionError: If it is neither ``sequence`` nor ``center``.
     """
-    limits = limits_of(opt.get('network_g') or {}) or ArchLimits()
-    target = opt['datasets']['train'].get('target') or limits.target
+    limits = limits_of(opt.get('network_g') or {})
+    dataset_opt = opt['datasets']['train']
+    of_dataset = 'center' if dataset_opt.get('type') in DATASETS_OF_WINDOWS else 'sequence'
+    target = dataset_opt.get('target') or (limits.target if limits else of_dataset)
     if target not in ('sequence', 'center'):
         raise OptionError(
             'datasets.train.target', 'be sequence or center', target, 'Leave it out for what the arch needs.'
@@ -158,7 +160,7 @@ def _check_window(network_opt: Mapping[str, Any], schedule: Schedule) -> None:
 
 def _check_discriminator(opt: Mapping[str, Any], schedule: Schedule) -> None:
     gt_size = fixed_gt_size(opt)
-    is_unet = opt.get('model_type') in GAN_MODEL_TYPES and opt['network_d'].get('type') == 'UNetDiscriminatorSN'
+    is_unet = is_gan(opt) and opt['network_d'].get('type') == 'UNetDiscriminatorSN'
     for segment in schedule.segments:
         option = 'datasets.train' if segment.shape == schedule.full_shape else 'multigrid'
         if gt_size is not None and segment.shape.gt_size != gt_size:

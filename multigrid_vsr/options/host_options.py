@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.options.arch_limits import GAN_MODEL_TYPES
 from multigrid_vsr.options.checked import check_given, checked
+from multigrid_vsr.options.known_types import MODEL_TYPES, is_known_dataset
 from multigrid_vsr.options.multigrid_block import lookup
 from multigrid_vsr.options.settle import paths
 
@@ -39,13 +39,13 @@ def check_host_options(opt: Mapping[str, Any]) -> None:
     """
     for block, name in [*((block, block) for block in _BLOCKS), *(('datasets.val', name) for name in test_sets(opt))]:
         values = lookup(opt, name) if name else opt
-        if values is not None:
+        if values is not None and (name != 'datasets.train.io_backend' or is_known_dataset(opt['datasets']['train'])):
             checked(block, values, name)
             check_given(block, values, name)
     train_opt = opt['train']
-    if not train_opt.get('pixel_opt') and not train_opt.get('perceptual_opt'):
+    if opt['model_type'] in MODEL_TYPES and not train_opt.get('pixel_opt') and not train_opt.get('perceptual_opt'):
         raise OptionError('train.pixel_opt', 'be given, or train.perceptual_opt', None, 'A run needs a loss.')
-    if opt['model_type'] in GAN_MODEL_TYPES and train_opt.get('fix_flow') and train_opt.get('lr_flow') is None:
+    if opt['model_type'] == 'MultigridVideoGANModel' and train_opt.get('fix_flow') and train_opt.get('lr_flow') is None:
         raise OptionError('train.lr_flow', 'be given beside fix_flow in a GAN run', None, 'BasicSR needs it.')
     if lookup(opt, 'logger.wandb.project') is not None and not opt['logger'].get('use_tb_logger'):
         raise OptionError(
