@@ -33,7 +33,7 @@ class DatasetAdapter(Dataset):
 
     def __init__(self, dataset: Any, opt: Mapping[str, Any]) -> None:
         self.dataset = dataset
-        self._name = type(dataset).__name__
+        self.name = type(dataset).__name__
         self._scale: int = opt['scale']
         self._is_degraded: bool = opt.get('degraded', False)
         self._centers = opt.get('target') == 'center' and not self._is_degraded
@@ -59,11 +59,12 @@ class DatasetAdapter(Dataset):
             where = traceback.extract_tb(error.__traceback__)[-1]
             words = one_line(f'{type(error).__name__}: {error}', 300)
             raise InputError(
-                f'datasets.train: must give sample {request.index} of {self._name}, got {words} '
+                f'datasets.train: must give sample {request.index} of {self.name}, got {words} '
                 f'({Path(where.filename).name}, line {where.lineno}). Mend the data or the dataset.'
             ) from error
         self._check(sample, request)
-        return sample
+        # A stack of tensors in another order of memory would have that order, but not in the shared memory of a worker.
+        return {key: value.contiguous() if torch.is_tensor(value) else value for key, value in sample.items()}
 
     @contextmanager
     def _shaped(self, request: SampleRequest) -> Iterator[None]:
@@ -111,4 +112,4 @@ class DatasetAdapter(Dataset):
 
     def _wrong(self, request: SampleRequest, what: str, got: str, fix: str) -> OptionError:
         rule = f'give {what} at num_frame {request.num_frame} and gt_size {request.gt_size}'
-        return OptionError('datasets.train.type', rule, f'{got} of {self._name}', fix)
+        return OptionError('datasets.train.type', rule, f'{got} of {self.name}', fix)

@@ -9,7 +9,7 @@ from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.options.arch_limits import check_arch, target_of
 from multigrid_vsr.options.checked import checked
-from multigrid_vsr.options.known_types import DATASET_TYPES, STOCK_DATASETS, is_known_dataset
+from multigrid_vsr.options.known_types import STOCK_DATASETS, is_known_dataset
 from multigrid_vsr.options.multigrid_block import check_blocks, largest_part, lookup, schedule_from_options
 from multigrid_vsr.options.scheduler import check_scheduler
 
@@ -27,7 +27,7 @@ def checked_schedule(opt: Mapping[str, Any]) -> Schedule:
     check_blocks(opt, 'network_g', 'train.scheduler')
     for block in ('train', 'datasets.train', 'path'):
         checked(block, lookup(opt, block) or {})
-    _check_sources(opt['datasets']['train'], opt['train'].get('degradation') is not None)
+    _check_backend(opt['datasets']['train'])
     _check_mirrored(opt['datasets']['train'], schedule)
     if opt['model_type'] == 'MultigridVideoGANModel':
         _check_gan(opt, schedule)
@@ -36,7 +36,7 @@ def checked_schedule(opt: Mapping[str, Any]) -> Schedule:
     return schedule
 
 
-def _check_sources(dataset_opt: Mapping[str, Any], is_degraded: bool) -> None:
+def _check_backend(dataset_opt: Mapping[str, Any]) -> None:
     """Where a training set of known options has its frames from."""
     if not is_known_dataset(dataset_opt):
         return
@@ -47,9 +47,6 @@ def _check_sources(dataset_opt: Mapping[str, Any], is_degraded: bool) -> None:
         raise OptionError(
             'datasets.train.io_backend.type', "be disk or lmdb for BasicSR's datasets", backend, f'Or use {ours}.'
         )
-    if dataset_opt['type'] in DATASET_TYPES and not is_degraded and dataset_opt.get('dataroot_lq') is None:
-        fix = 'Or let train.degradation make LQ frames.'
-        raise OptionError('datasets.train.dataroot_lq', 'be a folder that exists', None, fix)
 
 
 def _check_mirrored(dataset_opt: Mapping[str, Any], schedule: Schedule) -> None:

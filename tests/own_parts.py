@@ -1,0 +1,69 @@
+"""What a user registers beside BasicSR's: datasets, degradations, models and archs of other projects."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from basicsr.utils.registry import DATASET_REGISTRY
+
+
+@DATASET_REGISTRY.register()
+class BlurredDataset(torch.utils.data.Dataset):
+    """Ground truth alone on the disk; LQ is blurred, shrunk and noisy, drawn anew for each sample."""
+
+    def __init__(self, opt):
+        self.opt = opt
+        self.num_frame = opt['num_frame']
+        self.files = sorted(Path(opt['videos'], opt.get('clip', '001')).iterdir())
+
+    def __len__(self):
+        return len(self.files) - self.opt['longest']
+
+    def __getitem__(self, index):
+        size, scale = self.opt['gt_size'], self.opt['scale']
+        frames = [cv2.imread(str(path)) for path in self.files[index : index + self.num_frame]]
+        top, left = (random.randint(0, side - size) for side in frames[0].shape[:2])
+        gt = np.stack(frames)[:, top : top + size, left : left + size, ::-1].astype(np.float32) / 255
+        sigma = np.random.uniform(0.2, 3)
+        lq = [cv2.resize(cv2.GaussianBlur(f, (7, 7), sigma), None, fx=1 / scale, fy=1 / scale) for f in gt]
+        lq = torch.from_numpy(np.stack(lq)).permute(0, 3, 1, 2)
+        gt = torch.from_numpy(np.ascontiguousarray(gt)).permute(0, 3, 1, 2)
+        return {'lq': (lq + 0.02 * torch.randn(lq.shape)).clamp(0, 1), 'gt': gt, 'sigma': sigma}
+
+
+@DATASET_REGISTRY.register()
+class FixedCropDataset(BlurredDataset):
+    """Its crop does not follow."""
+
+    def __init__(self, opt):
+        super().__init__(opt)
+        self.opt = {**opt}
+        self._size = opt['gt_size']
+
+    def __getitem__(self, index):
+        self.opt['gt_size'] = self._size
+        return super().__getitem__(index)
+
+
+@DATASET_REGISTRY.register()
+class OwnGeneratorDataset(BlurredDataset):
+    """Draws from a generator that nobody seeds."""
+
+    def __getitem__(self, index):
+        self.rng = getattr(self, 'rng', None) or np.random.default_rng(0)
+        sample = super().__getitem__(index)
+        return {**sample, 'lq': sample['lq'] + self.rng.random()}
+
+
+@DATASET_REGISTRY.register()
+class FailingDataset(BlurredDataset):
+    """Cannot read its second frame."""
+
+    def __getitem__(self, index):
+        if index == 1:
+            raise OSError('no such\nframe')
+        return super().__getitem__(index)
