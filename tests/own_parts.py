@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from basicsr.utils.registry import DATASET_REGISTRY
 
+from multigrid_vsr import DEGRADATION_REGISTRY
+
 
 @DATASET_REGISTRY.register()
 class BlurredDataset(torch.utils.data.Dataset):
@@ -67,3 +69,23 @@ class FailingDataset(BlurredDataset):
         if index == 1:
             raise OSError('no such\nframe')
         return super().__getitem__(index)
+
+
+@DEGRADATION_REGISTRY.register()
+def noisy_mean(gt, seeds, scale, strength=0.1):
+    """Ignores the seeds, as what others wrote would: it draws from everywhere."""
+    drawn = random.random() + np.random.rand() + torch.rand(gt[..., ::scale, ::scale].shape, device=gt.device)
+    return torch.nn.functional.avg_pool3d(gt, (1, scale, scale)) + strength * drawn
+
+
+@DEGRADATION_REGISTRY.register()
+def too_large(gt, seeds, scale):
+    return gt if gt.shape[1] == 3 else gt[..., ::scale, ::scale]
+
+
+@DATASET_REGISTRY.register()
+class GroundTruthDataset(BlurredDataset):
+    """Leaves LQ frames to the model."""
+
+    def __getitem__(self, index):
+        return {'gt': super().__getitem__(index)['gt']}

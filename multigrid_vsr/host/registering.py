@@ -13,6 +13,7 @@ _MODULES = (
     'data.multigrid_vimeo90k_dataset',
     'models.multigrid_video_model',
     'models.multigrid_video_gan_model',
+    'models.blur_noise_jpeg',
 )
 
 

@@ -17,6 +17,7 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
 from multigrid_vsr.core.errors import InputError, OptionError, one_line
+from multigrid_vsr.models.degradation import DEGRADATION_REGISTRY, build_degradation, name_and_arguments
 from multigrid_vsr.models.multigrid_mixin import MultigridMixin
 from multigrid_vsr.models.multigrid_video_gan_model import MultigridVideoGANModel
 from multigrid_vsr.models.multigrid_video_model import MultigridVideoModel
@@ -54,6 +55,8 @@ def check_names_and_arguments(opt: Mapping[str, Any]) -> None:
     for key in ('pixel_opt', 'perceptual_opt', *(('gan_opt',) if is_gan(opt) else ())):
         if train_opt.get(key):
             _check_loss(f'train.{key}', train_opt[key])
+    if train_opt.get('degradation') is not None:
+        _check_degradation(train_opt['degradation'])
     for name, metric_opt in (lookup(opt, 'val.metrics') or {}).items():
         _check_metric(f'val.metrics.{name}', metric_opt)
     for option, package in (('use_tb_logger', 'tensorboard'), ('wandb.project', 'wandb')):
@@ -158,6 +161,16 @@ def _check_loss(option: str, loss_opt: Mapping[str, Any]) -> None:
         raise _unknown(f'{option}.criterion', arguments['criterion'], _VGG_CRITERIA)
 
 
+def _check_degradation(degradation_opt: Any) -> None:
+    option = 'train.degradation'
+    name, arguments = name_and_arguments(degradation_opt)
+    degradation = _registered(option, name, DEGRADATION_REGISTRY, _OWN, 'DEGRADATION_REGISTRY')
+    given = () if inspect.isclass(degradation) else ('gt', 'seeds', 'scale')
+    _check_signature(option, degradation, arguments, given)
+    with _as_one_line(option, f'hold arguments of {degradation.__name__}', arguments):
+        build_degradation(degradation_opt, 'cpu')
+
+
 def _check_metric(option: str, metric_opt: Any) -> None:
     if not isinstance(metric_opt, Mapping):
         raise OptionError(option, 'be a block of options', metric_opt, 'Write its type and arguments below it.')
@@ -171,13 +184,13 @@ def _check_metric(option: str, metric_opt: Any) -> None:
         raise OptionError(f'{option}.crop_border', 'be a whole number of at least 0', border, 'Correct the value.')
 
 
-def _registered(option: str, name: Any, registry: Any, more: str = '') -> Any:
+def _registered(option: str, name: Any, registry: Any, more: str = '', where: str = 'BasicSR') -> Any:
     """What is registered under a name, or under it with BasicSR's suffix."""
     for known in (name, f'{name}_basicsr'):
         if known in registry:
             return registry.get(known)
     fix = did_you_mean(str(name), registry.keys(), 'Correct the name.')
-    raise OptionError(option, 'be registered in BasicSR', name, f'{fix}{more}')
+    raise OptionError(option, f'be registered in {where}', name, f'{fix}{more}')
 
 
 def _check_signature(

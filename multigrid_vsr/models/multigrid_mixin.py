@@ -16,6 +16,7 @@ from multigrid_vsr.core.plan import shape_notes, stage_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.pixels import to_float_rgb
 from multigrid_vsr.models import checkpoint, optimizer_state
+from multigrid_vsr.models.degradation import Degradation, build_degradation, degrade
 from multigrid_vsr.models.lr_scheduler import BatchScaling, MultigridCosineLR
 from multigrid_vsr.models.run_keeper import RunKeeper
 from multigrid_vsr.models.wrapping import wrap
@@ -43,10 +44,17 @@ class MultigridMixin(_Base):
     def __init__(self, opt: dict[str, Any]) -> None:
         self.schedule: Schedule | None = opt['datasets']['train'].get('multigrid') if opt['is_train'] else None
         self._batch_scaling: BatchScaling | None = None
+        self._degradation: Degradation | None = None
         super().__init__(opt)
         if not self.is_train:
             return
         self._keeper = RunKeeper(self)
+        if opt['train'].get('degradation') is not None:
+            if self.schedule is None:
+                rule, fix = 'stand beside a `multigrid` block or a Multigrid dataset', 'Add `multigrid: {}`.'
+                raise OptionError('train.degradation', rule, opt['train']['degradation'], fix)
+            self._degradation = build_degradation(opt['train']['degradation'], self.device)
+            self._try_degradation()
         # BasicSR calls it once an iteration. Whichever class defines the step, with or without a call of ``super()``,
         # the iteration is whole.
         self.__dict__['optimize_parameters'] = partial(self._iterate, self.optimize_parameters)
@@ -92,7 +100,19 @@ class MultigridMixin(_Base):
             if key in data:
                 frames = data[key].to(self.device, non_blocking=True)
                 data[key] = to_float_rgb(frames) if frames.dtype == torch.uint8 else frames
+        if self._degradation is not None and 'seed' in data:  # a batch of the training set
+            data['lq'] = degrade(self._degradation, data['gt'], data['seed'], self.opt['scale'])
+            if self.opt['datasets']['train'].get('target') == 'center':
+                data['gt'] = data['gt'][:, data['gt'].shape[1] // 2]
         super().feed_data(data)
+
+    def _try_degradation(self) -> None:
+        """Says before the first iteration if a degradation does not take a shape of the run."""
+        assert self._degradation is not None
+        for segment in self.schedule.segments if self.schedule is not None else ():
+            shape = segment.shape
+            gt = torch.zeros(1, shape.num_frame, 3, shape.gt_size, shape.gt_size, device=self.device)
+            degrade(self._degradation, gt, [0], self.opt['scale'])
 
     def before_iteration(self, current_iter: int) -> None:
         """Called before each step, for what a model has to do by iteration."""
