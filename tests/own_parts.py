@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from basicsr.utils.registry import DATASET_REGISTRY
+from basicsr.models.video_base_model import VideoBaseModel
+from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
 
-from multigrid_vsr import DEGRADATION_REGISTRY
+from multigrid_vsr import DEGRADATION_REGISTRY, MultigridMixin, MultigridVideoModel
 
 
 @DATASET_REGISTRY.register()
@@ -89,3 +92,43 @@ class GroundTruthDataset(BlurredDataset):
 
     def __getitem__(self, index):
         return {'gt': super().__getitem__(index)['gt']}
+
+
+def own_step(model, current_iter):
+    """A step that knows nothing of this project: its own loss, its own log."""
+    model.optimizer_g.zero_grad()
+    model.output = model.net_g(model.lq)
+    loss = (model.output - model.gt).abs().pow(1.5).mean()
+    loss.backward()
+    model.optimizer_g.step()
+    model.log_dict = model.reduce_loss_dict({'l_own': loss})
+    if model.ema_decay > 0:
+        model.model_ema(decay=model.ema_decay)
+    if current_iter == model.opt['train'].get('stop_at'):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@MODEL_REGISTRY.register()
+class OwnStepModel(MultigridVideoModel):
+    def optimize_parameters(self, current_iter):
+        own_step(self, current_iter)
+
+
+@MODEL_REGISTRY.register()
+class AddedLogModel(MultigridVideoModel):
+    def optimize_parameters(self, current_iter):
+        super().optimize_parameters(current_iter)
+        self.log_dict['l_added'] = float(current_iter)
+
+
+@MODEL_REGISTRY.register()
+class TheirModel(VideoBaseModel):
+    """Of another project, with no thought of a schedule."""
+
+    def optimize_parameters(self, current_iter):
+        own_step(self, current_iter)
+
+
+@MODEL_REGISTRY.register()
+class MultigridTheirModel(MultigridMixin, TheirModel):
+    """One line."""

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from basicsr.archs.vgg_arch import NAMES as VGG_LAYERS
 from basicsr.models.base_model import BaseModel
+from basicsr.models.sr_model import SRModel
+from basicsr.models.video_recurrent_gan_model import VideoRecurrentGANModel
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
 from multigrid_vsr.core.errors import InputError, OptionError, one_line
@@ -73,6 +75,10 @@ def _check_model(opt: Mapping[str, Any]) -> None:
     model = _registered('model_type', opt['model_type'], MODEL_REGISTRY, _OWN)
     if not issubclass(model, MultigridMixin):
         raise wrong_model(opt['model_type'])
+    losses_of = (SRModel, VideoRecurrentGANModel)  # else the model sets up its own
+    needs_loss = model.init_training_settings in [kind.init_training_settings for kind in losses_of]
+    if needs_loss and not opt['train'].get('pixel_opt') and not opt['train'].get('perceptual_opt'):
+        raise OptionError('train.pixel_opt', 'be given, or train.perceptual_opt', None, 'A run needs a loss.')
     if issubclass(model, MultigridVideoModel) and not issubclass(model, MultigridVideoGANModel):
         return
     if not issubclass(model, MultigridVideoModel):

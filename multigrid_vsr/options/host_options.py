@@ -8,7 +8,7 @@ from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.options.checked import check_given, checked
-from multigrid_vsr.options.known_types import DATASET_TYPES, MODEL_TYPES, is_known_dataset
+from multigrid_vsr.options.known_types import DATASET_TYPES, is_known_dataset
 from multigrid_vsr.options.multigrid_block import lookup
 from multigrid_vsr.options.settle import paths
 
@@ -47,8 +47,6 @@ def check_host_options(opt: Mapping[str, Any]) -> None:
     if is_known_dataset(dataset_opt) and not is_degraded and dataset_opt.get('dataroot_lq') is None:
         fix = 'Or let train.degradation make LQ frames of the ground truth.'
         raise OptionError('datasets.train.dataroot_lq', 'be given', None, fix)
-    if opt['model_type'] in MODEL_TYPES and not train_opt.get('pixel_opt') and not train_opt.get('perceptual_opt'):
-        raise OptionError('train.pixel_opt', 'be given, or train.perceptual_opt', None, 'A run needs a loss.')
     if opt['model_type'] == 'MultigridVideoGANModel' and train_opt.get('fix_flow') and train_opt.get('lr_flow') is None:
         raise OptionError('train.lr_flow', 'be given beside fix_flow in a GAN run', None, 'BasicSR needs it.')
     if lookup(opt, 'logger.wandb.project') is not None and not opt['logger'].get('use_tb_logger'):
