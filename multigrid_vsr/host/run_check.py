@@ -10,6 +10,7 @@ import torch
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.test_set_check import check_test_set
+from multigrid_vsr.host.own_archs import meet_least_size
 from multigrid_vsr.host.registry_check import build_on_meta, check_names_and_arguments
 from multigrid_vsr.models import checkpoint
 from multigrid_vsr.models.weights_check import check_pretrained
@@ -41,6 +42,7 @@ def check_run(opt: dict[str, Any], may_miss: bool = False) -> list[OptionError]:
         network = build_on_meta(
             block, {key: None if f'{block}.{key}' in absent else value for key, value in opt[block].items()}
         )
+        meet_least_size(network)
         if f'path.pretrain_{block}' not in absent:
             check_pretrained(opt, label, network)
     for name in test_sets(opt):

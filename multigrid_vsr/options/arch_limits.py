@@ -44,6 +44,17 @@ LIMITS = {
 }
 
 
+_STATED = {'lq_multiple': 'lq_multiple', 'lq_least': 'lq_least', 'num_frame_least': 'least_frames'}
+_SETTLED = {  # options that leave the limits as they are, or that `limits_of` knows
+    'BasicVSR': ('num_feat', 'num_block', 'spynet_path'),
+    'IconVSR': ('num_feat', 'num_block', 'keyframe_stride', 'temporal_padding', 'spynet_path', 'edvr_path'),
+    'BasicVSRPlusPlus': ('mid_channels', 'num_blocks', 'is_low_res_input', 'spynet_path', 'cpu_cache_length'),
+    'EDVR': ('num_feat', 'num_frame', 'num_extract_block', 'num_reconstruct_block', 'hr_in', 'with_tsa'),
+    'DUF': ('scale', 'num_layer', 'adapt_official_weights'),
+    'TOFlow': ('adapt_official_weights',),
+}
+
+
 def limits_of(network_opt: Mapping[str, Any]) -> ArchLimits | None:
     """The limits of ``network_g`` with the options that it has; ``None`` for an arch that is not known here."""
     arch = network_opt.get('type', '')
@@ -61,6 +72,19 @@ def limits_of(network_opt: Mapping[str, Any]) -> ArchLimits | None:
     if arch == 'DUF':
         return replace(limits, scale=network_opt.get('scale', 4))
     return limits
+
+
+def limits_in(opt: Mapping[str, Any]) -> ArchLimits | None:
+    """The limits of ``network_g``, with those that the ``multigrid`` block states."""
+    limits, block = limits_of(opt.get('network_g') or {}), opt.get('multigrid') or {}
+    stated = {field: int(block[key]) for key, field in _STATED.items() if block.get(key) is not None}
+    return replace(limits or ArchLimits(), **stated) if stated else limits  # type: ignore[arg-type]
+
+
+def leaves_doubt(network_opt: Mapping[str, Any]) -> bool:
+    """Whether the limits of an arch may be others than the table says: it is not in it, or has an unusual option."""
+    arch = network_opt.get('type', '')
+    return arch not in LIMITS or not {*network_opt} <= {'type', *_SETTLED[arch]}
 
 
 def fixed_gt_size(opt: Mapping[str, Any]) -> int | None:
@@ -89,7 +113,7 @@ def target_of(opt: Mapping[str, Any]) -> str:
 
 
 def check_arch(opt: Mapping[str, Any], schedule: Schedule) -> None:
-    """Compares every shape of a run with what its arch accepts; an arch that is not known here passes.
+    """Compares every shape of a run with what its arch accepts, as the table and the file say; else it passes.
 
     Raises:
         OptionError: If a shape does not fit.
@@ -100,21 +124,11 @@ def check_arch(opt: Mapping[str, Any], schedule: Schedule) -> None:
     if target == 'center':
         _check_window(network_opt, schedule)
     _check_discriminator(opt, schedule)
-    limits = limits_of(network_opt)
+    known, limits, scale = limits_of(network_opt), limits_in(opt), opt.get('scale', 1)
+    if known is not None:
+        _check_known(opt, known, target)
     if limits is None:
         return
-    if arch == 'IconVSR' and network_opt.get('num_feat', 64) % 8:
-        raise OptionError(
-            'network_g.num_feat',
-            'be a multiple of 8 for IconVSR',
-            network_opt['num_feat'],
-            'Its EDVR has 8 groups.',
-        )
-    if target != limits.target:
-        raise OptionError('datasets.train.target', f'be {limits.target} for {arch}', target, 'Leave it out.')
-    scale = opt.get('scale', 1)
-    if scale != limits.scale:
-        raise OptionError('scale', f'be {limits.scale} for {arch}, which has it built in', scale, 'Change it.')
     for segment in schedule.segments:
         gt_size, num_frame = segment.shape.gt_size, segment.shape.num_frame
         option = 'datasets.train' if segment.shape == schedule.full_shape else 'multigrid'
@@ -137,6 +151,23 @@ def check_arch(opt: Mapping[str, Any], schedule: Schedule) -> None:
             raise OptionError(
                 f'{option}.num_frame', f'be at most {limits.most_frames} for {arch}', num_frame, 'Leave more out.'
             )
+
+
+def _check_known(opt: Mapping[str, Any], limits: ArchLimits, target: str) -> None:
+    """What is built into an arch of the table, beside the shapes that it takes."""
+    network_opt, scale = opt['network_g'], opt.get('scale', 1)
+    arch = network_opt['type']
+    if arch == 'IconVSR' and network_opt.get('num_feat', 64) % 8:
+        raise OptionError(
+            'network_g.num_feat',
+            'be a multiple of 8 for IconVSR',
+            network_opt['num_feat'],
+            'Its EDVR has 8 groups.',
+        )
+    if target != limits.target:
+        raise OptionError('datasets.train.target', f'be {limits.target} for {arch}', target, 'Leave it out.')
+    if scale != limits.scale:
+        raise OptionError('scale', f'be {limits.scale} for {arch}, which has it built in', scale, 'Change it.')
 
 
 def _check_window(network_opt: Mapping[str, Any], schedule: Schedule) -> None:

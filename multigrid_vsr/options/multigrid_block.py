@@ -194,7 +194,8 @@ def _batch_sizes(
 
 def _from_stages(block: Mapping[str, Any], full: BatchShape, total_iter: int, scale: int) -> Schedule:
     """The explicit form: any sequence of shapes that ends with the full one."""
-    others = [key for key in block if key not in ('stages', 'max_batch_size_per_gpu')]
+    beside = ('stages', 'max_batch_size_per_gpu', 'lq_multiple', 'lq_least', 'num_frame_least')
+    others = [key for key in block if key not in beside]
     if others:
         raise OptionError(
             'multigrid.stages',

@@ -175,9 +175,14 @@ OPTIONS = (
         'beside `volume` at least `datasets.train.batch_size_per_gpu`',
     ),
     Option(
+        f'{_BLOCK}.lq_multiple', WHOLE, 'What the LQ side has to be a multiple of for the arch.', 'pixels', 'as known'
+    ),
+    Option(f'{_BLOCK}.lq_least', WHOLE, 'The smallest LQ side that the arch takes.', 'pixels', 'as known'),
+    Option(f'{_BLOCK}.num_frame_least', WHOLE, 'The fewest frames that the arch takes.', 'frames', 'as known'),
+    Option(
         f'{_BLOCK}.stages',
         list_of(_ENTRY, 'a list of {iter, gt_size, num_frame, batch_size_per_gpu}', fix='Give at least one entry.'),
-        'Instead of all other keys but `max_batch_size_per_gpu`: any sequence of shapes.',
+        'Instead of all other keys but `max_batch_size_per_gpu` and the three above: any sequence of shapes.',
         default='the keys above',
         rule='the last entry has the full size',
     ),
