@@ -44,8 +44,16 @@ BAD = [
         'model_type: must be MultigridVideoModel.* beside a `multigrid` block, got VideoRecurrentModel. Set model_type',
     ),
     (
-        {'datasets__train__type': 'REDSRecurrentDataset'},
-        'datasets.train.type: must be MultigridREDSDataset.* beside a `multigrid` block, got REDSRecurrentDataset.',
+        {'datasets__train__type': None},
+        'datasets.train.type: must be MultigridREDSDataset.* beside a `multigrid` block, got nothing.',
+    ),
+    (
+        {'datasets__train__type': 'REDSRecurrentDatset'},
+        'datasets.train.type: must be registered in BasicSR, got .* Did you mean `REDSRecurrentDataset`. One of your own',
+    ),
+    (
+        {'datasets__train__type': 'REDSRecurrentDataset', 'datasets__train__fps': 24},
+        'datasets.train.fps: must be one of name, .*, got fps.',
     ),
     (
         {'datasets__train__num_frame': 10, 'multigrid__num_frame': [5, 10]},

@@ -176,7 +176,7 @@ def test_bench_with_bad_option_exits_with_one_line(tmp_path, arguments, line):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('what', ['loader', 'step', 'options', 'run'])
+@pytest.mark.parametrize('what', ['loader', 'datasets', 'step', 'options', 'run'])
 def test_bench_without_rounds_exits_with_one_line(tmp_path, what):
     done = run(sys.executable, '-m', 'multigrid_vsr.cli', 'bench', what, '--rounds', 0, cwd=tmp_path, ok=False)
     assert done.stdout == '--rounds: must be at least 1, got 0. Medians are taken over the rounds.\n'

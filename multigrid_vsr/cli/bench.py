@@ -15,6 +15,7 @@ from multigrid_vsr.core.errors import OptionError
 
 _MEASURES = {
     'loader': 'loading against BasicSR',
+    'datasets': "what BasicSR's datasets cost under the schedule",
     'step': 'an iteration against BasicSR',
     'options': 'an iteration with each option that makes it faster',
     'run': 'a whole run against the sum of its steps',
@@ -54,9 +55,9 @@ def run(args: argparse.Namespace) -> None:
             return bench_train.run(args, root)
     if args.rounds < 1:
         raise OptionError('--rounds', 'be at least 1', args.rounds, 'Medians are taken over the rounds.')
-    from multigrid_vsr.bench import acceleration, loader, step, whole_run
+    from multigrid_vsr.bench import acceleration, datasets, loader, step, whole_run
 
-    modules = {'loader': loader, 'step': step, 'options': acceleration, 'run': whole_run}
+    modules = {'loader': loader, 'datasets': datasets, 'step': step, 'options': acceleration, 'run': whole_run}
     with _folder(args) as root:
         modules[args.what].measure(root, args.rounds)
 

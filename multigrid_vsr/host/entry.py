@@ -108,6 +108,7 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
             _check_data(opt)
             opt['manual_seed'] = from_rank_0(opt['manual_seed'])  # without one in the file each rank draws its own
             opt['datasets']['train']['target'] = target_of(opt)
+            opt['datasets']['train']['degraded'] = opt['train'].get('degradation') is not None
             opt['seed_is_given'] = written.get('manual_seed') is not None
             opt['datasets']['train']['multigrid'] = schedule = schedule_from_options(opt)
             if written['path'].get('resume_state') and not opt['auto_resume']:

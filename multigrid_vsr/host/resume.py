@@ -10,7 +10,7 @@ from typing import Any
 from multigrid_vsr.host import run_lock
 from multigrid_vsr.host.launch import decided_by_rank_0
 from multigrid_vsr.host.patch import patch, replace
-from multigrid_vsr.options.table import MODEL_TYPES
+from multigrid_vsr.host.registering import follows_schedules
 
 
 @patch(
@@ -30,7 +30,7 @@ def _loading_resume_state(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-        if opt['model_type'] not in MODEL_TYPES:
+        if not follows_schedules(opt['model_type']):
             return original(opt)
         from basicsr.utils import check_resume
 
@@ -83,7 +83,7 @@ def one_run_one_folder() -> None:
 def _claiming_folders(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-        claim = run_lock.claim if opt['model_type'] in MODEL_TYPES else run_lock.check
+        claim = run_lock.claim if follows_schedules(opt['model_type']) else run_lock.check
         decided_by_rank_0(opt['rank'], lambda: claim(_folders(opt)))  # it alone writes
         return original(opt)
 

@@ -17,7 +17,7 @@ import torch
 
 from multigrid_vsr.core.errors import InputError, one_line
 from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.options.arch_limits import GAN_MODEL_TYPES
+from multigrid_vsr.options.known_types import is_gan
 
 _STATE_KEYS = {'epoch', 'iter', 'optimizers', 'schedulers'}
 _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
@@ -130,7 +130,7 @@ def _states(folder: Path) -> list[Path]:
 
 
 def _weights(opt: Mapping[str, Any], iteration: int) -> Iterator[str]:
-    for label in ('g', 'd') if opt.get('model_type') in GAN_MODEL_TYPES else ('g',):
+    for label in ('g', 'd') if is_gan(opt) else ('g',):
         yield f'net_{label}_{iteration}.pth'
 
 

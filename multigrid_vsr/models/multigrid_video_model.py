@@ -13,27 +13,20 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch.nn.parallel import DistributedDataParallel
 
-from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.plan import shape_notes, stage_table
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.data.pixels import to_float_rgb
-from multigrid_vsr.models import acceleration, checkpoint, optimizer_state
-from multigrid_vsr.models.lr_scheduler import BatchScaling, MultigridCosineLR
+from multigrid_vsr.models import acceleration
+from multigrid_vsr.models.multigrid_mixin import MultigridMixin
 from multigrid_vsr.models.precision import AMP_DTYPES, keep_float32
 from multigrid_vsr.models.preflight import preflight
-from multigrid_vsr.models.run_keeper import RunKeeper
 from multigrid_vsr.models.validation import validate
 from multigrid_vsr.models.wrapping import looks_in_vain, wrap
 from multigrid_vsr.options.multigrid_block import largest_part
-from multigrid_vsr.options.scheduler import cosine_options
-from multigrid_vsr.options.table import SCHEDULER_TYPE
 
 _FLOW_MODULES = ('spynet', 'edvr')  # what BasicSR's `fix_flow` holds fixed
 _FIXING_OPTIONS = ('fix_flow', 'tsa_iter')
 
 
 @MODEL_REGISTRY.register()
-class MultigridVideoModel(VideoRecurrentModel):
+class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
     """Trains recurrent and sliding-window archs at the shape of each iteration.
 
     The model neither knows how batches are made nor is rebuilt at a boundary: a video arch takes any shape.
@@ -46,8 +39,6 @@ class MultigridVideoModel(VideoRecurrentModel):
     net_g: torch.nn.Module
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        self.schedule: Schedule | None = opt['datasets']['train'].get('multigrid') if opt['is_train'] else None
-        self._batch_scaling: BatchScaling | None = None
         super().__init__(opt)
         if not self.is_train:
             return
@@ -58,7 +49,7 @@ class MultigridVideoModel(VideoRecurrentModel):
         self.gpus = 1 if opt['dist'] else max(opt['num_gpu'], 1)  # `DataParallel` has the batches of all its GPUs
         self._largest_part = largest_part(opt)
         self._losses: dict[str, torch.Tensor] = {}
-        self._keeper = RunKeeper(self)
+        self.log_dict: dict[str, float] = {}  # a step of a subclass may set it, or add to it
         if opt['train'].get('channels_last') and self.ema_decay > 0:
             acceleration.to_channels_last(self.net_g_ema)
         if self._amp_dtype is not None:
@@ -66,79 +57,34 @@ class MultigridVideoModel(VideoRecurrentModel):
         if opt['train'].get('compile'):
             shapes = {s.shape for s in self.schedule.segments} if self.schedule is not None else ()
             acceleration.compile_children(self.get_bare_model(self.net_g), opt['train']['compile'], len(shapes))
-        if self.schedule is not None:
-            get_root_logger().info(f'Multigrid schedule:\n{stage_table(self.schedule, checkpoint.ranks(opt))}')
-            for note in shape_notes(self.schedule, opt.get('scale', 1)):
-                get_root_logger().info(note)
 
     def setup_optimizers(self) -> None:
         """Sets up the optimizer with ``flow_lr_mul``, or with EDVR's ``dcn_lr_mul``, as BasicSR's models do."""
         (EDVRModel if 'dcn_lr_mul' in self.opt['train'] else VideoRecurrentModel).setup_optimizers(self)
 
-    def setup_schedulers(self) -> None:
-        """Sets up BasicSR's schedulers, or ``MultigridCosineLR``."""
-        scheduler_opt = self.opt['train']['scheduler']
-        if scheduler_opt.get('type') != SCHEDULER_TYPE:
-            batch_scaling = scheduler_opt.pop('batch_scaling', 'none')
-            if self.schedule is not None and batch_scaling != 'none':
-                self._batch_scaling = BatchScaling(self.optimizers, self.schedule, batch_scaling)
-            return super().setup_schedulers()
-        if self.schedule is None:
-            raise OptionError(
-                'train.scheduler.type',
-                'stand beside a Multigrid dataset',
-                SCHEDULER_TYPE,
-                'Use a scheduler of BasicSR.',
-            )
-        options = cosine_options(scheduler_opt, self.schedule)
-        self.schedulers += [MultigridCosineLR(optimizer, self.schedule, options) for optimizer in self.optimizers]
-
-    def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
-        """Sets the rates of an iteration: the scheduler's, BasicSR's own warm-up, the factor of the batch."""
-        self._keeper.leave_if_stopped()
-        with self._batch_scaling.taken_off(current_iter) if self._batch_scaling is not None else nullcontext():
-            super().update_learning_rate(current_iter, warmup_iter)
-
     def model_to_device(self, net: torch.nn.Module) -> torch.nn.Module:
         """Moves a network to the device and wraps it for several GPUs; with a launcher, also for several CPUs."""
         if self.is_train and self.opt['train'].get('channels_last') and net is self.net_g:
             acceleration.to_channels_last(net)
-        if not self.opt['dist']:
-            return super().model_to_device(net)
-        return wrap(net.to(self.device), self.opt, self.device, self.opt.get('find_unused_parameters', False))
+        return super().model_to_device(net)
 
-    def feed_data(self, data: dict[str, Any]) -> None:
-        """Moves a batch to the device.
-
-        Args:
-            data (dict): ``lq`` (b, t, c, h, w) and ``gt`` (b, t, c, scale*h, scale*w), or without t for one target
-                frame, float32 RGB in [0, 1]; or both as uint8 BGR with the channels last, as
-                ``MultigridREDSDataset`` gives them.
-        """
-        for key in ('lq', 'gt'):
-            if key in data:
-                frames = data[key].to(self.device, non_blocking=True)
-                setattr(self, key, to_float_rgb(frames) if frames.dtype == torch.uint8 else frames)
-
-    def optimize_parameters(self, current_iter: int) -> None:
-        """One iteration, with what ``train.fix_flow`` and ``train.tsa_iter`` hold fixed, by iteration."""
+    def before_iteration(self, current_iter: int) -> None:
+        """Tries the shapes before the first one; says what ``train.fix_flow`` and ``train.tsa_iter`` hold fixed."""
         if self.schedule is not None:
             shape = self.schedule.at_current_iter(current_iter).shape
             assert self.lq.shape[1] == shape.num_frame, (self.lq.shape, current_iter, shape)
             assert self.gt.shape[-1] == shape.gt_size, (self.gt.shape, current_iter, shape)
-            if not self._is_preflighted:
+            # A subclass with a step of its own may feed its network otherwise.
+            has_our_step = type(self).optimize_parameters is MultigridVideoModel.optimize_parameters
+            if has_our_step and not self._is_preflighted:
                 preflight(self, self.schedule)
             self._is_preflighted = True
         train_opt = self.opt['train']
         self._hold_fixed(*(current_iter < (train_opt.get(key) or 0) for key in _FIXING_OPTIONS))
-        self.update(current_iter)
-        self._keeper.after_iteration(current_iter)
 
-    def validation(self, *args: Any, **kwargs: Any) -> None:
-        """BasicSR's, unless the run was asked to stop."""
-        if self.is_train:
-            self._keeper.leave_if_stopped()
-        super().validation(*args, **kwargs)
+    def optimize_parameters(self, current_iter: int) -> None:
+        """One step; a subclass may have another, with :meth:`update` or without."""
+        self.update(current_iter)
 
     def update(self, current_iter: int) -> None:
         """The gradient of ``self.lq`` and ``self.gt``, the optimizer's step and the average of the weights."""
@@ -206,7 +152,8 @@ class MultigridVideoModel(VideoRecurrentModel):
 
     def get_current_log(self) -> dict[str, float]:
         """The losses of the last iteration, the mean over all ranks; only here is the device waited for."""
-        self.log_dict = self.reduce_loss_dict(self._losses)
+        if self._losses:
+            self.log_dict.update(self.reduce_loss_dict(self._losses))
         return self.log_dict
 
     def model_ema(self, decay: float = 0.999) -> None:
@@ -229,36 +176,6 @@ class MultigridVideoModel(VideoRecurrentModel):
             if buffer is not None
         ]
         return list(ema.parameters()), list(net.parameters()), buffers
-
-    def save(self, epoch: int, current_iter: int) -> None:
-        """Saves the weights and then the training state of an iteration; -1 for the end of the run.
-
-        Raises:
-            InputError: If the weights at the end of the run cannot be written.
-        """
-        self._keeper.save(super().save, epoch, current_iter)
-
-    def save_network(
-        self, net: torch.nn.Module | list[torch.nn.Module], net_label: str, current_iter: int, param_key: Any = 'params'
-    ) -> None:
-        """Writes weights, whole or not at all, in BasicSR's format."""
-        nets, keys = ([value] if not isinstance(value, list) else value for value in (net, param_key))
-        bare = {key: self.get_bare_model(net) for net, key in zip(nets, keys, strict=True)}
-        self._keeper.save_networks(bare, net_label, current_iter)
-
-    def save_training_state(self, epoch: int, current_iter: int) -> None:
-        """Writes the training state, whole or not at all: BasicSR's, and what an exact resume needs beside it."""
-        self._keeper.save_state(epoch, current_iter)
-
-    def resume_training(self, resume_state: dict[str, Any]) -> None:
-        """Loads the optimizers, with the flags that the option file has now, the schedulers and the random state."""
-        for optimizer, saved in zip(self.optimizers, resume_state['optimizers']):
-            for line in optimizer_state.take_flags(optimizer, saved):
-                get_root_logger().info(line)
-        super().resume_training(resume_state)
-        for optimizer in self.optimizers:
-            optimizer_state.lay_out(optimizer)
-        self._keeper.restore(resume_state)
 
     def _hold_fixed(self, fixes_flow: bool, trains_fusion_alone: bool) -> None:
         """Says which parameters train; BasicSR does so at iteration 1 only, which a resumed run never sees."""

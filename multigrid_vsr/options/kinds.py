@@ -155,6 +155,15 @@ def or_word(kind: Kind, word: str, words: str, fix: str = 'Remove it.') -> Kind:
     return Kind(f'{kind.words}; or `{word}`', {'anyOf': [kind.schema, {'const': word}]}, check)
 
 
+def or_text(kind: Kind) -> Kind:
+    """Another kind, or a name."""
+
+    def check(name: str, value: Any) -> Any:
+        return TEXT.check(name, value) if isinstance(value, str) else kind.check(name, value)
+
+    return Kind(f'a name or {kind.words}', {'anyOf': [TEXT.schema, kind.schema]}, check)
+
+
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = 'Remove it.') -> str:
     """The end of a line about a word that is not known."""
     near = get_close_matches(word, list(known), n=1)
