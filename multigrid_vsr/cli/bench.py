@@ -18,6 +18,7 @@ _MEASURES = {
     'step': 'an iteration against BasicSR',
     'options': 'an iteration with each option that makes it faster',
     'run': 'a whole run against the sum of its steps',
+    'launches': 'kernels that an iteration launches on a GPU and its waits for it, counted without one',
     'train': 'variants of a run with several seeds, by what they reach on real video, and in which time',
 }
 
@@ -27,6 +28,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     measures = parser.add_subparsers(dest='what', metavar='WHAT', required=True)
     for what, description in _MEASURES.items():
         measure = measures.add_parser(what, help=description)
+        if what == 'launches':
+            measure.add_argument('-opt', metavar='FILE', help='a training file, for its network and shapes')
+            continue
         if what == 'train':
             bench_train.add_arguments(measure)
             kept = 'frames and results, kept; an interrupted bench goes on from it'
@@ -46,6 +50,10 @@ def run(args: argparse.Namespace) -> None:
     if args.what == 'train':
         with _folder(args) as root:
             return bench_train.run(args, root)
+    if args.what == 'launches':
+        from multigrid_vsr.bench import launches
+
+        return launches.measure(args.opt)
     if args.rounds < 1:
         raise OptionError('--rounds', 'be at least 1', args.rounds, 'Medians are taken over the rounds.')
     from multigrid_vsr.bench import acceleration, loader, step, whole_run

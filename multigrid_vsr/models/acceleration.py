@@ -22,6 +22,22 @@ def to_channels_last(network: nn.Module) -> None:
     network.register_forward_hook(lambda module, inputs, output: output.contiguous())
 
 
+def leave_out_checks(network: nn.Module, is_mirrored: bool) -> None:
+    """Lets an arch no longer look at values on the device (``train.arch_checks: false``): it waits for each look.
+
+    EDVR's and IconVSR's offsets are not warned of, and BasicVSR++ is told whether its sequences are mirrored.
+
+    Args:
+        network: The network; ``checks_values`` is what the host's patched modules go by.
+        is_mirrored: Whether each sequence is its own mirror image, as ``flip_sequence`` makes them.
+    """
+    for module in network.modules():
+        if hasattr(module, 'checks_values'):
+            module.checks_values = False
+        if hasattr(module, 'is_mirror_extended'):
+            module.is_mirror_extended = is_mirrored
+
+
 def compile_children(network: nn.Module, mode: str | bool, num_shapes: int) -> None:
     """Compiles the modules below a network, one by one (``train.compile``); names of weights stay.
 
