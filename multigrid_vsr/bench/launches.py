@@ -1,8 +1,8 @@
 """What an iteration asks of a GPU, counted without one: kernels that the host launches, and its waits for the device.
 
-On a fast GPU a small crop costs what its launches cost. Fake tensors, which have a shape and no values, go through the real
-code, and a dispatch mode counts what a GPU would be asked for. Those on a GPU have no backward; its operations are counted
-on the CPU, where the forward's are as many.
+On a fast GPU a small crop costs what its launches cost. Fake tensors, which have a shape and no values, go through the
+real code, and a dispatch mode counts what a GPU would be asked for. Those on a GPU have no backward; its operations are
+counted on the CPU, where the forward's are as many.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def _on_device(build: Callable[[], torch.nn.Module], device: str) -> torch.nn.Mo
             for name, value in tensors.items():
                 if value is not None and value.device.type != device:
                     moved = value.detach().to(device)
-                    tensors[name] = torch.nn.Parameter(moved) if isinstance(value, torch.nn.Parameter) else moved
+                    tensors[name] = type(value)(moved)  # type: ignore[assignment]
     return network
 
 

@@ -77,7 +77,8 @@ def unscaled_blocks() -> None:
 
 @patch(
     '`DCNv2Pack.forward`',
-    why='it looks at the size of its offsets, for a warning alone, and the host waits for it: 20 times an iteration of EDVR',
+    why='it looks at the size of its offsets, for a warning alone, and the host waits for it: 20 times an iteration of '
+    'EDVR',
     needed='`train.arch_checks: false`, or `train.cuda_graph`',
     goes="without these BasicSR's code runs",
 )

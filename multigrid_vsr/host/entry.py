@@ -96,7 +96,7 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
         written = _written()
         if written is None:
             return original(root_path, is_train)
-        from multigrid_vsr.host.run_check import check_num_gpu, check_run, check_state
+        from multigrid_vsr.host.run_check import check_num_gpu, check_one_gpu, check_run, check_state
         from multigrid_vsr.models.checkpoint import ranks
 
         _check_host(written)
@@ -111,6 +111,7 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
         opt, args = original(root_path, is_train)
         if follows_schedule:
             settle(opt)
+            check_one_gpu(opt)
             opt['datasets']['train'].update(checked('datasets.train', written['datasets']['train']))
             _check_data(opt)
             opt['manual_seed'] = from_rank_0(opt['manual_seed'])  # without one in the file each rank draws its own

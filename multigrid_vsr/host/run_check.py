@@ -68,6 +68,24 @@ def check_state(opt: dict[str, Any], schedule: Schedule, world_size: int, root: 
     checkpoint.find_weights(opt, state['iter'], os.path.join(root, 'models'))
 
 
+def check_one_gpu(opt: dict[str, Any]) -> None:
+    """Refuses what torch's ``DataParallel`` would train wrongly: its copies of a compiled network run the first's weights.
+
+    Args:
+        opt: The options as BasicSR has parsed them, which knows the launcher and the GPUs.
+
+    Raises:
+        OptionError: If one process has several GPUs.
+    """
+    if opt['dist'] or opt['num_gpu'] < 2:
+        return
+    for key in ('compile', 'cuda_graph'):
+        if opt['train'].get(key):
+            rule = f'be left out where one process has several GPUs ({opt["num_gpu"]})'
+            fix = f'Start one for each: torchrun --nproc_per_node={opt["num_gpu"]} ... --launcher pytorch.'
+            raise OptionError(f'train.{key}', rule, opt['train'][key], fix)
+
+
 def check_num_gpu(opt: dict[str, Any]) -> None:
     """Compares ``num_gpu`` with this machine.
 

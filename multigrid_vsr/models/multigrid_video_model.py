@@ -18,17 +18,18 @@ from multigrid_vsr.core.plan import shape_notes, stage_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.pixels import to_float_rgb
 from multigrid_vsr.models import acceleration, checkpoint, optimizer_state
+from multigrid_vsr.models.cuda_graph import IterationGraph, graph_of
+from multigrid_vsr.models.held_fixed import hold_fixed
 from multigrid_vsr.models.lr_scheduler import BatchScaling, MultigridCosineLR
 from multigrid_vsr.models.preflight import preflight
 from multigrid_vsr.models.run_keeper import RunKeeper
 from multigrid_vsr.models.validation import validate
-from multigrid_vsr.models.wrapping import looks_in_vain, wrap
+from multigrid_vsr.models.wrapping import share_weights, without_vain_search, wrap
 from multigrid_vsr.options.multigrid_block import largest_part
 from multigrid_vsr.options.scheduler import cosine_options
 from multigrid_vsr.options.table import SCHEDULER_TYPE
 
 AMP_DTYPES = {None: None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
-_FLOW_MODULES = ('spynet', 'edvr')  # what BasicSR's `fix_flow` holds fixed
 _FIXING_OPTIONS = ('fix_flow', 'tsa_iter')
 
 
@@ -64,10 +65,17 @@ class MultigridVideoModel(VideoRecurrentModel):
         if opt['train'].get('compile'):
             shapes = {s.shape for s in self.schedule.segments} if self.schedule is not None else ()
             acceleration.compile_children(self.get_bare_model(self.net_g), opt['train']['compile'], len(shapes))
+        if self._graph is not None or not opt['train'].get('arch_checks', True):
+            is_mirrored = bool(opt['datasets']['train'].get('flip_sequence'))
+            acceleration.leave_out_checks(self.get_bare_model(self.net_g), is_mirrored)
         if self.schedule is not None:
             get_root_logger().info(f'Multigrid schedule:\n{stage_table(self.schedule, checkpoint.ranks(opt))}')
             for note in shape_notes(self.schedule, opt.get('scale', 1)):
                 get_root_logger().info(note)
+
+    @cached_property
+    def _graph(self) -> IterationGraph | None:
+        return graph_of(self, MultigridVideoModel)
 
     def setup_optimizers(self) -> None:
         """Sets up the optimizer with ``flow_lr_mul``, or with EDVR's ``dcn_lr_mul``, as BasicSR's models do."""
@@ -103,6 +111,9 @@ class MultigridVideoModel(VideoRecurrentModel):
             acceleration.to_channels_last(net)
         if not self.opt['dist']:
             return super().model_to_device(net)
+        if self.is_train and self._graph is not None:
+            share_weights(net.to(self.device))
+            return net
         return wrap(net.to(self.device), self.opt, self.device, self.opt.get('find_unused_parameters', False))
 
     def feed_data(self, data: dict[str, Any]) -> None:
@@ -125,7 +136,7 @@ class MultigridVideoModel(VideoRecurrentModel):
             assert self.lq.shape[1] == shape.num_frame, (self.lq.shape, current_iter, shape)
             assert self.gt.shape[-1] == shape.gt_size, (self.gt.shape, current_iter, shape)
             if not self._is_preflighted:
-                preflight(self, self.schedule)
+                preflight(self, self.schedule, current_iter)
             self._is_preflighted = True
         train_opt = self.opt['train']
         self._hold_fixed(*(current_iter < (train_opt.get(key) or 0) for key in _FIXING_OPTIONS))
@@ -136,17 +147,18 @@ class MultigridVideoModel(VideoRecurrentModel):
         """BasicSR's, unless the run was asked to stop."""
         if self.is_train:
             self._keeper.leave_if_stopped()
+            if self._graph is not None:
+                self._graph.drop()
         super().validation(*args, **kwargs)
 
     def update(self, current_iter: int) -> None:
         """The gradient of ``self.lq`` and ``self.gt``, the optimizer's step and the average of the weights."""
-        self.optimizer_g.zero_grad()
-        if self.opt['train'].get('compile'):
-            acceleration.begin_step()
-        self._losses = self.backward(self.lq, self.gt)
-        if looks_in_vain(self.net_g):  # what was held fixed was all that had no gradient
-            self.net_g = wrap(self.get_bare_model(self.net_g), self.opt, self.device, find_unused=False)
-            get_root_logger().info('All that trains has a gradient: find_unused_parameters is off from here.')
+        if self._graph is not None:
+            self._losses = self._graph(current_iter)
+        else:
+            self.optimizer_g.zero_grad()
+            self._losses = self.backward(self.lq, self.gt)
+        self.net_g = without_vain_search(self.net_g, self.opt, self.device)
         self.scaler.step(self.optimizer_g)
         self.scaler.update()
         if self.ema_decay > 0:
@@ -262,13 +274,7 @@ class MultigridVideoModel(VideoRecurrentModel):
         """Says which parameters train; BasicSR does so at iteration 1 only, which a resumed run never sees."""
         if (fixes_flow, trains_fusion_alone) == self._held_fixed:
             return
-        for name, parameter in self.net_g.named_parameters():
-            in_flow = any(module in name for module in _FLOW_MODULES)
-            parameter.requires_grad_(not ((fixes_flow and in_flow) or (trains_fusion_alone and 'fusion' not in name)))
-        fixed = 'the flow network and feature extractor' if fixes_flow else 'all but the TSA module'
-        get_root_logger().info(
-            f'Hold {fixed} fixed.' if fixes_flow or trains_fusion_alone else 'Train all the parameters.'
-        )
+        hold_fixed(self.net_g, fixes_flow, trains_fusion_alone)
         self._held_fixed = (fixes_flow, trains_fusion_alone)
         if isinstance(self.net_g, DistributedDataParallel):
             self.net_g = wrap(self.net_g.module, self.opt, self.device, self.net_g.find_unused_parameters)
