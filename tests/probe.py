@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import sys
 import time
 from pathlib import Path
@@ -107,6 +108,25 @@ class ThinBasicVSR(BasicVSR):
 
     def forward(self, lqs: torch.Tensor) -> torch.Tensor:
         return super().forward(torch.nn.functional.dropout(lqs, 0.1, self.training))
+
+
+@ARCH_REGISTRY.register()
+class NoisyProbe(ShapeProbe):
+    """Has statistics, draws random numbers, and asks for what a test says: nothing, a value, a random number."""
+
+    asks = ''
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(48)
+
+    def forward(self, lq: torch.Tensor) -> torch.Tensor:
+        features = torch.nn.functional.dropout(self.norm(self.conv(lq.flatten(0, 1))), 0.1, self.training)
+        if self.training and self.asks == 'value' and features.abs().mean() > 1e6:
+            raise AssertionError
+        if self.training and self.asks == 'random':
+            features = features * random.random()
+        return torch.pixel_shuffle(features, 4).unflatten(0, lq.shape[:2])
 
 
 @ARCH_REGISTRY.register()

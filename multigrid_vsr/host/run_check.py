@@ -69,7 +69,7 @@ def check_state(opt: dict[str, Any], schedule: Schedule, world_size: int, root: 
 
 
 def check_one_gpu(opt: dict[str, Any]) -> None:
-    """Refuses what torch's ``DataParallel`` would train wrongly: its copies of a compiled network run the first's weights.
+    """Refuses what torch's ``DataParallel`` would train wrongly: its copies of what is compiled run GPU 0's.
 
     Args:
         opt: The options as BasicSR has parsed them, which knows the launcher and the GPUs.

@@ -43,7 +43,7 @@ def graph_of(model: Any, base: type) -> IterationGraph | None:
     if not model.opt['train'].get('cuda_graph'):
         return None
     own = [name for name in _OWN_STEP if getattr(type(model), name) is not getattr(base, name)]
-    if model.device.type != 'cuda':
+    if not is_on_gpu(model):
         reason = 'there is no GPU'
     elif own:
         reason = f'{type(model).__name__} has its own {own[0]}'
@@ -53,6 +53,11 @@ def graph_of(model: Any, base: type) -> IterationGraph | None:
         return IterationGraph(model)
     get_root_logger().info(f'train.cuda_graph is off: {reason}.')
     return None
+
+
+def is_on_gpu(model: Any) -> bool:
+    """Whether there is a device that takes graphs."""
+    return model.device.type == 'cuda'
 
 
 def iterations_alike(current_iter: int, opt: Mapping[str, Any], schedule: Schedule | None) -> int:
@@ -87,8 +92,8 @@ class IterationGraph:
     """Computes the gradients of each iteration: by a graph where one pays, else as ``model.backward`` does.
 
     Iterations are of a kind if their shapes are equal and the same parameters train. The first few of a kind warm up on
-    a stream of their own; the last of these runs while torch raises at whatever waits for the device, which no graph can
-    hold. A kind that waits, or cannot be captured, stays eager, with a line in the log.
+    a stream of their own; the last of these runs while torch raises at whatever waits for the device, which no graph
+    can hold. A kind that waits, or cannot be captured, stays eager, with a line in the log.
 
     Ranks exchange gradients here, once an iteration, and the network is bare: what ``DistributedDataParallel`` hooks
     into a backward belongs to the stream on which it was wrapped.

@@ -17,6 +17,7 @@ from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.plan import shape_notes, stage_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.pixels import to_float_rgb
+from multigrid_vsr.data.prefetch import to_device
 from multigrid_vsr.models import acceleration, checkpoint, optimizer_state
 from multigrid_vsr.models.cuda_graph import IterationGraph, graph_of
 from multigrid_vsr.models.held_fixed import hold_fixed
@@ -126,7 +127,7 @@ class MultigridVideoModel(VideoRecurrentModel):
         """
         for key in ('lq', 'gt'):
             if key in data:
-                frames = data[key].to(self.device, non_blocking=True)
+                frames = to_device(data[key], self.device)
                 setattr(self, key, to_float_rgb(frames) if frames.dtype == torch.uint8 else frames)
 
     def optimize_parameters(self, current_iter: int) -> None:

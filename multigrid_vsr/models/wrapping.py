@@ -30,7 +30,7 @@ def wrap(network: nn.Module, opt: Mapping[str, Any], device: torch.device, find_
 
 
 def without_vain_search(network: nn.Module, opt: Mapping[str, Any], device: torch.device) -> nn.Module:
-    """Wraps a network anew if each iteration walks its graph for parameters without a gradient, and none that trains is.
+    """Wraps a network anew if each iteration looks for parameters without a gradient, and all that train have one.
 
     What was held fixed before was all that had none.
     """
