@@ -10,7 +10,7 @@ from pathlib import Path
 import probe
 import pytest
 import torch
-from graph_stand_in import StandIn
+from graph_stand_in import StandIn, StandInGraph
 from probe import train_here
 from runs import options, run, same_bits, torchrun, write
 from test_multigrid_video_model import build, validation_set
@@ -74,12 +74,9 @@ def test_run_by_graphs_ends_with_the_bits_of_an_eager_one(changes, tmp_path, cli
 def test_graph_that_is_not_replayed_after_its_capture_would_be_seen(tmp_path, clips, stand_in, monkeypatch):
     """Of the stand-in itself: as on a GPU nothing is computed while an iteration is captured."""
     eager = end_of(tmp_path, clips)
-    from graph_stand_in import StandInGraph
-
     replay = StandInGraph.replay
     monkeypatch.setattr(StandInGraph, 'replay', lambda self: stand_in.log[-1] == 'capture' or replay(self))
-    with pytest.raises((AssertionError, FileNotFoundError, RuntimeError)):
-        assert same_bits(end_of(tmp_path, clips, train__cuda_graph=True), eager)
+    assert not same_bits(end_of(tmp_path, clips, train__cuda_graph=True), eager)
 
 
 def test_thaw_captures_anew_and_a_short_rest_stays_eager(tmp_path, clips, stand_in):
@@ -143,8 +140,10 @@ def test_model_with_a_step_of_its_own_is_left_eager(tmp_path, clips, stand_in, c
             pass
 
     monkeypatch.setattr(logging.getLogger('basicsr'), 'propagate', True)
+    other = OtherModel.__new__(OtherModel)
+    vars(other).update(opt=model.opt, device=model.device)
     with caplog.at_level('INFO'):
-        assert OtherModel(model.opt)._graph is None
+        assert other._graph is None
     assert 'train.cuda_graph is off: OtherModel has its own optimize_parameters.' in caplog.text
 
 

@@ -19,6 +19,7 @@ from unittest import mock
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -85,8 +86,9 @@ def counted(device: str = 'cuda') -> Iterator[Counts]:
         return tensor.to(other.device, other.dtype)
 
     patched = mock.patch.object(torch.Tensor, 'type_as', type_as)
+    fake = FakeTensorMode(shape_env=ShapeEnv())  # so that a size may be a value of the device
     without_cudnn = torch.backends.cudnn.flags(enabled=False)
-    with warnings.catch_warnings(), patched, without_cudnn, _own_grids(), FakeTensorMode(), Counts(device) as counts:
+    with warnings.catch_warnings(), patched, without_cudnn, _own_grids(), fake, Counts(device) as counts:
         warnings.simplefilter('ignore')  # what the archs and torch say to each other
         yield counts
 
@@ -159,7 +161,8 @@ def _on_device(build: Callable[[], torch.nn.Module], device: str) -> torch.nn.Mo
             for name, value in tensors.items():
                 if value is not None and value.device.type != device:
                     moved = value.detach().to(device)
-                    tensors[name] = type(value)(moved)  # type: ignore[assignment]
+                    is_parameter = isinstance(value, torch.nn.Parameter)
+                    tensors[name] = torch.nn.Parameter(moved) if is_parameter else moved  # type: ignore[assignment]
     return network
 
 
@@ -180,9 +183,7 @@ def measure(opt_file: str | None = None) -> None:
 
 def compare(network_opt: Mapping[str, Any], shapes: Sequence[tuple[int, int]]) -> Iterator[tuple[Any, ...]]:
     """Gives a row of the table for each (frames, LQ side): of BasicSR's arch and of the patched one."""
-    # No weights are read, which tell of no kernel.
-    arguments = {key: value for key, value in network_opt.items() if key != 'type' and not key.endswith('_path')}
-    build = partial(ARCH_REGISTRY.get(network_opt['type']), **arguments)
+    build = builder(network_opt)
     for num_frame, lq_size in shapes:
         lq_shape = (1, num_frame, 3, lq_size, lq_size)
         row = [network_opt['type'], f'{num_frame} x {lq_size}']
@@ -192,6 +193,12 @@ def compare(network_opt: Mapping[str, Any], shapes: Sequence[tuple[int, int]]) -
                 backward = count_backward(build, lq_shape)
             row += [forward.launches, forward.launches + backward.launches, forward.waits]
         yield tuple(row)
+
+
+def builder(network_opt: Mapping[str, Any]) -> Callable[[], torch.nn.Module]:
+    """Builds a network from its options, but for weights that it would read: they change no kernel."""
+    arguments = {key: value for key, value in network_opt.items() if key != 'type' and not key.endswith('_path')}
+    return partial(ARCH_REGISTRY.get(network_opt['type']), **arguments)
 
 
 def _of_file(path: str) -> tuple[dict[str, Any], Sequence[tuple[int, int]]]:
