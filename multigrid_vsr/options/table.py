@@ -194,7 +194,7 @@ OPTIONS = (
         choice(
             *COMPILE_MODES,
             words=f'one of {", ".join(map(as_yaml, COMPILE_MODES))}',
-            fix='CUDA graphs are train.cuda_graph: true.',
+            fix='Leave it out for no compiling; CUDA graphs are train.cuda_graph.',
         ),
         'Compiles the modules of the network, with a mode of `torch.compile`.',
         default=False,
