@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
     sys.argv[1:] = ['-opt', args.opt, *(['--force_yml', *args.force_yml] if args.force_yml else [])]
     opt, _ = basicsr.utils.options.parse_options(os.getcwd(), is_train=True)
     opt['num_gpu'] = min(opt['num_gpu'], 1)
-    opt['train'].pop('compile', None)
+    for key in ('compile', 'cuda_graph'):
+        opt['train'].pop(key, None)
     opt.get('multigrid', {}).pop('max_batch_size_per_gpu', None)
     print(measure(build_model(opt), opt['datasets']['train']['multigrid'], args.limit, args.iters))

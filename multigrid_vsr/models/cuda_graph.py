@@ -24,7 +24,7 @@ from basicsr.utils import get_root_logger
 from multigrid_vsr.core.errors import one_line
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.models.undo import remember
-from multigrid_vsr.models.wrapping import average_gradients, share_buffers
+from multigrid_vsr.models.wrapping import average_gradients, share
 
 LEAST_ITERATIONS = 50  # of a kind, for which capturing pays
 WARM_UP = 3  # iterations of a kind before it is captured, as torch's documentation has it; they train as any
@@ -126,7 +126,7 @@ class IterationGraph:
             self._kind = kind
             self._pays = iterations_alike(current_iter, model.opt, model.schedule) >= LEAST_ITERATIONS
         if model.opt['dist']:
-            share_buffers(model.net_g)
+            share(list(model.net_g.buffers()))
         if not self._pays or kind in self._stays_eager:
             losses = self._eager()
         elif self._num_warm < WARM_UP:
@@ -137,6 +137,10 @@ class IterationGraph:
             captured = self._captured
             average_gradients(captured.gradients if captured else [p.grad for p in self._parameters])
         return losses
+
+    def begin(self) -> None:
+        """Gives all ranks the weights of rank 0."""
+        share([*(parameter.detach() for parameter in self._parameters), *self._model.net_g.buffers()])
 
     def drop(self) -> None:
         """Gives the graph and its memory back: to other shapes, or to validation."""

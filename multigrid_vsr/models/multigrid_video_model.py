@@ -25,7 +25,7 @@ from multigrid_vsr.models.lr_scheduler import BatchScaling, MultigridCosineLR
 from multigrid_vsr.models.preflight import preflight
 from multigrid_vsr.models.run_keeper import RunKeeper
 from multigrid_vsr.models.validation import validate
-from multigrid_vsr.models.wrapping import share_weights, without_vain_search, wrap
+from multigrid_vsr.models.wrapping import without_vain_search, wrap
 from multigrid_vsr.options.multigrid_block import largest_part
 from multigrid_vsr.options.scheduler import cosine_options
 from multigrid_vsr.options.table import SCHEDULER_TYPE
@@ -112,10 +112,11 @@ class MultigridVideoModel(VideoRecurrentModel):
             acceleration.to_channels_last(net)
         if not self.opt['dist']:
             return super().model_to_device(net)
-        if self.is_train and self._graph is not None:
-            share_weights(net.to(self.device))
+        net = net.to(self.device)
+        if self.is_train and self._graph is not None:  # it exchanges gradients itself
+            self._graph.begin()
             return net
-        return wrap(net.to(self.device), self.opt, self.device, self.opt.get('find_unused_parameters', False))
+        return wrap(net, self.opt, self.device, self.opt.get('find_unused_parameters', False))
 
     def feed_data(self, data: dict[str, Any]) -> None:
         """Moves a batch to the device.

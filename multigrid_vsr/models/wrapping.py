@@ -44,18 +44,8 @@ def without_vain_search(network: nn.Module, opt: Mapping[str, Any], device: torc
     return wrap(network.module, opt, device, find_unused=False)
 
 
-def share_weights(network: nn.Module) -> None:
-    """Gives all ranks what rank 0 begins with, as ``DistributedDataParallel`` does when it wraps."""
-    _broadcast([tensor.detach() for tensor in network.parameters()])
-    share_buffers(network)
-
-
-def share_buffers(network: nn.Module) -> None:
-    """Gives all ranks the buffers of rank 0, as ``DistributedDataParallel`` does before a forward."""
-    _broadcast(list(network.buffers()))
-
-
-def _broadcast(tensors: list[torch.Tensor]) -> None:
+def share(tensors: list[torch.Tensor]) -> None:
+    """Gives all ranks the tensors of rank 0: weights at the start and buffers before a forward, as its wrapper does."""
     if tensors:
         distributed._broadcast_coalesced(distributed.distributed_c10d._get_default_group(), tensors, 2**28, 0)
 
