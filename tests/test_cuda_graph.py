@@ -79,6 +79,17 @@ def test_graph_that_is_not_replayed_after_its_capture_would_be_seen(tmp_path, cl
     assert not same_bits(end_of(tmp_path, clips, train__cuda_graph=True), eager)
 
 
+def test_gradients_that_somebody_lets_go_of_are_there_again(tmp_path, clips, stand_in, monkeypatch):
+    changes = {'multigrid': {'num_frame': [4]}}
+    eager = end_of(tmp_path, clips, **changes)
+    update = MultigridVideoModel.update
+    monkeypatch.setattr(
+        MultigridVideoModel, 'update', lambda self, number: (self.optimizer_g.zero_grad(), update(self, number))
+    )
+    assert same_bits(end_of(tmp_path, clips, **changes, train__cuda_graph=True), eager)
+    assert 'replay' in stand_in.log
+
+
 def test_thaw_captures_anew_and_a_short_rest_stays_eager(tmp_path, clips, stand_in):
     """``fix_flow: 8`` holds iterations 1 to 7 of 14 of the one shape; with 6 and 12, 5 and 6 iterations are left."""
     changes = {'network_g': {'type': 'ThinBasicVSR'}, 'multigrid': {'num_frame': [4]}, 'train__total_iter': 28}
@@ -202,8 +213,10 @@ def test_one_process_with_several_gpus_is_refused(key, clips):
 
 
 RANK = """
+import os
 import sys
 import pytest
+import torch
 sys.path.append({folder!r})
 import probe
 from graph_stand_in import StandIn
@@ -212,6 +225,12 @@ if {graph}:
     cuda_graph.LEAST_ITERATIONS = 5
     host = StandIn(pytest.MonkeyPatch())
 from multigrid_vsr.cli import main
+from multigrid_vsr.models.run_keeper import RunKeeper
+save = RunKeeper.save_networks
+def save_on_each_rank(self, networks, label, current_iter):
+    torch.save(dict(networks['params'].state_dict()), 'of_rank_' + os.environ['RANK'] + '.pth')
+    save(self, networks, label, current_iter)
+RunKeeper.save_networks = save_on_each_rank
 main()
 if {graph}:
     assert host.log.count('replay') == 8, host.log
@@ -228,5 +247,8 @@ def test_ranks_exchange_the_gradients_of_their_graphs(tmp_path, clips):
         script.write_text(RANK.format(folder=str(Path(__file__).parent), graph=graph))
         opt_file = write(tmp_path, opt)
         run(*torchrun(script, 'train', '-opt', opt_file), cwd=tmp_path)
-        found.append(tmp_path / f'graph_{graph}/models/net_g_latest.pth')
+        found.append([torch.load(tmp_path / f'of_rank_{rank}.pth', weights_only=True) for rank in (0, 1)])
     assert same_bits(*found)
+    first, second = found[0]
+    assert same_bits(first['conv.weight'], second['conv.weight'])
+    assert not same_bits(first['norm.running_mean'], second['norm.running_mean'])  # each adds what it has seen

@@ -110,7 +110,8 @@ class IterationGraph:
         self._stays_eager: set[Any] = set()
         self._pays = False
         self._num_warm = 0
-        self._losses: Losses = {}
+        self._losses: Losses = {}  # of the last iteration that warmed up, and what had a gradient in it
+        self._trained: list[torch.nn.Parameter] = []
         self._captured: _Captured | None = None
 
     def __call__(self, current_iter: int) -> Losses:
@@ -131,6 +132,7 @@ class IterationGraph:
             losses = self._eager()
         elif self._num_warm < WARM_UP:
             losses = self._losses = self._warm_up()
+            self._trained = [parameter for parameter in self._parameters if parameter.grad is not None]
         else:
             losses = self._replay()
         if model.opt['dist']:
@@ -213,9 +215,8 @@ class IterationGraph:
         """Captures an iteration, which is not computed by that: what is read and written are tensors that stay."""
         model = self._model
         lq, gt = model.lq.clone(), model.gt.clone()
-        trained = [parameter for parameter in self._parameters if parameter.grad is not None]
-        gradients, views = _flat_like(trained)
-        for parameter, view in zip(trained, views, strict=True):
+        gradients, views = _flat_like(self._trained)
+        for parameter, view in zip(self._trained, views, strict=True):
             parameter.grad = view
         losses = {name: torch.empty_like(loss) for name, loss in self._losses.items()}
         model.output = None
@@ -227,7 +228,7 @@ class IterationGraph:
             for name, loss in model.backward(lq, gt).items():
                 losses[name].copy_(loss)
         get_root_logger().info(f'Captured an iteration of {self._shape} as a CUDA graph.')
-        return _Captured(graph, lq, gt, losses, gradients, list(zip(trained, views, strict=True)))
+        return _Captured(graph, lq, gt, losses, gradients, list(zip(self._trained, views, strict=True)))
 
 
 @contextmanager
