@@ -24,7 +24,7 @@ from basicsr.utils import get_root_logger
 from multigrid_vsr.core.errors import one_line
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.models.undo import remember
-from multigrid_vsr.models.wrapping import average_gradients, share
+from multigrid_vsr.models.wrapping import average_gradients, is_so_on_any_rank, share
 
 LEAST_ITERATIONS = 50  # of a kind, for which capturing pays
 WARM_UP = 3  # iterations of a kind before it is captured, as torch's documentation has it; they train as any
@@ -169,27 +169,31 @@ class IterationGraph:
         bring_back, drawn = remember(self._model), _host_random_state()
         mode = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode('error')
+        reason, losses = None, None
         try:
             losses = self._eager()
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            self._stay_eager(error)
-        else:
-            if _host_random_state() != drawn:
-                self._stay_eager('it draws random numbers on the CPU, which a graph would repeat')
-            return losses
+            reason = _told(error)
         finally:
             torch.cuda.set_sync_debug_mode(mode)
-        bring_back()
-        return self._eager()
+        if losses is None:
+            bring_back()
+            losses = self._eager()
+        elif _host_random_state() != drawn:
+            reason = 'it draws random numbers on the CPU, which a graph would repeat'
+        self._stay_eager_for(reason)
+        return losses
 
-    def _stay_eager(self, reason: Exception | str) -> None:
-        if isinstance(reason, Exception):
-            frame = traceback.extract_tb(reason.__traceback__)[-1]
-            reason = f'{one_line(reason)} ({os.path.basename(frame.filename)}, line {frame.lineno})'
-        get_root_logger().info(f'No CUDA graph of {self._shape}: {reason}.')
-        self._stays_eager.add(self._kind)
+    def _stay_eager_for(self, reason: str | None) -> bool:
+        """Whether the kind cannot be captured, on this rank or on another: all exchange the same tensors."""
+        if self._model.opt['dist'] and is_so_on_any_rank(reason is not None, self._model.device):
+            reason = reason or 'another rank cannot capture it'
+        if reason is not None:
+            get_root_logger().info(f'No CUDA graph of {self._shape}: {reason}.')
+            self._stays_eager.add(self._kind)
+        return reason is not None
 
     @property
     def _shape(self) -> str:
@@ -197,13 +201,16 @@ class IterationGraph:
         return f'{batch} x {num_frame} x {self._model.gt.shape[-1]}'
 
     def _replay(self) -> Losses:
-        if self._captured is None:
+        captured, reason = self._captured, None
+        if captured is None:
             try:
-                self._captured = self._capture()
+                captured = self._capture()
             except RuntimeError as error:
-                self._stay_eager(error)
+                reason = _told(error)
+            if self._stay_eager_for(reason) or captured is None:
                 return self._eager()
-        captured = self._captured
+            self._captured = captured
+            get_root_logger().info(f'Captured an iteration of {self._shape} as a CUDA graph.')
         captured.lq.copy_(self._model.lq)
         captured.gt.copy_(self._model.gt)
         captured.graph.replay()
@@ -227,7 +234,6 @@ class IterationGraph:
                 gradient.zero_()
             for name, loss in model.backward(lq, gt).items():
                 losses[name].copy_(loss)
-        get_root_logger().info(f'Captured an iteration of {self._shape} as a CUDA graph.')
         return _Captured(graph, lq, gt, losses, gradients, list(zip(self._trained, views, strict=True)))
 
 
@@ -238,6 +244,12 @@ def _on(stream: torch.cuda.Stream) -> Iterator[None]:
     with torch.cuda.stream(stream):
         yield
     torch.cuda.current_stream().wait_stream(stream)
+
+
+def _told(error: Exception) -> str:
+    """An error with the line that raised it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f'{one_line(error)} ({os.path.basename(frame.filename)}, line {frame.lineno})'
 
 
 def _host_random_state() -> tuple[Any, ...]:

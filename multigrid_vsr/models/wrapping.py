@@ -50,6 +50,13 @@ def share(tensors: list[torch.Tensor]) -> None:
         distributed._broadcast_coalesced(distributed.distributed_c10d._get_default_group(), tensors, 2**28, 0)
 
 
+def is_so_on_any_rank(is_so: bool, device: torch.device) -> bool:
+    """Whether something is so here or on another rank; all have to ask."""
+    found = torch.tensor(int(is_so), device=device)
+    distributed.all_reduce(found, distributed.ReduceOp.MAX)
+    return bool(found)
+
+
 def average_gradients(gradients: Iterable[torch.Tensor | None]) -> None:
     """Exchanges gradients, in one call for each dtype: each becomes the mean over all ranks."""
     of_dtype: dict[torch.dtype, list[torch.Tensor]] = {}
