@@ -64,9 +64,10 @@ def average_gradients(gradients: Iterable[torch.Tensor | None]) -> None:
         if gradient is not None:
             of_dtype.setdefault(gradient.dtype, []).append(gradient)
     for same in of_dtype.values():
-        flat = same[0] if len(same) == 1 else torch.cat([gradient.reshape(-1) for gradient in same])
+        is_flat = len(same) == 1 and same[0].dim() == 1
+        flat = same[0] if is_flat else torch.cat([gradient.reshape(-1) for gradient in same])
         flat.mul_(1 / distributed.get_world_size())  # first, as DistributedDataParallel does: sums stay in range
         distributed.all_reduce(flat)
-        if len(same) > 1:
+        if not is_flat:
             parts = flat.split([gradient.numel() for gradient in same])
             torch._foreach_copy_(same, [part.view(grad.shape) for part, grad in zip(parts, same)])
