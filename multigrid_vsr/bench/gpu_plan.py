@@ -10,7 +10,6 @@ import yaml
 
 from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.demo import training
-from multigrid_vsr.options.checked import options_of
 from multigrid_vsr.options.conversion import convert
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 
@@ -19,7 +18,8 @@ TOGETHER = 'together'
 SHARES = {'options': 0.25, 'steps': 0.57, 'loading': 0.62, 'training': 1.0}  # of the time, when each part ends
 
 _FUSED = {'optim_g': {'type': 'Adam', 'lr': 1e-4, 'fused': True}}
-_ROWS: dict[str, dict[str, Any]] = {
+# Changes of the `train` block; a graph of what is compiled is a matter of `compile` itself.
+OPTIONS: dict[str, dict[str, Any]] = {
     'none': {},
     'amp: bf16': {'amp': 'bf16'},
     'channels_last': {'channels_last': True},
@@ -31,10 +31,6 @@ _ROWS: dict[str, dict[str, Any]] = {
     'compile': {'compile': True},
     f'{TOGETHER}, compile': {'amp': 'bf16', 'channels_last': True, 'compile': True, **_FUSED},
 }
-_KNOWN = {*options_of('train'), 'optim_g'}
-# Changes of the `train` block; a graph of what is compiled is a matter of `compile` itself.
-OPTIONS = {name: {k: v for k, v in changes.items() if k in _KNOWN} for name, changes in _ROWS.items()}
-OPTIONS = {name: changes for name, changes in OPTIONS.items() if changes or name == 'none'}
 IN_PARTS = 'max_batch_size_per_gpu: 1'  # of the `multigrid` block, and so not among them
 COLUMNS = (STOCK, 'none', 'amp: bf16', 'channels_last', 'cuda_graph', TOGETHER, 'compile', f'{TOGETHER}, compile')
 RECIPE_COLUMNS = ('none', TOGETHER)  # what the predicted hours are for, beside stock

@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> None:
     # BasicSR parses the command line itself.
     sys.argv[1:] = ['-opt', args.opt, *(['--force_yml', *force_yml] if force_yml else [])]
     opt, _ = basicsr.utils.options.parse_options(os.getcwd(), is_train=True)
-    opt['train'].pop('compile', None)
+    for key in ('compile', 'cuda_graph'):
+        opt['train'].pop(key, None)
     (opt.get('multigrid') or {}).pop('max_batch_size_per_gpu', None)
     for line in measure(build(opt), opt['datasets']['train']['multigrid'], args.limit, args.iters):
         print(line, flush=True)

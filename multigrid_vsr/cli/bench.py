@@ -20,6 +20,7 @@ _MEASURES = {
     'options': 'an iteration with each option that makes it faster',
     'run': 'a whole run against the sum of its steps',
     'gpu': 'what a GPU can show within minutes: every option, iterations, whole runs',
+    'launches': 'kernels that an iteration launches on a GPU and its waits for it, counted without one',
     'train': 'variants of a run with several seeds, by what they reach on real video, and in which time',
 }
 
@@ -31,6 +32,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         measure = measures.add_parser(what, help=description)
         if what == 'gpu':
             bench_gpu.add_arguments(measure)
+        elif what == 'launches':
+            measure.add_argument('-opt', metavar='FILE', help='a training file, for its network and shapes')
             continue
         if what == 'train':
             bench_train.add_arguments(measure)
@@ -53,6 +56,10 @@ def run(args: argparse.Namespace) -> None:
     if args.what == 'train':
         with _folder(args) as root:
             return bench_train.run(args, root)
+    if args.what == 'launches':
+        from multigrid_vsr.bench import launches
+
+        return launches.measure(args.opt)
     if args.rounds < 1:
         raise OptionError('--rounds', 'be at least 1', args.rounds, 'Medians are taken over the rounds.')
     from multigrid_vsr.bench import acceleration, datasets, loader, step, whole_run

@@ -47,13 +47,13 @@ def check_several_gpus(opt: dict[str, Any], has_launcher: bool) -> list[str]:
     gpus = opt['num_gpu']
     if has_launcher or gpus < 2:
         return []
+    wrong = {key: opt['train'].get(key) for key in ('compile', 'cuda_graph')}  # the copies would run GPU 0's weights
     if opt['train'].get('amp') == 'bf16':  # the threads of the other GPUs take fp16 for it, without a scaler
-        raise OptionError(
-            'train.amp',
-            f'be left out where one process has {gpus} GPUs',
-            'bf16',
-            f'Start a process for each: torchrun --nproc_per_node={gpus} ... --launcher pytorch.',
-        )
+        wrong['amp'] = 'bf16'
+    for key, value in wrong.items():
+        if value:
+            fix = f'Start a process for each: torchrun --nproc_per_node={gpus} ... --launcher pytorch.'
+            raise OptionError(f'train.{key}', f'be left out where one process has {gpus} GPUs', value, fix)
     return [_SEVERAL.format(gpus)]
 
 

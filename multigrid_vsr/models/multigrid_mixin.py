@@ -15,6 +15,7 @@ from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.plan import shape_notes, stage_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.pixels import to_float_rgb
+from multigrid_vsr.data.prefetch import to_device
 from multigrid_vsr.models import checkpoint, optimizer_state
 from multigrid_vsr.models.degradation import Degradation, build_degradation, degrade
 from multigrid_vsr.models.lr_scheduler import BatchScaling, MultigridCosineLR
@@ -98,7 +99,7 @@ class MultigridMixin(_Base):
         data = dict(data)
         for key in ('lq', 'gt'):
             if key in data:
-                frames = data[key].to(self.device, non_blocking=True)
+                frames = to_device(data[key], self.device)
                 data[key] = to_float_rgb(frames) if frames.dtype == torch.uint8 else frames
         if self._degradation is not None and 'seed' in data:  # a batch of the training set
             data['lq'] = degrade(self._degradation, data['gt'], data['seed'], self.opt['scale'])

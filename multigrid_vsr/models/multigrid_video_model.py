@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from basicsr.models.edvr_model import EDVRModel
 from basicsr.models.video_recurrent_model import VideoRecurrentModel
-from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch.nn.parallel import DistributedDataParallel
 
 from multigrid_vsr.models import acceleration
+from multigrid_vsr.models.cuda_graph import IterationGraph, graph_of
+from multigrid_vsr.models.held_fixed import hold_fixed
 from multigrid_vsr.models.multigrid_mixin import MultigridMixin
 from multigrid_vsr.models.precision import AMP_DTYPES, keep_float32
 from multigrid_vsr.models.preflight import preflight
 from multigrid_vsr.models.validation import validate
-from multigrid_vsr.models.wrapping import looks_in_vain, wrap
+from multigrid_vsr.models.wrapping import without_vain_search, wrap
 from multigrid_vsr.options.multigrid_block import largest_part
 
-_FLOW_MODULES = ('spynet', 'edvr')  # what BasicSR's `fix_flow` holds fixed
 _FIXING_OPTIONS = ('fix_flow', 'tsa_iter')
 
 
@@ -57,6 +57,13 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         if opt['train'].get('compile'):
             shapes = {s.shape for s in self.schedule.segments} if self.schedule is not None else ()
             acceleration.compile_children(self.get_bare_model(self.net_g), opt['train']['compile'], len(shapes))
+        if self._graph is not None or not opt['train'].get('arch_checks', True):
+            is_mirrored = bool(opt['datasets']['train'].get('flip_sequence'))
+            acceleration.leave_out_checks(self.get_bare_model(self.net_g), is_mirrored)
+
+    @cached_property
+    def _graph(self) -> IterationGraph | None:
+        return graph_of(self, MultigridVideoModel)
 
     def setup_optimizers(self) -> None:
         """Sets up the optimizer with ``flow_lr_mul``, or with EDVR's ``dcn_lr_mul``, as BasicSR's models do."""
@@ -66,7 +73,11 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         """Moves a network to the device and wraps it for several GPUs; with a launcher, also for several CPUs."""
         if self.is_train and self.opt['train'].get('channels_last') and net is self.net_g:
             acceleration.to_channels_last(net)
-        return super().model_to_device(net)
+        if not self.opt['dist'] or not self.is_train or self._graph is None:
+            return super().model_to_device(net)
+        net = net.to(self.device)
+        self._graph.begin()  # it exchanges gradients itself
+        return net
 
     def before_iteration(self, current_iter: int) -> None:
         """Tries the shapes before the first one; says what ``train.fix_flow`` and ``train.tsa_iter`` hold fixed."""
@@ -77,7 +88,7 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
             # A subclass with a step of its own may feed its network otherwise.
             has_our_step = type(self).optimize_parameters is MultigridVideoModel.optimize_parameters
             if has_our_step and not self._is_preflighted:
-                preflight(self, self.schedule)
+                preflight(self, self.schedule, current_iter)
             self._is_preflighted = True
         train_opt = self.opt['train']
         self._hold_fixed(*(current_iter < (train_opt.get(key) or 0) for key in _FIXING_OPTIONS))
@@ -86,15 +97,20 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         """One step; a subclass may have another, with :meth:`update` or without."""
         self.update(current_iter)
 
+    def validation(self, *args: Any, **kwargs: Any) -> None:
+        """BasicSR's, with the memory of a captured iteration free."""
+        if self.is_train and self._graph is not None:
+            self._graph.drop()
+        super().validation(*args, **kwargs)
+
     def update(self, current_iter: int) -> None:
         """The gradient of ``self.lq`` and ``self.gt``, the optimizer's step and the average of the weights."""
-        self.optimizer_g.zero_grad()
-        if self.opt['train'].get('compile'):
-            acceleration.begin_step()
-        self._losses = self.backward(self.lq, self.gt)
-        if looks_in_vain(self.net_g):  # what was held fixed was all that had no gradient
-            self.net_g = wrap(self.get_bare_model(self.net_g), self.opt, self.device, find_unused=False)
-            get_root_logger().info('All that trains has a gradient: find_unused_parameters is off from here.')
+        if self._graph is not None:
+            self._losses = self._graph(current_iter)
+        else:
+            self.optimizer_g.zero_grad()
+            self._losses = self.backward(self.lq, self.gt)
+        self.net_g = without_vain_search(self.net_g, self.opt, self.device)
         self.scaler.step(self.optimizer_g)
         self.scaler.update()
         if self.ema_decay > 0:
@@ -181,13 +197,7 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         """Says which parameters train; BasicSR does so at iteration 1 only, which a resumed run never sees."""
         if (fixes_flow, trains_fusion_alone) == self._held_fixed:
             return
-        for name, parameter in self.net_g.named_parameters():
-            in_flow = any(module in name for module in _FLOW_MODULES)
-            parameter.requires_grad_(not ((fixes_flow and in_flow) or (trains_fusion_alone and 'fusion' not in name)))
-        fixed = 'the flow network and feature extractor' if fixes_flow else 'all but the TSA module'
-        get_root_logger().info(
-            f'Hold {fixed} fixed.' if fixes_flow or trains_fusion_alone else 'Train all the parameters.'
-        )
+        hold_fixed(self.net_g, fixes_flow, trains_fusion_alone)
         self._held_fixed = (fixes_flow, trains_fusion_alone)
         if isinstance(self.net_g, DistributedDataParallel):
             self.net_g = wrap(self.net_g.module, self.opt, self.device, self.net_g.find_unused_parameters)

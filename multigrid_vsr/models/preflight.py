@@ -14,12 +14,14 @@ import torch
 from multigrid_vsr.core.errors import InputError, one_line
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.models import acceleration
 from multigrid_vsr.models.memory import is_out_of_memory
+from multigrid_vsr.models.undo import remember
 from multigrid_vsr.options.arch_limits import leaves_doubt
 
 
-def preflight(model: Any, schedule: Schedule) -> None:
-    """Tries the shapes of a run; weights, buffers, optimizer and random state stay as they are.
+def preflight(model: Any, schedule: Schedule, current_iter: int = 1) -> None:
+    """Tries the shapes of a run that are still to come; weights, buffers, optimizer and random state stay as they are.
 
     A small batch of every shape goes forward through an arch whose limits are not sure. The largest shape goes forward
     and backward where memory is that of a GPU. With ``train.compile`` every shape does, so that none is compiled later.
@@ -27,11 +29,13 @@ def preflight(model: Any, schedule: Schedule) -> None:
     Args:
         model: A ``MultigridVideoModel``.
         schedule: Shapes of the run.
+        current_iter: The iteration that it begins with, which BasicSR counts from 1.
 
     Raises:
         InputError: If the arch does not take a shape, or the memory of the GPU does not hold the largest.
     """
-    shapes = sorted(dict.fromkeys(s.shape for s in schedule.segments), key=partial(_part_pixels, model), reverse=True)
+    ahead = dict.fromkeys(segment.shape for segment in schedule.segments if segment.end >= current_iter)
+    shapes = sorted(ahead, key=partial(_part_pixels, model), reverse=True)
     with _as_before(model):
         is_basicsrs = type(model.get_bare_model(model.net_g)).__module__.startswith('basicsr.archs.')
         if leaves_doubt(model.opt['network_g']) or not is_basicsrs:
@@ -52,18 +56,11 @@ def _part_pixels(model: Any, shape: BatchShape) -> int:
 
 @contextmanager
 def _as_before(model: Any) -> Iterator[None]:
-    buffers = [
-        (buffer, buffer.clone()) for name in ('net_g', 'net_d') if hasattr(model, name)
-        for buffer in getattr(model, name).buffers()
-    ]  # fmt: skip
-    scaler = copy.deepcopy(model.scaler.state_dict())
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == 'cuda' else []):
-        yield
+    bring_back, scaler = remember(model), copy.deepcopy(model.scaler.state_dict())
+    yield
     for optimizer in model.optimizers:
         optimizer.zero_grad()
-    with torch.no_grad():
-        for buffer, value in buffers:
-            buffer.copy_(value)
+    bring_back()
     if scaler:
         model.scaler.load_state_dict(scaler)
     if model.device.type == 'cuda':
@@ -104,7 +101,7 @@ def _failure(model: Any, num_frame: int, gt_size: int) -> str | None:
     lq, gt = random_batch(model, BatchShape(1, num_frame, gt_size))
     network = model.get_bare_model(model.net_g).eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), acceleration.eager():  # a batch of one is compiled for nothing
             output = network(lq)
     except Exception as error:  # whatever an arch raises at a shape that it does not take
         return one_line(error) or type(error).__name__

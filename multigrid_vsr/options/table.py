@@ -30,7 +30,7 @@ SCHEDULER_TYPE = 'MultigridCosineLR'
 SHARES = ('iter', 'samples')
 IO_BACKENDS = ('disk', 'lmdb', 'packed')
 AMP_MODES = ('bf16', 'fp16')
-COMPILE_MODES = (True, False, 'default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs')
+COMPILE_MODES = (True, False, 'default', 'max-autotune-no-cudagraphs')  # the others keep gradients in freed memory
 WARMUP_PART, MOST_WARMUP = 24, 5000  # without `warmup_iter`: docs/method.md has the ablation that the first is from
 
 
@@ -203,11 +203,25 @@ OPTIONS = (
         choice(
             *COMPILE_MODES,
             words=f'one of {", ".join(map(as_yaml, COMPILE_MODES))}',
-            fix='Leave it out for no compiling.',
+            fix='Leave it out for no compiling; CUDA graphs are train.cuda_graph.',
         ),
         'Compiles the modules of the network, with a mode of `torch.compile`.',
         default=False,
-        rule='torch 2.6 or newer',
+        rule='torch 2.6 or newer; one GPU for each process',
+    ),
+    Option(
+        'train.cuda_graph',
+        SWITCH,
+        'Launches forward, losses and backward of an iteration as one CUDA graph; nothing without a GPU.',
+        default=False,
+        rule='one GPU for each process, not in a GAN run',
+    ),
+    Option(
+        'train.arch_checks',
+        SWITCH,
+        'Whether archs look at values on the GPU, and wait for each: EDVR and IconVSR to warn of large offsets, '
+        'BasicVSR++ for mirrored sequences, which `flip_sequence` says too.',
+        default='true; false with `cuda_graph`',
     ),
     Option(
         'train.channels_last', SWITCH, 'Lays the weights of convolutions out with the channels last.', default=False

@@ -68,6 +68,8 @@ def _check_gan(opt: Mapping[str, Any], schedule: Schedule) -> None:
     shapes, part = [segment.shape for segment in schedule.segments], largest_part(opt)
     if opt['train'].get('amp') is not None:
         raise OptionError('train.amp', 'be left out of a GAN run', opt['train']['amp'], 'It trains in float32.')
+    if opt['train'].get('cuda_graph'):
+        raise OptionError('train.cuda_graph', 'be left out of a GAN run', True, "Its two steps are BasicSR's own code.")
     if part and any(shape.batch_size_per_gpu > part.samples_of(shape.num_frame, shape.gt_size) for shape in shapes):
         raise OptionError(
             'multigrid.max_batch_size_per_gpu',
