@@ -12,6 +12,10 @@ __version__ = '0.1.0'
 _PUBLIC = {
     'MultigridVideoModel': 'models.multigrid_video_model',
     'MultigridVideoGANModel': 'models.multigrid_video_gan_model',
+    'MultigridMixin': 'models.multigrid_mixin',
+    'DEGRADATION_REGISTRY': 'models.degradation',
+    'MultigridDataset': 'data.multigrid_dataset',
+    'seeded': 'data.seeded',
     'MultigridREDSDataset': 'data.multigrid_reds_dataset',
     'MultigridVimeo90KDataset': 'data.multigrid_vimeo90k_dataset',
     'MultigridCosineLR': 'models.lr_scheduler',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import sys
 import time
 from pathlib import Path
@@ -68,14 +69,33 @@ class LoopProbe(torch.nn.Module):
         self.trunk = torch.nn.Sequential(
             torch.nn.Conv2d(6, 8, 3, 1, 1), torch.nn.LeakyReLU(0.1), torch.nn.Conv2d(8, 3, 3, 1, 1)
         )
-        self.upsample = torch.nn.ModuleDict({'x4': torch.nn.Conv2d(3, 48, 1)})
+        self.upsample = torch.nn.ModuleDict(
+            {'x4': torch.nn.Sequential(torch.nn.Conv2d(3, 48, 1), torch.nn.PixelShuffle(4))}
+        )
+        self.last = torch.nn.Conv2d(3, 3, 1)
 
     def forward(self, lq: torch.Tensor) -> torch.Tensor:
         state, frames = torch.zeros_like(lq[:, 0]), []
-        for frame in lq.unbind(1):
+        for number, frame in enumerate(lq.unbind(1)):
             state = self.trunk(torch.cat([frame, state], 1))
-            frames.append(torch.pixel_shuffle(self.upsample['x4'](state), 4))
+            frames.append(self.last(self.upsample['x4'](state)))
+            state = self.moved(state, lq[:, number])
         return torch.stack(frames, 1)
+
+    def moved(self, state: torch.Tensor, frame: torch.Tensor) -> torch.Tensor:
+        return state
+
+
+@ARCH_REGISTRY.register()
+class FlowLoopProbe(LoopProbe):
+    """With a flow network, which ``fix_flow`` holds fixed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spynet = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, 1, 1), torch.nn.ReLU())
+
+    def moved(self, state: torch.Tensor, frame: torch.Tensor) -> torch.Tensor:
+        return state + self.spynet(frame)
 
 
 @ARCH_REGISTRY.register()
@@ -107,6 +127,25 @@ class ThinBasicVSR(BasicVSR):
 
     def forward(self, lqs: torch.Tensor) -> torch.Tensor:
         return super().forward(torch.nn.functional.dropout(lqs, 0.1, self.training))
+
+
+@ARCH_REGISTRY.register()
+class NoisyProbe(ShapeProbe):
+    """Has statistics, draws random numbers, and asks for what a test says: nothing, a value, a random number."""
+
+    asks = ''
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(48)
+
+    def forward(self, lq: torch.Tensor) -> torch.Tensor:
+        features = torch.nn.functional.dropout(self.norm(self.conv(lq.flatten(0, 1))), 0.1, self.training)
+        if self.training and self.asks == 'value' and features.abs().mean() > 1e6:
+            raise AssertionError
+        if self.training and self.asks == 'random':
+            features = features * random.random()
+        return torch.pixel_shuffle(features, 4).unflatten(0, lq.shape[:2])
 
 
 @ARCH_REGISTRY.register()

@@ -44,8 +44,16 @@ BAD = [
         'model_type: must be MultigridVideoModel.* beside a `multigrid` block, got VideoRecurrentModel. Set model_type',
     ),
     (
-        {'datasets__train__type': 'REDSRecurrentDataset'},
-        'datasets.train.type: must be MultigridREDSDataset.* beside a `multigrid` block, got REDSRecurrentDataset.',
+        {'datasets__train__type': None},
+        'datasets.train.type: must be MultigridREDSDataset.* beside a `multigrid` block, got nothing.',
+    ),
+    (
+        {'datasets__train__type': 'REDSRecurrentDatset'},
+        'datasets.train.type: must be registered in BasicSR, got .* Did you mean `REDSRecurrentDataset`. One of your own',
+    ),
+    (
+        {'datasets__train__type': 'REDSRecurrentDataset', 'datasets__train__fps': 24},
+        'datasets.train.fps: must be one of name, .*, got fps.',
     ),
     (
         {'datasets__train__num_frame': 10, 'multigrid__num_frame': [5, 10]},
@@ -84,6 +92,16 @@ BAD = [
     ({'Multigird': {'gt_size': [64, 128]}}, 'Multigird: must be multigrid, got Multigird. Did you mean `multigrid`?'),
     ({'train__amp': 'fp32'}, 'train.amp: must be bf16 or fp16, got fp32. Leave it out for float32.'),
     ({'train__compile': 'fast'}, 'train.compile: must be one of true, false, default, .*, got fast. Leave it out'),
+    (
+        {'train__compile': 'reduce-overhead'},
+        'train.compile: must be .*, got reduce-overhead. Leave it out for no compiling; CUDA graphs are train.cuda_graph.',
+    ),
+    (
+        {'train__compile': 'max-autotune'},
+        'train.compile: must be .*, got max-autotune. .*; CUDA graphs are train.cuda_graph.',
+    ),
+    ({'train__cuda_graph': 1}, 'train.cuda_graph: must be true or false, got 1.'),
+    ({'train__arch_checks': 'no'}, 'train.arch_checks: must be true or false, got no.'),
     ({'train__channels_last': 1}, 'train.channels_last: must be true or false, got 1. Correct the value.'),
     (
         {'train__scheduler__batch_scaling': 'log'},
@@ -94,6 +112,10 @@ BAD = [
         r'train.scheduler.periods: must add up to train.total_iter \(13\), got \[6, 6\] \(sum 12\). BasicSR would fail',
     ),
     ({**GAN, 'train__amp': 'bf16'}, 'train.amp: must be left out of a GAN run, got bf16. It trains in float32.'),
+    (
+        {**GAN, 'train__cuda_graph': True},
+        'train.cuda_graph: must be left out of a GAN run, got true. Its two steps are',
+    ),
     (
         {**GAN, 'multigrid__max_batch_size_per_gpu': 1, 'multigrid__batch_size_per_gpu': [2, 2]},
         r'multigrid.max_batch_size_per_gpu: must be at least the largest batch \(2\) in a GAN run, got 1. Its gradients',

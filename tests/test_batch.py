@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 
 import pytest
 import torch
 import yaml
-from runs import options, run, write
+from runs import options, rest_of, run, started, write
 
-from multigrid_vsr.bench import batch_size
+from multigrid_vsr.bench import batch_size, step, whole_run
+from multigrid_vsr.cli import main
 from multigrid_vsr.core.batch_search import enough, try_batches
 from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.models.memory import is_out_of_memory
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 
 
@@ -72,7 +75,7 @@ class Fake:
 def test_measure_prints_what_fits_and_the_lines_to_paste(tmp_path, clips, monkeypatch):
     monkeypatch.setattr(batch_size, 'enough', max)
     schedule = schedule_from_options(options(clips))
-    printed = batch_size.measure(Fake(), schedule, limit=12, iters=1)
+    printed = '\n'.join(batch_size.measure(Fake(), schedule, limit=12, iters=1))
     rows = [line.split()[:3] for line in printed.splitlines()[2:8]]
     # 60 pixels of 64x64 hold 60 / (frames * (gt_size / 64)^2) samples, rounded down.
     assert rows == [
@@ -88,7 +91,7 @@ def test_measure_of_other_schedules_prints_their_stages(clips, monkeypatch):
     monkeypatch.setattr(batch_size, 'enough', max)
     stages = [{'iter': 3, 'gt_size': 128, 'num_frame': 2}, {'iter': 4, 'gt_size': 64}, {'iter': 6}]
     schedule = schedule_from_options(options(clips, multigrid={'stages': stages}))
-    printed = batch_size.measure(Fake(), schedule, limit=12, iters=1)
+    printed = '\n'.join(batch_size.measure(Fake(), schedule, limit=12, iters=1))
     assert yaml.safe_load('\n'.join(printed.splitlines()[-4:])) == {
         'stages': [
             {'iter': 3, 'gt_size': 128, 'num_frame': 2, 'batch_size_per_gpu': 7},
@@ -103,7 +106,7 @@ def test_measure_of_a_shape_that_never_fits_says_so(clips):
     with pytest.raises(
         InputError, match=r'multigrid: must have shapes of which the GPU holds one sample, got num_frame 4'
     ):
-        batch_size.measure(Fake(), schedule_from_options(opt), limit=4, iters=1)
+        list(batch_size.measure(Fake(), schedule_from_options(opt), limit=4, iters=1))
 
 
 def test_batch_command_measures_a_real_model(tmp_path, clips):
@@ -133,3 +136,88 @@ def test_batch_command_with_bad_input_exits_with_one_line(arguments, changes, li
     assert done.returncode == 1
     assert done.stdout.startswith(line)
     assert done.stdout.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+    ('error', 'expected'),
+    [
+        (torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.'), True),
+        (MemoryError(), True),
+        (RuntimeError('CUDA error: out of memory'), True),
+        (RuntimeError('cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if'), True),
+        (RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`'), True),
+        (RuntimeError('[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: not enough memory'), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
+        (RuntimeError('CUDA error: an illegal memory access was encountered'), False),
+        (ValueError('out of memory'), False),
+    ],
+)
+def test_error_means_that_memory_is_full(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+def test_measure_takes_any_word_for_full_memory_and_keeps_its_rows_at_another_error(clips, monkeypatch):
+    monkeypatch.setattr(batch_size, 'enough', max)
+    schedule = schedule_from_options(options(clips))
+
+    class Unusual(Fake):
+        def update(self, current_iter):
+            if self.lq.shape[:2] == (1, 4):
+                raise RuntimeError('an illegal memory access')
+            if len(self.lq) > 3:
+                raise RuntimeError('cuDNN error: CUDNN_STATUS_NOT_SUPPORTED')
+
+    printed = batch_size.measure(Unusual(), schedule, limit=12, iters=1)
+    rows = [next(printed).split()[:3] for _ in range(3)]
+    with pytest.raises(RuntimeError, match='an illegal memory access'):
+        next(printed)
+    assert rows[1:] == [['64', '2', '3'], ['64', '3', '3']]
+
+
+def test_batch_command_on_a_schedule_without_a_block_ends_at_sigterm_with_its_rows(tmp_path, clips):
+    """`multigrid: ~` beside the Multigrid types is a run of one shape; one of three shapes shows its rows."""
+    one = write(
+        tmp_path, {**options(clips, datasets__train__num_frame=2, datasets__train__gt_size=64), 'multigrid': None}
+    )
+    command = [sys.executable, '-m', 'multigrid_vsr.cli', 'batch', '-opt']
+    printed = run(*command, one, '--limit', 1, '--iters', 1, cwd=tmp_path).stdout
+    assert re.search(r'^ +64 +2 +1 or more ', printed, re.MULTILINE)
+    several = write(tmp_path, options(clips), 'several.yml')
+    with started(*command, several, '--limit', 2, '--iters', 1000, cwd=tmp_path) as process:
+        for line in process.stdout:
+            if line.startswith('---'):  # the model is there
+                break
+        process.send_signal(signal.SIGTERM)
+        rest_of(process, 20)
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_batch_command_measures_one_gpu_of_many_with_cudnn_as_in_training(tmp_path, clips, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 8)
+    monkeypatch.setattr(torch.backends.cudnn, 'benchmark', False)
+    built = []
+    monkeypatch.setattr('basicsr.models.build_model', lambda opt: built.append(opt['num_gpu']))
+    monkeypatch.setattr(batch_size, 'measure', lambda *_: iter(()))
+    for num_gpu in (8, 'auto', 0):
+        opt_file = write(tmp_path, options(clips, num_gpu=num_gpu, train__amp='bf16'))
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, 'argv', ['multigrid-vsr'])
+            patched.setattr(sys, 'excepthook', sys.excepthook)
+            main(['batch', '-opt', str(opt_file)])
+    assert built == [1, 1, 0]
+    assert torch.backends.cudnn.benchmark
+
+
+def test_bench_models_have_one_device_of_many(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 8)
+    built = []
+    monkeypatch.setattr('basicsr.models.build_model', lambda opt: built.append(opt['num_gpu']))
+    step.model_of(tmp_path, 'VideoRecurrentModel')
+    assert built == [1]
+    trained = []
+    monkeypatch.setattr(whole_run, 'prepare', lambda root: root.mkdir())
+    monkeypatch.setattr(whole_run, '_measure_steps', lambda *_: None)
+    monkeypatch.setattr(whole_run, 'train', lambda *arguments: trained.append(arguments[-1]) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        whole_run.measure(tmp_path, 1)
+    assert trained == built[1:] == [1]

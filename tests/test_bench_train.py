@@ -33,7 +33,7 @@ def test_bench_trains_what_is_missing_and_reads_its_results_again(tmp_path):
     runs, times = read_runs(path), read_times(path)
     assert {run_.variant for run_ in runs} == {'stock', 'paper'}
     for run_, result in runs.items():
-        assert [iteration for iteration, _ in result.curve] == [2, 4, 6, 8, 10, 12]
+        assert [iteration for iteration, _ in result.curve] == [3, 6, 9, 12]
         assert all(20 < psnr < 35 for psnr in (result.psnr(), result.psnr(averaged=False)))
         assert result.psnr() != result.psnr(averaged=False)
         assert 0 < times.seconds(run_, result, 6) < times.seconds(run_, result)
@@ -176,7 +176,7 @@ def test_bench_with_bad_option_exits_with_one_line(tmp_path, arguments, line):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('what', ['loader', 'step', 'options', 'run'])
+@pytest.mark.parametrize('what', ['loader', 'datasets', 'step', 'options', 'run'])
 def test_bench_without_rounds_exits_with_one_line(tmp_path, what):
     done = run(sys.executable, '-m', 'multigrid_vsr.cli', 'bench', what, '--rounds', 0, cwd=tmp_path, ok=False)
     assert done.stdout == '--rounds: must be at least 1, got 0. Medians are taken over the rounds.\n'

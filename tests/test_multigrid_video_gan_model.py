@@ -10,6 +10,8 @@ from basicsr.models.video_recurrent_gan_model import VideoRecurrentGANModel
 from probe import NETWORK, train_here
 from runs import options
 
+from multigrid_vsr.data.pixels import to_float_rgb
+
 pytestmark = pytest.mark.filterwarnings('ignore')  # what the archs and torch say to each other
 
 
@@ -65,10 +67,9 @@ def test_gan_run_without_a_schedule_equals_basicsrs_step(tmp_path, clips, monkey
     train_here(tmp_path, opt)
     ours = [weights(tmp_path / 'experiments/run', label, 6) for label in 'gd']
 
-    from multigrid_vsr.models.multigrid_video_model import MultigridVideoModel
-
     class Stock(VideoRecurrentGANModel):
-        feed_data = MultigridVideoModel.feed_data  # bytes to floats
+        def feed_data(self, data):  # bytes to floats
+            super().feed_data({key: to_float_rgb(data[key]) for key in ('lq', 'gt')})
 
         def __init__(self, opt):
             opt['datasets']['train']['multigrid'] = None

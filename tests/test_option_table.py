@@ -120,7 +120,7 @@ def test_wrong_option_fails_in_the_checks_and_in_the_schema(changes, line, tmp_p
         {'multigrid__batch_size_per_gpu': [[4, 2, 1], 1]},
         {'multigrid__gt_size': [64.0, 1.28e2]},
         {'train__scheduler': {**COSINE, 'warmup_iter': -1, 'restart_weights': [1, 0.5]}},
-        {'train__compile': 'reduce-overhead', 'train__amp': 'bf16'},
+        {'train__compile': 'default', 'train__cuda_graph': True, 'train__amp': 'bf16'},
     ],
     ids=str,
 )

@@ -16,12 +16,12 @@ BAD_BLOCKS = [
     (
         {'gt_sizes': [128, 256]},
         'multigrid.gt_sizes: must be one of gt_size, num_frame, stage_iter, frame_ratio, share, '
-        'batch_size_per_gpu, max_batch_size_per_gpu, stages, got gt_sizes. Did you mean `gt_size`?',
+        'batch_size_per_gpu, max_batch_size_per_gpu, lq_multiple, lq_least, num_frame_least, stages, got gt_sizes. Did you mean `gt_size`?',
     ),
     (
         {'frames': [7, 15]},
         'multigrid.frames: must be one of gt_size, num_frame, stage_iter, frame_ratio, share, '
-        'batch_size_per_gpu, max_batch_size_per_gpu, stages, got frames. ',
+        'batch_size_per_gpu, max_batch_size_per_gpu, lq_multiple, lq_least, num_frame_least, stages, got frames. ',
     ),
     # types
     ({'gt_size': 256}, 'multigrid.gt_size: must be a list, got 256. Write it as [a, b, c].'),

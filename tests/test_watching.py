@@ -105,9 +105,9 @@ def test_clip_measures_gradients_without_the_factor_of_fp16():
         weight = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
         optimizer = torch.optim.Adam([weight], lr=0.1, fused=fused)
         scaler = torch.amp.GradScaler('cpu', init_scale=1024.0)
-        clip = GradClip({'grad_norm': optimizer}, 1.0, scaler)
+        clip = GradClip([optimizer], 1.0)
         scaler.scale((weight * torch.tensor([3.0, 4.0])).sum()).backward()
-        clip.unscale(optimizer)
+        scaler.unscale_(optimizer)  # as `update` does
         scaler.step(optimizer)
         assert clip.norms() == {'grad_norm': pytest.approx(5.0)}
         assert weight.grad.tolist() == pytest.approx([0.6, 0.8], rel=1e-4)

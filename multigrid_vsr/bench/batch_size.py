@@ -9,17 +9,18 @@ from functools import partial
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from multigrid_vsr.core.batch_search import enough, try_batches
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.core.plan import format_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.models.memory import is_out_of_memory
 from multigrid_vsr.models.preflight import random_batch
 
+_ROW = '{:>7}  {:>9}  {:>11}  {:>14}  {:>6}  {:>9}'
 
-def measure(model: Any, schedule: Schedule, limit: int, iters: int) -> str:
+
+def measure(model: Any, schedule: Schedule, limit: int, iters: int) -> Iterator[str]:
     """Tries batches of every shape of a run.
 
     Args:
@@ -28,38 +29,28 @@ def measure(model: Any, schedule: Schedule, limit: int, iters: int) -> str:
         limit: Largest batch to try.
         iters: Iterations of which the median is taken, after two others.
 
-    Returns:
-        A table, and the lines for the option file.
+    Yields:
+        The lines of a table, each as soon as it is known, and the lines for the option file.
 
     Raises:
         InputError: If one sample of a shape does not fit.
     """
     batches: dict[tuple[int, int], int] = {}
-    rows = []
-    shapes = list(dict.fromkeys((s.shape.num_frame, s.shape.gt_size) for s in schedule.segments))
-    with tqdm(total=len(shapes), desc='Try batches', unit='shape') as bar:
-        for num_frame, gt_size in shapes:
-            rates = try_batches(partial(_samples_a_second, model, iters, num_frame, gt_size), limit)
-            if not rates:
-                raise InputError(
-                    f'multigrid: must have shapes of which the GPU holds one sample, got num_frame {num_frame} and '
-                    f'gt_size {gt_size}. Leave that shape out, or set train.amp: bf16.'
-                )
-            best = batches[num_frame, gt_size] = enough(rates)
-            fits = max(rates)
-            rows.append(
-                (
-                    f'{gt_size}',
-                    f'{num_frame}',
-                    f'{fits}' if fits < limit else f'{fits} or more',
-                    f'{rates[1]:.1f}',
-                    f'{best}',
-                    f'{rates[best]:.1f}',
-                )
+    header = _ROW.format('gt_size', 'num_frame', 'fits', 'samples/s of 1', 'enough', 'samples/s')
+    yield f'{header}\n{"-" * len(header)}'
+    for num_frame, gt_size in dict.fromkeys((s.shape.num_frame, s.shape.gt_size) for s in schedule.segments):
+        rates = try_batches(partial(_samples_a_second, model, iters, num_frame, gt_size), limit)
+        if not rates:
+            raise InputError(
+                f'multigrid: must have shapes of which the GPU holds one sample, got num_frame {num_frame} and '
+                f'gt_size {gt_size}. Leave that shape out, or set train.amp: bf16.'
             )
-            bar.update()
-    header = ('gt_size', 'num_frame', 'fits', 'samples/s of 1', 'enough', 'samples/s')
-    return '\n'.join([format_table(header, rows), '', *_lines(schedule, batches)])
+        best, most = enough(rates), max(rates)
+        batches[num_frame, gt_size] = best
+        fits = f'{most}' if most < limit else f'{most} or more'
+        yield _ROW.format(gt_size, num_frame, fits, f'{rates[1]:.1f}', best, f'{rates[best]:.1f}')
+    yield ''
+    yield from _lines(schedule, batches)
 
 
 def _lines(schedule: Schedule, batches: dict[tuple[int, int], int]) -> Iterator[str]:
@@ -92,7 +83,9 @@ def _samples_a_second(model: Any, iters: int, num_frame: int, gt_size: int, batc
             if model.device.type == 'cuda':
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         return None
     finally:
         model.lq = model.gt = model.output = None

@@ -24,7 +24,7 @@ def measure(root: Path, rounds: int) -> None:
     Raises:
         InputError: If the video of the demo is not installed.
     """
-    decode_rate, build_rate = _prepare(root, rounds)
+    decode_rate, build_rate = prepare_frames(root, rounds)
     _compare(root, rounds)
     _scaling(root, rounds)
     _cold(root)
@@ -32,7 +32,7 @@ def measure(root: Path, rounds: int) -> None:
     print(f'Building: {build_rate:.1f} frames/s, decoding alone {decode_rate:.1f}: {build_rate / decode_rate:.0%}.')
 
 
-def _prepare(root: Path, rounds: int) -> tuple[float, float]:
+def prepare_frames(root: Path, rounds: int) -> tuple[float, float]:
     """Writes the frames in three ways; returns frames a second of decoding alone and of building the store."""
     import contextlib
     import io
@@ -82,7 +82,7 @@ def _decode_alone(task: Any) -> None:
     pair_tasks.decode_pair(4, task)
 
 
-def _options(root: Path, backend: str, gt_size: int, num_frame: int) -> dict[str, Any]:
+def dataset_options(root: Path, backend: str, gt_size: int, num_frame: int) -> dict[str, Any]:
     folder, suffix = {'disk': ('png', ''), 'lmdb': ('lmdb', '.lmdb'), 'packed': ('store', '')}[backend]
     return {
         'name': 'bench',
@@ -102,18 +102,18 @@ def _options(root: Path, backend: str, gt_size: int, num_frame: int) -> dict[str
     }
 
 
-def _ours(root: Path, backend: str, gt_size: int, num_frame: int) -> Callable[[int], Any]:
+def ours(root: Path, backend: str, gt_size: int, num_frame: int) -> Callable[[int], Any]:
     from multigrid_vsr.core.shapes import SampleRequest
     from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
 
-    dataset = MultigridREDSDataset(_options(root, backend, gt_size, num_frame))
+    dataset = MultigridREDSDataset(dataset_options(root, backend, gt_size, num_frame))
     return lambda seed: dataset[[SampleRequest(seed % 80, num_frame, gt_size, seed)]]
 
 
-def _stock(root: Path, backend: str, gt_size: int, num_frame: int) -> Callable[[int], Any]:
+def stock(root: Path, backend: str, gt_size: int, num_frame: int) -> Callable[[int], Any]:
     from basicsr.data.reds_dataset import REDSRecurrentDataset
 
-    opt = _options(root, backend, gt_size, num_frame)
+    opt = dataset_options(root, backend, gt_size, num_frame)
     if backend == 'lmdb':
         opt.update({key: opt[key].replace('/lmdb/', '/lmdb_stock/') for key in ('dataroot_gt', 'dataroot_lq')})
     dataset = REDSRecurrentDataset(opt)
@@ -125,7 +125,7 @@ def _stock(root: Path, backend: str, gt_size: int, num_frame: int) -> Callable[[
     return load
 
 
-def _timed(load: Callable[[int], Any], seeds: Iterator[int], seconds: float) -> float:
+def timed(load: Callable[[int], Any], seeds: Iterator[int], seconds: float) -> float:
     """Milliseconds a sample: the mean over as many as fit into ``seconds``, at least two."""
     count, start = 0, time.perf_counter()
     while count < 2 or time.perf_counter() - start < seconds:
@@ -141,7 +141,7 @@ def _compare(root: Path, rounds: int) -> None:
     for gt_size, num_frame in SHAPES:
         loaders = {
             (kind, backend): make(root, backend, gt_size, num_frame)
-            for kind, make in (('stock', _stock), ('ours', _ours))
+            for kind, make in (('stock', stock), ('ours', ours))
             for backend in ('disk', 'lmdb', 'packed')
             if (kind, backend) != ('stock', 'packed')
         }
@@ -151,7 +151,7 @@ def _compare(root: Path, rounds: int) -> None:
             load(next(counter))
         for _ in range(rounds):
             for key, load in loaders.items():
-                times[key].append(_timed(load, seeds[key], 0.3))
+                times[key].append(timed(load, seeds[key], 0.3))
         median = {key: statistics.median(values) for key, values in times.items()}
         packed = median['ours', 'packed']
         rows.append(
@@ -192,7 +192,7 @@ def _large_batches(root: Path, count: int) -> tuple[Any, Any]:
     from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
 
     shape = BatchShape(4, 15, 256)
-    dataset = MultigridREDSDataset(_options(root, 'packed', shape.gt_size, shape.num_frame))
+    dataset = MultigridREDSDataset(dataset_options(root, 'packed', shape.gt_size, shape.num_frame))
     return dataset, BatchRequests(Schedule.from_shapes([(count, shape)], shape), len(dataset), seed=0)
 
 
@@ -237,7 +237,7 @@ def _load_alone(root: Path, barrier: Any, answers: Any) -> None:
 def _cold(root: Path) -> None:
     """Bytes that a sample reads from the disk when nothing of it is in memory, against the bytes of its crops."""
     for gt_size, num_frame in SHAPES:
-        load = _ours(root, 'packed', gt_size, num_frame)
+        load = ours(root, 'packed', gt_size, num_frame)
         load(0)
         crop = (gt_size**2 + (gt_size // 4) ** 2) * 3 * num_frame
         ratios = []
@@ -278,7 +278,7 @@ def _read_bytes() -> int:
 def _memory(root: Path) -> None:
     """Memory beside mapped pages: what opening takes, and what 100,000 samples add."""
     before = _anonymous_mb()
-    load = _ours(root, 'packed', 64, 7)
+    load = ours(root, 'packed', 64, 7)
     load(0)
     opened = _anonymous_mb()
     for seed in range(100_000):

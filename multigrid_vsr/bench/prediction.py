@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,6 @@ from multigrid_vsr.core.sampling import batch_requests
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.data.pixels import to_float_rgb
-from multigrid_vsr.options.arch_limits import GAN_MODEL_TYPES
 
 _LOADS = 3
 
@@ -129,10 +129,11 @@ def predict(opt: dict[str, Any], rounds: int) -> Prediction:
     for shape in shapes:
         batches[shape], loads[shape] = _load(dataset, schedule, shape)
     times: dict[BatchShape, list[float]] = {shape: [] for shape in shapes}
+    update = getattr(model, 'update', partial(type(model).optimize_parameters, model))  # a step, and nothing around it
     for round_ in tqdm(range(rounds + 1), desc='Time every shape', unit='round', leave=False):
         for shape in shapes:
-            _step(model, batches[shape], model.update)  # the first after another shape is no usual one
-            times[shape] += [_step(model, batches[shape], model.update) for _ in range(2 if round_ else 0)]
+            _step(model, batches[shape], update)  # the first after another shape is no usual one
+            times[shape] += [_step(model, batches[shape], update) for _ in range(2 if round_ else 0)]
     costs = {}
     workers = train_set['num_worker_per_gpu']
     for shape in shapes:
@@ -169,13 +170,17 @@ def _stock_step(opt: dict[str, Any], dataset: Any, rounds: int) -> tuple[float |
     schedule: Schedule = opt['datasets']['train']['multigrid']
     stock = copy.deepcopy(opt)
     stock['model_type'] = _stock_type(opt)
+    if stock['model_type'] is None:
+        return None, f'{opt["model_type"]} is none of its models'
     total_iter = schedule.total_iter
     stock['train']['scheduler'] = {
         'type': 'CosineAnnealingRestartLR', 'periods': [total_iter], 'restart_weights': [1]
     }  # fmt: skip
     stock['train'].setdefault('fix_flow', None)
     loaded, _ = _load(dataset, schedule, schedule.full_shape)
-    batch = {key: to_float_rgb(loaded[key]) for key in ('lq', 'gt')}
+    if 'lq' not in loaded:
+        return None, 'LQ frames are made on the device'
+    batch = {key: to_float_rgb(x) if x.dtype == torch.uint8 else x for key in ('lq', 'gt') for x in [loaded[key]]}
     try:
         model = build_model(stock)
         times = [_step(model, batch, model.optimize_parameters) for _ in range(2 + 2 * rounds)][2:]
@@ -186,10 +191,12 @@ def _stock_step(opt: dict[str, Any], dataset: Any, rounds: int) -> tuple[float |
     return sum(times) / len(times), ''
 
 
-def _stock_type(opt: dict[str, Any]) -> str:
+def _stock_type(opt: dict[str, Any]) -> str | None:
     """The model of BasicSR that trains the same network."""
-    if opt['model_type'] in GAN_MODEL_TYPES:
+    if opt['model_type'] == 'MultigridVideoGANModel':
         return 'VideoRecurrentGANModel'
+    if opt['model_type'] != 'MultigridVideoModel':
+        return None
     if opt['datasets']['train']['target'] == 'center':
         return 'EDVRModel' if opt['network_g']['type'] == 'EDVR' else 'VideoBaseModel'
     return 'VideoRecurrentModel'

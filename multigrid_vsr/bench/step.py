@@ -6,13 +6,17 @@ import contextlib
 import io
 import statistics
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from multigrid_vsr.bench.building import build, one_device
 from multigrid_vsr.core.plan import format_table
+from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.options.arch_limits import ArchLimits, limits_of
 
 SHAPES = (BatchShape(2, 3, 64), BatchShape(2, 7, 64), BatchShape(2, 7, 128))  # those of the demo
 
@@ -55,22 +59,44 @@ def measure(root: Path, rounds: int) -> None:
     print(f'The first iteration after a boundary takes {boundary / other:.2f} of a median one of its shape.')
 
 
-def model_of(root: Path, name: str, **train_opt: Any) -> Any:
-    """A model of BasicSR or of this project with the network of the demo, and changes of its ``train`` block."""
-    from basicsr.models import build_model
+def model_of(
+    root: Path,
+    name: str,
+    network: dict[str, Any] | None = None,
+    schedule: Schedule | None = None,
+    max_batch: int | None = None,
+    **train_opt: Any,
+) -> Any:
+    """A model of BasicSR or of this project on one device.
 
+    Args:
+        root: Folder for what the model wants to know of.
+        name: ``model_type``.
+        network: ``network_g``; that of the demo without it.
+        schedule: Shapes of the run; ``None`` for any.
+        max_batch: ``multigrid.max_batch_size_per_gpu``.
+        train_opt: Changes of the ``train`` block.
+    """
+    network = network or {'type': 'BasicVSR', 'num_feat': 16, 'num_block': 2}
     opt = {
         'name': 'bench',
         'model_type': name,
         'scale': 4,
-        'num_gpu': torch.cuda.device_count(),
+        'num_gpu': one_device(),
         'manual_seed': 0,
         'dist': False,
         'rank': 0,
         'world_size': 1,
         'is_train': True,
-        'datasets': {'train': {'multigrid': None}},
-        'network_g': {'type': 'BasicVSR', 'num_feat': 16, 'num_block': 2},
+        'datasets': {
+            'train': {
+                'multigrid': schedule,
+                'target': (limits_of(network) or ArchLimits()).target,
+                **({} if schedule is None else asdict(schedule.full_shape)),
+            }
+        },
+        'multigrid': {'max_batch_size_per_gpu': max_batch},
+        'network_g': dict(network),
         'path': {'models': str(root), 'training_states': str(root)},
         'train': {
             'ema_decay': 0.999,
@@ -81,7 +107,7 @@ def model_of(root: Path, name: str, **train_opt: Any) -> Any:
         },
     }
     with contextlib.redirect_stderr(io.StringIO()):
-        return build_model(opt)
+        return build(opt)
 
 
 def batches_of(shape: BatchShape) -> dict[str, dict[str, torch.Tensor]]:

@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from multigrid_vsr.bench.building import one_device
 from multigrid_vsr.bench.step import batches_of, model_of, run_step
 from multigrid_vsr.core.plan import format_table
 from multigrid_vsr.core.shapes import BatchShape
@@ -36,7 +37,7 @@ def measure(root: Path, rounds: int) -> None:
         out.mkdir()
         (out / 'data').symlink_to((root / 'data').resolve())
         _measure_steps(model, times)
-        walls.append(train(out, 'multigrid', ITERS, seed=round_).checkpoints[-1][1])
+        walls.append(train(out, 'multigrid', ITERS, round_, one_device()).checkpoints[-1][1])
         schedule = schedule_from_options(read_options(out / 'train_multigrid.yml'))
     _measure_steps(model, times)
 

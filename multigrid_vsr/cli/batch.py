@@ -30,19 +30,23 @@ def run(args: argparse.Namespace) -> None:
     for name in ('limit', 'iters'):
         if getattr(args, name) < 1:
             raise OptionError(f'--{name}', 'be at least 1', getattr(args, name), 'Correct the value.')
-    if not uses_multigrid(read_options(args.opt, args.force_yml)):
+    written = read_options(args.opt, args.force_yml)
+    if not uses_multigrid(written):
         raise OptionError(
             'multigrid', 'be a block of options', None, 'A plain run has no shapes to try: add the block.'
         )
     import basicsr.utils.options
-    from basicsr.models import build_model
 
     from multigrid_vsr.bench.batch_size import measure
+    from multigrid_vsr.bench.building import build, one_device
 
+    num_gpu = one_device() if written.get('num_gpu') == 'auto' else written.get('num_gpu')
+    force_yml = [*args.force_yml, *([f'num_gpu={min(num_gpu, 1)}'] if isinstance(num_gpu, int) else [])]
     # BasicSR parses the command line itself.
-    sys.argv[1:] = ['-opt', args.opt, *(['--force_yml', *args.force_yml] if args.force_yml else [])]
+    sys.argv[1:] = ['-opt', args.opt, *(['--force_yml', *force_yml] if force_yml else [])]
     opt, _ = basicsr.utils.options.parse_options(os.getcwd(), is_train=True)
-    opt['num_gpu'] = min(opt['num_gpu'], 1)
-    opt['train'].pop('compile', None)
-    opt.get('multigrid', {}).pop('max_batch_size_per_gpu', None)
-    print(measure(build_model(opt), opt['datasets']['train']['multigrid'], args.limit, args.iters))
+    for key in ('compile', 'cuda_graph'):
+        opt['train'].pop(key, None)
+    (opt.get('multigrid') or {}).pop('max_batch_size_per_gpu', None)
+    for line in measure(build(opt), opt['datasets']['train']['multigrid'], args.limit, args.iters):
+        print(line, flush=True)

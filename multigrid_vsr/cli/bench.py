@@ -10,15 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from multigrid_vsr.cli import bench_train
+from multigrid_vsr.cli import bench_gpu, bench_train
 from multigrid_vsr.core.errors import OptionError
 
 _MEASURES = {
     'loader': 'loading against BasicSR',
+    'datasets': "what BasicSR's datasets cost under the schedule",
     'step': 'an iteration against BasicSR',
     'options': 'an iteration with each option that makes it faster',
     'run': 'a whole run against the sum of its steps',
     'plan': 'what plan --measure and the log say of a run, against what it takes',
+    'gpu': 'what a GPU can show within minutes: every option, iterations, whole runs',
+    'launches': 'kernels that an iteration launches on a GPU and its waits for it, counted without one',
     'train': 'variants of a run with several seeds, by what they reach on real video, and in which time',
 }
 
@@ -28,6 +31,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     measures = parser.add_subparsers(dest='what', metavar='WHAT', required=True)
     for what, description in _MEASURES.items():
         measure = measures.add_parser(what, help=description)
+        if what == 'gpu':
+            bench_gpu.add_arguments(measure)
+        elif what == 'launches':
+            measure.add_argument('-opt', metavar='FILE', help='a training file, for its network and shapes')
+            continue
         if what == 'train':
             bench_train.add_arguments(measure)
             kept = 'frames and results, kept; an interrupted bench goes on from it'
@@ -44,14 +52,21 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: If an option breaks its rule, the video of the demo is not installed, or a run fails.
     """
+    if args.what == 'gpu':
+        return bench_gpu.run(args)
     if args.what == 'train':
         with _folder(args) as root:
             return bench_train.run(args, root)
+    if args.what == 'launches':
+        from multigrid_vsr.bench import launches
+
+        return launches.measure(args.opt)
     if args.rounds < 1:
         raise OptionError('--rounds', 'be at least 1', args.rounds, 'Medians are taken over the rounds.')
-    from multigrid_vsr.bench import acceleration, loader, predicted, step, whole_run
+    from multigrid_vsr.bench import acceleration, datasets, loader, predicted, step, whole_run
 
-    modules = {'loader': loader, 'step': step, 'options': acceleration, 'run': whole_run, 'plan': predicted}
+    modules = {'loader': loader, 'datasets': datasets, 'step': step, 'options': acceleration, 'run': whole_run}
+    modules['plan'] = predicted
     with _folder(args) as root:
         modules[args.what].measure(root, args.rounds)
 

@@ -11,8 +11,8 @@ import yaml
 from multigrid_vsr.cli.convert import check_out, read_with_numbers, write_conversion
 from multigrid_vsr.cli.plan import data_lines
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.options.conversion import DATASETS
 from multigrid_vsr.options.fitting import RATES, Wishes, fit
+from multigrid_vsr.options.known_types import STOCK_DATASETS
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     opt = conversion.options
     dataset_opt = opt['datasets']['train']
     kind = dataset_opt.get('type')
-    ours = {**dataset_opt, 'type': DATASETS.get(kind, kind)}
+    ours = {**dataset_opt, 'type': STOCK_DATASETS.get(kind, kind)}
     data = data_lines({**opt, 'datasets': {**opt['datasets'], 'train': ours}}, conversion.schedule, opt['num_gpu'])
     write_conversion(args.opt, args.out, conversion)
     print(*data, sep='\n')

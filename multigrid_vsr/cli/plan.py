@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     elif prediction:
         print(prediction)
     if args.gpus is None and uses_multigrid(opt):
-        from multigrid_vsr.host.run_check import check_num_gpu
+        from multigrid_vsr.host.device_check import check_num_gpu
 
         check_num_gpu(opt)
 
@@ -112,8 +112,7 @@ def data_lines(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> l
         checked = check_data(opt, schedule, world_size)
     except MissingData as error:
         return [f'Data not checked. {error}']
-    frames = sum(clip.num_frame for clip in checked.clips)
-    return [*checked.notes, f'{len(checked.clips)} clips of {frames} frames.']
+    return [*checked.notes, checked.summary]
 
 
 def _checked_run(opt: dict[str, Any], schedule: Schedule, world_size: int) -> list[str]:

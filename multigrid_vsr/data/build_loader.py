@@ -9,7 +9,9 @@ from typing import Any
 from basicsr.utils.dist_util import get_dist_info
 from torch.utils.data import Dataset, Sampler
 
+from multigrid_vsr.data.dataset_adapter import DatasetAdapter
 from multigrid_vsr.data.loader import BatchRequests, MultigridLoader
+from multigrid_vsr.data.shared_slots import BatchLoader
 from multigrid_vsr.data.workers import init_worker
 
 
@@ -26,7 +28,7 @@ def build_multigrid_loader(
     Without a launcher one process feeds all its GPUs (``DataParallel``), so it loads the shares of all of them.
 
     Args:
-        dataset: The training set.
+        dataset: The training set: a :class:`BatchLoader`, or any dataset of BasicSR's manner.
         dataset_opt: ``datasets.train``, with the :class:`Schedule` as ``multigrid`` and, in a resumed run, the
             iterations already done as ``start_iter``.
         num_gpu: Number of GPUs of this process, where there is no launcher.
@@ -46,7 +48,7 @@ def build_multigrid_loader(
         start_iter=dataset_opt.get('start_iter', 0),
     )
     return MultigridLoader(
-        dataset,
+        dataset if isinstance(dataset, BatchLoader) else DatasetAdapter(dataset, dataset_opt),
         requests,
         sampler,
         num_prefetch_queue=dataset_opt.get('num_prefetch_queue', 1) if dataset_opt.get('prefetch_mode') == 'cpu' else 0,

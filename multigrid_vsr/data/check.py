@@ -11,18 +11,30 @@ from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.frames.clip import VIMEO90K_NAMES, Clip
 from multigrid_vsr.frames.clips import frame_names, frames_needed, training_clips
 from multigrid_vsr.frames.compare import compare_with_files, say_changed_sources
+from multigrid_vsr.options.arch_limits import target_of
+from multigrid_vsr.options.known_types import DATASET_TYPES
+from multigrid_vsr.options.multigrid_block import uses_multigrid
 
 
 @dataclass(frozen=True)
-class CheckedClips:
-    """The clips that a run trains on, and what its user should know about them, a line each."""
+class CheckedData:
+    """What a run trains on, and what its user should know about it, a line each.
+
+    Attributes:
+        clips: The clips of a dataset of this project; empty for another one.
+        summary: How much it is, in words.
+        notes: What should be known.
+    """
 
     clips: tuple[Clip, ...]
+    summary: str
     notes: tuple[str, ...]
 
 
-def check_data(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> CheckedClips:
+def check_data(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> CheckedData:
     """Checks all that can be known of the training set without decoding a frame.
+
+    Of a dataset of BasicSR or the user's own a sample of each shape is loaded.
 
     Args:
         opt: The options of the run.
@@ -35,13 +47,29 @@ def check_data(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> C
             small, or a global batch holds more than the data.
         InputError: If a frame store cannot be opened.
     """
-    dataset_opt = {'scale': opt.get('scale', 1), **opt['datasets']['train'], 'multigrid': schedule}
+    dataset_opt = {
+        'phase': 'train',
+        'scale': opt.get('scale', 1),
+        **opt['datasets']['train'],
+        'multigrid': schedule,
+        'degraded': opt['train'].get('degradation') is not None,
+    }
+    if uses_multigrid(opt) and dataset_opt['type'] not in DATASET_TYPES:
+        from multigrid_vsr.data.dataset_check import layout_of, try_dataset  # with BasicSR, which takes seconds
+
+        layout = layout_of(dataset_opt['type'])
+        if layout is None:
+            num_samples = try_dataset({**dataset_opt, 'target': target_of(opt)}, schedule)
+            _check_batches(num_samples, schedule, world_size)
+            return CheckedData((), f'{num_samples} samples of {dataset_opt["type"]}.', ())
+        dataset_opt['type'] = layout
     clips = training_clips(dataset_opt)
     notes = _left_out(clips, dataset_opt)
     notes += compare_with_files(clips, dataset_opt)
     check_clips(clips, schedule, dataset_opt, world_size)
     notes += say_changed_sources(dataset_opt)
-    return CheckedClips(tuple(clips), tuple(notes))
+    frames = sum(clip.num_frame for clip in clips)
+    return CheckedData(tuple(clips), f'{len(clips)} clips of {frames} frames.', tuple(notes))
 
 
 def _left_out(clips: Sequence[Clip], dataset_opt: Mapping[str, Any]) -> list[str]:
@@ -84,7 +112,10 @@ def check_clips(clips: Sequence[Clip], schedule: Schedule, dataset_opt: Mapping[
         )
     # A sample is a frame of a clip in REDS, a clip in Vimeo90K.
     is_vimeo = frame_names(dataset_opt) == VIMEO90K_NAMES
-    num_samples = len(clips) if is_vimeo else sum(clip.num_frame for clip in clips)
+    _check_batches(len(clips) if is_vimeo else sum(clip.num_frame for clip in clips), schedule, world_size)
+
+
+def _check_batches(num_samples: int, schedule: Schedule, world_size: int) -> None:
     for segment in schedule.segments:
         global_batch = segment.shape.batch_size_per_gpu * world_size
         if global_batch > num_samples:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.sampling import batch_requests
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import SampleRequest
 from multigrid_vsr.data.prefetch import in_background
-from multigrid_vsr.data.shared_slots import SharedSlots
+from multigrid_vsr.data.shared_slots import BatchLoader, SharedSlots, load_batch
 from multigrid_vsr.data.workers import start_workers
 
 PREFETCH_FACTOR = 2  # batches that a worker may be ahead; DataLoader's own default
@@ -81,7 +82,7 @@ class MultigridLoader:
     first epoch gives the whole run; the left-over ones are empty.
 
     Args:
-        dataset: Takes a list of requests as index and gives the batch; with workers, see :class:`BatchLoader` too.
+        dataset: A :class:`BatchLoader`, or a :class:`DatasetAdapter`.
         requests: Which samples make each batch.
         epoch_sampler: BasicSR's sampler, which knows the epoch; ``None`` where every iteration gives the whole run.
         num_prefetch_queue: Batches of the full shape that a background thread may keep ready, or as many more as are
@@ -133,8 +134,13 @@ class MultigridLoader:
     def _batches(self) -> Iterator[dict[str, Any]]:
         options = {'batch_size': None, 'collate_fn': _as_loaded, **self._options}
         num_workers = options.get('num_workers', 0)
-        if num_workers == 0:
-            yield from DataLoader(self.dataset, sampler=self.requests, pin_memory=self._pin_memory, **options)
+        if num_workers == 0 or not isinstance(self.dataset, BatchLoader):
+            fresh = _FreshBatches(self.dataset, self.requests.at)
+            loader = DataLoader(fresh, sampler=self.requests.iterations, pin_memory=self._pin_memory, **options)
+            for batch in start_workers(loader) if num_workers else loader:
+                if isinstance(batch, InputError):
+                    raise batch
+                yield batch
             return
         slots = self._slots(num_workers)
         sampler = slots.assign(self.requests.iterations)
@@ -163,6 +169,20 @@ class MultigridLoader:
         schedule = self.requests.schedule
         for iteration in self.requests.iterations:
             yield schedule.segment_at(iteration).shape.pixels
+
+
+class _FreshBatches(Dataset):
+    """A dataset whose index is an iteration; each batch has memory of its own."""
+
+    def __init__(self, dataset: Any, requests_at: Callable[[int], Sequence[SampleRequest]]) -> None:
+        self._dataset = dataset
+        self._requests_at = requests_at
+
+    def __getitem__(self, iteration: int) -> dict[str, Any] | InputError:
+        try:
+            return load_batch(self._dataset, self._requests_at(iteration), partial(torch.empty, dtype=torch.uint8))
+        except InputError as error:  # raised in a worker, it would arrive as the text of a traceback
+            return error
 
 
 def _as_loaded(batch: Any) -> Any:

@@ -17,11 +17,13 @@ class MultigridVimeo90KDataset(MultigridREDSDataset):
 
     A key is a septuplet, ``00001/0001`` with frames ``im1`` to ``im7``, as in BasicSR's ``Vimeo90KRecurrentDataset``;
     fewer frames begin at a random one. With ``flip_sequence`` a sample of t frames is t / 2 of the clip, then the same
-    backwards, so 14 is the full one. Int and list indices give what :class:`MultigridREDSDataset` gives.
+    backwards, so 14 is the full one. Int and list indices give what :class:`MultigridDataset` says.
 
     Args:
         opt (dict): Config for the training dataset, as for :class:`MultigridREDSDataset`, and ``flip_sequence``.
     """
+
+    layout = 'MultigridVimeo90KDataset'
 
     def __len__(self) -> int:
         return len(self.clips)

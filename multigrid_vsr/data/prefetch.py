@@ -1,4 +1,4 @@
-"""A thread that loads ahead, within a bound on memory."""
+"""What is loaded ahead: by a thread, within a bound on memory, and onto the device."""
 
 from __future__ import annotations
 
@@ -6,6 +6,19 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
+
+import torch
+
+
+def to_device(frames: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copies frames to the device without waiting for it.
+
+    Frames that are there already were copied on another stream (``prefetch_mode: cuda``), whose memory would go to the
+    next batch as soon as these are let go of, be they read or not: the host runs ahead of the device.
+    """
+    if frames.is_cuda:
+        frames.record_stream(torch.cuda.current_stream(frames.device))
+    return frames.to(device, non_blocking=True)
 
 
 def in_background(batches: Iterable[Any], sizes: Iterator[int], capacity: int) -> Iterator[Any]:

@@ -6,27 +6,50 @@ import math
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.core.shapes import BatchShape, SampleRequest
 
 Empty = Callable[..., torch.Tensor]  # shape to a uint8 tensor to fill
 Answer = tuple[int, dict[str, Any] | InputError]  # of a worker: the slot, and what is in it or why there is nothing
 
 
+@runtime_checkable
 class BatchLoader(Protocol):
-    """A dataset that loads a batch into tensors that it is given."""
+    """A dataset that loads a batch into tensors that it is given; its length is the number of samples."""
 
     def load(self, requests: Sequence[SampleRequest], empty: Empty) -> dict[str, Any]:
-        """Loads a batch; its tensors are those of ``empty``, in the order in which it asked for them."""
+        """Loads a batch, the samples of requests that have one shape.
+
+        Args:
+            requests: Which samples, their shape, and the seed of what each draws.
+            empty: Takes a shape and gives a uint8 tensor of it to fill.
+
+        Returns:
+            ``lq`` (b, t, h, w, 3) and ``gt`` (b, t, scale*h, scale*w, 3), or without t for one target frame, BGR as
+            images are read: contiguous tensors that ``empty`` gave, or views of them. What else is in the dict is no
+            tensor.
+        """
 
     def num_bytes(self, shape: BatchShape) -> int:
         """The bytes of a batch, at most."""
+
+
+def load_batch(dataset: BatchLoader, requests: Sequence[SampleRequest], empty: Empty) -> dict[str, Any]:
+    """Loads a batch, with the ``seed`` of each sample beside it."""
+    return {**dataset.load(requests, empty), 'seed': [request.seed for request in requests]}
+
+
+class Place(NamedTuple):
+    """Where a tensor lies in its slot: its first byte, and its shape."""
+
+    start: int
+    shape: torch.Size
 
 
 class SharedSlots(Dataset):
@@ -72,13 +95,25 @@ class SharedSlots(Dataset):
         def empty(*shape: int) -> torch.Tensor:
             nonlocal start
             start += math.prod(shape)
+            if start > len(slot):
+                got = f'{start} or more of {type(self._dataset).__name__}'
+                raise OptionError('datasets.train.type', f'load the {len(slot)} bytes of num_bytes', got, 'Correct it.')
             return slot[start - math.prod(shape) : start].view(shape)
 
         try:
-            batch = self._dataset.load(self._requests_at(iteration), empty)
+            batch = load_batch(self._dataset, self._requests_at(iteration), empty)
+            return place, {
+                key: self._place(key, value, slot) if torch.is_tensor(value) else value for key, value in batch.items()
+            }
         except InputError as error:  # raised here, it would arrive as the text of a traceback
             return place, error
-        return place, {key: value.shape if torch.is_tensor(value) else value for key, value in batch.items()}
+
+    def _place(self, key: str, value: torch.Tensor, slot: torch.Tensor) -> Place:
+        start = value.data_ptr() - slot.data_ptr()
+        if not (value.dtype == torch.uint8 and value.is_contiguous() and 0 <= start <= len(slot) - value.numel()):
+            name, fix = type(self._dataset).__name__, 'See docs/your_own_parts.md.'
+            raise OptionError('datasets.train.type', 'load into the tensors of `empty`', f'{key} of {name}', fix)
+        return Place(start, value.shape)
 
     def take(self, answer: Answer, pin_memory: bool) -> dict[str, Any]:
         """The batch, in the process that trains: in its slot, or a copy if no other slot is free or to pin it.
@@ -89,7 +124,8 @@ class SharedSlots(Dataset):
         place, batch = answer
         if isinstance(batch, InputError):
             raise batch
-        size = sum(shape.numel() for shape in batch.values() if isinstance(shape, torch.Size))
+        places = {key: value for key, value in batch.items() if isinstance(value, Place)}
+        size = max((start + shape.numel() for start, shape in places.values()), default=0)
         array = self._slots[place, :size].numpy()
         if pin_memory or not self._free:
             own = torch.empty(size, dtype=torch.uint8, pin_memory=pin_memory)
@@ -99,9 +135,5 @@ class SharedSlots(Dataset):
         else:
             own = torch.from_numpy(array)  # each tensor that shares its storage keeps the array
             weakref.finalize(array, self._free.append, place).atexit = False
-        start = 0
-        for key, shape in batch.items():
-            if isinstance(shape, torch.Size):
-                batch[key] = own[start : start + shape.numel()].view(shape)
-                start += shape.numel()
-        return batch
+        views = {key: own[start : start + shape.numel()].view(shape) for key, (start, shape) in places.items()}
+        return {**batch, **views}

@@ -21,7 +21,7 @@ _OPTIONS = """\
 name: {name}
 model_type: {model_type}
 scale: 4
-num_gpu: 0
+num_gpu: {num_gpu}
 manual_seed: {seed}
 
 datasets:
@@ -112,7 +112,7 @@ class Run:
     checkpoints: tuple[tuple[int, float, Path], ...]
 
 
-def train(out: Path, name: str, iters: int, seed: int) -> Run:
+def train(out: Path, name: str, iters: int, seed: int, num_gpu: int = 0) -> Run:
     """Trains one of the two runs in a process of its own, with a progress bar.
 
     Args:
@@ -120,25 +120,27 @@ def train(out: Path, name: str, iters: int, seed: int) -> Run:
         name: ``stock`` or ``multigrid``.
         iters: Iterations.
         seed: Seed of the run.
+        num_gpu: GPUs to train on; 0 for the CPU.
 
     Raises:
         InputError: If the run ends with an error; its last lines are printed before.
     """
     path = out / f'train_{name}.yml'
-    path.write_text(options(name, iters, seed))
+    path.write_text(options(name, iters, seed, num_gpu))
     train_file(path, iters, f'Train {name:<9}')
     folder = out / 'experiments' / name
     checkpoints = [(n, seconds, path) for (n, path), seconds in zip(weights_of(folder, iters), wall_clocks(folder))]
     return Run(name, tuple(checkpoints))
 
 
-def options(name: str, iters: int, seed: int) -> str:
+def options(name: str, iters: int, seed: int, num_gpu: int = 0) -> str:
     """The option file of one of the two runs; paths are relative to the folder of the demo."""
     is_stock = name == 'stock'
     return _OPTIONS.format(
         title='Stock BasicSR: the full shape throughout.' if is_stock else 'The same run with a growing shape.',
         name=name,
         seed=seed,
+        num_gpu=num_gpu,
         model_type='VideoRecurrentModel' if is_stock else 'MultigridVideoModel',
         dataset_type='REDSRecurrentDataset' if is_stock else 'MultigridREDSDataset',
         folder='train' if is_stock else 'store',

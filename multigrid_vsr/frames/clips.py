@@ -28,6 +28,11 @@ def frame_names(dataset_opt: Mapping[str, Any]) -> FrameNames:
     return VIMEO90K_NAMES if dataset_opt.get('type') == 'MultigridVimeo90KDataset' else REDS_NAMES
 
 
+def kinds_of_frames(dataset_opt: Mapping[str, Any]) -> tuple[str, ...]:
+    """What is read of ``datasets.train``: ``gt``, and ``lq`` unless the model makes it (``train.degradation``)."""
+    return ('gt',) if dataset_opt.get('degraded') else ('gt', 'lq')
+
+
 def frames_needed(dataset_opt: Mapping[str, Any]) -> tuple[int, int, int]:
     """How many frames a clip must have for the longest sample of ``datasets.train``.
 
@@ -57,10 +62,10 @@ def training_clips(dataset_opt: Mapping[str, Any]) -> list[Clip]:
         OptionError: If the list cannot be read or is empty, or the two frame stores are no pair.
         InputError: If a frame store cannot be opened.
     """
-    for key in ('dataroot_gt', 'dataroot_lq'):
-        root = dataset_opt.get(key)
+    for kind in kinds_of_frames(dataset_opt):
+        root = dataset_opt.get(f'dataroot_{kind}')
         if not isinstance(root, str) or not Path(root).expanduser().is_dir():
-            raise MissingData(f'datasets.train.{key}', 'be a folder that exists', root, 'Correct the path.')
+            raise MissingData(f'datasets.train.dataroot_{kind}', 'be a folder that exists', root, 'Correct the path.')
     backend = (dataset_opt.get('io_backend') or {}).get('type')
     if backend not in IO_BACKENDS:
         near = get_close_matches(str(backend), IO_BACKENDS, n=1)
@@ -103,8 +108,11 @@ def _listed_clips(dataset_opt: Mapping[str, Any], backend: str) -> list[Clip]:
 
 
 def _stored_clips(dataset_opt: Mapping[str, Any], root: Path) -> list[Clip]:
-    """What the pair of stores holds."""
-    gt, lq = FrameStore(root).info, FrameStore(Path(dataset_opt['dataroot_lq']).expanduser()).info
+    """What the pair of stores holds, or the one of the ground truth."""
+    gt = FrameStore(root).info
+    if kinds_of_frames(dataset_opt) == ('gt',):
+        return list(gt.clips)
+    lq = FrameStore(Path(dataset_opt['dataroot_lq']).expanduser()).info
     scale = dataset_opt.get('scale', gt.scale)
     shrunk = [clip.shrunk(gt.scale) for clip in gt.clips]
     if gt.scale != scale:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.frames.clip import Clip
-from multigrid_vsr.frames.clips import frame_names
+from multigrid_vsr.frames.clips import frame_names, kinds_of_frames
 from multigrid_vsr.frames.found import Finder, Found, finder
 from multigrid_vsr.frames.store_info import FINISHED, read_origin, stamp
 
@@ -38,10 +38,11 @@ def compare_with_files(clips: Sequence[Clip], dataset_opt: Mapping[str, Any]) ->
     """
     backend, names = dataset_opt['io_backend']['type'], frame_names(dataset_opt)
     finders = {
-        kind: finder(str(Path(dataset_opt[f'dataroot_{kind}']).expanduser()), backend, names) for kind in ('gt', 'lq')
+        kind: finder(str(Path(dataset_opt[f'dataroot_{kind}']).expanduser()), backend, names)
+        for kind in kinds_of_frames(dataset_opt)
     }
     has_list = dataset_opt.get('meta_info_file') is not None
-    compare = partial(_compare, finders['gt'], finders['lq'], dataset_opt['scale'], has_list)
+    compare = partial(_compare, finders, dataset_opt['scale'], has_list)
     longer = [pair for pair in _in_threads(compare, clips, 'Check the clips') if pair is not None]
     if not longer:
         return []
@@ -52,14 +53,15 @@ def compare_with_files(clips: Sequence[Clip], dataset_opt: Mapping[str, Any]) ->
     ]
 
 
-def _compare(find_gt: Finder, find_lq: Finder, scale: int, has_list: bool, clip: Clip) -> tuple[Clip, Found] | None:
+def _compare(finders: Mapping[str, Finder], scale: int, has_list: bool, clip: Clip) -> tuple[Clip, Found] | None:
     """Raises where the clip differs; gives it back where it has more frames than the list says."""
-    gt, lq = (find(clip.name, clip.num_frame) for find in (find_gt, find_lq))
-    for kind, found in (('gt', gt), ('lq', lq)):
+    of_kind = {kind: find(clip.name, clip.num_frame) for kind, find in finders.items()}
+    for kind, found in of_kind.items():
         if found.num_frame < clip.num_frame or (found.num_frame > clip.num_frame and not has_list):
             _refuse_count(kind, found, clip, has_list)
         if found.size is None:
             raise OptionError(f'datasets.train.dataroot_{kind}', 'hold images', found.first, 'Replace it.')
+    gt, lq = of_kind['gt'], of_kind.get('lq')
     if gt.size != (clip.height, clip.width):
         raise OptionError(
             'datasets.train.meta_info_file' if has_list else 'datasets.train.dataroot_gt',
@@ -67,8 +69,7 @@ def _compare(find_gt: Finder, find_lq: Finder, scale: int, has_list: bool, clip:
             f'{clip.height}x{clip.width} for clip {clip.name}',
             'Correct it (height, width), or leave meta_info_file out.',
         )
-    assert lq.size is not None
-    if (lq.size[0] * scale, lq.size[1] * scale) != gt.size:
+    if lq is not None and lq.size is not None and (lq.size[0] * scale, lq.size[1] * scale) != gt.size:
         raise OptionError(
             'datasets.train.dataroot_lq',
             f'hold frames of 1/{scale} of the ground truth, {_say(gt.size)} in {gt.first}',
@@ -95,7 +96,7 @@ def say_changed_sources(dataset_opt: Mapping[str, Any]) -> list[str]:
     if dataset_opt['io_backend']['type'] != 'packed':
         return []
     notes = []
-    for key in ('dataroot_gt', 'dataroot_lq'):
+    for key in (f'dataroot_{kind}' for kind in kinds_of_frames(dataset_opt)):
         origin = read_origin(Path(dataset_opt[key]).expanduser() / FINISHED)
         if origin is None or not os.path.exists(origin.root):
             continue

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.options.known_types import DATASET_TYPES, MODEL_TYPES
 from multigrid_vsr.options.option_file import read_options
-from multigrid_vsr.options.table import DATASET_TYPES, MODEL_TYPES
 
 
 def asked_for(opt: Mapping[str, Any]) -> tuple[str, Any] | None:

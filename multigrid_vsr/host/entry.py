@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from multigrid_vsr.core.errors import InputError, OptionError, one_line
+from multigrid_vsr.host import command_line
 from multigrid_vsr.host.asked import asked_for, refusal
 from multigrid_vsr.host.launch import from_rank_0
 from multigrid_vsr.host.patch import left_out, patch, replace, replace_copies
@@ -20,7 +21,6 @@ from multigrid_vsr.host.registering import register
 from multigrid_vsr.options.arch_limits import target_of
 from multigrid_vsr.options.checked import checked
 from multigrid_vsr.options.multigrid_block import schedule_from_options, uses_multigrid
-from multigrid_vsr.options.option_file import read_options
 from multigrid_vsr.options.settle import settle
 from multigrid_vsr.options.train_block import checked_schedule
 
@@ -32,15 +32,6 @@ def lacking() -> str | None:
         return 'its utils/options.py has no parse_options'
     parameters = list(inspect.signature(parse_options).parameters)
     return None if parameters == ['root_path', 'is_train'] else f'its parse_options takes ({", ".join(parameters)})'
-
-
-def _written() -> dict[str, Any] | None:
-    """The option file of the command line with its changes; ``None`` without one: BasicSR says how it is used."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument('-opt')
-    parser.add_argument('--force_yml', nargs='+', default=[])
-    known, _ = parser.parse_known_args()
-    return None if known.opt is None else read_options(known.opt, known.force_yml)
 
 
 @patch(
@@ -55,7 +46,7 @@ def written_roots() -> None:
         @functools.wraps(original)
         def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
             opt, args = original(root_path, is_train)
-            written = _written() or {}
+            written = command_line.written() or {}
             settle(written)
             _honour_roots(written.get('path') or {}, opt)
             return opt, args
@@ -93,10 +84,11 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
     def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
         replace_copies(sys._getframe(1).f_globals)
         _print_input_errors_as_one_line()
-        written = _written()
+        written = command_line.written()
         if written is None:
             return original(root_path, is_train)
-        from multigrid_vsr.host.run_check import check_num_gpu, check_run, check_state
+        from multigrid_vsr.host.device_check import check_num_gpu, check_several_gpus, counted
+        from multigrid_vsr.host.run_check import check_run, check_state
         from multigrid_vsr.models.checkpoint import ranks
 
         _check_host(written)
@@ -104,8 +96,9 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
         follows_schedule = is_train and uses_multigrid(written)
         if follows_schedule:
             checked_schedule(written)
-            check_run(written)
-            check_num_gpu(written)
+            check_run(counted(written))
+            check_num_gpu(written, command_line.has_launcher())
+            notes += check_several_gpus(counted(written), command_line.has_launcher())
             if os.environ.get('RANK', '0') == '0':
                 print(*notes, sep='\n', end='\n' if notes else '')
         opt, args = original(root_path, is_train)
@@ -115,6 +108,7 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
             _check_data(opt)
             opt['manual_seed'] = from_rank_0(opt['manual_seed'])  # without one in the file each rank draws its own
             opt['datasets']['train']['target'] = target_of(opt)
+            opt['datasets']['train']['degraded'] = opt['train'].get('degradation') is not None
             opt['seed_is_given'] = written.get('manual_seed') is not None
             opt['datasets']['train']['multigrid'] = schedule = schedule_from_options(opt)
             if written['path'].get('resume_state') and not opt['auto_resume']:

@@ -6,7 +6,7 @@ import importlib.util
 import sys
 import types
 
-from multigrid_vsr.host import arch_patches, entry, launch, registering, resume
+from multigrid_vsr.host import arch_patches, arch_speed, entry, launch, prefetch, registering, resume
 from multigrid_vsr.host.patch import patch
 
 _GONE = 'torchvision.transforms.functional_tensor'
@@ -34,6 +34,8 @@ AFTER_IMPORT = (
     *launch.PATCHES,
     *entry.PATCHES,
     *resume.PATCHES,
+    *prefetch.PATCHES,
+    *arch_speed.PATCHES,  # before what takes flow_warp from there
     *arch_patches.PATCHES,
     registering.registered_types,
 )

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.host import command_line
 from multigrid_vsr.host.patch import HostChangedError, patch, replace
 
 _FLAG = '--local-rank'
@@ -38,9 +40,10 @@ def local_rank() -> None:
 
 @patch(
     '`_init_dist_pytorch`, `_init_dist_slurm`',
-    why='without a GPU BasicSR takes the rank modulo 0, and its backend is NCCL; here the ranks meet over gloo',
+    why='without a GPU BasicSR takes the rank modulo 0, and its backend is NCCL, with `num_gpu: 0` too; here ranks on '
+    'CPUs meet over gloo',
     needed='they count GPUs',
-    goes="with a GPU BasicSR's code runs",
+    goes="on GPUs BasicSR's code runs",
 )
 def ranks_on_cpus() -> None:
     from basicsr.utils import dist_util
@@ -51,7 +54,7 @@ def ranks_on_cpus() -> None:
         def init_dist(backend: str, **kwargs: Any) -> None:
             import torch
 
-            if torch.cuda.is_available():
+            if torch.cuda.is_available() and (command_line.written() or {}).get('num_gpu') != 0:
                 return original(backend, **kwargs)
             with mock.patch.multiple(torch.cuda, device_count=lambda: 1, set_device=lambda device: None):
                 original('gloo', **kwargs)
@@ -77,3 +80,26 @@ def from_rank_0(value: Any) -> Any:
     if distributed.is_available() and distributed.is_initialized():
         distributed.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def decided_by_rank_0(rank: int, decide: Callable[[], Any]) -> Any:
+    """What rank 0 decides, on all ranks: each may see another file system.
+
+    Args:
+        rank: That of this process.
+        decide: Called on rank 0 alone.
+
+    Raises:
+        InputError: On rank 0, if it cannot decide.
+        SystemExit: On the others then.
+    """
+    decision, error = None, None
+    if rank == 0:
+        try:
+            decision = decide()
+        except InputError as refused:
+            error = refused
+    decision, has_failed = from_rank_0((decision, error is not None))
+    if has_failed:
+        raise error or SystemExit(1)
+    return decision

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
 import sys
+import textwrap
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,6 +87,30 @@ def replace_copies(names: dict[str, Any]) -> None:
         if isinstance(own, types.FunctionType) and _code(own) == _code(original):
             names[name] = replacement
     replace_names(names)
+
+
+def without(function: Any, what: str, is_left_out: Callable[[ast.stmt], bool]) -> Any:
+    """Makes a function of the same source, without some of its statements.
+
+    Args:
+        function: A function of the host.
+        what: What is left out, for the error.
+        is_left_out: Whether a statement of its body is.
+
+    Raises:
+        HostChangedError: If there is none to leave out.
+    """
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    definition = tree.body[0]
+    assert isinstance(definition, ast.FunctionDef)
+    kept = [statement for statement in definition.body if not is_left_out(statement)]
+    if kept == definition.body:
+        raise HostChangedError(f'it has no {what} to leave out')
+    definition.body = kept
+    ast.increment_lineno(tree, function.__code__.co_firstlineno - 1)  # so that a traceback shows the right lines
+    defined: dict[str, Any] = {}
+    exec(compile(tree, function.__code__.co_filename, 'exec'), function.__globals__, defined)
+    return defined[function.__name__]
 
 
 def _code(function: Any) -> Any:

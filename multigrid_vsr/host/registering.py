@@ -13,6 +13,7 @@ _MODULES = (
     'data.multigrid_vimeo90k_dataset',
     'models.multigrid_video_model',
     'models.multigrid_video_gan_model',
+    'models.blur_noise_jpeg',
 )
 
 
@@ -24,6 +25,18 @@ def register() -> None:
     """
     for module in _MODULES:
         importlib.import_module(f'multigrid_vsr.{module}')
+
+
+def follows_schedules(model_type: str) -> bool:
+    """Whether a model is of this project: by its class, since a user's own has another name."""
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    models = sys.modules.get('multigrid_vsr.models.multigrid_mixin')  # without it no class has it
+    return (
+        models is not None
+        and model_type in MODEL_REGISTRY
+        and issubclass(MODEL_REGISTRY.get(model_type), models.MultigridMixin)
+    )
 
 
 @patch(

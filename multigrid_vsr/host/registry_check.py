@@ -14,18 +14,24 @@ from typing import Any
 import torch
 from basicsr.archs.vgg_arch import NAMES as VGG_LAYERS
 from basicsr.models.base_model import BaseModel
+from basicsr.models.sr_model import SRModel
+from basicsr.models.video_recurrent_gan_model import VideoRecurrentGANModel
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
 from multigrid_vsr.core.errors import InputError, OptionError, one_line
-from multigrid_vsr.options.arch_limits import GAN_MODEL_TYPES
+from multigrid_vsr.models.degradation import DEGRADATION_REGISTRY, build_degradation, name_and_arguments
+from multigrid_vsr.models.multigrid_mixin import MultigridMixin
+from multigrid_vsr.models.multigrid_video_gan_model import MultigridVideoGANModel
+from multigrid_vsr.models.multigrid_video_model import MultigridVideoModel
 from multigrid_vsr.options.host_options import test_sets
 from multigrid_vsr.options.kinds import did_you_mean
+from multigrid_vsr.options.known_types import is_gan, wrong_model
 from multigrid_vsr.options.multigrid_block import lookup
 from multigrid_vsr.options.table import SCHEDULER_TYPE
 
 _OPTIMIZERS = ('Adam', 'AdamW', 'Adamax', 'SGD', 'ASGD', 'RMSprop', 'Rprop')  # BasicSR 1.4.2 knows the first alone
 _SCHEDULERS = ('MultiStepLR', 'MultiStepRestartLR', 'CosineAnnealingRestartLR', SCHEDULER_TYPE)
-_OWN_ARCH = ' One of your own has to be imported first: see docs/options.md.'
+_OWN = ' One of your own has to be imported first: see docs/your_own_parts.md.'
 _VGG_CRITERIA = ('l1', 'fro')  # BasicSR's `l2` does not exist in torch
 
 
@@ -38,17 +44,21 @@ def check_names_and_arguments(opt: Mapping[str, Any]) -> None:
     Raises:
         OptionError: If a name is not registered, or something cannot be constructed with its arguments.
     """
-    train_opt, is_gan = opt['train'], opt['model_type'] in GAN_MODEL_TYPES
-    _registered('model_type', opt['model_type'], MODEL_REGISTRY)
+    train_opt = opt['train']
+    _check_model(opt)
+    _registered('datasets.train.type', opt['datasets']['train']['type'], DATASET_REGISTRY, _OWN)
     for name in test_sets(opt):
         _registered(f'{name}.type', lookup(opt, name)['type'], DATASET_REGISTRY)
-    for key in ('optim_g', 'optim_d') if is_gan else ('optim_g',):
-        _check_optimizer(f'train.{key}', train_opt[key])
+    for key in ('optim_g', 'optim_d') if is_gan(opt) else ('optim_g',):
+        if train_opt.get(key):  # asked for where it is needed
+            _check_optimizer(f'train.{key}', train_opt[key])
     if train_opt['scheduler'].get('type') != SCHEDULER_TYPE:
         _check_scheduler(train_opt['scheduler'])
-    for key in ('pixel_opt', 'perceptual_opt', *(('gan_opt',) if is_gan else ())):
+    for key in ('pixel_opt', 'perceptual_opt', *(('gan_opt',) if is_gan(opt) else ())):
         if train_opt.get(key):
             _check_loss(f'train.{key}', train_opt[key])
+    if train_opt.get('degradation') is not None:
+        _check_degradation(train_opt['degradation'])
     for name, metric_opt in (lookup(opt, 'val.metrics') or {}).items():
         _check_metric(f'val.metrics.{name}', metric_opt)
     for option, package in (('use_tb_logger', 'tensorboard'), ('wandb.project', 'wandb')):
@@ -60,13 +70,33 @@ def check_names_and_arguments(opt: Mapping[str, Any]) -> None:
         raise OptionError('train.compile', 'be left out before torch 2.6', torch.__version__, 'Update torch.')
 
 
+def _check_model(opt: Mapping[str, Any]) -> None:
+    """A model of the user's own follows the schedule by its class, whatever its name."""
+    model = _registered('model_type', opt['model_type'], MODEL_REGISTRY, _OWN)
+    if not issubclass(model, MultigridMixin):
+        raise wrong_model(opt['model_type'])
+    losses_of = (SRModel, VideoRecurrentGANModel)  # else the model sets up its own
+    needs_loss = model.init_training_settings in [kind.init_training_settings for kind in losses_of]
+    if needs_loss and not opt['train'].get('pixel_opt') and not opt['train'].get('perceptual_opt'):
+        raise OptionError('train.pixel_opt', 'be given, or train.perceptual_opt', None, 'A run needs a loss.')
+    if issubclass(model, MultigridVideoModel) and not issubclass(model, MultigridVideoGANModel):
+        return
+    if not issubclass(model, MultigridVideoModel):
+        for option in ('train.amp', 'train.compile', 'train.channels_last', 'multigrid.max_batch_size_per_gpu'):
+            if lookup(opt, option):
+                rule = f'be left out for {model.__name__}, which has a step of its own'
+                raise OptionError(option, rule, lookup(opt, option), 'Remove it.')
+    elif opt['train'].get('amp'):
+        raise OptionError('train.amp', 'be left out of a GAN run', opt['train']['amp'], 'It trains in float32.')
+
+
 def build_on_meta(option: str, network_opt: Mapping[str, Any]) -> torch.nn.Module:
     """Builds a network without memory for its weights; weights that it loads itself are compared with it.
 
     Raises:
         OptionError: If its arch is not registered, or does not take these arguments.
     """
-    arch = _registered(f'{option}.type', network_opt.get('type'), ARCH_REGISTRY, _OWN_ARCH)
+    arch = _registered(f'{option}.type', network_opt.get('type'), ARCH_REGISTRY, _OWN)
     arguments = {key: copy.deepcopy(value) for key, value in network_opt.items() if key != 'type'}
     _check_signature(option, arch, arguments)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.device('meta'):
@@ -137,6 +167,16 @@ def _check_loss(option: str, loss_opt: Mapping[str, Any]) -> None:
         raise _unknown(f'{option}.criterion', arguments['criterion'], _VGG_CRITERIA)
 
 
+def _check_degradation(degradation_opt: Any) -> None:
+    option = 'train.degradation'
+    name, arguments = name_and_arguments(degradation_opt)
+    degradation = _registered(option, name, DEGRADATION_REGISTRY, _OWN, 'DEGRADATION_REGISTRY')
+    given = () if inspect.isclass(degradation) else ('gt', 'seeds', 'scale')
+    _check_signature(option, degradation, arguments, given)
+    with _as_one_line(option, f'hold arguments of {degradation.__name__}', arguments):
+        build_degradation(degradation_opt, 'cpu')
+
+
 def _check_metric(option: str, metric_opt: Any) -> None:
     if not isinstance(metric_opt, Mapping):
         raise OptionError(option, 'be a block of options', metric_opt, 'Write its type and arguments below it.')
@@ -150,13 +190,13 @@ def _check_metric(option: str, metric_opt: Any) -> None:
         raise OptionError(f'{option}.crop_border', 'be a whole number of at least 0', border, 'Correct the value.')
 
 
-def _registered(option: str, name: Any, registry: Any, more: str = '') -> Any:
+def _registered(option: str, name: Any, registry: Any, more: str = '', where: str = 'BasicSR') -> Any:
     """What is registered under a name, or under it with BasicSR's suffix."""
     for known in (name, f'{name}_basicsr'):
         if known in registry:
             return registry.get(known)
     fix = did_you_mean(str(name), registry.keys(), 'Correct the name.')
-    raise OptionError(option, 'be registered in BasicSR', name, f'{fix}{more}')
+    raise OptionError(option, f'be registered in {where}', name, f'{fix}{more}')
 
 
 def _check_signature(

@@ -7,11 +7,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.host import run_lock
-from multigrid_vsr.host.launch import from_rank_0
+from multigrid_vsr.host.launch import decided_by_rank_0
 from multigrid_vsr.host.patch import patch, replace
-from multigrid_vsr.options.table import MODEL_TYPES
+from multigrid_vsr.host.registering import follows_schedules
 
 
 @patch(
@@ -31,22 +30,18 @@ def _loading_resume_state(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-        if opt['model_type'] not in MODEL_TYPES:
+        if not follows_schedules(opt['model_type']):
             return original(opt)
         from basicsr.utils import check_resume
 
         from multigrid_vsr.models import checkpoint
 
-        path = opt['path'].get('resume_state')
         if opt['auto_resume']:
-            path, state, warnings = checkpoint.newest_good(opt)
-            if opt['rank'] == 0:
-                print(*warnings, sep='\n', end='\n' if warnings else '')
-            opt['path']['resume_state'] = path and str(path)
-        else:
-            state = checkpoint.load_state(path) if path else None
-        if state is None:
+            opt['path']['resume_state'] = decided_by_rank_0(opt['rank'], lambda: _newest(opt))
+        path = opt['path'].get('resume_state')
+        if not path:
             return None
+        state = checkpoint.load_state(path)
         schedule = opt['datasets']['train'].get('multigrid')
         if schedule is not None:
             seed = opt['manual_seed'] if opt['seed_is_given'] else None
@@ -67,6 +62,14 @@ def _loading_resume_state(original: Callable[..., Any]) -> Callable[..., Any]:
     return load_resume_state
 
 
+def _newest(opt: dict[str, Any]) -> str | None:
+    from multigrid_vsr.models import checkpoint
+
+    path, _, warnings = checkpoint.newest_good(opt)
+    print(*warnings, sep='\n', end='\n' if warnings else '')
+    return None if path is None else str(path)
+
+
 @patch(
     '`load_resume_state`: one run, one folder',
     why='BasicSR moves the folder of a run of the same name away, be it under way',
@@ -80,14 +83,8 @@ def one_run_one_folder() -> None:
 def _claiming_folders(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-        error = None
-        if opt['rank'] == 0:  # it alone writes
-            try:
-                (run_lock.claim if opt['model_type'] in MODEL_TYPES else run_lock.check)(_folders(opt))
-            except InputError as refused:
-                error = refused
-        if from_rank_0(error is not None):
-            raise error or SystemExit(1)
+        claim = run_lock.claim if follows_schedules(opt['model_type']) else run_lock.check
+        decided_by_rank_0(opt['rank'], lambda: claim(_folders(opt)))  # it alone writes
         return original(opt)
 
     return load_resume_state

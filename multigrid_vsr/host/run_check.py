@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import torch
-
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.test_set_check import check_test_set
+from multigrid_vsr.host.device_check import check_cpu
+from multigrid_vsr.host.own_archs import meet_least_size
 from multigrid_vsr.host.registry_check import build_on_meta, check_names_and_arguments
 from multigrid_vsr.models import checkpoint
 from multigrid_vsr.models.weights_check import check_pretrained
-from multigrid_vsr.options.arch_limits import GAN_MODEL_TYPES
 from multigrid_vsr.options.host_options import check_host_options, missing_paths, test_sets
+from multigrid_vsr.options.known_types import is_gan
 
 
 def check_run(opt: dict[str, Any], may_miss: bool = False) -> list[OptionError]:
@@ -36,11 +36,14 @@ def check_run(opt: dict[str, Any], may_miss: bool = False) -> list[OptionError]:
     check_host_options(opt)
     check_names_and_arguments(opt)
     absent = {error.option for error in missing}
-    for label in 'gd' if opt['model_type'] in GAN_MODEL_TYPES else 'g':
+    for label in 'gd' if is_gan(opt) else 'g':
         block = f'network_{label}'
         network = build_on_meta(
             block, {key: None if f'{block}.{key}' in absent else value for key, value in opt[block].items()}
         )
+        if label == 'g':
+            check_cpu(opt, network)
+        meet_least_size(network)
         if f'path.pretrain_{block}' not in absent:
             check_pretrained(opt, label, network)
     for name in test_sets(opt):
@@ -66,14 +69,3 @@ def check_state(opt: dict[str, Any], schedule: Schedule, world_size: int, root: 
     may_differ = bool(opt['path'].get('resume_changed_schedule'))
     checkpoint.check_same_run(state, rows, opt.get('manual_seed'), may_differ)
     checkpoint.find_weights(opt, state['iter'], os.path.join(root, 'models'))
-
-
-def check_num_gpu(opt: dict[str, Any]) -> None:
-    """Compares ``num_gpu`` with this machine.
-
-    Raises:
-        OptionError: If it has fewer.
-    """
-    num_gpu, found = opt['num_gpu'], torch.cuda.device_count()
-    if num_gpu != 'auto' and num_gpu > found:
-        raise OptionError('num_gpu', f'be at most the {found} GPUs of this machine', num_gpu, 'Set num_gpu: auto.')

@@ -17,7 +17,7 @@ import torch
 
 from multigrid_vsr.core.errors import InputError, one_line
 from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.options.arch_limits import GAN_MODEL_TYPES
+from multigrid_vsr.options.known_types import is_gan
 
 _STATE_KEYS = {'epoch', 'iter', 'optimizers', 'schedulers'}
 _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
@@ -132,7 +132,7 @@ def saved_states(folder: Path) -> list[Path]:
 
 def weight_names(opt: Mapping[str, Any], iteration: int) -> Iterator[str]:
     """The files of the weights of an iteration."""
-    for label in ('g', 'd') if opt.get('model_type') in GAN_MODEL_TYPES else ('g',):
+    for label in ('g', 'd') if is_gan(opt) else ('g',):
         yield f'net_{label}_{iteration}.pth'
 
 

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
+_NAMES = ('grad_norm', 'grad_norm_d')  # of the generator, and of the discriminator of a GAN run
+
 
 class GradClip:
-    """Scales gradients down to a norm, right before the step of each optimizer, in a GAN run too.
+    """Scales gradients down to a norm, right before the step of each optimizer, whichever code calls it.
 
     The norm is that of the whole gradient: all parts of a batch, and all ranks.
 
     Args:
-        optimizers: By the name under which the log has the norm of their gradient, before it is scaled.
+        optimizers: Those of the run, the generator's first.
         max_norm: The bound.
-        scaler: That of fp16: gradients are divided by its factor before they are measured.
     """
 
-    def __init__(self, optimizers: Mapping[str, Optimizer], max_norm: float, scaler: torch.amp.GradScaler) -> None:
-        self._scaler = scaler
+    def __init__(self, optimizers: Sequence[Optimizer], max_norm: float) -> None:
         self._norms: dict[str, torch.Tensor] = {}
-        for name, optimizer in optimizers.items():
+        for name, optimizer in zip(_NAMES, optimizers):
             optimizer.register_step_pre_hook(partial(self._clip, name, max_norm))
 
-    def unscale(self, optimizer: Optimizer) -> None:
-        """Before the scaler's step: a fused optimizer would divide in its kernel, after the gradient is measured."""
-        self._scaler.unscale_(optimizer)
-
     def norms(self) -> dict[str, float]:
-        """The norms of the last step; the device is waited for."""
+        """The norms of the last step, before they were scaled; the device is waited for."""
         return {name: float(norm) for name, norm in self._norms.items()}
 
     def _clip(self, name: str, max_norm: float, optimizer: Optimizer, args: Any, kwargs: Any) -> None:

@@ -49,7 +49,9 @@ class KeptCheckpoints:
         """
         if self._asked is None or dataset != self._asked[0]:
             return False
-        found = model.best_metric_results[dataset][self._asked[1]]
+        found = getattr(model, 'best_metric_results', {}).get(dataset, {}).get(self._asked[1])
+        if found is None:  # a model with a validation of its own
+            return False
         sign = -1 if found['better'] == 'lower' else 1
         if found['iter'] != current_iter or (self.best and sign * found['val'] < sign * self.best['value']):
             return False

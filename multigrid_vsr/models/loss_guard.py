@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import distributed
+from torch.optim import Optimizer
 
 
 class LossGuard:
@@ -39,8 +39,8 @@ class LossGuard:
         return int(count)
 
 
-def are_finite(networks: Iterable[Any]) -> bool:
-    """Whether all parameters are finite: the gradient of a loss that is NaN makes all of them NaN."""
+def are_finite(optimizers: Iterable[Optimizer]) -> bool:
+    """Whether all that is trained is finite: the gradient of a loss that is NaN makes all of it NaN."""
     with torch.no_grad():
-        sums = [parameter.sum(dtype=torch.float64) for net in networks for parameter in net.parameters()]
+        sums = [p.sum(dtype=torch.float64) for o in optimizers for group in o.param_groups for p in group['params']]
         return bool(torch.isfinite(torch.stack(sums)).all())

@@ -34,7 +34,6 @@ class MultigridVideoGANModel(MultigridVideoModel, VideoRecurrentGANModel):
     def update(self, current_iter: int) -> None:
         """BasicSR's two steps on ``self.lq`` and ``self.gt``, and the average of the generator's weights."""
         VideoRecurrentGANModel.optimize_parameters(self, current_iter)
-        self._losses = self.log_dict
 
     def backward(self, lq: torch.Tensor, gt: torch.Tensor) -> dict[str, torch.Tensor]:
         """Adds the gradient of the generator's losses: what memory has to hold at a time. Updates do not call it."""
@@ -44,6 +43,6 @@ class MultigridVideoGANModel(MultigridVideoModel, VideoRecurrentGANModel):
         torch.stack(list(losses.values())).sum().backward()
         return losses
 
-    def get_current_log(self) -> dict[str, float]:
+    def read_losses(self) -> dict[str, float]:
         """The losses of the last iteration, as BasicSR has reduced them."""
-        return self.watch.logged(lambda: self._losses)
+        return self.log_dict

@@ -9,30 +9,23 @@ from typing import Any
 import torch
 from basicsr.models.edvr_model import EDVRModel
 from basicsr.models.video_recurrent_model import VideoRecurrentModel
-from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch.nn.parallel import DistributedDataParallel
 
-from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.data.pixels import to_float_rgb
-from multigrid_vsr.models import acceleration, optimizer_state
-from multigrid_vsr.models.lr_scheduler import BatchScaling, MultigridCosineLR
-from multigrid_vsr.models.run_keeper import RunKeeper
-from multigrid_vsr.models.run_watch import RunWatch
+from multigrid_vsr.models import acceleration
+from multigrid_vsr.models.cuda_graph import IterationGraph, graph_of
+from multigrid_vsr.models.held_fixed import hold_fixed
+from multigrid_vsr.models.multigrid_mixin import MultigridMixin
+from multigrid_vsr.models.precision import AMP_DTYPES, keep_float32
 from multigrid_vsr.models.validation import validate
-from multigrid_vsr.models.wrapping import looks_in_vain, wrap
+from multigrid_vsr.models.wrapping import without_vain_search, wrap
 from multigrid_vsr.options.multigrid_block import largest_part
-from multigrid_vsr.options.scheduler import cosine_options, rate_of
-from multigrid_vsr.options.table import SCHEDULER_TYPE
 
-AMP_DTYPES = {None: None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
-_FLOW_MODULES = ('spynet', 'edvr')  # what BasicSR's `fix_flow` holds fixed
 _FIXING_OPTIONS = ('fix_flow', 'tsa_iter')
 
 
 @MODEL_REGISTRY.register()
-class MultigridVideoModel(VideoRecurrentModel):
+class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
     """Trains recurrent and sliding-window archs at the shape of each iteration.
 
     The model neither knows how batches are made nor is rebuilt at a boundary: a video arch takes any shape.
@@ -45,8 +38,6 @@ class MultigridVideoModel(VideoRecurrentModel):
     net_g: torch.nn.Module
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        self.schedule: Schedule | None = opt['datasets']['train'].get('multigrid') if opt['is_train'] else None
-        self._batch_scaling: BatchScaling | None = None
         super().__init__(opt)
         if not self.is_train:
             return
@@ -56,101 +47,70 @@ class MultigridVideoModel(VideoRecurrentModel):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp_dtype is torch.float16)
         self.gpus = 1 if opt['dist'] else max(opt['num_gpu'], 1)  # `DataParallel` has the batches of all its GPUs
         self._largest_part = largest_part(opt)
-        self._losses: dict[str, Any] = {}
-        self._keeper = RunKeeper(self)
-        self.watch = RunWatch(self)
+        self._losses: dict[str, torch.Tensor] = {}
+        self.log_dict: dict[str, float] = {}  # a step of a subclass may set it, or add to it
         if opt['train'].get('channels_last') and self.ema_decay > 0:
             acceleration.to_channels_last(self.net_g_ema)
+        if self._amp_dtype is not None:
+            keep_float32(self.get_bare_model(self.net_g))
         if opt['train'].get('compile'):
             shapes = {s.shape for s in self.schedule.segments} if self.schedule is not None else ()
             acceleration.compile_children(self.get_bare_model(self.net_g), opt['train']['compile'], len(shapes))
-        self.watch.say_schedule(self.rate)
+        if self._graph is not None or not opt['train'].get('arch_checks', True):
+            is_mirrored = bool(opt['datasets']['train'].get('flip_sequence'))
+            acceleration.leave_out_checks(self.get_bare_model(self.net_g), is_mirrored)
+
+    @cached_property
+    def _graph(self) -> IterationGraph | None:
+        return graph_of(self, MultigridVideoModel)
 
     def setup_optimizers(self) -> None:
         """Sets up the optimizer with ``flow_lr_mul``, or with EDVR's ``dcn_lr_mul``, as BasicSR's models do."""
         (EDVRModel if 'dcn_lr_mul' in self.opt['train'] else VideoRecurrentModel).setup_optimizers(self)
 
-    def setup_schedulers(self) -> None:
-        """Sets up BasicSR's schedulers, or ``MultigridCosineLR``."""
-        scheduler_opt = self.opt['train']['scheduler']
-        self.rate = rate_of(self.opt['train'], self.schedule) if self.schedule is not None else None
-        if scheduler_opt.get('type') != SCHEDULER_TYPE:
-            batch_scaling = scheduler_opt.pop('batch_scaling', 'none')
-            if self.schedule is not None and batch_scaling != 'none':
-                self._batch_scaling = BatchScaling(self.optimizers, self.schedule, batch_scaling)
-            return super().setup_schedulers()
-        if self.schedule is None:
-            raise OptionError(
-                'train.scheduler.type',
-                'stand beside a Multigrid dataset',
-                SCHEDULER_TYPE,
-                'Use a scheduler of BasicSR.',
-            )
-        options = cosine_options(scheduler_opt, self.schedule)
-        self.schedulers += [MultigridCosineLR(optimizer, self.schedule, options) for optimizer in self.optimizers]
-
-    def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
-        """Sets the rates of an iteration: the scheduler's, BasicSR's own warm-up, the factor of the batch."""
-        self._keeper.leave_if_stopped()
-        self.watch.before_iteration(current_iter)
-        with self._batch_scaling.taken_off(current_iter) if self._batch_scaling is not None else nullcontext():
-            super().update_learning_rate(current_iter, warmup_iter)
-
     def model_to_device(self, net: torch.nn.Module) -> torch.nn.Module:
         """Moves a network to the device and wraps it for several GPUs; with a launcher, also for several CPUs."""
         if self.is_train and self.opt['train'].get('channels_last') and net is self.net_g:
             acceleration.to_channels_last(net)
-        if not self.opt['dist']:
+        if not self.opt['dist'] or not self.is_train or self._graph is None:
             return super().model_to_device(net)
-        return wrap(net.to(self.device), self.opt, self.device, self.opt.get('find_unused_parameters', False))
+        net = net.to(self.device)
+        self._graph.begin()  # it exchanges gradients itself
+        return net
 
-    def feed_data(self, data: dict[str, Any]) -> None:
-        """Moves a batch to the device.
-
-        Args:
-            data (dict): ``lq`` (b, t, c, h, w) and ``gt`` (b, t, c, scale*h, scale*w), or without t for one target
-                frame, float32 RGB in [0, 1]; or both as uint8 BGR with the channels last, as
-                ``MultigridREDSDataset`` gives them.
-        """
-        for key in ('lq', 'gt'):
-            if key in data:
-                frames = data[key].to(self.device, non_blocking=True)
-                setattr(self, key, to_float_rgb(frames) if frames.dtype == torch.uint8 else frames)
-
-    def optimize_parameters(self, current_iter: int) -> None:
-        """One iteration, with what ``train.fix_flow`` and ``train.tsa_iter`` hold fixed, by iteration."""
+    def before_iteration(self, current_iter: int) -> None:
+        """Tries the shapes before the first one; says what ``train.fix_flow`` and ``train.tsa_iter`` hold fixed."""
         if self.schedule is not None:
             shape = self.schedule.at_current_iter(current_iter).shape
             assert self.lq.shape[1] == shape.num_frame, (self.lq.shape, current_iter, shape)
             assert self.gt.shape[-1] == shape.gt_size, (self.gt.shape, current_iter, shape)
-            if not self._is_preflighted:
+            # A subclass with a step of its own may feed its network otherwise.
+            has_our_step = type(self).optimize_parameters is MultigridVideoModel.optimize_parameters
+            if has_our_step and not self._is_preflighted:
                 self.watch.try_shapes(current_iter)
             self._is_preflighted = True
         train_opt = self.opt['train']
         self._hold_fixed(*(current_iter < (train_opt.get(key) or 0) for key in _FIXING_OPTIONS))
-        self.update(current_iter)
-        self.watch.after_iteration(current_iter, self._losses)
-        self._keeper.after_iteration(current_iter)
 
-    def validation(self, dataloader: Any, current_iter: int | str, *args: Any, **kwargs: Any) -> None:
-        """BasicSR's, unless the run was asked to stop."""
-        if not self.is_train:
-            return super().validation(dataloader, current_iter, *args, **kwargs)
-        self._keeper.leave_if_stopped()
-        with self.watch.spending('validation'):
-            super().validation(dataloader, current_iter, *args, **kwargs)
-            self._keeper.after_validation(dataloader.dataset.opt['name'], current_iter)
+    def optimize_parameters(self, current_iter: int) -> None:
+        """One step; a subclass may have another, with :meth:`update` or without."""
+        self.update(current_iter)
+
+    def validation(self, *args: Any, **kwargs: Any) -> None:
+        """BasicSR's, with the memory of a captured iteration free."""
+        if self.is_train and self._graph is not None:
+            self._graph.drop()
+        super().validation(*args, **kwargs)
 
     def update(self, current_iter: int) -> None:
         """The gradient of ``self.lq`` and ``self.gt``, the optimizer's step and the average of the weights."""
-        self.optimizer_g.zero_grad()
-        if self.opt['train'].get('compile'):
-            acceleration.begin_step()
-        self._losses = self.backward(self.lq, self.gt)
-        if looks_in_vain(self.net_g):  # what was held fixed was all that had no gradient
-            self.net_g = wrap(self.get_bare_model(self.net_g), self.opt, self.device, find_unused=False)
-            get_root_logger().info('All that trains has a gradient: find_unused_parameters is off from here.')
-        self.watch.before_step(self.optimizer_g)
+        if self._graph is not None:
+            self._losses = self._graph(current_iter)
+        else:
+            self.optimizer_g.zero_grad()
+            self._losses = self.backward(self.lq, self.gt)
+        self.net_g = without_vain_search(self.net_g, self.opt, self.device)
+        self.watch.before_step(self.scaler, self.optimizer_g)
         self.scaler.step(self.optimizer_g)
         self.scaler.update()
         if self.ema_decay > 0:
@@ -206,9 +166,10 @@ class MultigridVideoModel(VideoRecurrentModel):
             losses.update({name: loss for name, loss in (('l_percep', percep), ('l_style', style)) if loss is not None})
         return losses
 
-    def get_current_log(self) -> dict[str, float]:
+    def read_losses(self) -> dict[str, float]:
         """The losses of the last iteration, the mean over all ranks; only here is the device waited for."""
-        self.log_dict = self.watch.logged(lambda: self.reduce_loss_dict(self._losses))
+        if self._losses:
+            self.log_dict.update(self.reduce_loss_dict(self._losses))
         return self.log_dict
 
     def model_ema(self, decay: float = 0.999) -> None:
@@ -232,48 +193,11 @@ class MultigridVideoModel(VideoRecurrentModel):
         ]
         return list(ema.parameters()), list(net.parameters()), buffers
 
-    def save(self, epoch: int, current_iter: int) -> None:
-        """Saves the weights and then the training state of an iteration; -1 for the end of the run.
-
-        Raises:
-            InputError: If the weights at the end of the run cannot be written.
-        """
-        with self.watch.spending('saving'):
-            self._keeper.save(super().save, epoch, current_iter)
-
-    def save_network(
-        self, net: torch.nn.Module | list[torch.nn.Module], net_label: str, current_iter: int, param_key: Any = 'params'
-    ) -> None:
-        """Writes weights, whole or not at all, in BasicSR's format."""
-        nets, keys = ([value] if not isinstance(value, list) else value for value in (net, param_key))
-        bare = {key: self.get_bare_model(net) for net, key in zip(nets, keys, strict=True)}
-        self._keeper.save_networks(bare, net_label, current_iter)
-
-    def save_training_state(self, epoch: int, current_iter: int) -> None:
-        """Writes the training state, whole or not at all: BasicSR's, and what an exact resume needs beside it."""
-        self._keeper.save_state(epoch, current_iter)
-
-    def resume_training(self, resume_state: dict[str, Any]) -> None:
-        """Loads the optimizers, with the flags that the option file has now, the schedulers and the random state."""
-        for optimizer, saved in zip(self.optimizers, resume_state['optimizers']):
-            for line in optimizer_state.take_flags(optimizer, saved):
-                get_root_logger().info(line)
-        super().resume_training(resume_state)
-        for optimizer in self.optimizers:
-            optimizer_state.lay_out(optimizer)
-        self._keeper.restore(resume_state)
-
     def _hold_fixed(self, fixes_flow: bool, trains_fusion_alone: bool) -> None:
         """Says which parameters train; BasicSR does so at iteration 1 only, which a resumed run never sees."""
         if (fixes_flow, trains_fusion_alone) == self._held_fixed:
             return
-        for name, parameter in self.net_g.named_parameters():
-            in_flow = any(module in name for module in _FLOW_MODULES)
-            parameter.requires_grad_(not ((fixes_flow and in_flow) or (trains_fusion_alone and 'fusion' not in name)))
-        fixed = 'the flow network and feature extractor' if fixes_flow else 'all but the TSA module'
-        get_root_logger().info(
-            f'Hold {fixed} fixed.' if fixes_flow or trains_fusion_alone else 'Train all the parameters.'
-        )
+        hold_fixed(self.net_g, fixes_flow, trains_fusion_alone)
         self._held_fixed = (fixes_flow, trains_fusion_alone)
         if isinstance(self.net_g, DistributedDataParallel):
             self.net_g = wrap(self.net_g.module, self.opt, self.device, self.net_g.find_unused_parameters)

@@ -26,11 +26,15 @@ def take_flags(optimizer: Optimizer, saved: dict[str, Any]) -> Iterator[str]:
     for flag, value in optimizer.defaults.items():
         if flag in _KEPT:
             continue
-        before = {str(group.get(flag)) for group in saved['param_groups']}
+        before = {_shown(group.get(flag)) for group in saved['param_groups']}
         for group in saved['param_groups']:
             group[flag] = value
-        if before != {str(value)}:
-            yield f'train.optim: {flag} is {value} now, and was {" and ".join(sorted(before))}.'
+        if before != {_shown(value)}:
+            yield f'train.optim: {flag} is {_shown(value)} now, and was {" and ".join(sorted(before))}.'
+
+
+def _shown(value: object) -> str:
+    return str(tuple(value) if isinstance(value, list) else value)  # older versions of torch keep a list
 
 
 def lay_out(optimizer: Optimizer) -> None:

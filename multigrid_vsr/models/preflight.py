@@ -14,25 +14,31 @@ import torch
 from multigrid_vsr.core.errors import InputError, one_line
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import BatchShape
-from multigrid_vsr.options.arch_limits import limits_of
+from multigrid_vsr.models import acceleration
+from multigrid_vsr.models.memory import is_out_of_memory
+from multigrid_vsr.models.undo import remember
+from multigrid_vsr.options.arch_limits import leaves_doubt
 
 
-def preflight(model: Any, schedule: Schedule) -> None:
-    """Tries the shapes of a run; weights, buffers, optimizer and random state stay as they are.
+def preflight(model: Any, schedule: Schedule, current_iter: int = 1) -> None:
+    """Tries the shapes of a run that are still to come; weights, buffers, optimizer and random state stay as they are.
 
-    A small batch of every shape goes forward through an arch whose limits are not known. The largest shape goes forward
+    A small batch of every shape goes forward through an arch whose limits are not sure. The largest shape goes forward
     and backward where memory is that of a GPU. With ``train.compile`` every shape does, so that none is compiled later.
 
     Args:
         model: A ``MultigridVideoModel``.
         schedule: Shapes of the run.
+        current_iter: The iteration that it begins with, which BasicSR counts from 1.
 
     Raises:
         InputError: If the arch does not take a shape, or the memory of the GPU does not hold the largest.
     """
-    shapes = sorted(dict.fromkeys(s.shape for s in schedule.segments), key=partial(_part_pixels, model), reverse=True)
+    ahead = dict.fromkeys(segment.shape for segment in schedule.segments if segment.end >= current_iter)
+    shapes = sorted(ahead, key=partial(_part_pixels, model), reverse=True)
     with as_before(model):
-        if limits_of(model.opt['network_g']) is None:
+        is_basicsrs = type(model.get_bare_model(model.net_g)).__module__.startswith('basicsr.archs.')
+        if leaves_doubt(model.opt['network_g']) or not is_basicsrs:
             for num_frame, gt_size in dict.fromkeys((shape.num_frame, shape.gt_size) for shape in shapes):
                 _check_output(model, num_frame, gt_size)
         if model.opt['train'].get('compile'):
@@ -51,18 +57,11 @@ def _part_pixels(model: Any, shape: BatchShape) -> int:
 @contextmanager
 def as_before(model: Any) -> Iterator[None]:
     """Puts buffers, gradients, random state and scaler back as they were."""
-    buffers = [
-        (buffer, buffer.clone()) for name in ('net_g', 'net_d') if hasattr(model, name)
-        for buffer in getattr(model, name).buffers()
-    ]  # fmt: skip
-    scaler = copy.deepcopy(model.scaler.state_dict())
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == 'cuda' else []):
-        yield
+    bring_back, scaler = remember(model), copy.deepcopy(model.scaler.state_dict())
+    yield
     for optimizer in model.optimizers:
         optimizer.zero_grad()
-    with torch.no_grad():
-        for buffer, value in buffers:
-            buffer.copy_(value)
+    bring_back()
     if scaler:
         model.scaler.load_state_dict(scaler)
     if model.device.type == 'cuda':
@@ -80,25 +79,45 @@ def random_batch(model: Any, shape: BatchShape) -> tuple[torch.Tensor, torch.Ten
 
 
 def _check_output(model: Any, num_frame: int, gt_size: int) -> None:
+    wrong = _failure(model, num_frame, gt_size)
+    if wrong is None:
+        return
+    scale, full = model.opt.get('scale', 1), model.schedule.full_shape.gt_size
+    larger = range(gt_size + scale, full + 1, scale)
+    smallest = next((size for size in larger if _failure(model, num_frame, size) is None), None)
+    fix = 'Leave that shape out.' if smallest is None else (
+        f'The smallest gt_size that it takes is {smallest}: leave smaller ones out (multigrid.lq_least: '
+        f'{smallest // scale}).'
+    )  # fmt: skip
+    if wrong.startswith('output'):
+        fix = 'Correct scale, or set datasets.train.target: center for an arch that gives the frame in the middle.'
+    raise InputError(
+        f'multigrid: must have shapes that {model.opt["network_g"]["type"]} takes, got num_frame {num_frame} and '
+        f'gt_size {gt_size} ({wrong}). {fix}'
+    )
+
+
+def _failure(model: Any, num_frame: int, gt_size: int) -> str | None:
+    """What is wrong with a shape, or ``None`` where the network takes it."""
     lq, gt = random_batch(model, BatchShape(1, num_frame, gt_size))
-    option = f'multigrid: must have shapes that {model.opt["network_g"]["type"]} takes, got num_frame {num_frame} and '
-    option += f'gt_size {gt_size}'
     network = model.get_bare_model(model.net_g).eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), acceleration.eager():  # a batch of one is compiled for nothing
             output = network(lq)
     except Exception as error:  # whatever an arch raises at a shape that it does not take
-        raise InputError(f'{option} ({one_line(error)}). Leave that shape out.') from error
-    network.train()
-    if output.shape != gt.shape:
-        fix = 'Correct scale, or set datasets.train.target: center for an arch that gives the frame in the middle.'
-        raise InputError(f'{option} (output {tuple(output.shape)} for a ground truth of {tuple(gt.shape)}). {fix}')
+        return one_line(error) or type(error).__name__
+    finally:
+        network.train()
+    same = output.shape == gt.shape
+    return None if same else f'output {tuple(output.shape)} for a ground truth of {tuple(gt.shape)}'
 
 
 def _run(model: Any, shape: BatchShape) -> None:
     try:
         model.backward(*random_batch(model, replace(shape, batch_size_per_gpu=shape.batch_size_per_gpu * model.gpus)))
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         need = torch.cuda.max_memory_allocated() / 2**30 if model.device.type == 'cuda' else 0.0
         raise InputError(
             f'multigrid.batch_size_per_gpu: must fit the memory of the GPU, got {shape.batch_size_per_gpu} samples of '

@@ -122,7 +122,8 @@ class RunClock:
 
     def end(self, current_iter: int) -> None:
         """Ends an iteration."""
-        assert self._here is not None
+        if self._here is None:  # a step by itself, which nothing began
+            return
         if current_iter == self._here.first_iter:
             self._wait_for_device()
             self._here.first = self._now() - self._mark

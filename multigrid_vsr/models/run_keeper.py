@@ -22,7 +22,7 @@ class RunKeeper:
     """Saves, resumes and stops the run of a model.
 
     Args:
-        model: A ``MultigridVideoModel`` in training.
+        model: A model with :class:`MultigridMixin`, in training.
     """
 
     def __init__(self, model: Any) -> None:
@@ -142,7 +142,7 @@ class RunKeeper:
             'iter': current_iter,
             'optimizers': [optimizer.state_dict() for optimizer in model.optimizers],
             'schedulers': [scheduler.state_dict() for scheduler in model.schedulers],
-            'scaler': model.scaler.state_dict(),
+            'scaler': model.scaler.state_dict() if hasattr(model, 'scaler') else {},
             'seed': self._opt['manual_seed'],
             'rng': rng,
         }
@@ -164,8 +164,8 @@ class RunKeeper:
 
         A rank whose random state is not there keeps the one that it was seeded with, which no other rank has.
         """
-        scaler = self._model.scaler
-        if scaler.is_enabled() and state.get('scaler'):
+        scaler = getattr(self._model, 'scaler', None)
+        if scaler is not None and scaler.is_enabled() and state.get('scaler'):
             scaler.load_state_dict(state['scaler'])
         rng = state.get('rng', {})
         if isinstance(rng, list):  # an older state has rank 0's alone

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from basicsr.utils import get_root_logger
 
 from multigrid_vsr.core.errors import OptionError
@@ -28,7 +29,7 @@ class RunWatch:
     """Watches the run of a model.
 
     Args:
-        model: A ``MultigridVideoModel`` in training.
+        model: A model with ``MultigridMixin``, in training.
     """
 
     def __init__(self, model: Any) -> None:
@@ -40,9 +41,7 @@ class RunWatch:
         self._guard = LossGuard(model.device, opt['dist']) if self._most_nan else None
         self._clip: GradClip | None = None
         if opt['train'].get('grad_clip_norm'):
-            optimizers = {'grad_norm': model.optimizer_g, 'grad_norm_d': getattr(model, 'optimizer_d', None)}
-            present = {name: optimizer for name, optimizer in optimizers.items() if optimizer is not None}
-            self._clip = GradClip(present, opt['train']['grad_clip_norm'], model.scaler)
+            self._clip = GradClip(model.optimizers, opt['train']['grad_clip_norm'])
         self._progress = Progress(opt)
         self._current_iter = 0
 
@@ -66,14 +65,17 @@ class RunWatch:
         """
         if self.clock is not None:
             with self.clock.spending('trial'):
-                preflight(self._model, self._model.schedule)
+                preflight(self._model, self._model.schedule, current_iter)
                 self.clock.tried = time_shapes(self._model, self._model.schedule, current_iter)
             self.clock.say_tried()
 
-    def before_step(self, optimizer: Any) -> None:
-        """Called with the whole gradient, before the scaler's step."""
+    def before_step(self, scaler: torch.amp.GradScaler, optimizer: Any) -> None:
+        """Called with the whole gradient, before the scaler's step: it is measured without the factor of fp16.
+
+        A fused optimizer would divide by it in its kernel, after that.
+        """
         if self._clip is not None:
-            self._clip.unscale(optimizer)
+            scaler.unscale_(optimizer)
 
     def after_iteration(self, current_iter: int, losses: dict[str, Any]) -> None:
         self._current_iter = current_iter
@@ -116,8 +118,7 @@ class RunWatch:
         """
         if self._guard is None:
             return True
-        networks = [self._model.net_g, *([self._model.net_d] if hasattr(self._model, 'net_d') else [])]
-        return (is_last or self._guard.count(alone) == 0) and are_finite(networks)
+        return (is_last or self._guard.count(alone) == 0) and are_finite(self._model.optimizers)
 
     def end(self) -> None:
         """At the end of training."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from basicsr.utils import get_root_logger
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -28,10 +29,45 @@ def wrap(network: nn.Module, opt: Mapping[str, Any], device: torch.device, find_
     )
 
 
-def looks_in_vain(network: nn.Module) -> bool:
-    """Whether each iteration walks the graph for parameters without a gradient, and all that train have one."""
-    return (
+def without_vain_search(network: nn.Module, opt: Mapping[str, Any], device: torch.device) -> nn.Module:
+    """Wraps a network anew if each iteration looks for parameters without a gradient, and all that train have one.
+
+    What was held fixed before was all that had none.
+    """
+    if not (
         isinstance(network, DistributedDataParallel)
         and network.find_unused_parameters
         and all(parameter.grad is not None for parameter in network.parameters() if parameter.requires_grad)
-    )
+    ):
+        return network
+    get_root_logger().info('All that trains has a gradient: find_unused_parameters is off from here.')
+    return wrap(network.module, opt, device, find_unused=False)
+
+
+def share(tensors: list[torch.Tensor]) -> None:
+    """Gives all ranks the tensors of rank 0: weights at the start and buffers before a forward, as its wrapper does."""
+    if tensors:
+        distributed._broadcast_coalesced(distributed.distributed_c10d._get_default_group(), tensors, 2**28, 0)
+
+
+def is_so_on_any_rank(is_so: bool, device: torch.device) -> bool:
+    """Whether something is so here or on another rank; all have to ask."""
+    found = torch.tensor(int(is_so), device=device)
+    distributed.all_reduce(found, distributed.ReduceOp.MAX)
+    return bool(found)
+
+
+def average_gradients(gradients: Iterable[torch.Tensor | None]) -> None:
+    """Exchanges gradients, in one call for each dtype: each becomes the mean over all ranks."""
+    of_dtype: dict[torch.dtype, list[torch.Tensor]] = {}
+    for gradient in gradients:
+        if gradient is not None:
+            of_dtype.setdefault(gradient.dtype, []).append(gradient)
+    for same in of_dtype.values():
+        is_flat = len(same) == 1 and same[0].dim() == 1
+        flat = same[0] if is_flat else torch.cat([gradient.reshape(-1) for gradient in same])
+        flat.mul_(1 / distributed.get_world_size())  # first, as DistributedDataParallel does: sums stay in range
+        distributed.all_reduce(flat)
+        if not is_flat:
+            parts = flat.split([gradient.numel() for gradient in same])
+            torch._foreach_copy_(same, [part.view(grad.shape) for part, grad in zip(parts, same)])

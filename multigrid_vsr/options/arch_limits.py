@@ -8,9 +8,9 @@ from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.options.known_types import DATASETS_OF_WINDOWS, is_gan
 
 UNET_MULTIPLE = 8  # UNetDiscriminatorSN halves an image three times
-GAN_MODEL_TYPES = ('MultigridVideoGANModel', 'VideoRecurrentGANModel')
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,17 @@ LIMITS = {
 }
 
 
+_STATED = {'lq_multiple': 'lq_multiple', 'lq_least': 'lq_least', 'num_frame_least': 'least_frames'}
+_SETTLED = {  # options that leave the limits as they are, or that `limits_of` knows
+    'BasicVSR': ('num_feat', 'num_block', 'spynet_path'),
+    'IconVSR': ('num_feat', 'num_block', 'keyframe_stride', 'temporal_padding', 'spynet_path', 'edvr_path'),
+    'BasicVSRPlusPlus': ('mid_channels', 'num_blocks', 'is_low_res_input', 'spynet_path', 'cpu_cache_length'),
+    'EDVR': ('num_feat', 'num_frame', 'num_extract_block', 'num_reconstruct_block', 'hr_in', 'with_tsa'),
+    'DUF': ('scale', 'num_layer', 'adapt_official_weights'),
+    'TOFlow': ('adapt_official_weights',),
+}
+
+
 def limits_of(network_opt: Mapping[str, Any]) -> ArchLimits | None:
     """The limits of ``network_g`` with the options that it has; ``None`` for an arch that is not known here."""
     arch = network_opt.get('type', '')
@@ -63,22 +74,37 @@ def limits_of(network_opt: Mapping[str, Any]) -> ArchLimits | None:
     return limits
 
 
+def limits_in(opt: Mapping[str, Any]) -> ArchLimits | None:
+    """The limits of ``network_g``, with those that the ``multigrid`` block states."""
+    limits, block = limits_of(opt.get('network_g') or {}), opt.get('multigrid') or {}
+    stated = {field: int(block[key]) for key, field in _STATED.items() if block.get(key) is not None}
+    return replace(limits or ArchLimits(), **stated) if stated else limits  # type: ignore[arg-type]
+
+
+def leaves_doubt(network_opt: Mapping[str, Any]) -> bool:
+    """Whether the limits of an arch may be others than the table says: it is not in it, or has an unusual option."""
+    arch = network_opt.get('type', '')
+    return arch not in LIMITS or not {*network_opt} <= {'type', *_SETTLED[arch]}
+
+
 def fixed_gt_size(opt: Mapping[str, Any]) -> int | None:
     """The only ``gt_size`` that the discriminator of a GAN run takes; ``None`` where it takes any."""
     network_opt = opt.get('network_d') or {}
-    if opt.get('model_type') not in GAN_MODEL_TYPES or network_opt.get('type') != 'VGGStyleDiscriminator':
+    if not is_gan(opt) or network_opt.get('type') != 'VGGStyleDiscriminator':
         return None
     return network_opt.get('input_size', 128)
 
 
 def target_of(opt: Mapping[str, Any]) -> str:
-    """``datasets.train.target``: what it says, else what the arch gives, else ``sequence``.
+    """``datasets.train.target``: what it says, else what the arch gives, else what the dataset does.
 
     Raises:
         OptionError: If it is neither ``sequence`` nor ``center``.
     """
-    limits = limits_of(opt.get('network_g') or {}) or ArchLimits()
-    target = opt['datasets']['train'].get('target') or limits.target
+    limits = limits_of(opt.get('network_g') or {})
+    dataset_opt = opt['datasets']['train']
+    of_dataset = 'center' if dataset_opt.get('type') in DATASETS_OF_WINDOWS else 'sequence'
+    target = dataset_opt.get('target') or (limits.target if limits else of_dataset)
     if target not in ('sequence', 'center'):
         raise OptionError(
             'datasets.train.target', 'be sequence or center', target, 'Leave it out for what the arch needs.'
@@ -87,7 +113,7 @@ def target_of(opt: Mapping[str, Any]) -> str:
 
 
 def check_arch(opt: Mapping[str, Any], schedule: Schedule) -> None:
-    """Compares every shape of a run with what its arch accepts; an arch that is not known here passes.
+    """Compares every shape of a run with what its arch accepts, as the table and the file say; else it passes.
 
     Raises:
         OptionError: If a shape does not fit.
@@ -98,21 +124,11 @@ def check_arch(opt: Mapping[str, Any], schedule: Schedule) -> None:
     if target == 'center':
         _check_window(network_opt, schedule)
     _check_discriminator(opt, schedule)
-    limits = limits_of(network_opt)
+    known, limits, scale = limits_of(network_opt), limits_in(opt), opt.get('scale', 1)
+    if known is not None:
+        _check_known(opt, known, target)
     if limits is None:
         return
-    if arch == 'IconVSR' and network_opt.get('num_feat', 64) % 8:
-        raise OptionError(
-            'network_g.num_feat',
-            'be a multiple of 8 for IconVSR',
-            network_opt['num_feat'],
-            'Its EDVR has 8 groups.',
-        )
-    if target != limits.target:
-        raise OptionError('datasets.train.target', f'be {limits.target} for {arch}', target, 'Leave it out.')
-    scale = opt.get('scale', 1)
-    if scale != limits.scale:
-        raise OptionError('scale', f'be {limits.scale} for {arch}, which has it built in', scale, 'Change it.')
     for segment in schedule.segments:
         gt_size, num_frame = segment.shape.gt_size, segment.shape.num_frame
         option = 'datasets.train' if segment.shape == schedule.full_shape else 'multigrid'
@@ -137,6 +153,23 @@ def check_arch(opt: Mapping[str, Any], schedule: Schedule) -> None:
             )
 
 
+def _check_known(opt: Mapping[str, Any], limits: ArchLimits, target: str) -> None:
+    """What is built into an arch of the table, beside the shapes that it takes."""
+    network_opt, scale = opt['network_g'], opt.get('scale', 1)
+    arch = network_opt['type']
+    if arch == 'IconVSR' and network_opt.get('num_feat', 64) % 8:
+        raise OptionError(
+            'network_g.num_feat',
+            'be a multiple of 8 for IconVSR',
+            network_opt['num_feat'],
+            'Its EDVR has 8 groups.',
+        )
+    if target != limits.target:
+        raise OptionError('datasets.train.target', f'be {limits.target} for {arch}', target, 'Leave it out.')
+    if scale != limits.scale:
+        raise OptionError('scale', f'be {limits.scale} for {arch}, which has it built in', scale, 'Change it.')
+
+
 def _check_window(network_opt: Mapping[str, Any], schedule: Schedule) -> None:
     """A sliding-window arch has its number of frames built in, around one in the middle."""
     full = schedule.full_shape.num_frame
@@ -158,7 +191,7 @@ def _check_window(network_opt: Mapping[str, Any], schedule: Schedule) -> None:
 
 def _check_discriminator(opt: Mapping[str, Any], schedule: Schedule) -> None:
     gt_size = fixed_gt_size(opt)
-    is_unet = opt.get('model_type') in GAN_MODEL_TYPES and opt['network_d'].get('type') == 'UNetDiscriminatorSN'
+    is_unet = is_gan(opt) and opt['network_d'].get('type') == 'UNetDiscriminatorSN'
     for segment in schedule.segments:
         option = 'datasets.train' if segment.shape == schedule.full_shape else 'multigrid'
         if gt_size is not None and segment.shape.gt_size != gt_size:

@@ -10,7 +10,8 @@ from typing import Any
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.options.basicsr_table import BASICSR_OPTIONS
 from multigrid_vsr.options.kinds import Option, did_you_mean
-from multigrid_vsr.options.table import OPTIONS, STRICT
+from multigrid_vsr.options.known_types import is_known_dataset
+from multigrid_vsr.options.table import LOADER_KEYS, OPTIONS, STRICT
 from multigrid_vsr.options.watch_table import WATCH_OPTIONS
 
 ALL_OPTIONS = (*OPTIONS, *WATCH_OPTIONS, *BASICSR_OPTIONS)
@@ -45,10 +46,10 @@ def checked(block: str, values: Mapping[str, Any], name: str = '') -> dict[str, 
         OptionError: If a key is not known in a block that holds nothing else, is nearly one of BasicSR's in another, or
             a value is not of its kind.
     """
-    name, known = name or block, options_of(block)
+    name, (known, is_strict) = name or block, _known(block, values)
     prefix = f'{name}.' if name else ''
     for key in values:
-        if key not in known and (block in STRICT or _is_slip(str(key), values, known)):
+        if key not in known and (is_strict or _is_slip(str(key), values, known)):
             fix = did_you_mean(str(key), known)
             raise OptionError(f'{prefix}{key}', f'be one of {", ".join(known)}', key, fix)
     return {
@@ -65,11 +66,22 @@ def check_given(block: str, values: Mapping[str, Any], name: str = '') -> None:
         OptionError: If one is missing.
     """
     name = name or block
-    for key, option in options_of(block).items():
+    for key, option in _known(block, values)[0].items():
         if option.default == '' and values.get(key) is None:
             is_late = block in ('logger', 'val')
             fix = 'BasicSR asks for it when it is due.' if is_late else 'BasicSR needs it.'
             raise OptionError(f'{name}.{key}' if name else key, 'be given', None, fix)
+
+
+def _known(block: str, values: Mapping[str, Any]) -> tuple[dict[str, Option], bool]:
+    """The options of a block that holds these values, and whether it may hold nothing else.
+
+    Of a training set of the user's own, those of the loader alone are known.
+    """
+    known = options_of(block)
+    if block == 'datasets.train' and not is_known_dataset(values):
+        return {key: known[key] for key in LOADER_KEYS}, False
+    return known, block in STRICT
 
 
 def _is_slip(key: str, values: Mapping[str, Any], known: Mapping[str, Option]) -> bool:

@@ -19,24 +19,11 @@ from multigrid_vsr.core.schedule import Schedule, split
 from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.options.arch_limits import UNET_MULTIPLE, ArchLimits, check_arch, fixed_gt_size, limits_of, target_of
 from multigrid_vsr.options.iteration_counts import SCHEDULE_COUNTS, scaled
+from multigrid_vsr.options.known_types import DATASETS_OF_WINDOWS, STOCK_DATASETS, STOCK_MODELS
 from multigrid_vsr.options.multigrid_block import check_blocks, schedule_from_options, total_iter_of_samples
 from multigrid_vsr.options.recipes import MOST_WARMUP, RECIPES, WARMUP_PART, Recipe
 from multigrid_vsr.options.table import SCHEDULER_TYPE
 from multigrid_vsr.options.train_block import checked_schedule
-
-_MODELS = {
-    'VideoRecurrentModel': 'MultigridVideoModel',
-    'VideoRecurrentGANModel': 'MultigridVideoGANModel',
-    'EDVRModel': 'MultigridVideoModel',
-    'VideoBaseModel': 'MultigridVideoModel',
-}
-DATASETS = {
-    'REDSRecurrentDataset': 'MultigridREDSDataset',
-    'REDSDataset': 'MultigridREDSDataset',
-    'Vimeo90KRecurrentDataset': 'MultigridVimeo90KDataset',
-    'Vimeo90KDataset': 'MultigridVimeo90KDataset',
-}
-_DATASETS_OF_WINDOWS = ('REDSDataset', 'Vimeo90KDataset')  # with the ground truth of the frame in the middle
 
 
 @dataclass(frozen=True)
@@ -76,8 +63,8 @@ def convert(stock: Mapping[str, Any], recipe_name: str = 'paper') -> Conversion:
         opt['name'] = f'{opt["name"]}_multigrid'
         reasons.append(f'name: {opt["name"]}, so that the stock run keeps its folder')
     reasons += [
-        _convert_type('model_type', opt, 'model_type', _MODELS),
-        _convert_type('datasets.train.type', opt['datasets']['train'], 'type', DATASETS),
+        _convert_type('model_type', opt, 'model_type', STOCK_MODELS),
+        _convert_type('datasets.train.type', opt['datasets']['train'], 'type', STOCK_DATASETS),
         *_convert_vimeo_frames(opt['datasets']['train'], stock['datasets']['train']['type']),
     ]
     comments = {}
@@ -87,7 +74,7 @@ def convert(stock: Mapping[str, Any], recipe_name: str = 'paper') -> Conversion:
         reasons.append(
             f'network_g.type: {arch} is not known here: the start of the run will show whether it takes the shapes'
         )
-        if stock['datasets']['train']['type'] in _DATASETS_OF_WINDOWS:
+        if stock['datasets']['train']['type'] in DATASETS_OF_WINDOWS:
             opt['datasets']['train'] = insert(opt['datasets']['train'], 'type', 'target', 'center')
             comments['datasets.train.target'] = 'ground truth of the frame in the middle alone'
             reasons.append('datasets.train.target: center, as in BasicSR for this dataset')

@@ -8,8 +8,7 @@ from typing import Any
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import split
 from multigrid_vsr.options.kinds import WHOLE, list_of, one_or_list_of
-from multigrid_vsr.options.multigrid_block import full_shape
-from multigrid_vsr.options.table import MODEL_TYPES
+from multigrid_vsr.options.multigrid_block import full_shape, uses_multigrid
 
 MOST_GROWTH = 4  # how many times the full batch an early one is at most: a rate that follows it is not sure beyond
 _LIST = list_of(one_or_list_of(WHOLE))
@@ -40,7 +39,7 @@ def filled(
     Raises:
         OptionError: If the run is not of this project, or has other shapes than ``fill``.
     """
-    if opt.get('model_type') not in MODEL_TYPES:
+    if not uses_multigrid(opt):
         raise OptionError('--fill', 'stand beside a file of this project', opt.get('model_type'), 'Convert it first.')
     block = dict(opt.get('multigrid') or {})
     own = [key for key in ('stages', 'batch_size_per_gpu') if block.get(key) is not None]

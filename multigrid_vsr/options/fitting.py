@@ -23,10 +23,11 @@ from multigrid_vsr.options.multigrid_block import (
     lookup,
     schedule_from_options,
     total_iter_of_samples,
+    uses_multigrid,
 )
 from multigrid_vsr.options.recipes import MOST_WARMUP, WARMUP_PART
 from multigrid_vsr.options.scheduler import cosine_options
-from multigrid_vsr.options.table import MODEL_TYPES, SCHEDULER_TYPE
+from multigrid_vsr.options.table import SCHEDULER_TYPE
 from multigrid_vsr.options.train_block import checked_schedule
 
 RATES = ('linear', 'sqrt', 'none')
@@ -108,8 +109,7 @@ def fit(opt: Mapping[str, Any], wishes: Wishes) -> Conversion:
         part = part or (f'_{gpus}gpus' if gpus != file_gpus else '_fill')
         reasons.insert(0, _said(new, 'name', f'{new["name"]}{part}', 'so that both keep their folders'))
     reasons.insert(0, _summary(old_batch, batch, old.total_iter, total_iter, samples))
-    is_ours = new.get('model_type') in MODEL_TYPES
-    return Conversion(new, comments, reasons, (checked_schedule if is_ours else schedule_from_options)(new))
+    return Conversion(new, comments, reasons, (checked_schedule if uses_multigrid(new) else schedule_from_options)(new))
 
 
 def _summary(old_batch: int, batch: int, old_iter: int, total_iter: int, samples: Fraction) -> str:

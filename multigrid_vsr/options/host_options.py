@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.options.arch_limits import GAN_MODEL_TYPES
 from multigrid_vsr.options.checked import check_given, checked
 from multigrid_vsr.options.keeping import best_metric
+from multigrid_vsr.options.known_types import DATASET_TYPES, is_known_dataset
 from multigrid_vsr.options.multigrid_block import lookup
 from multigrid_vsr.options.settle import paths
 
@@ -40,17 +40,21 @@ def check_host_options(opt: Mapping[str, Any]) -> None:
     """
     for block, name in [*((block, block) for block in _BLOCKS), *(('datasets.val', name) for name in test_sets(opt))]:
         values = lookup(opt, name) if name else opt
-        if values is not None:
+        if values is not None and (name != 'datasets.train.io_backend' or is_known_dataset(opt['datasets']['train'])):
             checked(block, values, name)
             check_given(block, values, name)
-    train_opt = opt['train']
-    if not train_opt.get('pixel_opt') and not train_opt.get('perceptual_opt'):
-        raise OptionError('train.pixel_opt', 'be given, or train.perceptual_opt', None, 'A run needs a loss.')
-    if opt['model_type'] in GAN_MODEL_TYPES and train_opt.get('fix_flow') and train_opt.get('lr_flow') is None:
+    train_opt, dataset_opt = opt['train'], opt['datasets']['train']
+    is_degraded = dataset_opt['type'] in DATASET_TYPES and train_opt.get('degradation') is not None
+    if is_known_dataset(dataset_opt) and not is_degraded and dataset_opt.get('dataroot_lq') is None:
+        fix = 'Or let train.degradation make LQ frames of the ground truth.'
+        raise OptionError('datasets.train.dataroot_lq', 'be given', None, fix)
+    if opt['model_type'] == 'MultigridVideoGANModel' and train_opt.get('fix_flow') and train_opt.get('lr_flow') is None:
         raise OptionError('train.lr_flow', 'be given beside fix_flow in a GAN run', None, 'BasicSR needs it.')
     best_metric(opt)
     if lookup(opt, 'val.tb_images') and not opt['logger'].get('use_tb_logger'):
         raise OptionError('logger.use_tb_logger', 'be true beside val.tb_images', False, 'Set it, or remove tb_images.')
+    if opt['datasets']['train'].get('prefetch_mode') == 'cuda' and not opt['datasets']['train'].get('pin_memory'):
+        raise OptionError('datasets.train.pin_memory', 'be true beside prefetch_mode: cuda', None, 'BasicSR needs it.')
     if lookup(opt, 'logger.wandb.project') is not None and not opt['logger'].get('use_tb_logger'):
         raise OptionError(
             'logger.use_tb_logger', 'be true beside logger.wandb.project', False, 'Set it, or set the project to ~.'

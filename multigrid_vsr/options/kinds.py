@@ -172,6 +172,15 @@ def text_or_block(needed: str, optional: str) -> Kind:
     return Kind(words, {'anyOf': [text, schema]}, check)
 
 
+def or_text(kind: Kind) -> Kind:
+    """Another kind, or a name."""
+
+    def check(name: str, value: Any) -> Any:
+        return TEXT.check(name, value) if isinstance(value, str) else kind.check(name, value)
+
+    return Kind(f'a name or {kind.words}', {'anyOf': [TEXT.schema, kind.schema]}, check)
+
+
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = 'Remove it.') -> str:
     """The end of a line about a word that is not known."""
     near = get_close_matches(word, list(known), n=1)

@@ -17,7 +17,7 @@ from multigrid_vsr.core.schedule import Schedule, exact_iterations, split
 from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.options.checked import checked
 from multigrid_vsr.options.kinds import WHOLE
-from multigrid_vsr.options.table import DATASET_TYPES, MODEL_TYPES
+from multigrid_vsr.options.known_types import DATASET_TYPES, MODEL_TYPES, STOCK_MODELS, wrong_model
 
 
 def uses_multigrid(opt: Mapping[str, Any]) -> bool:
@@ -194,7 +194,8 @@ def _batch_sizes(
 
 def _from_stages(block: Mapping[str, Any], full: BatchShape, total_iter: int, scale: int) -> Schedule:
     """The explicit form: any sequence of shapes that ends with the full one."""
-    others = [key for key in block if key not in ('stages', 'max_batch_size_per_gpu')]
+    beside = ('stages', 'max_batch_size_per_gpu', 'lq_multiple', 'lq_least', 'num_frame_least')
+    others = [key for key in block if key not in beside]
     if others:
         raise OptionError(
             'multigrid.stages',
@@ -244,15 +245,13 @@ def _from_stages(block: Mapping[str, Any], full: BatchShape, total_iter: int, sc
 
 
 def _check_types(opt: Mapping[str, Any]) -> None:
-    for option, supported in (('model_type', MODEL_TYPES), ('datasets.train.type', DATASET_TYPES)):
-        value = lookup(opt, option)
-        if value not in supported:
-            raise OptionError(
-                option,
-                f'be {" or ".join(supported)} beside a `multigrid` block',
-                value,
-                f'Set {option}: {supported[0]}, or delete the block.',
-            )
+    model = opt.get('model_type')
+    if not isinstance(model, str) or model in STOCK_MODELS:
+        raise wrong_model(model)
+    dataset = lookup(opt, 'datasets.train.type')
+    if not isinstance(dataset, str):
+        rule = f'be {" or ".join(DATASET_TYPES)}, one of BasicSR or your own beside a `multigrid` block'
+        raise OptionError('datasets.train.type', rule, dataset, f'Set datasets.train.type: {DATASET_TYPES[0]}.')
 
 
 def _check_divisible(name: str, gt_size: int, scale: int) -> None:

@@ -18,6 +18,7 @@ from multigrid_vsr.core.lr import (
 )
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.options.checked import checked, options_of
+from multigrid_vsr.options.kinds import is_number
 from multigrid_vsr.options.table import MOST_WARMUP, SCHEDULER_TYPE, WARMUP_PART
 
 
@@ -79,20 +80,22 @@ def rate_of(train_opt: Mapping[str, Any], schedule: Schedule) -> Rate | None:
         schedule: Shapes of the run.
 
     Returns:
-        It, or ``None`` for a scheduler that is neither this project's nor one of BasicSR's two.
+        It, or ``None`` for a scheduler that is neither this project's nor one of BasicSR's two, or without a rate.
     """
-    options = train_opt['scheduler']
-    base_lr = float(train_opt['optim_g']['lr'])
+    options = train_opt.get('scheduler') or {}
+    base_lr = (train_opt.get('optim_g') or {}).get('lr')
+    if not is_number(base_lr):
+        return None
     scaling = 'none'
     if options.get('type') == SCHEDULER_TYPE:
         cosine = CosineSchedule(schedule, cosine_options(options, schedule))
         rate: Rate = lambda i: cosine.at(i, base_lr)  # noqa: E731
     else:
         scaling = options.get('batch_scaling', 'none')
-        if options.get('type') == 'CosineAnnealingRestartLR':
+        if options.get('type') == 'CosineAnnealingRestartLR' and 'periods' in options:
             weights = options.get('restart_weights', [1])
             rate = basicsr_cosine(base_lr, options['periods'], weights, options.get('eta_min', 0))
-        elif options.get('type') in ('MultiStepLR', 'MultiStepRestartLR'):
+        elif options.get('type') in ('MultiStepLR', 'MultiStepRestartLR') and 'milestones' in options:
             restarts, weights = options.get('restarts', [0]), options.get('restart_weights', [1])
             rate = basicsr_steps(base_lr, options['milestones'], options.get('gamma', 0.1), restarts, weights)
         else:

@@ -13,7 +13,8 @@ from typing import Any
 from multigrid_vsr.options.basicsr_table import BASICSR_OPTIONS
 from multigrid_vsr.options.checked import ALL_OPTIONS, options_of
 from multigrid_vsr.options.kinds import Option, as_yaml
-from multigrid_vsr.options.table import OPTIONS, SCHEDULER_TYPE, STRICT
+from multigrid_vsr.options.known_types import DATASET_TYPES, STOCK_DATASETS
+from multigrid_vsr.options.table import LOADER_KEYS, OPTIONS, SCHEDULER_TYPE, STRICT
 from multigrid_vsr.options.watch_table import WATCH_OPTIONS
 
 SCHEMA_FILE = Path(__file__).parents[1] / 'option_file.schema.json'
@@ -46,6 +47,13 @@ def _schema_of(name: str) -> dict[str, Any]:
     block: dict[str, Any] = {'type': 'object', 'properties': properties, 'required': needed}
     if name in STRICT:
         block['additionalProperties'] = False
+    if name == 'datasets.train':
+        is_known = {'properties': {'type': {'enum': [*DATASET_TYPES, *STOCK_DATASETS]}}, 'required': ['type']}
+        of_any = {
+            'properties': {key: properties[key] for key in LOADER_KEYS},
+            'required': [key for key in needed if key in LOADER_KEYS],
+        }
+        return {'type': 'object', 'if': is_known, 'then': block, 'else': of_any}
     if name == 'datasets':
         block['patternProperties'] = {'^val_': properties['val']}
     if name == 'train.scheduler':

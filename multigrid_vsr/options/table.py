@@ -21,17 +21,16 @@ from multigrid_vsr.options.kinds import (
     number,
     number_above,
     one_or_list_of,
+    or_text,
     or_word,
     whole,
 )
 
-MODEL_TYPES = ('MultigridVideoModel', 'MultigridVideoGANModel')
-DATASET_TYPES = ('MultigridREDSDataset', 'MultigridVimeo90KDataset')
 SCHEDULER_TYPE = 'MultigridCosineLR'
 SHARES = ('iter', 'samples')
 IO_BACKENDS = ('disk', 'lmdb', 'packed')
 AMP_MODES = ('bf16', 'fp16')
-COMPILE_MODES = (True, False, 'default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs')
+COMPILE_MODES = (True, False, 'default', 'max-autotune-no-cudagraphs')  # the others keep gradients in freed memory
 WARMUP_PART, MOST_WARMUP = 24, 5000  # without `warmup_iter`: docs/method.md has the ablation that the first is from
 
 
@@ -39,12 +38,17 @@ _ENTRY = block('{iter, gt_size, num_frame, batch_size_per_gpu}', 'Name each valu
 _DATASET, _BLOCK, _ENTRIES, _SCHEDULER = 'datasets.train', 'multigrid', 'multigrid.stages[]', 'train.scheduler'
 
 OPTIONS = (
-    Option('model_type', choice(*MODEL_TYPES), 'What trains.'),
+    Option('model_type', TEXT, 'What trains: a model of this project, or one derived from it.'),
     # The training set; what is BasicSR's means the same.
     Option(f'{_DATASET}.name', TEXT, 'For the log alone.'),
-    Option(f'{_DATASET}.type', choice(*DATASET_TYPES), 'The layout of the frames.'),
+    Option(f'{_DATASET}.type', TEXT, "The layout of the frames; also one of BasicSR's, or your own."),
     Option(f'{_DATASET}.dataroot_gt', PATH, "Folder of clips, BasicSR's LMDB, or `STORE/gt`."),
-    Option(f'{_DATASET}.dataroot_lq', PATH, 'The same clips at 1/`scale`: folder, LMDB, or `STORE/lq`.'),
+    Option(
+        f'{_DATASET}.dataroot_lq',
+        PATH,
+        'The same clips at 1/`scale`: folder, LMDB, or `STORE/lq`. Not read beside `train.degradation`.',
+        default='has to be given, unless `train.degradation` makes LQ frames',
+    ),
     Option(f'{_DATASET}.io_backend', BLOCK, '`{type: disk}`, `{type: lmdb}` or `{type: packed}`.'),
     Option(
         f'{_DATASET}.io_backend.type',
@@ -171,9 +175,14 @@ OPTIONS = (
         'beside `volume` at least `datasets.train.batch_size_per_gpu`',
     ),
     Option(
+        f'{_BLOCK}.lq_multiple', WHOLE, 'What the LQ side has to be a multiple of for the arch.', 'pixels', 'as known'
+    ),
+    Option(f'{_BLOCK}.lq_least', WHOLE, 'The smallest LQ side that the arch takes.', 'pixels', 'as known'),
+    Option(f'{_BLOCK}.num_frame_least', WHOLE, 'The fewest frames that the arch takes.', 'frames', 'as known'),
+    Option(
         f'{_BLOCK}.stages',
         list_of(_ENTRY, 'a list of {iter, gt_size, num_frame, batch_size_per_gpu}', fix='Give at least one entry.'),
-        'Instead of all other keys but `max_batch_size_per_gpu`: any sequence of shapes.',
+        'Instead of all other keys but `max_batch_size_per_gpu` and the three above: any sequence of shapes.',
         default='the keys above',
         rule='the last entry has the full size',
     ),
@@ -194,14 +203,35 @@ OPTIONS = (
         choice(
             *COMPILE_MODES,
             words=f'one of {", ".join(map(as_yaml, COMPILE_MODES))}',
-            fix='Leave it out for no compiling.',
+            fix='Leave it out for no compiling; CUDA graphs are train.cuda_graph.',
         ),
         'Compiles the modules of the network, with a mode of `torch.compile`.',
         default=False,
-        rule='torch 2.6 or newer',
+        rule='torch 2.6 or newer; one GPU for each process',
+    ),
+    Option(
+        'train.cuda_graph',
+        SWITCH,
+        'Launches forward, losses and backward of an iteration as one CUDA graph; nothing without a GPU.',
+        default=False,
+        rule='one GPU for each process, not in a GAN run',
+    ),
+    Option(
+        'train.arch_checks',
+        SWITCH,
+        'Whether archs look at values on the GPU, and wait for each: EDVR and IconVSR to warn of large offsets, '
+        'BasicVSR++ for mirrored sequences, which `flip_sequence` says too.',
+        default='true; false with `cuda_graph`',
     ),
     Option(
         'train.channels_last', SWITCH, 'Lays the weights of convolutions out with the channels last.', default=False
+    ),
+    Option(
+        'train.degradation',
+        or_text(BLOCK),
+        'What makes the LQ frames on the device: a name that is registered in `DEGRADATION_REGISTRY`, or a block of '
+        '`type` and its arguments.',
+        default='they are read',
     ),
     Option(f'{_SCHEDULER}.type', choice(SCHEDULER_TYPE), 'Or a scheduler of BasicSR, with its own options.'),
     Option(
@@ -257,5 +287,9 @@ OPTIONS = (
         'Lets a run go on with a schedule, batch or seed other than those its state was saved with.',
         default=False,
     ),
+)
+LOADER_KEYS = (  # of `datasets.train`, whatever the dataset
+    *('name', 'type', 'num_frame', 'gt_size', 'batch_size_per_gpu', 'target', 'num_worker_per_gpu', 'prefetch_mode'),
+    *('num_prefetch_queue', 'pin_memory', 'persistent_workers', 'dataset_enlarge_ratio'),
 )
 STRICT = (_BLOCK, _ENTRIES, _DATASET, f'{_DATASET}.io_backend', _SCHEDULER)  # blocks that hold nothing else

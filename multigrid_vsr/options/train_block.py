@@ -7,8 +7,9 @@ from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.options.arch_limits import GAN_MODEL_TYPES, check_arch, target_of
+from multigrid_vsr.options.arch_limits import check_arch, target_of
 from multigrid_vsr.options.checked import checked
+from multigrid_vsr.options.known_types import STOCK_DATASETS, is_known_dataset
 from multigrid_vsr.options.multigrid_block import check_blocks, largest_part, lookup, schedule_from_options
 from multigrid_vsr.options.scheduler import check_scheduler
 
@@ -24,14 +25,28 @@ def checked_schedule(opt: Mapping[str, Any]) -> Schedule:
     """
     schedule = schedule_from_options(opt)
     check_blocks(opt, 'network_g', 'train.scheduler')
-    for block in ('train', 'datasets.train', 'datasets.train.io_backend', 'path'):
+    for block in ('train', 'datasets.train', 'path'):
         checked(block, lookup(opt, block) or {})
+    _check_backend(opt['datasets']['train'])
     _check_mirrored(opt['datasets']['train'], schedule)
-    if opt.get('model_type') in GAN_MODEL_TYPES:
+    if opt['model_type'] == 'MultigridVideoGANModel':
         _check_gan(opt, schedule)
     check_scheduler(opt, schedule)
     check_arch(opt, schedule)
     return schedule
+
+
+def _check_backend(dataset_opt: Mapping[str, Any]) -> None:
+    """Where a training set of known options has its frames from."""
+    if not is_known_dataset(dataset_opt):
+        return
+    checked('datasets.train.io_backend', dataset_opt.get('io_backend') or {})
+    backend = (dataset_opt.get('io_backend') or {}).get('type')
+    if dataset_opt['type'] in STOCK_DATASETS and backend == 'packed':
+        ours = STOCK_DATASETS[dataset_opt['type']]
+        raise OptionError(
+            'datasets.train.io_backend.type', "be disk or lmdb for BasicSR's datasets", backend, f'Or use {ours}.'
+        )
 
 
 def _check_mirrored(dataset_opt: Mapping[str, Any], schedule: Schedule) -> None:
@@ -53,6 +68,8 @@ def _check_gan(opt: Mapping[str, Any], schedule: Schedule) -> None:
     shapes, part = [segment.shape for segment in schedule.segments], largest_part(opt)
     if opt['train'].get('amp') is not None:
         raise OptionError('train.amp', 'be left out of a GAN run', opt['train']['amp'], 'It trains in float32.')
+    if opt['train'].get('cuda_graph'):
+        raise OptionError('train.cuda_graph', 'be left out of a GAN run', True, "Its two steps are BasicSR's own code.")
     if part and any(shape.batch_size_per_gpu > part.samples_of(shape.num_frame, shape.gt_size) for shape in shapes):
         raise OptionError(
             'multigrid.max_batch_size_per_gpu',

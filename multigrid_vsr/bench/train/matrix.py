@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import yaml
 
+from multigrid_vsr.bench.building import one_device
 from multigrid_vsr.bench.train import flow_network, times
 from multigrid_vsr.bench.train.options import Run, options
 from multigrid_vsr.bench.train.results import read_runs
@@ -26,7 +27,7 @@ from multigrid_vsr.options.multigrid_block import schedule_from_options
 BENCH_PARTS = (
     *(part for part in PARTS if part.folder == 'train'),
     Part('val', '000', 'bikes.mp4', None, 215, 24),
-    Part('val', '001', 'bigbuckbunny.mp4', 360, 108, 24),
+    Part('val', '001', 'bigbuckbunny.mp4', 360, 115, 10),
     Part('val', '002', 'carphone_pristine.mp4', None, 0, 24),
 )
 _WRITING = threading.Lock()
@@ -74,7 +75,7 @@ def _measure(root: Path, runs: Sequence[Run], results: Path, rounds: int) -> Non
 
 
 def _train_one(root: Path, run: Run, label: str, results: Path, jobs: int | None, clips: dict[str, Any]) -> None:
-    opt = options(run, int(torch.cuda.is_available()))
+    opt = options(run, one_device())
     path = root / f'{run.name}.yml'
     path.write_text(yaml.safe_dump(opt, sort_keys=False))
     iters = opt['train']['total_iter']

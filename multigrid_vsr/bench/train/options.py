@@ -17,7 +17,7 @@ from multigrid_vsr.options.recipes import WARMUP_PART
 
 BATCH = 2
 EMA_DECAY = 0.98
-CHECKPOINTS = 6  # the last is the end
+CHECKPOINTS = 4  # the last is the end
 FIXED_PART = 60  # the flow network is held for so large a part, and learns slowly then, as in BasicSR's REDS files
 SIDE_MULTIPLE = 16  # an LQ side is a multiple of 4: EDVR takes no other
 _SPYNET = {'spynet_path': 'data/spynet.pth'}

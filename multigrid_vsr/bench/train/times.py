@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
-from multigrid_vsr.bench.step import batches_of, run_step
+from multigrid_vsr.bench.step import batches_of, model_of, run_step
 from multigrid_vsr.bench.train.options import Run, options
 from multigrid_vsr.bench.train.variants import VARIANTS
 from multigrid_vsr.core.shapes import BatchShape, SampleRequest
@@ -79,18 +76,12 @@ def _inside(root: Path) -> Iterator[None]:
 
 
 def _step_timer(run: Run, shape: BatchShape) -> Callable[[], float]:
-    from basicsr.models import build_model
-
-    opt = options(run, int(torch.cuda.is_available()))
-    opt.update(dist=False, rank=0, world_size=1, is_train=True)
-    opt['path'] = {'models': '.', 'training_states': '.'}
-    opt['datasets']['train'].update(multigrid=None, target=target_of(opt))
-    opt['train'].update(fix_flow=0, scheduler=options(run._replace(variant='stock'))['train']['scheduler'])
+    opt = options(run)
     register()  # nothing is, where a module of this plugin has imported BasicSR
-    with contextlib.redirect_stderr(io.StringIO()):
-        model = build_model(opt)
+    differs = {name: opt['train'][name] for name in ('ema_decay', *VARIANTS[run.variant].train)}
+    model = model_of(Path(), opt['model_type'], opt['network_g'], **differs)
     batch = batches_of(shape)[opt['model_type']]
-    if opt['datasets']['train']['target'] == 'center':
+    if target_of(opt) == 'center':
         batch['gt'] = batch['gt'][:, shape.num_frame // 2]
     return lambda: run_step(model, batch)
 

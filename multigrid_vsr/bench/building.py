@@ -1,0 +1,25 @@
+"""Models to be measured: on one device, as a run has them, but with nothing to save."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import torch
+
+
+def one_device() -> int:
+    """``num_gpu`` of a measurement: one GPU, or the CPU."""
+    return min(torch.cuda.device_count(), 1)
+
+
+def build(opt: dict[str, Any]) -> Any:
+    """The model of a run, with cuDNN as in BasicSR's training script; signals end the process at once."""
+    from basicsr.models import build_model
+
+    torch.backends.cudnn.benchmark = True
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    model = build_model(opt)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return model

@@ -1,0 +1,79 @@
+"""Whether the devices of this machine can do what a run asks of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from basicsr.ops.dcn import ModulatedDeformConv
+
+from multigrid_vsr.core.errors import OptionError
+
+_SEVERAL = (
+    'num_gpu: {0} GPUs in one process, several times slower than a process for each: torchrun --nproc_per_node={0} '
+    '... --launcher pytorch'
+)
+
+
+def counted(opt: dict[str, Any]) -> dict[str, Any]:
+    """The options with the GPUs of this machine for ``num_gpu: auto``."""
+    return {**opt, 'num_gpu': torch.cuda.device_count()} if opt.get('num_gpu') == 'auto' else opt
+
+
+def check_num_gpu(opt: dict[str, Any], has_launcher: bool = False) -> None:
+    """Compares ``num_gpu`` with this machine; with a launcher each process takes one GPU, whatever it says.
+
+    Raises:
+        OptionError: If there are fewer.
+    """
+    num_gpu, found = opt['num_gpu'], torch.cuda.device_count()
+    if num_gpu != 'auto' and num_gpu > found and not (has_launcher and found):
+        raise OptionError('num_gpu', f'be at most the {found} GPUs of this machine', num_gpu, 'Set num_gpu: auto.')
+
+
+def check_several_gpus(opt: dict[str, Any], has_launcher: bool) -> list[str]:
+    """Looks at what is slow or wrong where one process has several GPUs, as torch's ``DataParallel``.
+
+    Args:
+        opt: The options of a training run, :func:`counted`.
+        has_launcher: Whether each process has a GPU of its own.
+
+    Returns:
+        A line where there are several.
+
+    Raises:
+        OptionError: If it would train with other gradients than it says.
+    """
+    gpus = opt['num_gpu']
+    if has_launcher or gpus < 2:
+        return []
+    wrong = {key: opt['train'].get(key) for key in ('compile', 'cuda_graph')}  # the copies would run GPU 0's weights
+    if opt['train'].get('amp') == 'bf16':  # the threads of the other GPUs take fp16 for it, without a scaler
+        wrong['amp'] = 'bf16'
+    for key, value in wrong.items():
+        if value:
+            fix = f'Start a process for each: torchrun --nproc_per_node={gpus} ... --launcher pytorch.'
+            raise OptionError(f'train.{key}', f'be left out where one process has {gpus} GPUs', value, fix)
+    return [_SEVERAL.format(gpus)]
+
+
+def check_cpu(opt: dict[str, Any], network: torch.nn.Module) -> None:
+    """Refuses what needs a GPU in a run on a CPU.
+
+    Args:
+        opt: The options of a training run.
+        network: ``network_g``, on any device.
+
+    Raises:
+        OptionError: If it would copy ahead, or has deformable convolutions in half precision: torchvision has them in
+            float32 alone there.
+    """
+    if opt['num_gpu'] != 0:
+        return
+    if opt['datasets']['train'].get('prefetch_mode') == 'cuda':
+        raise OptionError('datasets.train.prefetch_mode', 'be cpu or left out on a CPU', 'cuda', 'Change it.')
+    amp = opt['train'].get('amp')
+    if amp is not None and any(isinstance(module, ModulatedDeformConv) for module in network.modules()):
+        arch = opt['network_g']['type']
+        rule = f'be left out on a CPU for {arch}, whose deformable convolutions are in float32 alone there'
+        raise OptionError('train.amp', rule, amp, 'Leave it out, or train on a GPU.')

@@ -1,0 +1,261 @@
+"""``train.cuda_graph``: when an iteration is captured, replayed and left eager, on a stand-in for torch's graphs."""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+from pathlib import Path
+
+import probe
+import pytest
+import torch
+from graph_stand_in import StandIn, StandInGraph
+from probe import train_here
+from runs import options, run, same_bits, torchrun, write
+from test_multigrid_video_model import build, validation_set
+
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.host.device_check import check_several_gpus
+from multigrid_vsr.models import cuda_graph
+from multigrid_vsr.models.multigrid_video_model import MultigridVideoModel
+
+CAPTURED = ['tried', 'capture', *['replay'] * 4, 'drop', 'empty']  # seven iterations of a kind, the first three warm up
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    monkeypatch.setattr(cuda_graph, 'LEAST_ITERATIONS', 5)
+    return StandIn(monkeypatch)
+
+
+def end_of(folder, clips, **changes):
+    """The weights, EMA and optimizer after 28 iterations: 7 of each of four shapes."""
+    changes = {'train__total_iter': 28, 'multigrid__num_frame': [3, 4], 'multigrid__gt_size': [64, 128], **changes}
+    opt = options(clips, name='a', **{'network_g': {'type': 'NoisyProbe'}, 'train__ema_decay': 0.9, **changes})
+    opt['logger']['save_checkpoint_freq'] = 28
+    random.seed(0)
+    train_here(folder, opt)
+    run_folder = folder / 'experiments/a'
+    weights, state = (
+        torch.load(run_folder / name, weights_only=True) for name in ('models/net_g_28.pth', 'training_states/28.state')
+    )
+    return weights, state['optimizers'], state['rng']
+
+
+def log_of(folder):
+    return next((folder / 'experiments/a').glob('train_a_*.log')).read_text()
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'network_g': {'type': 'NoisyProbe'}},
+        {'network_g': {'type': 'ThinBasicVSR'}},
+        {'train__amp': 'bf16'},
+        {'train__amp': 'fp16'},
+        {'train__channels_last': True},
+        {'multigrid__batch_size_per_gpu': [4, 2], 'multigrid__max_batch_size_per_gpu': 1},
+    ],
+    ids=['batch norm', 'BasicVSR', 'bf16', 'fp16', 'channels_last', 'parts'],
+)
+def test_run_by_graphs_ends_with_the_bits_of_an_eager_one(changes, tmp_path, clips, stand_in):
+    (tmp_path / 'eager').mkdir()
+    eager = end_of(tmp_path / 'eager', clips, **changes)
+    assert stand_in.log == []
+    assert same_bits(end_of(tmp_path, clips, **changes, train__cuda_graph=True), eager)
+    assert stand_in.log == CAPTURED * 3 + CAPTURED[:-2]  # nothing is dropped at the end of the run
+    found = re.findall(r'Captured an iteration of (\d x \d x \d+) as', log_of(tmp_path))
+    assert [shape[4:] for shape in found] == ['3 x 64', '4 x 64', '3 x 128', '4 x 128']
+
+
+def test_graph_that_is_not_replayed_after_its_capture_would_be_seen(tmp_path, clips, stand_in, monkeypatch):
+    """Of the stand-in itself: as on a GPU nothing is computed while an iteration is captured."""
+    eager = end_of(tmp_path, clips)
+    replay = StandInGraph.replay
+    monkeypatch.setattr(StandInGraph, 'replay', lambda self: stand_in.log[-1] == 'capture' or replay(self))
+    assert not same_bits(end_of(tmp_path, clips, train__cuda_graph=True), eager)
+
+
+def test_gradients_that_somebody_lets_go_of_are_there_again(tmp_path, clips, stand_in, monkeypatch):
+    changes = {'multigrid': {'num_frame': [4]}}
+    eager = end_of(tmp_path, clips, **changes)
+    update = MultigridVideoModel.update
+    monkeypatch.setattr(
+        MultigridVideoModel, 'update', lambda self, number: (self.optimizer_g.zero_grad(), update(self, number))
+    )
+    assert same_bits(end_of(tmp_path, clips, **changes, train__cuda_graph=True), eager)
+    assert 'replay' in stand_in.log
+
+
+def test_thaw_captures_anew_and_a_short_rest_stays_eager(tmp_path, clips, stand_in):
+    """``fix_flow: 8`` holds iterations 1 to 7 of 14 of the one shape; with 6 and 12, 5 and 6 iterations are left."""
+    changes = {'network_g': {'type': 'ThinBasicVSR'}, 'multigrid': {'num_frame': [4]}, 'train__total_iter': 28}
+    (tmp_path / 'eager').mkdir()
+    for fix_flow, expected in (
+        (8, [*CAPTURED, 'tried', 'capture', *['replay'] * 18]),
+        (5, ['tried', 'capture', *['replay'] * 21]),  # four iterations, then 24
+        (25, ['tried', 'capture', *['replay'] * 21, 'drop', 'empty']),  # 24, then four
+    ):
+        stand_in.log.clear()
+        eager = end_of(tmp_path / 'eager', clips, **changes, train__fix_flow=fix_flow)
+        assert same_bits(end_of(tmp_path, clips, **changes, train__fix_flow=fix_flow, train__cuda_graph=True), eager)
+        assert stand_in.log == expected
+
+
+@pytest.mark.parametrize(
+    ('asks', 'reason'),
+    [
+        ('value', r'called a synchronizing CUDA operation \(\w+\.py, line \d+\)'),
+        ('random', 'it draws random numbers on the CPU, which a graph would repeat'),
+        ('', r'operation not permitted when stream is capturing \(\w+\.py, line \d+\)'),
+    ],
+)
+def test_arch_that_cannot_be_captured_stays_eager_and_says_why(asks, reason, tmp_path, clips, stand_in, monkeypatch):
+    monkeypatch.setattr(probe.NoisyProbe, 'asks', asks)
+    stand_in.fails = not asks
+    changes = {'multigrid': {'num_frame': [4]}}
+    eager = end_of(tmp_path, clips, **changes)
+    (tmp_path / 'graph').mkdir()
+    assert same_bits(end_of(tmp_path / 'graph', clips, **changes, train__cuda_graph=True), eager)
+    assert 'replay' not in stand_in.log
+    assert stand_in.log.count('tried') == 1
+    lines = re.findall(r'No CUDA graph of 1 x 4 x 128: (.*)\.\n', log_of(tmp_path / 'graph'))
+    assert len(lines) == 1
+    assert re.fullmatch(reason, lines[0])
+
+
+def test_validation_gets_the_memory_of_the_graph_back(tmp_path, clips, stand_in):
+    changes = {'multigrid': {'num_frame': [4]}, 'datasets__val': validation_set(clips), 'train__total_iter': 28}
+    changes['val'] = {'val_freq': 7, 'save_img': False}
+    (tmp_path / 'eager').mkdir()
+    eager = end_of(tmp_path / 'eager', clips, **changes)
+    assert same_bits(end_of(tmp_path, clips, **changes, train__cuda_graph=True), eager)
+    assert stand_in.log == CAPTURED * 4
+
+
+def test_without_a_gpu_an_iteration_is_eager_and_says_so(tmp_path, clips):
+    opt = options(clips, name='a', network_g=probe.NETWORK, train__cuda_graph=True, train__total_iter=2, multigrid=None)
+    train_here(tmp_path, opt)
+    assert log_of(tmp_path).count('train.cuda_graph is off: there is no GPU.\n') == 1
+
+
+def test_model_with_a_step_of_its_own_is_left_eager(tmp_path, clips, stand_in, caplog, monkeypatch):
+    model, _ = build(tmp_path, options(clips, network_g=probe.NETWORK, train__cuda_graph=True))
+    assert isinstance(model._graph, cuda_graph.IterationGraph)
+
+    class OtherModel(MultigridVideoModel):
+        def optimize_parameters(self, current_iter: int) -> None:
+            pass
+
+    monkeypatch.setattr(logging.getLogger('basicsr'), 'propagate', True)
+    other = OtherModel.__new__(OtherModel)
+    vars(other).update(opt=model.opt, device=model.device)
+    with caplog.at_level('INFO'):
+        assert other._graph is None
+    assert 'train.cuda_graph is off: OtherModel has its own optimize_parameters.' in caplog.text
+
+
+SEGMENTS = Schedule.from_shapes([(100, BatchShape(2, 7, 64)), (200, BatchShape(2, 7, 128))], BatchShape(2, 7, 128))
+VALIDATED = {'datasets': {'train': {}, 'val_1': {}}, 'val': {'val_freq': 80}}
+
+
+@pytest.mark.parametrize(
+    ('current_iter', 'changes', 'expected'),
+    [
+        (1, {}, 100),
+        (100, {}, 1),
+        (101, {}, 200),
+        (300, {}, 1),
+        (1, {'train': {'fix_flow': 31}}, 30),
+        (30, {'train': {'fix_flow': 31}}, 1),
+        (31, {'train': {'fix_flow': 31}}, 70),
+        (1, {'train': {'fix_flow': 31, 'tsa_iter': 21}}, 20),
+        (1, {'train': {'fix_flow': None}}, 100),
+        (1, VALIDATED, 80),
+        (80, VALIDATED, 1),
+        (81, VALIDATED, 20),
+        (101, VALIDATED, 60),
+        (1, {**VALIDATED, 'datasets': {'train': {}}}, 100),
+    ],
+)
+def test_iterations_alike_end_at_a_boundary_a_thaw_or_a_validation(current_iter, changes, expected):
+    opt = {'train': {}, 'datasets': {'train': {}}, **changes}
+    assert cuda_graph.iterations_alike(current_iter, opt, SEGMENTS) == expected
+
+
+def test_iterations_without_a_schedule_are_all_alike():
+    assert cuda_graph.iterations_alike(9, {'train': {}, 'datasets': {'train': {}}}, None) > 1_000_000
+
+
+def test_gradients_lie_one_behind_the_other_as_their_weights_are_laid_out():
+    weights = [torch.empty(2, 3, 4, 4).to(memory_format=torch.channels_last), torch.empty(5), torch.empty(7).half()]
+    flat, views = cuda_graph._flat_like(weights)
+    assert [(tensor.dtype, tensor.numel()) for tensor in flat] == [(torch.float32, 101), (torch.float16, 7)]
+    assert [(view.shape, view.stride()) for view in views] == [(w.shape, w.stride()) for w in weights]
+    for number, view in enumerate(views):
+        view.fill_(number)
+    assert flat[0].tolist() == [0.0] * 96 + [1.0] * 5
+
+
+@pytest.mark.parametrize('key', ['compile', 'cuda_graph'])
+def test_one_process_with_several_gpus_is_refused(key, clips):
+    opt = {**options(clips), 'num_gpu': 2}
+    assert len(check_several_gpus(opt, has_launcher=False)) == 1
+    opt['train'][key] = True
+    line = (
+        rf'^train\.{key}: must be left out where one process has 2 GPUs, got True\. Start a process for each: torchrun '
+    )
+    with pytest.raises(OptionError, match=line):
+        check_several_gpus(opt, has_launcher=False)
+    assert check_several_gpus({**opt, 'num_gpu': 1}, has_launcher=False) == []
+    assert check_several_gpus(opt, has_launcher=True) == []
+
+
+RANK = """
+import os
+import sys
+import pytest
+import torch
+sys.path.append({folder!r})
+import probe
+from graph_stand_in import StandIn
+from multigrid_vsr.models import cuda_graph
+if {graph}:
+    cuda_graph.LEAST_ITERATIONS = 5
+    host = StandIn(pytest.MonkeyPatch())
+    host.fails = {fails} and os.environ['RANK'] == '1'
+from multigrid_vsr.cli import main
+from multigrid_vsr.models.run_keeper import RunKeeper
+save = RunKeeper.save_networks
+def save_on_each_rank(self, networks, label, current_iter):
+    torch.save(dict(networks['params'].state_dict()), 'of_rank_' + os.environ['RANK'] + '.pth')
+    save(self, networks, label, current_iter)
+RunKeeper.save_networks = save_on_each_rank
+main()
+if {graph}:
+    assert host.log.count('replay') == (0 if {fails} else 8), host.log
+"""
+
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_ranks_exchange_the_gradients_of_their_graphs(fails, tmp_path, clips):
+    """Two ranks, with statistics that rank 0 gives to all, against the two of ``DistributedDataParallel``.
+
+    If one of them cannot capture, none does.
+    """
+    found = []
+    for graph in (False, True):
+        opt = options(clips, name=f'graph_{graph}', network_g={'type': 'NoisyProbe'}, train__cuda_graph=graph,
+                      multigrid={'gt_size': [64, 128]}, train__total_iter=14, path__experiments_root=str(tmp_path))  # fmt: skip
+        script = tmp_path / 'rank.py'
+        script.write_text(RANK.format(folder=str(Path(__file__).parent), graph=graph, fails=fails))
+        opt_file = write(tmp_path, opt)
+        run(*torchrun(script, 'train', '-opt', opt_file), cwd=tmp_path)
+        found.append([torch.load(tmp_path / f'of_rank_{rank}.pth', weights_only=True) for rank in (0, 1)])
+    assert same_bits(*found)
+    first, second = found[0]
+    assert same_bits(first['conv.weight'], second['conv.weight'])
+    assert not same_bits(first['norm.running_mean'], second['norm.running_mean'])  # each adds what it has seen

@@ -1,0 +1,135 @@
+"""LQ frames made on the device: repeatable, exact after a resume, out of ground truth alone."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import numpy as np
+import own_parts  # noqa: F401  # registers
+import pytest
+import torch
+from probe import NETWORK, train_here
+from runs import SHAPES, options, same_bits
+from test_multigrid_video_model import METRICS, build, validation_set
+from test_own_dataset import CENTRE, LQ_SHAPES, blurred, of_windows
+
+from multigrid_vsr.cli import main
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.models.degradation import build_degradation, degrade
+
+BLUR = {'type': 'BlurNoiseJPEG', 'noise_sigma': [1, 10], 'kernel_size': 7}
+
+
+def of_gt(clips, degradation, **changes):
+    """A run whose LQ frames do not exist."""
+    opt = options(clips, network_g=NETWORK, train__degradation=degradation, **changes)
+    del opt['datasets']['train']['dataroot_lq']
+    return opt
+
+
+def real_gt(clips, count=2):
+    """Ground truth of the training set, (b, 4, 3, 128, 128)."""
+    from multigrid_vsr import MultigridREDSDataset, SampleRequest
+    from multigrid_vsr.data.pixels import to_float_rgb
+
+    opt = {**of_gt(clips, None)['datasets']['train'], 'scale': 4, 'degraded': True}
+    batch = MultigridREDSDataset(opt)[[SampleRequest(index, 4, 128, seed=index) for index in range(count)]]
+    assert list(batch) == ['gt', 'key']
+    return to_float_rgb(batch['gt'])
+
+
+@pytest.mark.parametrize('degradation', ['noisy_mean', BLUR], ids=['function', 'class'])
+@pytest.mark.parametrize('backend', ['disk', 'packed'])
+def test_run_on_ground_truth_alone_is_repeatable_with_workers_and_after_a_resume(degradation, backend, tmp_path, clips):
+    opt = of_gt(clips, degradation, logger__save_checkpoint_freq=4)
+    if backend == 'packed':
+        main(['prepare', '--gt', str(clips / 'gt'), '-o', str(tmp_path / 'store')])
+        opt['datasets']['train'].update(dataroot_gt=str(tmp_path / 'store/gt'), io_backend={'type': 'packed'})
+    fed = train_here(tmp_path, opt)
+    assert [shape for shape, _ in fed] == LQ_SHAPES
+    assert len({value for _, value in fed}) == len(fed)
+    folder = tmp_path / 'experiments/run'
+    weights = torch.load(folder / 'models/net_g_12.pth', weights_only=True)
+    for number in (8, 12):
+        (folder / f'training_states/{number}.state').unlink()
+    opt['datasets']['train']['num_worker_per_gpu'] = 2
+    assert train_here(tmp_path, opt, '--auto_resume') == fed[4:]
+    assert same_bits(torch.load(folder / 'models/net_g_12.pth', weights_only=True), weights)
+
+
+def test_degradation_of_a_sample_depends_on_its_seed_alone(clips):
+    gt, blur = real_gt(clips), build_degradation(BLUR, 'cpu')
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    both = degrade(blur, gt, [7, 8], 4)
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == states
+    assert both.shape == (2, 4, 3, 32, 32)
+    assert torch.allclose(degrade(blur, gt[1:], [8], 4), both[1:])
+    assert not torch.allclose(degrade(blur, gt[1:], [9], 4), both[1:], atol=0.01)
+    assert torch.equal((both * 255).round() / 255, both)
+    shrunk = torch.nn.functional.avg_pool3d(gt, (1, 4, 4))
+    assert 0.005 < (both - shrunk).abs().mean() < 0.1
+
+
+def test_degradation_that_draws_from_global_states_is_repeatable(clips):
+    gt, noisy = real_gt(clips), build_degradation({'type': 'noisy_mean', 'strength': 0.5}, 'cpu')
+    first = degrade(noisy, gt, [1, 2], 4)
+    random.random(), np.random.rand(), torch.rand(1)
+    assert torch.equal(degrade(noisy, gt, [1, 2], 4), first)
+    assert not torch.equal(degrade(noisy, gt, [1, 3], 4), first)
+
+
+def test_window_arch_gets_every_lq_frame_and_the_target_in_the_middle(tmp_path, clips):
+    opt = of_windows(of_gt(clips, BLUR), 3)
+    opt['network_g'], opt['datasets']['train']['target'] = CENTRE, 'center'
+    fed = train_here(tmp_path, opt)
+    assert [shape for shape, _ in fed] == [(batch, 3, 3, size // 4, size // 4) for batch, _, size in SHAPES]
+
+
+def test_own_dataset_may_give_ground_truth_alone(tmp_path, stock_clips):
+    opt = blurred(stock_clips, type='GroundTruthDataset')
+    opt['train']['degradation'] = 'noisy_mean'
+    assert [shape for shape, _ in train_here(tmp_path, opt)] == LQ_SHAPES
+
+
+def test_validation_reads_its_lq_frames_as_without_degradation(tmp_path, clips):
+    results = []
+    for degradation in (None, BLUR):
+        opt = options(
+            clips, datasets__val=validation_set(clips), val={'val_freq': 1, 'save_img': False, 'metrics': METRICS}
+        )
+        if degradation:
+            opt['train']['degradation'] = degradation
+        model, (loader,) = build(tmp_path, opt)
+        model.validation(loader, 1, None)
+        results.append(model.metric_results)
+    assert same_bits(*results)
+
+
+@pytest.mark.parametrize(
+    ('degradation', 'line'),
+    [
+        ('noisy_men', 'train.degradation: must be registered in DEGRADATION_REGISTRY, got .* Did you mean `noisy_mean`?'),
+        ({'strength': 1}, 'train.degradation: must be registered in DEGRADATION_REGISTRY, got nothing.'),
+        ({'type': 'noisy_mean', 'strenght': 1}, 'train.degradation.strenght: must be one of strength, got .*`strength`'),
+        ({'type': 'BlurNoiseJPEG', 'noise': 1}, 'train.degradation.noise: must be one of blur_sigma, noise_sigma'),
+        ({'type': 'BlurNoiseJPEG', 'blur_sigma': 1}, 'train.degradation: must hold arguments of BlurNoiseJPEG, got .*TypeE'),
+        (3, 'train.degradation: must be a block of options, got 3.'),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_degradation_that_cannot_be_built_stops_the_run_before_anything_is_written(degradation, line, tmp_path, clips):
+    with pytest.raises(OptionError, match=line):
+        train_here(tmp_path, of_gt(clips, degradation))
+    assert [path.name for path in tmp_path.iterdir()] == ['run.yml']
+
+
+def test_degradation_that_makes_another_shape_is_named_before_the_first_iteration(tmp_path, clips):
+    line = re.escape('train.degradation: must make (1, 3, 3, 16, 16) of (1, 3, 3, 64, 64), got (1, 3, 3, 64, 64).')
+    with pytest.raises(OptionError, match=line):
+        train_here(tmp_path, of_gt(clips, 'too_large'))
+
+
+def test_run_without_lq_frames_and_degradation_says_both_ways(tmp_path, clips):
+    with pytest.raises(OptionError, match=r'dataroot_lq: must be given, got nothing. Or let train.degradation make LQ'):
+        train_here(tmp_path, of_gt(clips, None))

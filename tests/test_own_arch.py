@@ -1,0 +1,88 @@
+"""Archs of the user's own: least sizes that they assert, and limits that the option file states."""
+
+from __future__ import annotations
+
+import own_parts
+import pytest
+import torch
+from probe import NETWORK, train_here
+from runs import options
+
+from multigrid_vsr.core.errors import InputError, OptionError
+from multigrid_vsr.models import preflight
+from multigrid_vsr.options.arch_limits import leaves_doubt
+
+
+def test_arch_that_asserts_a_size_for_its_flow_network_trains_below_it_with_the_same_bits_above(tmp_path, clips):
+    train_here(tmp_path, options(clips, network_g={'type': 'AssertingArch'}, train__total_iter=6))
+    weights = torch.load(tmp_path / 'experiments/run/models/net_g_latest.pth', weights_only=True)['params']
+    network = own_parts.AssertingArch()
+    network.load_state_dict(weights)
+    forward, frames = own_parts.AssertingArch.forward, torch.rand(1, 2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(forward.__wrapped__(network, frames), forward.without_assertion(network, frames))
+        assert network(frames[..., :16, :24]).shape == (1, 2, 3, 64, 96)
+        with pytest.raises(AssertionError, match='at least 64'):
+            forward.__wrapped__(network, frames[..., :16, :24])
+
+
+def test_arch_with_another_least_size_keeps_it_and_the_line_says_the_smallest(tmp_path, clips):
+    line = r'gt_size 64 \(at least 24, got 16\). The smallest gt_size that it takes is 96: .*multigrid.lq_least: 24\).'
+    with pytest.raises(InputError, match=line):
+        train_here(tmp_path, options(clips, network_g={'type': 'WindowedArch'}))
+
+
+LIMITS = [
+    ({'lq_least': 24}, 'multigrid.gt_size: must be at least 96 for ShapeProbe, got 64. Leave smaller ones out.'),
+    ({'lq_multiple': 24}, 'multigrid.gt_size: must be a multiple of 96 for ShapeProbe, got 64.'),
+    ({'num_frame_least': 3}, 'multigrid.num_frame: must be at least 3 for ShapeProbe, got 2.'),
+    ({'lq_least': 0}, 'multigrid.lq_least: must be a whole number of at least 1, got 0.'),
+]
+
+
+@pytest.mark.parametrize(('limits', 'line'), LIMITS, ids=str)
+def test_limit_that_the_file_states_holds_before_anything_is_written(limits, line, tmp_path, clips):
+    opt = options(clips, network_g=NETWORK)
+    opt['multigrid'].update(limits)
+    with pytest.raises(OptionError, match=line):
+        train_here(tmp_path, opt)
+    assert [path.name for path in tmp_path.iterdir()] == ['run.yml']
+
+
+def test_limits_may_stand_beside_stages_and_a_known_arch(tmp_path, clips):
+    stages = [{'iter': 2, 'gt_size': 64, 'num_frame': 3}, {'iter': 11}]
+    opt = options(clips, multigrid={'stages': stages, 'lq_least': 20, 'num_frame_least': 3})
+    with pytest.raises(OptionError, match=r'multigrid.gt_size: must be at least 80 for BasicVSR, got 64.'):
+        train_here(tmp_path, opt)
+
+
+@pytest.mark.parametrize(
+    ('network', 'doubtful'),
+    [
+        ({'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1}, False),
+        ({'type': 'EDVR', 'num_feat': 8, 'hr_in': True}, False),
+        ({'type': 'EDVR', 'num_feat': 8, 'with_predeblur': True}, True),
+        ({'type': 'MyArch'}, True),
+    ],
+)
+def test_unusual_option_of_a_known_arch_leaves_doubt(network, doubtful):
+    assert leaves_doubt(network) is doubtful
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize(('unusual', 'tried'), [({}, []), ({'center_frame_idx': 1}, [(5, 64), (5, 128)])])
+def test_known_arch_is_tried_where_its_options_leave_doubt(unusual, tried, tmp_path, stock_clips, monkeypatch):
+    shapes, failure = [], preflight._failure
+    monkeypatch.setattr(preflight, '_failure', lambda model, *shape: shapes.append(shape) or failure(model, *shape))
+    network = {
+        'type': 'EDVR',
+        'num_feat': 8,
+        'num_reconstruct_block': 1,
+        'num_extract_block': 1,
+        'num_frame': 5,
+        **unusual,
+    }
+    opt = options(stock_clips, network_g=network, train__total_iter=2, datasets__train__num_frame=5)
+    opt['multigrid'] = {'gt_size': [64, 128]}
+    train_here(tmp_path, opt)
+    assert sorted(shapes) == tried
