@@ -32,7 +32,7 @@ from multigrid_vsr.models.loss_guard import LossGuard
 from multigrid_vsr.options.scheduler import rate_of
 
 COMMAND = str(Path(sys.executable).with_name('multigrid-vsr'))
-LINE = r'samples/s: [\d.]+ Mpixels/s: [\d.]+ waiting: \d+\.\d% peak_memory: \d+\.\d\d l_pix: '
+LINE = r'l_pix: \S+ samples/s: [\d.]+ Mpixels/s: [\d.]+ waiting: \d+\.\d% peak_memory: \d+\.\d\d '
 
 
 def log_of(folder):

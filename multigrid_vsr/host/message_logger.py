@@ -49,9 +49,9 @@ class MultigridMessageLogger(MessageLogger):
         message += ''.join(f'{lr:.3e},' for lr in lrs) + ')] '
         message += f'[eta: {span(figures["seconds_left"])}, time (data): {iter_time:.3f} ({data_time:.3f})] '
         message += ''.join(f'{key}: {value} ' for key, value in values.items())
+        message += ''.join(f'{key}: {value:.4e} ' for key, value in log_vars.items())
         message += f'samples/s: {figures["samples_per_s"]:.4g} Mpixels/s: {figures["megapixels_per_s"]:.4g} '
         message += f'waiting: {figures["waiting"]:.1%} peak_memory: {figures["peak_memory"]:.2f} '
-        message += ''.join(f'{key}: {value:.4e} ' for key, value in log_vars.items())
         self.logger.info(message)
         if self.use_tb_logger and 'debug' not in self.exp_name:
             for key, value in (values | figures).items():

@@ -83,9 +83,10 @@ def rate_of(train_opt: Mapping[str, Any], schedule: Schedule) -> Rate | None:
         It, or ``None`` for a scheduler that is neither this project's nor one of BasicSR's two, or without a rate.
     """
     options = train_opt.get('scheduler') or {}
-    base_lr = (train_opt.get('optim_g') or {}).get('lr')
-    if not is_number(base_lr):
+    lr: Any = (train_opt.get('optim_g') or {}).get('lr')
+    if not is_number(lr):
         return None
+    base_lr = float(lr)
     scaling = 'none'
     if options.get('type') == SCHEDULER_TYPE:
         cosine = CosineSchedule(schedule, cosine_options(options, schedule))
