@@ -19,6 +19,7 @@ _MEASURES = {
     'step': 'an iteration against BasicSR',
     'options': 'an iteration with each option that makes it faster',
     'run': 'a whole run against the sum of its steps',
+    'plan': 'what plan --measure and the log say of a run, against what it takes',
     'gpu': 'what a GPU can show within minutes: every option, iterations, whole runs',
     'launches': 'kernels that an iteration launches on a GPU and its waits for it, counted without one',
     'train': 'variants of a run with several seeds, by what they reach on real video, and in which time',
@@ -62,9 +63,10 @@ def run(args: argparse.Namespace) -> None:
         return launches.measure(args.opt)
     if args.rounds < 1:
         raise OptionError('--rounds', 'be at least 1', args.rounds, 'Medians are taken over the rounds.')
-    from multigrid_vsr.bench import acceleration, datasets, loader, step, whole_run
+    from multigrid_vsr.bench import acceleration, datasets, loader, predicted, step, whole_run
 
     modules = {'loader': loader, 'datasets': datasets, 'step': step, 'options': acceleration, 'run': whole_run}
+    modules['plan'] = predicted
     with _folder(args) as root:
         modules[args.what].measure(root, args.rounds)
 

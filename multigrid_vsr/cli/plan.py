@@ -1,18 +1,27 @@
-"""``multigrid-vsr plan``: checks an option file and prints what the run will do, without building a model."""
+"""``multigrid-vsr plan``: checks an option file and says what the run will do, and with ``--measure`` how long."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import json
+import logging
 import os
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from multigrid_vsr.core.plan import comparison, shape_notes, stage_table
+from multigrid_vsr.cli.files import check_writable, write_whole
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.plan import comparison, plan_data, shape_notes, stage_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.check import check_data
 from multigrid_vsr.frames.clips import MissingData
 from multigrid_vsr.options.multigrid_block import uses_multigrid
 from multigrid_vsr.options.option_file import read_options
+from multigrid_vsr.options.scheduler import rate_of
 from multigrid_vsr.options.settle import settle
 from multigrid_vsr.options.train_block import checked_schedule
 
@@ -21,6 +30,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser('plan', help='check an option file and print its stages')
     parser.add_argument('-opt', required=True, help='path to the option YAML file')
     parser.add_argument('--gpus', type=int, help='number of GPUs in all; default: num_gpu of the file')
+    parser.add_argument('--measure', action='store_true', help='time every shape here: hours of the run and of stock')
+    parser.add_argument('--plot', type=Path, metavar='FILE', help='draw the run: a .png or .svg')
+    parser.add_argument('--json', action='store_true', help='print JSON instead of text')
     parser.add_argument('--force_yml', nargs='+', default=[], metavar='KEY:KEY=VALUE', help="as BasicSR's")
     return parser
 
@@ -31,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: If the file or an option of it cannot be used.
     """
+    _check_plot(args.plot)
     opt = read_options(args.opt, args.force_yml)
     notes = settle(opt)
     schedule = checked_schedule(opt)
@@ -42,14 +55,51 @@ def run(args: argparse.Namespace) -> None:
         notes.append(
             "A plain run of BasicSR, with neither a block nor the Multigrid types: BasicSR's options not checked."
         )
-    print(stage_table(schedule, world_size))
-    print(comparison(schedule, world_size))
-    print(*notes, sep='\n', end='\n' if notes else '')
-    print(*data_lines(opt, schedule, world_size), sep='\n')
+    rate = rate_of(opt['train'], schedule)
+    data_notes = data_lines(opt, schedule, world_size)
+    if not args.json:
+        print(stage_table(schedule, world_size, rate))
+        print(comparison(schedule, world_size))
+        print(*notes, *data_notes, sep='\n')
+    if args.plot is not None:
+        from multigrid_vsr.report.plan_plot import plot_plan
+
+        write_whole('--plot', args.plot, plot_plan(schedule, rate, str(opt.get('name')), args.plot.suffix[1:].lower()))
+    prediction = _predict(args, opt) if args.measure else None
+    if args.json:
+        data = plan_data(schedule, world_size, rate)
+        measured = {'measured': prediction.as_data()} if prediction else {}
+        print(json.dumps({'name': opt.get('name'), **data, 'notes': [*notes, *data_notes], **measured}, indent=1))
+    elif prediction:
+        print(prediction)
     if args.gpus is None and uses_multigrid(opt):
         from multigrid_vsr.host.device_check import check_num_gpu
 
         check_num_gpu(opt)
+
+
+def _check_plot(path: Path | None) -> None:
+    if path is None:
+        return
+    if path.suffix.lower() not in ('.png', '.svg'):
+        raise OptionError('--plot', 'end with .png or .svg', path, 'Give another name.')
+    check_writable('--plot', path)
+
+
+def _predict(args: argparse.Namespace, opt: Mapping[str, Any]) -> Any:
+    """Times the run here; what BasicSR says while it builds is left out."""
+    if not uses_multigrid(opt):
+        raise OptionError('--measure', 'stand beside a Multigrid run', 'a plain run', 'Convert the file first.')
+    import basicsr.utils.options
+
+    from multigrid_vsr.bench.prediction import predict
+
+    # BasicSR parses the command line itself.
+    sys.argv[1:] = ['-opt', args.opt, *(['--force_yml', *args.force_yml] if args.force_yml else [])]
+    with contextlib.redirect_stdout(io.StringIO()):
+        run_opt, _ = basicsr.utils.options.parse_options(os.getcwd(), is_train=True)
+    logging.getLogger('basicsr').setLevel('ERROR')
+    return predict(run_opt, rounds=3)
 
 
 def data_lines(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> list[str]:

@@ -23,9 +23,10 @@ W = ``warmup_iter``::
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from multigrid_vsr.core.schedule import Schedule
 
@@ -120,3 +121,35 @@ def period_starts(schedule: Schedule, restart: str) -> list[int]:
         return [0]
     segments = schedule.segments
     return [0] + [new.start for old, new in pairwise(segments) if restart == 'shape' or new.stage != old.stage]
+
+
+Rate = Callable[[int], float]  # of an iteration, counted from 0
+
+
+def basicsr_cosine(base_lr: float, periods: Sequence[int], weights: Sequence[float], eta_min: float) -> Rate:
+    """BasicSR's ``CosineAnnealingRestartLR``; a period ends at ``eta_min`` with its last iteration's successor."""
+    ends = list(accumulate(periods))
+
+    def at(iteration: int) -> float:
+        period = bisect_left(ends, iteration)
+        share = (iteration - (ends[period - 1] if period else 0)) / periods[period]
+        return eta_min + weights[period] * (base_lr - eta_min) * (1 + math.cos(math.pi * share)) / 2
+
+    return at
+
+
+def basicsr_steps(
+    base_lr: float, milestones: Sequence[int], gamma: float, restarts: Sequence[int], weights: Sequence[float]
+) -> Rate:
+    """BasicSR's ``MultiStepRestartLR``: times gamma at each milestone since the last restart."""
+
+    def at(iteration: int) -> float:
+        start, weight = max(((r, w) for r, w in zip(restarts, weights) if r <= iteration), default=(-1, 1.0))
+        return base_lr * weight * gamma ** sum(start < milestone <= iteration for milestone in milestones)
+
+    return at
+
+
+def warmed_up(rate: Rate, base_lr: float, warmup_iter: int) -> Rate:
+    """BasicSR's ``train.warmup_iter``: a line to the rate at the start, in place of the scheduler's."""
+    return lambda i: base_lr / warmup_iter * (i + 1) if i + 1 < warmup_iter else rate(i)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
+from multigrid_vsr.core.lr import Rate
 from multigrid_vsr.core.schedule import Schedule
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in plain text, columns right-aligned, a rule below the header."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = ['  '.join(cell.rjust(width) for cell, width in zip(row, widths)) for row in (header, *rows)]
+    lines = ['  '.join(cell.rjust(width) for cell, width in zip(row, widths)).rstrip() for row in (header, *rows)]
     return '\n'.join([lines[0], '-' * len(lines[0]), *lines[1:]])
 
 
-def stage_table(schedule: Schedule, world_size: int = 1) -> str:
+def stage_table(schedule: Schedule, world_size: int = 1, rate: Rate | None = None) -> str:
     """The table that the log and ``multigrid-vsr plan`` print: a row for each segment, then the whole run.
 
     Iterations are written as BasicSR counts them, from 1. Samples and ground-truth pixels are those of all ranks;
@@ -23,9 +26,11 @@ def stage_table(schedule: Schedule, world_size: int = 1) -> str:
     Args:
         schedule: Shapes of the run.
         world_size: Number of GPUs.
+        rate: The learning rate; ``None`` leaves its column out. It is that of the first and the last iteration.
     """
     unit, per_unit = _unit(schedule, world_size)
-    header = ('stage', 'iterations', 'count', 'gt_size', 'num_frame', 'batch/gpu', 'samples', unit, 'cost')
+    header: tuple[str, ...] = ('stage', 'iterations', 'count', 'gt_size', 'num_frame', 'batch/gpu', 'samples', unit)
+    header += ('cost',)
     rows = []
     for segment in schedule.segments:
         shape = segment.shape
@@ -40,6 +45,7 @@ def stage_table(schedule: Schedule, world_size: int = 1) -> str:
                 f'{segment.num_iter * shape.batch_size_per_gpu * world_size}',
                 f'{segment.num_iter * shape.pixels * world_size / per_unit:.3f}',
                 f'{shape.pixels / schedule.full_shape.pixels:.1%}',
+                f'{rate(segment.start):.2e} to {rate(segment.end - 1):.2e}' if rate else '',
             )
         )
     samples = total_samples(schedule) * world_size
@@ -56,9 +62,37 @@ def stage_table(schedule: Schedule, world_size: int = 1) -> str:
             f'{samples}',
             f'{pixels / per_unit:.3f}',
             f'{pixels / full:.1%}',
+            '',
         )
     )
-    return format_table(header, rows)
+    if rate is None:
+        return format_table(header, [row[:-1] for row in rows])
+    return format_table((*header, 'learning rate'), rows)
+
+
+def plan_data(schedule: Schedule, world_size: int, rate: Rate | None) -> dict[str, Any]:
+    """What :func:`stage_table` and :func:`comparison` say, as plain data; all samples and pixels are of all ranks."""
+    full = schedule.full_shape
+    return {
+        'segments': [
+            {
+                'stage': segment.stage + 1,
+                'first_iter': segment.start + 1,
+                'last_iter': segment.end,
+                **asdict(segment.shape),
+                'samples': segment.num_iter * segment.shape.batch_size_per_gpu * world_size,
+                'pixels': segment.num_iter * segment.shape.pixels * world_size,
+                'cost': segment.shape.pixels / full.pixels,
+                'lr': [rate(segment.start), rate(segment.end - 1)] if rate else None,
+            }
+            for segment in schedule.segments
+        ],
+        'total_iter': schedule.total_iter,
+        'gpus': world_size,
+        'samples': total_samples(schedule) * world_size,
+        'pixels': total_pixels(schedule) * world_size,
+        'full_shape_pixels': schedule.total_iter * full.pixels * world_size,
+    }
 
 
 def total_pixels(schedule: Schedule) -> int:

@@ -200,4 +200,26 @@ def log_line() -> None:
     replace('basicsr.utils.logger', 'MessageLogger', lambda _: MultigridMessageLogger)
 
 
-PATCHES = (written_roots, checked_options, scheduled_loader, log_line)
+@patch(
+    '`init_wandb_logger`',
+    why='it asks `wandb.util` for `generate_id`, which newer wandb does not have: the run ends with a traceback',
+    needed='`wandb.util` has no such function; that of `wandb.sdk.lib.runid` stands in',
+    goes='when BasicSR lets wandb draw the id',
+)
+def wandb_ids() -> None:
+    def having_ids(original: Callable[..., Any]) -> Callable[..., Any]:
+
+        @functools.wraps(original)
+        def init_wandb_logger(opt: dict[str, Any]) -> None:
+            import wandb
+
+            if not hasattr(wandb.util, 'generate_id'):
+                vars(wandb.util)['generate_id'] = importlib.import_module('wandb.sdk.lib.runid').generate_id
+            original(opt)
+
+        return init_wandb_logger
+
+    replace('basicsr.utils.logger', 'init_wandb_logger', having_ids)
+
+
+PATCHES = (written_roots, checked_options, scheduled_loader, log_line, wandb_ids)

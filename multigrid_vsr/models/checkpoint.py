@@ -103,14 +103,14 @@ def newest_good(
         InputError: If there are states and none of them is good.
     """
     warnings = []
-    for path in _states(Path(opt['path']['training_states'])):
+    for path in saved_states(Path(opt['path']['training_states'])):
         if iteration is not None and int(path.stem) != iteration:
             continue
         try:
             state = load_state(path)
             if state['iter'] != int(path.stem):
                 raise InputError(f'{path}: must be of iteration {path.stem}, got {state["iter"]}.')
-            for name in _weights(opt, state['iter']):
+            for name in weight_names(opt, state['iter']):
                 read(Path(opt['path']['models']) / name)
         except (InputError, ValueError) as error:
             warnings.append(f'Passed over {path}: {one_line(error)}')
@@ -124,12 +124,14 @@ def newest_good(
     return None, None, []
 
 
-def _states(folder: Path) -> list[Path]:
+def saved_states(folder: Path) -> list[Path]:
+    """The training states in a folder, newest first."""
     paths = [path for path in folder.glob('*.state') if path.stem.isdigit()]
     return sorted(paths, key=lambda path: int(path.stem), reverse=True)
 
 
-def _weights(opt: Mapping[str, Any], iteration: int) -> Iterator[str]:
+def weight_names(opt: Mapping[str, Any], iteration: int) -> Iterator[str]:
+    """The files of the weights of an iteration."""
     for label in ('g', 'd') if is_gan(opt) else ('g',):
         yield f'net_{label}_{iteration}.pth'
 
@@ -150,7 +152,7 @@ def find_weights(opt: Mapping[str, Any], iteration: int, models: str | Path) -> 
     """
     found = {}
     beside = Path(opt['path']['resume_state']).parent.parent / 'models'
-    for name in _weights(opt, iteration):
+    for name in weight_names(opt, iteration):
         network = f'network_{name.split("_")[1]}'
         if network in (opt['path'].get('ignore_resume_networks') or []):
             continue

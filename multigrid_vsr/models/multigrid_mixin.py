@@ -12,16 +12,16 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.plan import shape_notes, stage_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.pixels import to_float_rgb
 from multigrid_vsr.data.prefetch import to_device
-from multigrid_vsr.models import checkpoint, optimizer_state
+from multigrid_vsr.models import optimizer_state
 from multigrid_vsr.models.degradation import Degradation, build_degradation, degrade
 from multigrid_vsr.models.lr_scheduler import BatchScaling, MultigridCosineLR
 from multigrid_vsr.models.run_keeper import RunKeeper
+from multigrid_vsr.models.run_watch import RunWatch
 from multigrid_vsr.models.wrapping import wrap
-from multigrid_vsr.options.scheduler import cosine_options
+from multigrid_vsr.options.scheduler import cosine_options, rate_of
 from multigrid_vsr.options.table import SCHEDULER_TYPE
 
 _Base: Any = BaseModel if TYPE_CHECKING else object  # at run time it stands beside any model of BasicSR
@@ -50,6 +50,7 @@ class MultigridMixin(_Base):
         if not self.is_train:
             return
         self._keeper = RunKeeper(self)
+        self.watch = RunWatch(self)
         if opt['train'].get('degradation') is not None:
             if self.schedule is None:
                 rule, fix = 'stand beside a `multigrid` block or a Multigrid dataset', 'Add `multigrid: {}`.'
@@ -59,14 +60,12 @@ class MultigridMixin(_Base):
         # BasicSR calls it once an iteration. Whichever class defines the step, with or without a call of ``super()``,
         # the iteration is whole.
         self.__dict__['optimize_parameters'] = partial(self._iterate, self.optimize_parameters)
-        if self.schedule is not None:
-            get_root_logger().info(f'Multigrid schedule:\n{stage_table(self.schedule, checkpoint.ranks(opt))}')
-            for note in shape_notes(self.schedule, opt.get('scale', 1)):
-                get_root_logger().info(note)
+        self.watch.say_schedule(self.rate)
 
     def setup_schedulers(self) -> None:
         """Sets up BasicSR's schedulers, or ``MultigridCosineLR``."""
         scheduler_opt = self.opt['train']['scheduler']
+        self.rate = rate_of(self.opt['train'], self.schedule) if self.schedule is not None else None
         if scheduler_opt.get('type') != SCHEDULER_TYPE:
             batch_scaling = scheduler_opt.pop('batch_scaling', 'none')
             if self.schedule is not None and batch_scaling != 'none':
@@ -85,6 +84,7 @@ class MultigridMixin(_Base):
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
         """Sets the rates of an iteration: the scheduler's, BasicSR's own warm-up, the factor of the batch."""
         self._keeper.leave_if_stopped()
+        self.watch.before_iteration(current_iter)
         with self._batch_scaling.taken_off(current_iter) if self._batch_scaling is not None else nullcontext():
             super().update_learning_rate(current_iter, warmup_iter)
 
@@ -121,6 +121,7 @@ class MultigridMixin(_Base):
     def _iterate(self, step: Callable[[int], None], current_iter: int) -> None:
         self.before_iteration(current_iter)
         step(current_iter)
+        self.watch.after_iteration(current_iter, getattr(self, '_losses', None) or getattr(self, 'log_dict', {}))
         self._keeper.after_iteration(current_iter)
 
     def model_to_device(self, net: torch.nn.Module) -> torch.nn.Module:
@@ -129,11 +130,22 @@ class MultigridMixin(_Base):
             return super().model_to_device(net)
         return wrap(net.to(self.device), self.opt, self.device, self.opt.get('find_unused_parameters', False))
 
-    def validation(self, *args: Any, **kwargs: Any) -> None:
+    def get_current_log(self) -> dict[str, float]:
+        """The losses of the last iteration, and what is watched beside them."""
+        return self.watch.logged(self.read_losses)
+
+    def read_losses(self) -> dict[str, float]:
+        """The losses of the last iteration, means over all ranks; the device is waited for."""
+        return super().get_current_log()
+
+    def validation(self, dataloader: Any, current_iter: int | str, *args: Any, **kwargs: Any) -> None:
         """BasicSR's, unless the run was asked to stop."""
-        if self.is_train:
-            self._keeper.leave_if_stopped()
-        super().validation(*args, **kwargs)
+        if not self.is_train:
+            return super().validation(dataloader, current_iter, *args, **kwargs)
+        self._keeper.leave_if_stopped()
+        with self.watch.spending('validation'):
+            super().validation(dataloader, current_iter, *args, **kwargs)
+            self._keeper.after_validation(dataloader.dataset.opt['name'], current_iter)
 
     def save(self, epoch: int, current_iter: int) -> None:
         """Saves the weights and then the training state of an iteration; -1 for the end of the run.
@@ -141,7 +153,8 @@ class MultigridMixin(_Base):
         Raises:
             InputError: If the weights at the end of the run cannot be written.
         """
-        self._keeper.save(super().save, epoch, current_iter)
+        with self.watch.spending('saving'):
+            self._keeper.save(super().save, epoch, current_iter)
 
     def save_network(
         self, net: torch.nn.Module | list[torch.nn.Module], net_label: str, current_iter: int, param_key: Any = 'params'

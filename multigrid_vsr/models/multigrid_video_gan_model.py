@@ -43,6 +43,6 @@ class MultigridVideoGANModel(MultigridVideoModel, VideoRecurrentGANModel):
         torch.stack(list(losses.values())).sum().backward()
         return losses
 
-    def get_current_log(self) -> dict[str, float]:
+    def read_losses(self) -> dict[str, float]:
         """The losses of the last iteration, as BasicSR has reduced them."""
         return self.log_dict

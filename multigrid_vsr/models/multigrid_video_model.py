@@ -17,7 +17,6 @@ from multigrid_vsr.models.cuda_graph import IterationGraph, graph_of
 from multigrid_vsr.models.held_fixed import hold_fixed
 from multigrid_vsr.models.multigrid_mixin import MultigridMixin
 from multigrid_vsr.models.precision import AMP_DTYPES, keep_float32
-from multigrid_vsr.models.preflight import preflight
 from multigrid_vsr.models.validation import validate
 from multigrid_vsr.models.wrapping import without_vain_search, wrap
 from multigrid_vsr.options.multigrid_block import largest_part
@@ -88,7 +87,7 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
             # A subclass with a step of its own may feed its network otherwise.
             has_our_step = type(self).optimize_parameters is MultigridVideoModel.optimize_parameters
             if has_our_step and not self._is_preflighted:
-                preflight(self, self.schedule, current_iter)
+                self.watch.try_shapes(current_iter)
             self._is_preflighted = True
         train_opt = self.opt['train']
         self._hold_fixed(*(current_iter < (train_opt.get(key) or 0) for key in _FIXING_OPTIONS))
@@ -111,6 +110,7 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
             self.optimizer_g.zero_grad()
             self._losses = self.backward(self.lq, self.gt)
         self.net_g = without_vain_search(self.net_g, self.opt, self.device)
+        self.watch.before_step(self.scaler, self.optimizer_g)
         self.scaler.step(self.optimizer_g)
         self.scaler.update()
         if self.ema_decay > 0:
@@ -166,7 +166,7 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
             losses.update({name: loss for name, loss in (('l_percep', percep), ('l_style', style)) if loss is not None})
         return losses
 
-    def get_current_log(self) -> dict[str, float]:
+    def read_losses(self) -> dict[str, float]:
         """The losses of the last iteration, the mean over all ranks; only here is the device waited for."""
         if self._losses:
             self.log_dict.update(self.reduce_loss_dict(self._losses))

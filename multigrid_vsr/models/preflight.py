@@ -36,7 +36,7 @@ def preflight(model: Any, schedule: Schedule, current_iter: int = 1) -> None:
     """
     ahead = dict.fromkeys(segment.shape for segment in schedule.segments if segment.end >= current_iter)
     shapes = sorted(ahead, key=partial(_part_pixels, model), reverse=True)
-    with _as_before(model):
+    with as_before(model):
         is_basicsrs = type(model.get_bare_model(model.net_g)).__module__.startswith('basicsr.archs.')
         if leaves_doubt(model.opt['network_g']) or not is_basicsrs:
             for num_frame, gt_size in dict.fromkeys((shape.num_frame, shape.gt_size) for shape in shapes):
@@ -55,7 +55,8 @@ def _part_pixels(model: Any, shape: BatchShape) -> int:
 
 
 @contextmanager
-def _as_before(model: Any) -> Iterator[None]:
+def as_before(model: Any) -> Iterator[None]:
+    """Puts buffers, gradients, random state and scaler back as they were."""
     bring_back, scaler = remember(model), copy.deepcopy(model.scaler.state_dict())
     yield
     for optimizer in model.optimizers:

@@ -14,6 +14,7 @@ from torch import distributed
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.data.loader import MultigridLoader
 from multigrid_vsr.models import checkpoint
+from multigrid_vsr.models.kept import KeptCheckpoints
 from multigrid_vsr.models.stop_signal import StopSignal
 
 
@@ -31,6 +32,7 @@ class RunKeeper:
         self._exit_status = 0
         self._last_iter = 0  # done by this process
         self._is_failing = False
+        self._kept = KeptCheckpoints(self._opt)
         MultigridLoader.before_failing = self._save_before_failing
 
     @property
@@ -50,6 +52,7 @@ class RunKeeper:
         """Ends a run that was asked to stop: called by what BasicSR does after the line of the iteration is logged."""
         if self._exit_status:
             self._stop_signal.wait_for_all()
+            self._model.watch.end()
             sys.exit(self._exit_status)
 
     def _save_before_failing(self) -> None:
@@ -67,20 +70,48 @@ class RunKeeper:
     def save(self, write: Callable[[int, int], None], epoch: int, current_iter: int) -> None:
         """Lets BasicSR's ``save`` write the weights and the state; -1 is the end of the run.
 
-        A disk that is full costs this checkpoint, not those before and not the run.
+        A disk that is full costs this checkpoint, not those before and not the run. A run that has blown up is not
+        saved, so the good checkpoints before stay.
 
         Raises:
-            InputError: If the weights at the end of the run cannot be written.
+            InputError: If the weights at the end of the run cannot be written, or are no numbers.
         """
         self.leave_if_stopped()
+        if current_iter == -1:
+            self._model.watch.end()
+        if not self._model.watch.may_save(current_iter == -1, self._is_failing):
+            if current_iter == -1:
+                self._model.watch.give_up()
+            get_root_logger().error(f'Iteration {current_iter} is not saved: its loss or weights are NaN or infinite.')
+            return
         try:
             write(epoch, current_iter)
         except OSError as error:
             if current_iter == -1:
                 raise InputError(f'{error}. Make room and run again with --auto_resume.') from None
             get_root_logger().error(f'{error}. The checkpoints before stay, and training goes on: make room.')
+        else:
+            if self._opt['rank'] == 0 and current_iter != -1:
+                self._kept.prune(current_iter)
         if current_iter == -1:
             self._stop_signal.restore()
+
+    def after_validation(self, dataset: str, current_iter: int | str) -> None:
+        """Keeps the weights of the best validation, saved here where they are not yet."""
+        model = self._model
+        if self._opt['rank'] != 0 or not self._kept.after_validation(model, dataset, current_iter):
+            return
+        try:
+            if not (Path(self._opt['path']['models']) / f'net_g_{current_iter}.pth').is_file():
+                networks = {'params': model.get_bare_model(model.net_g)}
+                if model.ema_decay > 0:
+                    networks['params_ema'] = model.net_g_ema
+                self.save_networks(networks, 'net_g', int(current_iter))
+            self._kept.save_best()
+        except OSError as error:
+            get_root_logger().error(f'{error}. The best weights are not kept: make room.')
+        else:
+            self._kept.prune(int(current_iter))
 
     def save_networks(self, networks: Mapping[str, torch.nn.Module], label: str, current_iter: int) -> None:
         """Writes weights, whole or not at all, in BasicSR's format; -1 is ``latest``.

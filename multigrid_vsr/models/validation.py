@@ -15,6 +15,9 @@ from basicsr.utils.dist_util import get_dist_info
 from torch import distributed
 from tqdm import tqdm
 
+from multigrid_vsr.models.progress import shows_progress
+from multigrid_vsr.models.shown_pictures import ShownPictures
+
 
 def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, save_img: bool) -> None:
     """Super-resolves a BasicSR test set, measures every frame and logs the averages.
@@ -37,9 +40,12 @@ def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, 
         folder: torch.zeros(num_frame, len(metrics), dtype=torch.float32, device=model.device)
         for folder, num_frame in Counter(dataset.data_info['folder']).items()
     }
-    for place in tqdm(range(rank, len(dataset), world_size), desc=f'Validate {name}', disable=rank != 0):
+    pictures = ShownPictures(val_opt.get('tb_images') or 0, tb_logger, name, current_iter)
+    has_bar = shows_progress(model.opt)
+    for place in tqdm(range(rank, len(dataset), world_size), desc=f'Validate {name}', disable=not has_bar, leave=False):
         data = dataset[place]
         for frame, stem, result, gt in _super_resolve(model, data):
+            pictures.add(data, frame, len(model.metric_results[data['folder']]), result, gt)
             if save_img:
                 label = current_iter if model.is_train else val_opt.get('suffix') or model.opt['name']
                 imwrite(

@@ -8,6 +8,7 @@ from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.options.checked import check_given, checked
+from multigrid_vsr.options.keeping import best_metric
 from multigrid_vsr.options.known_types import DATASET_TYPES, is_known_dataset
 from multigrid_vsr.options.multigrid_block import lookup
 from multigrid_vsr.options.settle import paths
@@ -49,6 +50,9 @@ def check_host_options(opt: Mapping[str, Any]) -> None:
         raise OptionError('datasets.train.dataroot_lq', 'be given', None, fix)
     if opt['model_type'] == 'MultigridVideoGANModel' and train_opt.get('fix_flow') and train_opt.get('lr_flow') is None:
         raise OptionError('train.lr_flow', 'be given beside fix_flow in a GAN run', None, 'BasicSR needs it.')
+    best_metric(opt)
+    if lookup(opt, 'val.tb_images') and not opt['logger'].get('use_tb_logger'):
+        raise OptionError('logger.use_tb_logger', 'be true beside val.tb_images', False, 'Set it, or remove tb_images.')
     if opt['datasets']['train'].get('prefetch_mode') == 'cuda' and not opt['datasets']['train'].get('pin_memory'):
         raise OptionError('datasets.train.pin_memory', 'be true beside prefetch_mode: cuda', None, 'BasicSR needs it.')
     if lookup(opt, 'logger.wandb.project') is not None and not opt['logger'].get('use_tb_logger'):

@@ -155,6 +155,23 @@ def or_word(kind: Kind, word: str, words: str, fix: str = 'Remove it.') -> Kind:
     return Kind(f'{kind.words}; or `{word}`', {'anyOf': [kind.schema, {'const': word}]}, check)
 
 
+def text_or_block(needed: str, optional: str) -> Kind:
+    """Text, or a block of that text and one option more."""
+    words = f'text, or {{{needed}, {optional}}}'
+    text = {'type': 'string'}
+    properties = {needed: text, optional: text}
+    schema = {'type': 'object', 'properties': properties, 'required': [needed], 'additionalProperties': False}
+
+    def check(name: str, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return TEXT.check(name, value)
+        if needed not in value or not value.keys() <= properties.keys():
+            raise OptionError(name, f'be {words}', dict(value), 'Correct the keys.')
+        return {key: TEXT.check(f'{name}.{key}', entry) for key, entry in value.items()}
+
+    return Kind(words, {'anyOf': [text, schema]}, check)
+
+
 def or_text(kind: Kind) -> Kind:
     """Another kind, or a name."""
 

@@ -6,9 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.lr import CosineOptions, period_starts
+from multigrid_vsr.core.lr import (
+    CosineOptions,
+    CosineSchedule,
+    Rate,
+    basicsr_cosine,
+    basicsr_steps,
+    batch_factor,
+    period_starts,
+    warmed_up,
+)
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.options.checked import checked, options_of
+from multigrid_vsr.options.kinds import is_number
 from multigrid_vsr.options.table import MOST_WARMUP, SCHEDULER_TYPE, WARMUP_PART
 
 
@@ -60,3 +70,35 @@ def check_scheduler(opt: Mapping[str, Any], schedule: Schedule) -> None:
                 f'{periods} (sum {sum(periods)})',
                 'BasicSR would fail after them.',
             )
+
+
+def rate_of(train_opt: Mapping[str, Any], schedule: Schedule) -> Rate | None:
+    """The learning rate of ``optim_g`` at every iteration, counted from 0, as a pure function.
+
+    Args:
+        train_opt: The ``train`` block, checked.
+        schedule: Shapes of the run.
+
+    Returns:
+        It, or ``None`` for a scheduler that is neither this project's nor one of BasicSR's two, or without a rate.
+    """
+    options = train_opt.get('scheduler') or {}
+    base_lr = (train_opt.get('optim_g') or {}).get('lr')
+    if not is_number(base_lr):
+        return None
+    scaling = 'none'
+    if options.get('type') == SCHEDULER_TYPE:
+        cosine = CosineSchedule(schedule, cosine_options(options, schedule))
+        rate: Rate = lambda i: cosine.at(i, base_lr)  # noqa: E731
+    else:
+        scaling = options.get('batch_scaling', 'none')
+        if options.get('type') == 'CosineAnnealingRestartLR' and 'periods' in options:
+            weights = options.get('restart_weights', [1])
+            rate = basicsr_cosine(base_lr, options['periods'], weights, options.get('eta_min', 0))
+        elif options.get('type') in ('MultiStepLR', 'MultiStepRestartLR') and 'milestones' in options:
+            restarts, weights = options.get('restarts', [0]), options.get('restart_weights', [1])
+            rate = basicsr_steps(base_lr, options['milestones'], options.get('gamma', 0.1), restarts, weights)
+        else:
+            return None
+    warm = warmed_up(rate, base_lr, train_opt.get('warmup_iter', -1))
+    return lambda i: warm(i) * batch_factor(schedule, i, scaling)

@@ -1,0 +1,106 @@
+"""How long the rest of a run takes, from what its iterations have taken: shapes to come are not those seen.
+
+An iteration takes as long as its kernels need to be launched, which follows its frames, or as long as they compute,
+which follows its pixels. Which of the two it is differs between shapes of one run, so a shape counts by its own time as
+far as there is one: as the run saw it, or as it was tried before. For others ``a * frames + b * pixels`` is fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.core.shapes import BatchShape
+
+LOADING_BINDS = 0.1  # share of the time spent waiting for data
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What an iteration of one shape takes, in seconds.
+
+    Attributes:
+        step: From the batch to the new weights.
+        waiting: For the batch.
+    """
+
+    step: float
+    waiting: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self.step + self.waiting
+
+    @property
+    def waiting_share(self) -> float:
+        return self.waiting / self.seconds if self.seconds else 0.0
+
+
+Paces = Mapping[BatchShape, Pace]  # of the shapes that the run has seen, the last one last
+Tried = Mapping[BatchShape, float]  # seconds of a trial before the run; less than an iteration, in the same ratios
+
+
+def iteration_seconds(shape: BatchShape, seen: Paces, tried: Tried) -> float:
+    """What an iteration of a shape takes.
+
+    Args:
+        shape: Any shape.
+        seen: What the run's own iterations take. At least one shape is seen or tried.
+        tried: Of all shapes, or empty.
+    """
+    if shape in seen:
+        return seen[shape].seconds
+    return max(_step_seconds(shape, seen, tried), _loading_seconds(shape, seen))
+
+
+def _step_seconds(shape: BatchShape, seen: Paces, tried: Tried) -> float:
+    both = [other for other in seen if other in tried]
+    ratio = sum(seen[other].step for other in both) / sum(tried[other] for other in both) if both else 1.0
+    if shape in tried:
+        return ratio * tried[shape]
+    per_frame, per_pixel = fit({other: pace.step for other, pace in seen.items()})
+    return per_frame * shape.num_frame + per_pixel * shape.pixels
+
+
+def _loading_seconds(shape: BatchShape, seen: Paces) -> float:
+    """What a batch takes to be loaded, where that is known: where loading binds. It follows frames, decoded whole."""
+    bound = [(other, pace) for other, pace in seen.items() if pace.waiting_share > LOADING_BINDS]
+    if not bound:
+        return 0.0
+    other, pace = bound[-1]
+    frames = other.batch_size_per_gpu * other.num_frame
+    return pace.seconds / frames * shape.batch_size_per_gpu * shape.num_frame
+
+
+def fit(seconds: Mapping[BatchShape, float]) -> tuple[float, float]:
+    """Fits ``a * frames + b * pixels`` to times, a and b at least 0, by least squares of the relative error.
+
+    Where the times do not tell frames from pixels, they follow pixels.
+
+    Returns:
+        Seconds a frame of a sample, and seconds a ground-truth pixel of the batch.
+    """
+    rows = [(shape.num_frame / time, shape.pixels / time) for shape, time in seconds.items()]
+    ff, fp, pp = (sum(row[i] * row[j] for row in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
+    f, p = (sum(row[i] for row in rows) for i in (0, 1))
+    determinant = ff * pp - fp * fp
+    if determinant <= 1e-6 * ff * pp or f * pp <= p * fp:
+        return 0.0, p / pp
+    if p * ff <= f * fp:
+        return f / ff, 0.0
+    return (f * pp - p * fp) / determinant, (p * ff - f * fp) / determinant
+
+
+def training_seconds_left(schedule: Schedule, current_iter: int, seen: Paces, tried: Tried) -> float:
+    """Seconds of the iterations after ``current_iter``, without validation and saving."""
+    return sum(
+        (segment.end - max(segment.start, current_iter)) * iteration_seconds(segment.shape, seen, tried)
+        for segment in schedule.segments
+        if segment.end > current_iter
+    )
+
+
+def times_between(every: int, first: int, last: int) -> int:
+    """How many iterations in ``[first, last]``, counted from 1, are multiples of ``every``."""
+    return last // every - (first - 1) // every

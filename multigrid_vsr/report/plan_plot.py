@@ -1,0 +1,107 @@
+"""``plan --plot``: the shapes of a run as area, and below them batch and learning rate."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.core.lr import Rate
+from multigrid_vsr.core.plan import total_pixels
+from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.report.chart import count_label
+
+_STAGE_COLOURS = ('#9ecae1', '#4292c6', '#08519c', '#08306b')  # light to dark as shapes grow; any stage more is darkest
+_LINE, _RATE, _GREY = '#222222', '#D55E00', '#888888'
+_POINTS = 1000
+_LEAST_WIDTH = 0.065  # share of the axis that a label needs
+
+
+def plot_plan(schedule: Schedule, rate: Rate | None, title: str, kind: str) -> bytes:
+    """Draws a schedule.
+
+    Args:
+        schedule: Shapes of the run.
+        rate: Its learning rate, or ``None``.
+        title: Name of the run.
+        kind: ``png`` or ``svg``.
+
+    Raises:
+        InputError: If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError(
+            '--plot: must have matplotlib, got none installed. pip install "multigrid_vsr[plot]".'
+        ) from None
+    panels = 3 if rate else 2
+    figure = Figure(figsize=(10, 6.2 if rate else 4.8), dpi=150, layout='constrained')
+    axes = figure.subplots(panels, 1, sharex=True, height_ratios=[5, 1.3, 2][:panels])
+    _draw_cost(axes[0], schedule, title)
+    _draw_batch(axes[1], schedule)
+    if rate:
+        _draw_rate(axes[2], schedule, rate)
+    axes[-1].set_xlabel('iteration')
+    axes[-1].xaxis.set_major_formatter(lambda x, _: count_label(x))
+    for axis in axes:
+        axis.set_xlim(0, schedule.total_iter)
+        axis.spines[['top', 'right']].set_visible(False)
+        for segment in schedule.segments[1:]:
+            axis.axvline(segment.start, color=_GREY, linewidth=0.5, alpha=0.5, zorder=0)
+    written = io.BytesIO()
+    figure.savefig(written, format=kind)
+    return written.getvalue()
+
+
+def _draw_cost(axis: Any, schedule: Schedule, title: str) -> None:
+    """The share of the full shape's pixels; the area is what the run trains on."""
+    full = schedule.full_shape.pixels
+    most = max(1.0, *(segment.shape.pixels / full for segment in schedule.segments))
+    axis.fill_between([0, schedule.total_iter], 1, color='#eeeeee', zorder=0)
+    for segment in schedule.segments:
+        shape, cost = segment.shape, segment.shape.pixels / full
+        colour = _STAGE_COLOURS[min(segment.stage, len(_STAGE_COLOURS) - 1)]
+        axis.fill_between([segment.start, segment.end], cost, color=colour, linewidth=0)
+        if segment.num_iter >= _LEAST_WIDTH * schedule.total_iter:
+            label = f'{shape.gt_size}²\n{shape.num_frame} frames\n{cost:.0%}'
+            axis.annotate(
+                label,
+                ((segment.start + segment.end) / 2, cost),
+                xytext=(0, 4),
+                textcoords='offset points',
+                ha='center',
+                va='bottom',
+                fontsize=9,
+                color=_LINE,
+            )
+    share = total_pixels(schedule) / (schedule.total_iter * full)
+    axis.set_title(f'{title}: {share:.0%} of the pixels of the full shape throughout', loc='left', fontsize=11)
+    axis.set_ylim(0, most * 1.27)
+    axis.set_yticks([0, 0.25, 0.5, 0.75, 1.0], ['0', '25%', '50%', '75%', '100%'])
+    axis.set_ylabel('pixels an iteration')
+
+
+def _steps(schedule: Schedule, values: Sequence[float]) -> tuple[list[int], list[float]]:
+    xs = [edge for segment in schedule.segments for edge in (segment.start, segment.end)]
+    return xs, [value for value in values for _ in range(2)]
+
+
+def _draw_batch(axis: Any, schedule: Schedule) -> None:
+    batches = [segment.shape.batch_size_per_gpu for segment in schedule.segments]
+    axis.plot(*_steps(schedule, batches), color=_LINE, linewidth=1.5)
+    axis.set_ylim(0, max(batches) * 1.25)
+    axis.set_yticks(sorted({0, min(batches), max(batches)}))
+    axis.set_ylabel('batch\na GPU')
+
+
+def _draw_rate(axis: Any, schedule: Schedule, rate: Rate) -> None:
+    """At evenly spaced iterations, and right before and at each boundary, where it jumps."""
+    total = schedule.total_iter
+    edges = [i for segment in schedule.segments for i in (segment.start, segment.end - 1)]
+    iterations = sorted({*(n * (total - 1) // _POINTS for n in range(_POINTS + 1)), *edges})
+    axis.plot(iterations, [rate(i) for i in iterations], color=_RATE, linewidth=1.5)
+    axis.set_ylim(bottom=0)
+    axis.ticklabel_format(axis='y', style='sci', scilimits=(0, 0))
+    axis.set_ylabel('learning rate')
