@@ -83,7 +83,7 @@ def rate_of(train_opt: Mapping[str, Any], schedule: Schedule) -> Rate | None:
         It, or ``None`` for a scheduler that is neither this project's nor one of BasicSR's two, or without a rate.
     """
     options = train_opt.get('scheduler') or {}
-    base_lr = (train_opt.get('optim_g') or {}).get('lr')
+    base_lr: Any = (train_opt.get('optim_g') or {}).get('lr')
     if not is_number(base_lr):
         return None
     scaling = 'none'
