@@ -111,7 +111,7 @@ def test_validation_reads_its_lq_frames_as_without_degradation(tmp_path, clips):
     [
         ('noisy_men', 'train.degradation: must be registered in DEGRADATION_REGISTRY, got .* Did you mean `noisy_mean`?'),
         ({'strength': 1}, 'train.degradation: must be registered in DEGRADATION_REGISTRY, got nothing.'),
-        ({'type': 'noisy_mean', 'strenght': 1}, 'train.degradation.strenght: must be one of strength, got .*`strength`'),
+        ({'type': 'noisy_mean', 'strengths': 1}, 'train.degradation.strengths: must be one of strength, got .*`strength`'),
         ({'type': 'BlurNoiseJPEG', 'noise': 1}, 'train.degradation.noise: must be one of blur_sigma, noise_sigma'),
         ({'type': 'BlurNoiseJPEG', 'blur_sigma': 1}, 'train.degradation: must hold arguments of BlurNoiseJPEG, got .*TypeE'),
         (3, 'train.degradation: must be a block of options, got 3.'),

@@ -8,6 +8,7 @@ import numpy as np
 import own_parts  # registers
 import pytest
 import torch
+from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from probe import NETWORK, train_here
 from runs import SHAPES, options, same_bits, write
 from test_multigrid_vimeo90k_dataset import septuplets  # noqa: F401
@@ -162,3 +163,21 @@ def test_plan_of_an_own_dataset_tries_it_and_says_what_is_not_on_this_machine(tm
     opt['datasets']['train']['dataroot_gt'] = '/nowhere/gt'
     main(['plan', '-opt', str(write(tmp_path, opt))])
     assert 'Data not checked. datasets.train.dataroot_gt: must be a path that exists' in capsys.readouterr().out
+
+
+def test_stock_dataset_trains_from_an_lmdb_that_the_check_has_closed_again(tmp_path, stock_clips):
+    """LMDB opens a file once in a process."""
+    keys = [f'001/{number:08d}' for number in range(100)]
+    opt = stock_reds(stock_clips, 'REDSRecurrentDataset', network_g=NETWORK, train__total_iter=2)
+    for kind in ('gt', 'lq'):
+        make_lmdb_from_imgs(str(stock_clips / kind), str(tmp_path / f'{kind}.lmdb'), [f'{k}.png' for k in keys], keys)
+        opt['datasets']['train'][f'dataroot_{kind}'] = str(tmp_path / f'{kind}.lmdb')
+    opt['datasets']['train']['io_backend'] = {'type': 'lmdb'}
+    assert len(train_here(tmp_path, opt)) == 2
+
+
+def test_dataset_derived_from_ours_has_the_files_and_the_checks_of_its_base(tmp_path, septuplets, capsys):  # noqa: F811
+    opt = options(septuplets, network_g=NETWORK, datasets__train__type='EverySecondDataset')
+    assert [shape for shape, _ in train_here(tmp_path, opt)] == LQ_SHAPES
+    main(['plan', '-opt', str(tmp_path / 'run.yml')])
+    assert capsys.readouterr().out.endswith('4 clips of 28 frames.\n')

@@ -31,6 +31,9 @@ from multigrid_vsr.options.table import SCHEDULER_TYPE
 
 _OPTIMIZERS = ('Adam', 'AdamW', 'Adamax', 'SGD', 'ASGD', 'RMSprop', 'Rprop')  # BasicSR 1.4.2 knows the first alone
 _SCHEDULERS = ('MultiStepLR', 'MultiStepRestartLR', 'CosineAnnealingRestartLR', SCHEDULER_TYPE)
+_OF_OUR_STEP = (
+    'train.amp', 'train.compile', 'train.cuda_graph', 'train.channels_last', 'multigrid.max_batch_size_per_gpu',
+)  # fmt: skip
 _OWN = ' One of your own has to be imported first: see docs/your_own_parts.md.'
 _VGG_CRITERIA = ('l1', 'fro')  # BasicSR's `l2` does not exist in torch
 
@@ -82,7 +85,7 @@ def _check_model(opt: Mapping[str, Any]) -> None:
     if issubclass(model, MultigridVideoModel) and not issubclass(model, MultigridVideoGANModel):
         return
     if not issubclass(model, MultigridVideoModel):
-        for option in ('train.amp', 'train.compile', 'train.channels_last', 'multigrid.max_batch_size_per_gpu'):
+        for option in _OF_OUR_STEP:
             if lookup(opt, option):
                 rule = f'be left out for {model.__name__}, which has a step of its own'
                 raise OptionError(option, rule, lookup(opt, option), 'Remove it.')
