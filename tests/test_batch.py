@@ -69,7 +69,7 @@ class Fake:
     def update(self, current_iter):
         self.output = None
         if self.gt.numel() > 60 * 64 * 64 * 3:
-            raise torch.OutOfMemoryError
+            raise torch.cuda.OutOfMemoryError
 
 
 def test_measure_prints_what_fits_and_the_lines_to_paste(tmp_path, clips, monkeypatch):
@@ -141,7 +141,7 @@ def test_batch_command_with_bad_input_exits_with_one_line(arguments, changes, li
 @pytest.mark.parametrize(
     ('error', 'expected'),
     [
-        (torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.'), True),
+        (torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.'), True),
         (MemoryError(), True),
         (RuntimeError('CUDA error: out of memory'), True),
         (RuntimeError('cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if'), True),

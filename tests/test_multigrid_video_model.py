@@ -262,7 +262,7 @@ def test_preflight_out_of_memory_says_what_to_change(tmp_path, clips, monkeypatc
     model.opt['train']['compile'] = True  # every shape; without it the largest, on a GPU alone
 
     def backward(lq, gt):
-        raise torch.OutOfMemoryError
+        raise torch.cuda.OutOfMemoryError
 
     monkeypatch.setattr(model, 'backward', backward)
     line = (

@@ -19,6 +19,7 @@ from multigrid_vsr.core.sampling import batch_requests
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.data.pixels import to_float_rgb
+from multigrid_vsr.models.memory import is_out_of_memory
 
 _LOADS = 3
 
@@ -184,10 +185,8 @@ def _stock_step(opt: dict[str, Any], dataset: Any, rounds: int) -> tuple[float |
     try:
         model = build_model(stock)
         times = [_step(model, batch, model.optimize_parameters) for _ in range(2 + 2 * rounds)][2:]
-    except torch.OutOfMemoryError:
-        return None, 'memory does not hold its batch'
     except Exception as error:  # whatever BasicSR or the arch raises
-        return None, one_line(error)
+        return None, 'memory does not hold its batch' if is_out_of_memory(error) else one_line(error)
     return sum(times) / len(times), ''
 
 

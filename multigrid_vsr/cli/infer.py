@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from multigrid_vsr.frames.sequence import open_clip
+    from multigrid_vsr.models.memory import is_out_of_memory
     from multigrid_vsr.models.restorer import load_restorer
 
     clip = open_clip(args.input)
@@ -90,7 +91,9 @@ def run(args: argparse.Namespace) -> None:
         return
     try:
         _restore(restorer, clip, _cut(args, restorer, clip, device), args.out, args.fps)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise InputError(f'--num_frame: must fit the GPU, got {error}. Lower it, or give a smaller --tile.') from None
 
 

@@ -23,6 +23,7 @@ from basicsr.utils import get_root_logger
 
 from multigrid_vsr.core.errors import one_line
 from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.models.memory import is_out_of_memory
 from multigrid_vsr.models.undo import remember
 from multigrid_vsr.models.wrapping import average_gradients, is_so_on_any_rank, share
 
@@ -172,9 +173,9 @@ class IterationGraph:
         reason, losses = None, None
         try:
             losses = self._eager()
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             reason = _told(error)
         finally:
             torch.cuda.set_sync_debug_mode(mode)
