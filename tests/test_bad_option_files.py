@@ -114,7 +114,7 @@ BAD = [
     ({**GAN, 'train__amp': 'bf16'}, 'train.amp: must be left out of a GAN run, got bf16. It trains in float32.'),
     (
         {**GAN, 'train__cuda_graph': True},
-        'train.cuda_graph: must be left out of a GAN run, got true. Its two steps are',
+        'train.cuda_graph: must be left out of a GAN run, got True. Its two steps are',
     ),
     (
         {**GAN, 'multigrid__max_batch_size_per_gpu': 1, 'multigrid__batch_size_per_gpu': [2, 2]},
@@ -214,7 +214,7 @@ OF_BASICSR = [
     ({'train__ema_decy': 0.9}, 'train.ema_decy: must be one of .*, got ema_decy. Did you mean `ema_decay`?'),
     ({'path__pretrain_networkg': '@good.pth'}, 'path.pretrain_networkg: must be one of .*Did you mean `pretrain_network_g`'),
     ({'manual_sed': 1, 'manual_seed': None}, 'manual_sed: must be one of model_type, .*Did you mean `manual_seed`?'),
-    ({**VAL, 'val__metric': {}, 'val__metrics': None}, 'val.metric: must be one of val_freq.*Did you mean `metrics`?'),
+    ({**VAL, 'val__metric': {}, 'val__metrics': None}, 'val.metric: must be one of tb_images, val_freq.*Did you mean `metrics`?'),
     ({'train__optim_g__weight_decy': 0}, 'train.optim_g.weight_decy: must be one of lr, .*Did you mean `weight_decay`?'),
     # names, and arguments of what they name
     ({'network_g': {'type': 'BasicVRS'}}, 'network_g.type: must be registered in BasicSR, got BasicVRS. Did you mean `Ba'),
@@ -451,16 +451,16 @@ def test_plan_prints_the_table_of_the_log(tmp_path, clips):
     opt_file = write(tmp_path, options(clips))
     printed = run(sys.executable, '-m', 'multigrid_vsr.cli', 'plan', '-opt', opt_file, cwd=tmp_path).stdout
     # Written by hand: samples are batch x iterations, Mpixels samples x frames x gt_size^2 / 10^6, cost b t g^2 against
-    # 1 x 4 x 128^2.
+    # 1 x 4 x 128^2, the rate 0.001 (1 + cos(pi i / 13)) / 2 with i = 0, 1, 2, ... 12.
     rows = [line.split() for line in printed.splitlines()]
-    assert rows[0] == 'stage iterations count gt_size num_frame batch/gpu samples Mpixels cost'.split()
+    assert rows[0] == 'stage iterations count gt_size num_frame batch/gpu samples Mpixels cost learning rate'.split()
     assert rows[2:9] == [
-        ['1', '1-2', '2', '64', '2', '2', '4', '0.033', '25.0%'],
-        ['1', '3-4', '2', '64', '3', '2', '4', '0.049', '37.5%'],
-        ['1', '5-6', '2', '64', '4', '2', '4', '0.066', '50.0%'],
-        ['2', '7-8', '2', '128', '2', '1', '2', '0.066', '50.0%'],
-        ['2', '9-10', '2', '128', '3', '1', '2', '0.098', '75.0%'],
-        ['2', '11-13', '3', '128', '4', '1', '3', '0.197', '100.0%'],
+        ['1', '1-2', '2', '64', '2', '2', '4', '0.033', '25.0%', '1.00e-03', 'to', '9.85e-04'],
+        ['1', '3-4', '2', '64', '3', '2', '4', '0.049', '37.5%', '9.43e-04', 'to', '8.74e-04'],
+        ['1', '5-6', '2', '64', '4', '2', '4', '0.066', '50.0%', '7.84e-04', 'to', '6.77e-04'],
+        ['2', '7-8', '2', '128', '2', '1', '2', '0.066', '50.0%', '5.60e-04', 'to', '4.40e-04'],
+        ['2', '9-10', '2', '128', '3', '1', '2', '0.098', '75.0%', '3.23e-04', 'to', '2.16e-04'],
+        ['2', '11-13', '3', '128', '4', '1', '3', '0.197', '100.0%', '1.26e-04', 'to', '1.46e-05'],
         ['all', '1-13', '13', '19', '0.508', '59.6%'],
     ]
     assert '0.508 Mpixels against 0.852 for 13 iterations of the full shape: 1.68x fewer.' in printed
@@ -492,5 +492,5 @@ def test_plan_without_the_data_still_prints_the_table(tmp_path, clips):
         'multigrid:num_frame=[4]',
         cwd=tmp_path,
     ).stdout
-    assert printed.splitlines()[2].split() == ['1', '1-6', '6', '64', '4', '2', '24', '0.393', '50.0%']
+    assert printed.splitlines()[2].split()[:9] == ['1', '1-6', '6', '64', '4', '2', '24', '0.393', '50.0%']
     assert 'Data not checked. datasets.train.dataroot_gt: must be a folder that exists, got nowhere.' in printed

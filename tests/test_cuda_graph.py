@@ -76,7 +76,9 @@ def test_graph_that_is_not_replayed_after_its_capture_would_be_seen(tmp_path, cl
     eager = end_of(tmp_path, clips)
     replay = StandInGraph.replay
     monkeypatch.setattr(StandInGraph, 'replay', lambda self: stand_in.log[-1] == 'capture' or replay(self))
-    assert not same_bits(end_of(tmp_path, clips, train__cuda_graph=True), eager)
+    # What is left of a gradient that nobody computed may be no number.
+    wrong = end_of(tmp_path, clips, train__cuda_graph=True, train__stop_on_nan=0)
+    assert not same_bits(wrong, eager)
 
 
 def test_gradients_that_somebody_lets_go_of_are_there_again(tmp_path, clips, stand_in, monkeypatch):

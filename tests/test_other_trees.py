@@ -169,7 +169,8 @@ def test_tree_without_basicvsrpp_says_so_and_trains_another_arch(without_basicvs
     assert len(losses(log)) == 2
     why = "No module named 'basicsr.archs.basicvsrpp_arch'"
     assert [line for line in log.splitlines() if 'not as it was' in line] == [
-        f'BasicSR is not as it was. Not patched: `BasicVSRPlusPlus.__init__`, {why}; `BasicVSRPlusPlus.forward`, {why}'
+        'BasicSR is not as it was. Not patched: '
+        + '; '.join(f'`BasicVSRPlusPlus.{name}`, {why}' for name in ('check_if_mirror_extended', '__init__', 'forward'))
     ]
 
 

@@ -14,7 +14,7 @@ import torch
 from runs import TRAIN_PROBE, options, processes_below, rest_of, run, same_bits, started, still_running, wait_for, write
 
 TOTAL = 48
-LINE = re.compile(r'iter: +(\d+), (lr:\S+) \[.*?\] (.*)\n')  # what the clock says is left out
+LINE = re.compile(r'iter: +(\d+), (lr:\S+) \[.*?\] (.*) samples/s: .*\n')  # what the clock says is left out
 MOMENTS = ('starting', 'training', 'saving')
 
 

@@ -41,7 +41,7 @@ PARTS = (
 )
 
 
-def prepare(root: Path, parts: Sequence[Part] = PARTS) -> None:
+def prepare(root: Path, parts: Sequence[Part] | None = None) -> None:
     """Writes ``root/{train,val}/{gt,lq}/CLIP/00000000.png``, and ``root/store``, the training frames packed.
 
     LQ is BasicSR's bicubic ``imresize`` by 1/4.
@@ -50,13 +50,14 @@ def prepare(root: Path, parts: Sequence[Part] = PARTS) -> None:
 
     Args:
         root: Folder of the demo's data.
-        parts: What it holds.
+        parts: What it holds; :data:`PARTS` without it.
 
     Raises:
         InputError: If the videos are not installed.
     """
     if root.exists():
         return
+    parts = PARTS if parts is None else parts
     unfinished = root.with_name(f'{root.name}.unfinished')
     shutil.rmtree(unfinished, ignore_errors=True)
     sizes: dict[Part, tuple[int, ...]] = {}
