@@ -97,11 +97,16 @@ def model_of(
         },
         'multigrid': {'max_batch_size_per_gpu': max_batch},
         'network_g': dict(network),
+        'logger': {'save_checkpoint_freq': 10**9},
         'path': {'models': str(root), 'training_states': str(root)},
         'train': {
             'ema_decay': 0.999,
             'optim_g': {'type': 'Adam', 'lr': 1e-4},
-            'scheduler': {'type': 'CosineAnnealingRestartLR', 'periods': [1000], 'restart_weights': [1]},
+            'scheduler': {
+                'type': 'CosineAnnealingRestartLR',
+                'periods': [1000 if schedule is None else schedule.total_iter],
+                'restart_weights': [1],
+            },
             'pixel_opt': {'type': 'CharbonnierLoss'},
             **train_opt,
         },

@@ -18,7 +18,7 @@ def best_metric(opt: Mapping[str, Any]) -> tuple[str, str] | None:
     Raises:
         OptionError: If the run does not measure it.
     """
-    asked = (opt.get('logger') or {}).get('keep_best')
+    asked = opt['logger'].get('keep_best')
     if asked is None:
         return None
     block = asked if isinstance(asked, Mapping) else {'metric': asked}
