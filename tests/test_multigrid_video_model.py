@@ -300,20 +300,24 @@ def test_preflight_of_an_even_sequence_does_not_pass_for_a_mirrored_one(tmp_path
     assert model.net_g.is_mirror_extended is False
 
 
-@pytest.mark.filterwarnings('ignore')  # what torch's compiler says to itself
-@pytest.mark.parametrize('channels_last', [False, True])
-def test_run_with_compile_compiles_every_shape_first_and_trains_the_same_bits(
-    channels_last, tmp_path, clips, monkeypatch
-):
-    graphs = []
+@pytest.fixture
+def graphs(monkeypatch):
+    """Gets the number of compiled graphs at the beginning of every iteration."""
+    found = []
     update = MultigridVideoModel.update
     monkeypatch.setattr(
         MultigridVideoModel,
         'update',
-        lambda *arguments: (graphs.append(counters['stats']['unique_graphs']), update(*arguments)),
+        lambda *arguments: (found.append(counters['stats']['unique_graphs']), update(*arguments)),
     )
     torch._dynamo.reset()  # what another test has compiled
     counters.clear()
+    return found
+
+
+@pytest.mark.filterwarnings('ignore')  # what torch's compiler says to itself
+@pytest.mark.parametrize('channels_last', [False, True])
+def test_run_with_compile_compiles_every_shape_first_and_trains_the_same_bits(channels_last, tmp_path, clips, graphs):
     changes = {'train__total_iter': 12, 'train__ema_decay': 0.9, 'train__optim_g__eps': 1e-3}
     changes['train__scheduler'] = {'type': 'MultigridCosineLR'}
     changes['network_g'] = {'type': 'LoopProbe'}
@@ -332,17 +336,8 @@ def test_run_with_compile_compiles_every_shape_first_and_trains_the_same_bits(
 
 
 @pytest.mark.filterwarnings('ignore')  # what torch's compiler says to itself
-def test_flow_network_is_compiled_once_though_it_thaws_later(tmp_path, clips, monkeypatch):
+def test_flow_network_is_compiled_once_though_it_thaws_later(tmp_path, clips, graphs):
     """It is fixed for the first five iterations of twelve; two modules and it, for one shape."""
-    graphs = []
-    update = MultigridVideoModel.update
-    monkeypatch.setattr(
-        MultigridVideoModel,
-        'update',
-        lambda *arguments: (graphs.append(counters['stats']['unique_graphs']), update(*arguments)),
-    )
-    torch._dynamo.reset()  # what another test has compiled
-    counters.clear()
     changes = {'train__total_iter': 12, 'train__fix_flow': 6, 'multigrid': None, 'train__optim_g__eps': 1e-3}
     changes['network_g'] = {'type': 'FlowLoopProbe'}
     changes['train__scheduler'] = {'type': 'MultigridCosineLR'}

@@ -45,12 +45,16 @@ def measure(root: Path, runs: Sequence[Run], rounds: int) -> Iterator[dict[str, 
         A line of results for each case: milliseconds of an iteration and of loading its batch, a number of each round.
     """
     timers: dict[Case, tuple[Callable[[], float], Callable[[], float]]] = {}
+    models: dict[tuple[Any, ...], Any] = {}  # one serves all shapes
     with _inside(root):
         for run in runs:
             for segment in schedule_from_options(options(run)).segments:
                 case = case_of(run, segment.shape)
-                if case not in timers:
-                    timers[case] = _step_timer(run, segment.shape), _load_timer(run, segment.shape)
+                if case in timers:
+                    continue
+                if (kind := case[:-1]) not in models:
+                    models[kind] = _model_of(run)
+                timers[case] = _step_timer(models[kind], segment.shape), _load_timer(run, segment.shape)
         steps: dict[Case, list[float]] = {case: [] for case in timers}
         loads: dict[Case, list[float]] = {case: [] for case in timers}
         for round_ in range(rounds + 1):
@@ -75,13 +79,16 @@ def _inside(root: Path) -> Iterator[None]:
         os.chdir(before)
 
 
-def _step_timer(run: Run, shape: BatchShape) -> Callable[[], float]:
+def _model_of(run: Run) -> Any:
     opt = options(run)
     register()  # nothing is, where a module of this plugin has imported BasicSR
     differs = {name: opt['train'][name] for name in ('ema_decay', *VARIANTS[run.variant].train)}
-    model = model_of(Path(), opt['model_type'], opt['network_g'], **differs)
-    batch = batches_of(shape)[opt['model_type']]
-    if target_of(opt) == 'center':
+    return model_of(Path(), opt['model_type'], opt['network_g'], **differs)
+
+
+def _step_timer(model: Any, shape: BatchShape) -> Callable[[], float]:
+    batch = batches_of(shape)[model.opt['model_type']]
+    if model.opt['datasets']['train']['target'] == 'center':
         batch['gt'] = batch['gt'][:, shape.num_frame // 2]
     return lambda: run_step(model, batch)
 
