@@ -106,7 +106,7 @@ def test_whole_clip_is_what_the_network_gives(basicvsr):
     frames = real_frames(3, 32, 40)
     rgb = torch.from_numpy(np.stack(frames)[..., ::-1].astype(np.float32) / 255).permute(0, 3, 1, 2)
     with torch.no_grad():
-        output = basicvsr._network(rgb[None])[0]
+        output = basicvsr.network(rgb[None])[0]
     expected = (output.clamp(0, 1).permute(0, 2, 3, 1).numpy()[..., ::-1] * 255.0).round().astype(np.uint8)
     found = np.stack([frame.numpy() for frame in super_resolve(basicvsr, frames, Cut(3, 0))])
     assert found.shape == (3, 128, 160, 3)

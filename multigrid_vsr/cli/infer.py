@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from multigrid_vsr.cli.files import check_writable
 from multigrid_vsr.core.errors import InputError, OptionError
+from multigrid_vsr.core.windows import FRAMES_OVERLAP, TILE_OVERLAP
 from multigrid_vsr.options.option_file import copy_in_run_folder, read_options
 
 if TYPE_CHECKING:
@@ -46,15 +47,19 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         '--overlap',
         type=int,
-        default=28,
+        default=FRAMES_OVERLAP,
         metavar='N',
-        help='frames of context on each side of a window, not kept (default: 28)',
+        help='frames of context on each side of a window, not kept (default: %(default)s)',
     )
     parser.add_argument(
         '--tile', type=int, metavar='N', help='LQ side of a tile (default: whole frames where they fit)'
     )
     parser.add_argument(
-        '--tile_overlap', type=int, default=64, metavar='N', help='LQ pixels of context of a tile (default: 64)'
+        '--tile_overlap',
+        type=int,
+        default=TILE_OVERLAP,
+        metavar='N',
+        help='LQ pixels of context of a tile (default: %(default)s)',
     )
     parser.add_argument('--fps', type=float, help="frames a second of a video (default: the input's, else 25)")
     parser.add_argument(
@@ -130,7 +135,7 @@ def _cut(args: argparse.Namespace, restorer: Restorer, clip: FrameSequence, devi
     from multigrid_vsr.models.inference import Cut
     from multigrid_vsr.models.inference_memory import choose_cut, free_memory, measure_need
 
-    overlap = args.overlap if restorer.window is None else restorer.window - 1  # of a sliding window, exact
+    overlap = restorer.context(args.overlap)
     if 2 * overlap + 1 < restorer.least_frames:
         least = restorer.least_frames // 2
         raise OptionError('--overlap', f'be at least {least} for this arch', overlap, 'Raise it.')

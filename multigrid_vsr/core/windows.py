@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar('T')
+# Without another: docs/benchmarks.md has what they leave of a whole clip.
+FRAMES_OVERLAP, TILE_OVERLAP = 28, 64
 
 
 def windows(items: Iterable[T], size: int, overlap: int) -> Iterator[tuple[list[T], range]]:

@@ -15,7 +15,8 @@ from multigrid_vsr.frames.frame_readers import open_env
 from multigrid_vsr.frames.image_size import image_size
 from multigrid_vsr.frames.lists import read_lmdb_list
 from multigrid_vsr.frames.source_tree import SourceTree, check_numbers, kind_of, read_tree
-from multigrid_vsr.frames.store_info import Origin, stamp
+from multigrid_vsr.frames.store_info import FINISHED, Origin, stamp
+from multigrid_vsr.frames.store_source import StoreSource
 from multigrid_vsr.frames.video_source import VideoSource
 
 Payload = bytes | np.ndarray | None  # an encoded image, a decoded frame, or nothing where it cannot be read
@@ -52,7 +53,7 @@ class FrameSource(Protocol):
 
 
 def open_source(option: str, root: Path, workers: int = 1) -> FrameSource:
-    """Opens a folder of images or of such folders, a BasicSR LMDB, a video or a folder of videos.
+    """Opens a folder of images or of such folders, a BasicSR LMDB, a frame store, a video or a folder of videos.
 
     Args:
         option: Which option names it.
@@ -64,6 +65,8 @@ def open_source(option: str, root: Path, workers: int = 1) -> FrameSource:
     """
     if (root / 'data.mdb').is_file():
         return LmdbSource(option, root)
+    if (root / FINISHED).is_file():
+        return StoreSource(root)
     if root.is_file():
         if kind_of(root) != 'video':
             raise OptionError(option, 'be a video, or a folder of images', root, 'Give the folder that it is in.')

@@ -5,13 +5,23 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.frames.clip import Clip
 from multigrid_vsr.frames.frame_sources import FrameSource, open_source
 from multigrid_vsr.frames.lists import read_clip_names
+
+
+@dataclass(frozen=True)
+class OptionNames:
+    """What the options are called that say which clips to pair."""
+
+    gt: str = '--gt'
+    lq: str = '--lq'
+    scale: str = '--scale'
+    clips: str = '--list'
 
 
 @dataclass(frozen=True)
@@ -79,68 +89,101 @@ def open_sources(
     """
     gt = open_source('--gt', gt_root, workers)
     lq = open_source('--lq', lq_root, workers) if lq_root is not None else None
-    listed = read_clip_names('--list', list_file) if list_file is not None else None
-    names = gt.names if listed is None else _listed(gt, listed)
-    lq_names = _lq_names(gt, lq, names, listed is not None) if lq is not None else {}
-    gt_clips = gt.measure(names)
-    for name, clip in (listed or {}).items():
-        if clip is not None and gt_clips[clip.name] != clip:
-            raise OptionError('--list', f'agree with --gt, {_say(gt_clips[name])}', _say(clip), f'Correct {list_file}.')
-    lq_clips = lq.measure(list(lq_names.values())) if lq is not None else {}
-    pairs = [_pair(gt, lq, gt_clips[name], lq_clips.get(lq_names.get(name, '')), scale) for name in names]
-    long_enough = [pair for pair in pairs if pair.clip.num_frame >= min_frames]
+    sources = pair(gt, lq, scale, list_file)
+    long_enough = tuple(pair for pair in sources.pairs if pair.clip.num_frame >= min_frames)
+    number = len(sources.pairs)
     if not long_enough:
-        raise OptionError('--min-frames', 'leave a clip', f'{min_frames} for {len(pairs)} shorter ones', 'Lower it.')
-    notes = [*gt.notes, *(lq.notes if lq is not None else ()), *_notes(pairs, long_enough, min_frames)]
-    if listed is None and all(re.fullmatch(r'\d{5}/\d{4}', name) for name in names):
+        raise OptionError('--min-frames', 'leave a clip', f'{min_frames} for {number} shorter ones', 'Lower it.')
+    notes = [*gt.notes, *(lq.notes if lq is not None else ())]
+    if len(long_enough) < number:
+        notes.append(
+            f'--min-frames: {number - len(long_enough)} of {number} clips left out, shorter than {min_frames}.'
+        )
+    notes += crop_notes(long_enough, '--scale')
+    if list_file is None and all(re.fullmatch(r'\d{5}/\d{4}', pair.clip.name) for pair in sources.pairs):
         notes.append(
             "--gt: has the names of Vimeo90K's sequences: without --list the test septuplets are in too. Give --list "
             'sep_trainlist.txt.'
         )
-    return Sources(gt, lq, scale, tuple(long_enough), tuple(notes))
+    return replace(sources, pairs=long_enough, notes=tuple(notes))
 
 
-def _listed(gt: FrameSource, listed: Collection[str]) -> list[str]:
+def pair(
+    gt: FrameSource,
+    lq: FrameSource | None,
+    scale: int,
+    list_file: Path | None = None,
+    options: OptionNames = OptionNames(),
+) -> Sources:
+    """Puts clips of ground truth and LQ frames together, by name, and their frames by order.
+
+    Args:
+        gt, lq: The frames.
+        scale: Ground truth side / LQ side.
+        list_file: Names the clips to take; without it all are taken.
+        options: What to call the options in a line.
+
+    Raises:
+        OptionError: If a clip of one is missing in the other, or length or size do not fit.
+    """
+    listed = read_clip_names(options.clips, list_file) if list_file is not None else None
+    names = gt.names if listed is None else _listed(gt, listed, options)
+    lq_names = _lq_names(gt, lq, names, listed is not None, options) if lq is not None else {}
+    gt_clips = gt.measure(names)
+    for name, clip in (listed or {}).items():
+        if clip is not None and gt_clips[clip.name] != clip:
+            rule = f'agree with {options.gt}, {_say(gt_clips[name])}'
+            raise OptionError(options.clips, rule, _say(clip), f'Correct {list_file}.')
+    lq_clips = lq.measure(list(lq_names.values())) if lq is not None else {}
+    pairs = [_pair(gt, lq, gt_clips[name], lq_clips.get(lq_names.get(name, '')), scale, options) for name in names]
+    return Sources(gt, lq, scale, tuple(pairs))
+
+
+def _listed(gt: FrameSource, listed: Collection[str], options: OptionNames) -> list[str]:
     """The listed clips in the order of the source."""
     missing = sorted(set(listed).difference(gt.names))
     if missing:
         raise OptionError(
-            '--list',
-            'name clips of --gt',
+            options.clips,
+            f'name clips of {options.gt}',
             f'{missing[0]} ({len(missing)} of {len(listed)} names are not in {gt.root}, which has {gt.names[0]})',
-            'Correct the list, or --gt.',
+            f'Correct the list, or {options.gt}.',
         )
     return [name for name in gt.names if name in listed]
 
 
-def _lq_names(gt: FrameSource, lq: FrameSource, names: Sequence[str], is_listed: bool) -> dict[str, str]:
+def _lq_names(
+    gt: FrameSource, lq: FrameSource, names: Sequence[str], is_listed: bool, options: OptionNames
+) -> dict[str, str]:
     """The LQ clip of each clip: that of the same name, or the only one of the only one."""
     if len(gt.names) == len(lq.names) == 1:
         return {gt.names[0]: lq.names[0]}
     missing = [name for name in names if name not in set(lq.names)]
     if missing:
         raise OptionError(
-            '--lq',
-            'hold the clips of --gt',
+            options.lq,
+            f'hold the clips of {options.gt}',
             f'{lq.root} without {missing[0]} ({len(missing)} missing)',
-            'Add it, or name the clips to take in --list.',
+            f'Add it, or name the clips to take in {options.clips}.',
         )
     extra = sorted(set(lq.names).difference(gt.names))
     if extra and not is_listed:
         raise OptionError(
-            '--lq',
-            'hold the clips of --gt alone',
+            options.lq,
+            f'hold the clips of {options.gt} alone',
             f'{extra[0]} too, which is not in {gt.root} ({len(extra)} too many)',
-            'Move it elsewhere, or name the clips to take in --list.',
+            f'Move it elsewhere, or name the clips to take in {options.clips}.',
         )
     return {name: name for name in names}
 
 
-def _pair(gt: FrameSource, lq: FrameSource | None, gt_clip: Clip, lq_clip: Clip | None, scale: int) -> Pair:
+def _pair(
+    gt: FrameSource, lq: FrameSource | None, gt_clip: Clip, lq_clip: Clip | None, scale: int, options: OptionNames
+) -> Pair:
     height, width = (side // scale * scale for side in (gt_clip.height, gt_clip.width))
     if not height or not width:
         raise OptionError(
-            '--gt',
+            options.gt,
             f'have frames of at least {scale}x{scale} pixels',
             f'{gt_clip.height}x{gt_clip.width} in {gt.where(gt_clip.name, 0)}',
             'Leave the clip out.',
@@ -149,20 +192,20 @@ def _pair(gt: FrameSource, lq: FrameSource | None, gt_clip: Clip, lq_clip: Clip 
     if lq is None or lq_clip is None:
         return Pair(clip, gt_clip, None)
     if lq_clip.num_frame != gt_clip.num_frame:
-        _refuse_counts(gt, lq, gt_clip, lq_clip)
+        _refuse_counts(gt, lq, gt_clip, lq_clip, options)
     floor = (height // scale, width // scale)
     ceiling = (-(-gt_clip.height // scale), -(-gt_clip.width // scale))
     if not all(low <= side <= high for low, side, high in zip(floor, (lq_clip.height, lq_clip.width), ceiling)):
         raise OptionError(
-            '--lq',
-            f'be --gt at 1/{scale}, {floor[0]}x{floor[1]} for {gt_clip.height}x{gt_clip.width}',
+            options.lq,
+            f'be {options.gt} at 1/{scale}, {floor[0]}x{floor[1]} for {gt_clip.height}x{gt_clip.width}',
             f'{lq_clip.height}x{lq_clip.width} in {lq.where(lq_clip.name, 0)}',
-            'Correct --lq or --scale.',
+            f'Correct {options.lq} or {options.scale}.',
         )
     return Pair(clip, gt_clip, lq_clip)
 
 
-def _refuse_counts(gt: FrameSource, lq: FrameSource, gt_clip: Clip, lq_clip: Clip) -> None:
+def _refuse_counts(gt: FrameSource, lq: FrameSource, gt_clip: Clip, lq_clip: Clip, options: OptionNames) -> None:
     """Names the file that is too many, where names tell."""
     longer, clip, other, other_clip = gt, gt_clip, lq, lq_clip
     if gt_clip.num_frame < lq_clip.num_frame:
@@ -171,10 +214,10 @@ def _refuse_counts(gt: FrameSource, lq: FrameSource, gt_clip: Clip, lq_clip: Cli
     alone = [path for path in longer.files(clip.name) if _stem(path) not in stems]
     is_told = len(alone) == clip.num_frame - other_clip.num_frame
     raise OptionError(
-        '--lq',
-        f'have as many frames as --gt, {gt_clip.num_frame} in {_place(gt, gt_clip)}',
+        options.lq,
+        f'have as many frames as {options.gt}, {gt_clip.num_frame} in {_place(gt, gt_clip)}',
         f'{lq_clip.num_frame} in {_place(lq, lq_clip)}{f", {longer.root / alone[0]} too many" if is_told else ""}',
-        'Add or remove a frame, or leave the clip out with --list.',
+        f'Add or remove a frame, or leave the clip out with {options.clips}.',
     )
 
 
@@ -188,20 +231,16 @@ def _place(source: FrameSource, clip: Clip) -> str:
     return os.path.dirname(place) if len(source.files(clip.name)) > 1 else place
 
 
-def _notes(pairs: Sequence[Pair], kept: Sequence[Pair], min_frames: int) -> list[str]:
-    notes = []
-    if len(kept) < len(pairs):
-        notes.append(
-            f'--min-frames: {len(pairs) - len(kept)} of {len(pairs)} clips left out, shorter than {min_frames}.'
-        )
-    cropped = [pair for pair in kept if (pair.clip.height, pair.clip.width) != (pair.gt.height, pair.gt.width)]
-    if cropped:
-        pair = cropped[0]
-        notes.append(
-            f'--scale: {len(cropped)} clips cropped to a multiple of it at the right and the bottom, {pair.clip.name} '
-            f'from {pair.gt.height}x{pair.gt.width} to {pair.clip.height}x{pair.clip.width}.'
-        )
-    return notes
+def crop_notes(pairs: Sequence[Pair], option: str) -> list[str]:
+    """A line where ground truth is cropped; ``option`` is what the scale is called."""
+    cropped = [pair for pair in pairs if (pair.clip.height, pair.clip.width) != (pair.gt.height, pair.gt.width)]
+    if not cropped:
+        return []
+    first = cropped[0]
+    return [
+        f'{option}: {len(cropped)} clips cropped to a multiple of it at the right and the bottom, {first.clip.name} '
+        f'from {first.gt.height}x{first.gt.width} to {first.clip.height}x{first.clip.width}.'
+    ]
 
 
 def _say(clip: Clip) -> str:

@@ -11,6 +11,7 @@ from multigrid_vsr.host.patch import patch
 _MODULES = (
     'data.multigrid_reds_dataset',
     'data.multigrid_vimeo90k_dataset',
+    'data.multigrid_video_test_dataset',
     'models.multigrid_video_model',
     'models.multigrid_video_gan_model',
     'models.blur_noise_jpeg',

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from basicsr.archs import build_network
 from multigrid_vsr.core.errors import InputError, OptionError, one_line
 from multigrid_vsr.models import checkpoint
 from multigrid_vsr.models.inference import Restorer
-from multigrid_vsr.options.arch_limits import ArchLimits, limits_of
+from multigrid_vsr.options.arch_limits import ArchLimits, limits_in, window_of
 
 
 def load_restorer(opt: Mapping[str, Any], weights: Path, param_key: str | None, device: torch.device) -> Restorer:
@@ -44,13 +44,27 @@ def load_restorer(opt: Mapping[str, Any], weights: Path, param_key: str | None, 
             f'--weights: must be of the network of the option file, got {weights} ({one_line(error)}). Give -opt of '
             'its run.'
         ) from None
-    limits = limits_of(network_opt) or ArchLimits()
-    window = None
-    if limits.target == 'center':
-        window = network_opt.get('num_frame') or opt.get('datasets', {}).get('train', {}).get('num_frame', 7)
-    least = window or limits.least_frames
+    return restorer_of(opt, network.to(device).eval(), device)
+
+
+def restorer_of(
+    opt: Mapping[str, Any],
+    network: Callable[[torch.Tensor], torch.Tensor],
+    device: torch.device,
+    padding: str = 'reflection_circle',
+) -> Restorer:
+    """What knows of the arch of an option file how clips go through it.
+
+    Args:
+        opt: Options of a run.
+        network: ``network_g`` itself, or what runs it.
+        device: Where it runs.
+        padding: Of the window of a sliding-window arch.
+    """
+    limits, network_opt = limits_in(opt) or ArchLimits(), opt['network_g']
+    window = window_of(opt)
     stride = network_opt.get('keyframe_stride', 5) if network_opt.get('type') == 'IconVSR' else 1
-    return Restorer(network, window, limits.lq_multiple, least, stride, device)
+    return Restorer(network, window, limits.lq_multiple, window or limits.least_frames, stride, device, padding)
 
 
 def _read(path: Path, param_key: str | None) -> dict[str, torch.Tensor]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from basicsr.utils import tensor2img
+
+from multigrid_vsr.models.test_items import TestItem
 
 
 class ShownPictures:
@@ -29,21 +32,22 @@ class ShownPictures:
         self._iter = current_iter
         self._shown: set[str] = set()
 
-    def add(self, data: Mapping[str, Any], frame: int, num_frame: int, result: np.ndarray, gt: np.ndarray) -> None:
+    def add(self, item: TestItem, frame: int, num_frame: int, result: np.ndarray, gt: np.ndarray) -> None:
         """Shows a frame if it is the one to show.
 
         Args:
-            data: Item of the test set: ``folder``, and ``lq`` (t, c, h, w), the clip or the window around the frame.
+            item: The clip, or the window around the frame.
             frame: Place of the frame in its clip.
             num_frame: Frames of the clip.
             result, gt: The frame, uint8 BGR (h, w, c).
         """
-        folder = data['folder']
-        if not self._left or folder in self._shown or frame < num_frame // 2:
+        if not self._left or item.folder in self._shown or frame < num_frame // 2:
             return
         self._left -= 1
-        self._shown.add(folder)
-        lq = tensor2img([data['lq'][len(data['lq']) // 2 if 'idx' in data else frame]])
+        self._shown.add(item.folder)
+        lq = next(islice(item.lq(), item.num_frame // 2 if item.is_window else frame, None))
+        if isinstance(lq, torch.Tensor):
+            lq = tensor2img(lq.permute(2, 0, 1))
         lq = cv2.resize(lq, gt.shape[1::-1], interpolation=cv2.INTER_NEAREST)  # pixels as they are
         picture = np.hstack([lq, result, gt])[..., ::-1]
-        self._tb_logger.add_image(f'{self._name}/{folder}', picture, self._iter, dataformats='HWC')
+        self._tb_logger.add_image(f'{self._name}/{item.folder}', picture, self._iter, dataformats='HWC')

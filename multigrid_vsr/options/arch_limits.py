@@ -44,6 +44,7 @@ LIMITS = {
 }
 
 
+_WINDOW = 5  # EDVR's where nothing says another
 _STATED = {'lq_multiple': 'lq_multiple', 'lq_least': 'lq_least', 'num_frame_least': 'least_frames'}
 _SETTLED = {  # options that leave the limits as they are, or that `limits_of` knows
     'BasicVSR': ('num_feat', 'num_block', 'spynet_path'),
@@ -79,6 +80,16 @@ def limits_in(opt: Mapping[str, Any]) -> ArchLimits | None:
     limits, block = limits_of(opt.get('network_g') or {}), opt.get('multigrid') or {}
     stated = {field: int(block[key]) for key, field in _STATED.items() if block.get(key) is not None}
     return replace(limits or ArchLimits(), **stated) if stated else limits  # type: ignore[arg-type]
+
+
+def window_of(opt: Mapping[str, Any]) -> int | None:
+    """The frames that a sliding-window arch takes for the one in their middle; ``None`` for another arch."""
+    limits, network_opt = limits_of(opt.get('network_g') or {}), opt.get('network_g') or {}
+    dataset_opt = (opt.get('datasets') or {}).get('train') or {}
+    if (limits.target if limits else dataset_opt.get('target')) != 'center':
+        return None
+    built_in = limits.most_frames if limits else None
+    return network_opt.get('num_frame') or built_in or dataset_opt.get('num_frame') or _WINDOW
 
 
 def leaves_doubt(network_opt: Mapping[str, Any]) -> bool:

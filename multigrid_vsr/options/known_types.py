@@ -9,6 +9,10 @@ from multigrid_vsr.core.errors import OptionError
 
 MODEL_TYPES = ('MultigridVideoModel', 'MultigridVideoGANModel')
 DATASET_TYPES = ('MultigridREDSDataset', 'MultigridVimeo90KDataset')
+TEST_SET_TYPES = ('MultigridVideoTestDataset',)
+STOCK_TEST_SETS = (  # of BasicSR
+    'VideoTestDataset', 'VideoTestDUFDataset', 'VideoRecurrentTestDataset', 'VideoTestVimeo90KDataset',
+)  # fmt: skip
 STOCK_MODELS = {  # and what takes their place
     'VideoRecurrentModel': 'MultigridVideoModel',
     'VideoRecurrentGANModel': 'MultigridVideoGANModel',
