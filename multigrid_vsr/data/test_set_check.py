@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError, one_line
+from multigrid_vsr.frames.frame_sources import ImageSource
 from multigrid_vsr.frames.image_size import Size, image_size
-from multigrid_vsr.options.arch_limits import ArchLimits, limits_of
+from multigrid_vsr.frames.test_clips import open_test_clips
+from multigrid_vsr.options.arch_limits import ArchLimits, limits_in, limits_of, window_of
 from multigrid_vsr.options.kinds import did_you_mean
+from multigrid_vsr.options.known_types import STOCK_TEST_SETS, TEST_SET_TYPES
 
 _OF_FOLDERS = ('VideoTestDataset', 'VideoTestDUFDataset', 'VideoRecurrentTestDataset')
 _NAMES = ('vid4', 'reds4', 'redsofficial')  # all that BasicSR's take
@@ -21,7 +24,7 @@ def check_test_set(name: str, opt: Mapping[str, Any]) -> int:
 
     Args:
         name: Its dotted name, such as ``datasets.val``.
-        opt: The options of a training run, with the folders of this test set in place.
+        opt: The options of a training run or a test, with the folders of this test set in place.
 
     Returns:
         The number of its clips; 0 where the class is not known here.
@@ -33,7 +36,9 @@ def check_test_set(name: str, opt: Mapping[str, Any]) -> int:
     kind = val_opt['type']
     if 'meta_info_file' in val_opt and val_opt['meta_info_file'] is None:
         raise OptionError(f'{name}.meta_info_file', 'be a file or left out', None, 'Remove the line.')
-    if kind in (*_OF_FOLDERS, 'VideoTestVimeo90KDataset') and val_opt['io_backend'].get('type') != 'disk':
+    if kind in TEST_SET_TYPES:
+        return _check_clips(name, {**val_opt, 'scale': opt.get('scale', 1)}, limits_in(opt) or ArchLimits())
+    if kind in STOCK_TEST_SETS and val_opt['io_backend'].get('type') != 'disk':
         raise OptionError(
             f'{name}.io_backend.type', 'be disk for a test set', val_opt['io_backend'].get('type'), 'Change it.'
         )
@@ -42,7 +47,7 @@ def check_test_set(name: str, opt: Mapping[str, Any]) -> int:
         return _check_septuplets(name, val_opt, scale, limits or ArchLimits())
     if kind not in _OF_FOLDERS:
         return 0
-    _check_options(name, val_opt, limits, opt['datasets']['train'].get('num_frame'))
+    _check_options(name, val_opt, window_of(opt))
     clips = _clips(name, val_opt)
     for clip, gt, lq in clips:
         if kind == 'VideoTestDUFDataset' and val_opt.get('use_duf_downsampling'):
@@ -51,9 +56,25 @@ def check_test_set(name: str, opt: Mapping[str, Any]) -> int:
     return len(clips)
 
 
-def _check_options(name: str, val_opt: Mapping[str, Any], limits: ArchLimits | None, num_frame: int | None) -> None:
+def _check_clips(name: str, val_opt: Mapping[str, Any], limits: ArchLimits) -> int:
+    """Clips of any kind: how they pair, and whether the frames of each have one size."""
+    if val_opt.get('padding') not in (None, *_PADDINGS):
+        raise OptionError(f'{name}.padding', f'be {", ".join(_PADDINGS)}', val_opt['padding'], 'Choose one.')
+    sources = open_test_clips(name, val_opt)
+    for clips in sources.pairs:
+        if clips.clip.num_frame < limits.least_frames:
+            rule = f'hold clips of at least {limits.least_frames} frames for this arch'
+            fix = 'Leave it out with meta_info_file.'
+            raise OptionError(f'{name}.dataroot_gt', rule, f'{clips.clip.num_frame} in {clips.clip.name}', fix)
+        for key, source, clip in (('gt', sources.gt, clips.gt), ('lq', sources.lq, clips.lq)):
+            if isinstance(source, ImageSource) and clip is not None:
+                _one_size(f'{name}.dataroot_{key}', clip.name, [source.root / file for file in source.files(clip.name)])
+    return len(sources.pairs)
+
+
+def _check_options(name: str, val_opt: Mapping[str, Any], window: int | None) -> None:
     if val_opt['name'].lower() not in _NAMES:
-        fix = did_you_mean(val_opt['name'].lower(), _NAMES, 'Any clips will do under one of these.')
+        fix = did_you_mean(val_opt['name'].lower(), _NAMES, 'Or set type: MultigridVideoTestDataset, which takes any.')
         raise OptionError(f'{name}.name', 'be Vid4, REDS4 or REDSofficial, as BasicSR asks', val_opt['name'], fix)
     if val_opt['type'] == 'VideoRecurrentTestDataset':
         if not val_opt['cache_data']:
@@ -61,9 +82,9 @@ def _check_options(name: str, val_opt: Mapping[str, Any], limits: ArchLimits | N
         return
     if val_opt.get('padding') not in _PADDINGS:
         raise OptionError(f'{name}.padding', f'be {", ".join(_PADDINGS)}', val_opt.get('padding'), 'Choose one.')
-    if limits is not None and limits.target == 'center' and val_opt['num_frame'] != num_frame:
+    if window is not None and val_opt['num_frame'] != window:
         raise OptionError(
-            f'{name}.num_frame', f'be that of the arch ({num_frame})', val_opt['num_frame'], 'Make them equal.'
+            f'{name}.num_frame', f'be that of the arch ({window})', val_opt['num_frame'], 'Make them equal.'
         )
 
 

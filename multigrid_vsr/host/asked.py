@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.options.known_types import DATASET_TYPES, MODEL_TYPES
+from multigrid_vsr.options.known_types import DATASET_TYPES, MODEL_TYPES, TEST_SET_TYPES
 from multigrid_vsr.options.option_file import read_options
 
 
@@ -18,7 +18,9 @@ def asked_for(opt: Mapping[str, Any]) -> tuple[str, Any] | None:
     for phase, dataset_opt in datasets.items() if isinstance(datasets, Mapping) else ():
         if isinstance(dataset_opt, Mapping):
             found[f'datasets.{phase}.type'] = dataset_opt.get('type')
-    asked = [(option, value) for option, value in found.items() if value in (*MODEL_TYPES, *DATASET_TYPES)]
+    asked = [
+        (option, value) for option, value in found.items() if value in (*MODEL_TYPES, *DATASET_TYPES, *TEST_SET_TYPES)
+    ]
     if not asked and opt.get('multigrid') is not None:
         asked = [('multigrid', 'a block')]
     return asked[0] if asked else None

@@ -32,8 +32,9 @@ from multigrid_vsr.options.table import SCHEDULER_TYPE
 _OPTIMIZERS = ('Adam', 'AdamW', 'Adamax', 'SGD', 'ASGD', 'RMSprop', 'Rprop')  # BasicSR 1.4.2 knows the first alone
 _SCHEDULERS = ('MultiStepLR', 'MultiStepRestartLR', 'CosineAnnealingRestartLR', SCHEDULER_TYPE)
 _OF_OUR_STEP = (
-    'train.amp', 'train.compile', 'train.cuda_graph', 'train.channels_last', 'multigrid.max_batch_size_per_gpu',
-)  # fmt: skip
+    *('train.amp', 'train.compile', 'train.cuda_graph', 'train.channels_last', 'multigrid.max_batch_size_per_gpu'),
+    *('val.max_frames', 'val.tile'),
+)
 _OWN = ' One of your own has to be imported first: see docs/your_own_parts.md.'
 _VGG_CRITERIA = ('l1', 'fro')  # BasicSR's `l2` does not exist in torch
 
@@ -50,8 +51,6 @@ def check_names_and_arguments(opt: Mapping[str, Any]) -> None:
     train_opt = opt['train']
     _check_model(opt)
     _registered('datasets.train.type', opt['datasets']['train']['type'], DATASET_REGISTRY, _OWN)
-    for name in test_sets(opt):
-        _registered(f'{name}.type', lookup(opt, name)['type'], DATASET_REGISTRY)
     for key in ('optim_g', 'optim_d') if is_gan(opt) else ('optim_g',):
         if train_opt.get(key):  # asked for where it is needed
             _check_optimizer(f'train.{key}', train_opt[key])
@@ -62,8 +61,7 @@ def check_names_and_arguments(opt: Mapping[str, Any]) -> None:
             _check_loss(f'train.{key}', train_opt[key])
     if train_opt.get('degradation') is not None:
         _check_degradation(train_opt['degradation'])
-    for name, metric_opt in (lookup(opt, 'val.metrics') or {}).items():
-        _check_metric(f'val.metrics.{name}', metric_opt)
+    check_test_names(opt)
     for option, package in (('use_tb_logger', 'tensorboard'), ('wandb.project', 'wandb')):
         if lookup(opt, f'logger.{option}') and find_spec(package) is None:
             raise OptionError(
@@ -71,6 +69,27 @@ def check_names_and_arguments(opt: Mapping[str, Any]) -> None:
             )
     if train_opt.get('compile') and not hasattr(torch.compiler, 'set_stance'):
         raise OptionError('train.compile', 'be left out before torch 2.6', torch.__version__, 'Update torch.')
+
+
+def check_test_names(opt: Mapping[str, Any]) -> None:
+    """Looks up test sets and metrics of a training run or a test.
+
+    Raises:
+        OptionError: If one is not registered, or a metric does not take its arguments.
+    """
+    for name in test_sets(opt):
+        _registered(f'{name}.type', lookup(opt, name)['type'], DATASET_REGISTRY, _OWN)
+    for name, metric_opt in (lookup(opt, 'val.metrics') or {}).items():
+        _check_metric(f'val.metrics.{name}', metric_opt)
+
+
+def check_tested_model(opt: Mapping[str, Any]) -> None:
+    """Looks up the model of a test.
+
+    Raises:
+        OptionError: If it is not registered.
+    """
+    _registered('model_type', opt['model_type'], MODEL_REGISTRY, _OWN)
 
 
 def _check_model(opt: Mapping[str, Any]) -> None:
@@ -87,7 +106,7 @@ def _check_model(opt: Mapping[str, Any]) -> None:
     if not issubclass(model, MultigridVideoModel):
         for option in _OF_OUR_STEP:
             if lookup(opt, option):
-                rule = f'be left out for {model.__name__}, which has a step of its own'
+                rule = f'be left out for {model.__name__}, which has a step and a validation of its own'
                 raise OptionError(option, rule, lookup(opt, option), 'Remove it.')
     elif opt['train'].get('amp'):
         raise OptionError('train.amp', 'be left out of a GAN run', opt['train']['amp'], 'It trains in float32.')

@@ -74,13 +74,32 @@ BASICSR_OPTIONS = (
     Option('val.suffix', TEXT, 'In the names of the frames.', default='none'),
     Option('val.center_frame_only', SWITCH, 'Measures the frame in the middle alone.', default=False),
     Option('val.flip_seq', SWITCH, 'Whether clips are mirrored in time.', default=False),
-    Option('datasets.val', BLOCK, 'A test set; others are `val_2` and so on.', default='none'),
-    Option('datasets.val.name', TEXT, 'Vid4, REDS4 or REDSofficial for most types.'),
-    Option('datasets.val.type', TEXT, 'A test set that is registered in BasicSR.'),
-    Option('datasets.val.dataroot_gt', PATH, 'Folder of clips.'),
+    Option(
+        'datasets.val',
+        BLOCK,
+        'A test set; others are `val_2` and so on, in a file for `multigrid-vsr test` also `test`, `test_2`.',
+        default='none',
+    ),
+    Option(
+        'datasets.val.name',
+        TEXT,
+        'Any for a `MultigridVideoTestDataset`; Vid4, REDS4 or REDSofficial for most types of BasicSR.',
+    ),
+    Option(
+        'datasets.val.type', TEXT, '`MultigridVideoTestDataset` for clips of any kind, one of BasicSR, or your own.'
+    ),
+    Option(
+        'datasets.val.dataroot_gt',
+        PATH,
+        'Folder of clips; LMDB, `STORE/gt` or videos too for a `MultigridVideoTestDataset`.',
+    ),
     Option('datasets.val.dataroot_lq', PATH, 'The same clips at 1/`scale`.'),
     Option('datasets.val.meta_info_file', PATH, 'The clips to use, one a line.', default='every one'),
-    Option('datasets.val.io_backend', BLOCK, '`{type: disk}`.'),
+    Option(
+        'datasets.val.io_backend',
+        BLOCK,
+        '`{type: disk}`; lmdb or packed for a `MultigridVideoTestDataset`, which finds out itself without it.',
+    ),
     Option('datasets.val.cache_data', SWITCH, 'Whether all of it is kept in memory.'),
     Option('datasets.val.num_frame', whole(-1), 'Frames that a sliding window takes; -1 for whole clips.', 'frames'),
     Option('datasets.val.padding', TEXT, 'How windows go on past the ends of a clip.', default='none'),

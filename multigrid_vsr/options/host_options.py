@@ -12,6 +12,7 @@ from multigrid_vsr.options.keeping import best_metric
 from multigrid_vsr.options.known_types import DATASET_TYPES, is_known_dataset
 from multigrid_vsr.options.multigrid_block import lookup
 from multigrid_vsr.options.settle import paths
+from multigrid_vsr.options.validation_table import check_pieces
 
 _BLOCKS = (
     *('', 'path', 'datasets.train', 'datasets.train.io_backend', 'network_g'),
@@ -50,6 +51,7 @@ def check_host_options(opt: Mapping[str, Any]) -> None:
         raise OptionError('datasets.train.dataroot_lq', 'be given', None, fix)
     if opt['model_type'] == 'MultigridVideoGANModel' and train_opt.get('fix_flow') and train_opt.get('lr_flow') is None:
         raise OptionError('train.lr_flow', 'be given beside fix_flow in a GAN run', None, 'BasicSR needs it.')
+    check_pieces(opt)
     best_metric(opt)
     if lookup(opt, 'val.tb_images') and not opt['logger'].get('use_tb_logger'):
         raise OptionError('logger.use_tb_logger', 'be true beside val.tb_images', False, 'Set it, or remove tb_images.')
@@ -62,17 +64,19 @@ def check_host_options(opt: Mapping[str, Any]) -> None:
 
 
 def test_sets(opt: Mapping[str, Any]) -> Iterator[str]:
-    """The dotted names of the test sets.
+    """The dotted names of the test sets of a training run, or of a test.
 
     Raises:
         OptionError: If something else stands among the datasets.
     """
+    trains = 'train' in opt['datasets']
     for phase, values in opt['datasets'].items():
         if phase == 'train':
             continue
         name = f'datasets.{phase}'
-        if str(phase).split('_')[0] != 'val':
-            raise OptionError(name, 'be train, val, or val_2 and so on', phase, 'BasicSR knows no other in training.')
+        if str(phase).split('_')[0] not in (('val',) if trains else ('val', 'test')):
+            rule = 'be train, val, or val_2 and so on' if trains else 'be test, or test_2 and so on'
+            raise OptionError(name, rule, phase, f'BasicSR knows no other in {"training" if trains else "a test"}.')
         if not isinstance(values, Mapping):
             raise OptionError(name, 'be a block of options', values, 'Write one option a line below it.')
         yield name

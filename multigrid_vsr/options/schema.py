@@ -13,8 +13,9 @@ from typing import Any
 from multigrid_vsr.options.basicsr_table import BASICSR_OPTIONS
 from multigrid_vsr.options.checked import ALL_OPTIONS, options_of
 from multigrid_vsr.options.kinds import Option, as_yaml
-from multigrid_vsr.options.known_types import DATASET_TYPES, STOCK_DATASETS
+from multigrid_vsr.options.known_types import DATASET_TYPES, STOCK_DATASETS, STOCK_TEST_SETS
 from multigrid_vsr.options.table import LOADER_KEYS, OPTIONS, SCHEDULER_TYPE, STRICT
+from multigrid_vsr.options.validation_table import VALIDATION_OPTIONS
 from multigrid_vsr.options.watch_table import WATCH_OPTIONS
 
 SCHEMA_FILE = Path(__file__).parents[1] / 'option_file.schema.json'
@@ -54,8 +55,11 @@ def _schema_of(name: str) -> dict[str, Any]:
             'required': [key for key in needed if key in LOADER_KEYS],
         }
         return {'type': 'object', 'if': is_known, 'then': block, 'else': of_any}
+    if name == 'datasets.val':
+        is_stock = {'properties': {'type': {'enum': [*STOCK_TEST_SETS]}}, 'required': ['type']}
+        block = {**block, 'required': ['name', 'type'], 'if': is_stock, 'then': {'required': needed}}
     if name == 'datasets':
-        block['patternProperties'] = {'^val_': properties['val']}
+        block['patternProperties'] = {'^(val_|test(_|$))': properties['val']}
     if name == 'train.scheduler':
         others = {'type': {'type': 'string'}, 'batch_scaling': properties['batch_scaling']}
         is_ours = {'properties': {'type': {'const': SCHEDULER_TYPE}}, 'required': ['type']}
@@ -84,7 +88,7 @@ def with_tables(text: str) -> str:
 def _markdown(block: str) -> str:
     """The rows of a block of this project, or all of BasicSR's, with their whole names."""
     lines = ['| option | value | without it | what it does |', '|---|---|---|---|']
-    names = {f'{block}.{option.key}': option.key for option in (*OPTIONS, *WATCH_OPTIONS)}
+    names = {f'{block}.{option.key}': option.key for option in (*OPTIONS, *WATCH_OPTIONS, *VALIDATION_OPTIONS)}
     if block == 'BasicSR':
         names = {option.name: option.name for option in BASICSR_OPTIONS}
     for option in (option for option in ALL_OPTIONS if option.name in names):
