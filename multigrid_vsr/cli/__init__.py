@@ -19,11 +19,12 @@ from multigrid_vsr.cli import (
     prepare,
     report,
     schema,
+    test,
     train,
 )
 from multigrid_vsr.core.errors import InputError
 
-_COMMANDS = (train, plan, batch, convert, fit, cooldown, prepare, report, average, infer, bench, demo, schema)
+_COMMANDS = (train, test, plan, batch, convert, fit, cooldown, prepare, report, average, infer, bench, demo, schema)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for command in _COMMANDS:
         command.add_parser(subparsers).set_defaults(run=command.run)
     args, others = parser.parse_known_args(argv)
-    if args.run is train.run:
+    if args.run in (train.run, test.run):
         args.arguments = others
     elif others:
         parser.error(f'unrecognized arguments: {" ".join(others)}')

@@ -88,7 +88,7 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
         if written is None:
             return original(root_path, is_train)
         from multigrid_vsr.host.device_check import check_num_gpu, check_several_gpus, counted
-        from multigrid_vsr.host.run_check import check_run, check_state
+        from multigrid_vsr.host.run_check import check_run, check_state, check_test
         from multigrid_vsr.models.checkpoint import ranks
 
         _check_host(written)
@@ -101,9 +101,14 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
             notes += check_several_gpus(counted(written), command_line.has_launcher())
             if os.environ.get('RANK', '0') == '0':
                 print(*notes, sep='\n', end='\n' if notes else '')
+        is_our_test = not is_train and asked_for(written) is not None
+        if is_our_test:
+            check_test(counted(written))
+            check_num_gpu(written, command_line.has_launcher())
         opt, args = original(root_path, is_train)
-        if follows_schedule:
+        if follows_schedule or is_our_test:
             settle(opt)
+        if follows_schedule:
             opt['datasets']['train'].update(checked('datasets.train', written['datasets']['train']))
             _check_data(opt)
             opt['manual_seed'] = from_rank_0(opt['manual_seed'])  # without one in the file each rank draws its own

@@ -10,11 +10,17 @@ from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.test_set_check import check_test_set
 from multigrid_vsr.host.device_check import check_cpu
 from multigrid_vsr.host.own_archs import meet_least_size
-from multigrid_vsr.host.registry_check import build_on_meta, check_names_and_arguments
+from multigrid_vsr.host.registry_check import (
+    build_on_meta,
+    check_names_and_arguments,
+    check_test_names,
+    check_tested_model,
+)
 from multigrid_vsr.models import checkpoint
 from multigrid_vsr.models.weights_check import check_pretrained
 from multigrid_vsr.options.host_options import check_host_options, missing_paths, test_sets
 from multigrid_vsr.options.known_types import is_gan
+from multigrid_vsr.options.tests import check_test_options
 
 
 def check_run(opt: dict[str, Any], may_miss: bool = False) -> list[OptionError]:
@@ -50,6 +56,26 @@ def check_run(opt: dict[str, Any], may_miss: bool = False) -> list[OptionError]:
         if not any(option.startswith(f'{name}.') for option in absent):
             check_test_set(name, opt)
     return missing
+
+
+def check_test(opt: dict[str, Any]) -> None:
+    """Tries what a test will look up, build and read. Nothing is written.
+
+    Args:
+        opt: The options of a test, settled.
+
+    Raises:
+        InputError: If something cannot be used.
+    """
+    check_test_options(opt)
+    missing = missing_paths(opt)
+    if missing:
+        raise missing[0]
+    check_tested_model(opt)
+    check_test_names(opt)
+    check_pretrained(opt, 'g', build_on_meta('network_g', opt['network_g']))
+    for name in test_sets(opt):
+        check_test_set(name, opt)
 
 
 def check_state(opt: dict[str, Any], schedule: Schedule, world_size: int, root: str) -> None:

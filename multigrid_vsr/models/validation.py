@@ -45,10 +45,13 @@ def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, 
     name = dataset.opt['name']
     rank, world_size = get_dist_info()
     restorer = restorer_of(model.opt, lambda lq: _output(model, lq), model.device, _padding(dataset))
+    counts = Counter(dataset.data_info['folder'])
+    if val_opt.get('center_frame_only') and len(dataset) == len(counts):  # one frame of each whole clip
+        counts = Counter(counts.keys())
     # Made anew at each call: a run may have several test sets.
     model.metric_results = {
         folder: torch.zeros(num_frame, len(metrics), dtype=torch.float32, device=model.device)
-        for folder, num_frame in Counter(dataset.data_info['folder']).items()
+        for folder, num_frame in counts.items()
     }
     pictures = ShownPictures(val_opt.get('tb_images') or 0, tb_logger, name, current_iter)
     has_bar = shows_progress(model.opt)
@@ -79,9 +82,9 @@ def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, 
 
 def figures(model: Any) -> dict[str, Any]:
     """What the last validation measured, on rank 0: for each metric the mean, and that of each clip."""
-    clips = {folder: results.mean(0).tolist() for folder, results in model.metric_results.items()}
+    clips = {folder: results.mean(0).tolist() for folder, results in getattr(model, 'metric_results', {}).items()}
     found = {}
-    for column, metric in enumerate(model.opt['val'].get('metrics') or {}):
+    for column, metric in enumerate((model.opt['val'].get('metrics') or {}) if clips else {}):
         of_clips = {folder: means[column] for folder, means in clips.items()}
         found[metric] = {'mean': sum(of_clips.values()) / len(of_clips), 'clips': of_clips}
     return found

@@ -32,7 +32,7 @@ def check_pretrained(opt: Mapping[str, Any], label: str, network: torch.nn.Modul
     """Compares ``path.pretrain_network_<label>`` with its network: the key asked for, names and shapes.
 
     Args:
-        opt: The options of a training run.
+        opt: The options of a training run, or of a test.
         label: ``g`` or ``d``.
         network: The network; it may be on the meta device.
 
@@ -45,7 +45,7 @@ def check_pretrained(opt: Mapping[str, Any], label: str, network: torch.nn.Modul
         return
     stored = read_weights(option, path)
     keys = [path_opt.get(f'param_key_{label}', 'params')]
-    if label == 'g' and (opt['train'].get('ema_decay') or 0) > 0:
+    if label == 'g' and ((opt.get('train') or {}).get('ema_decay') or 0) > 0:
         keys.append('params_ema')
     for key in keys:
         _compare(option, path, _under(option, path, stored, key), network, path_opt.get(f'strict_load_{label}', True))

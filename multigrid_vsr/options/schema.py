@@ -14,7 +14,7 @@ from multigrid_vsr.options.basicsr_table import BASICSR_OPTIONS
 from multigrid_vsr.options.checked import ALL_OPTIONS, options_of
 from multigrid_vsr.options.kinds import Option, as_yaml
 from multigrid_vsr.options.known_types import DATASET_TYPES, STOCK_DATASETS, STOCK_TEST_SETS
-from multigrid_vsr.options.table import LOADER_KEYS, OPTIONS, SCHEDULER_TYPE, STRICT
+from multigrid_vsr.options.table import LOADER_KEYS, OF_TRAINING, OPTIONS, SCHEDULER_TYPE, STRICT
 from multigrid_vsr.options.validation_table import VALIDATION_OPTIONS
 from multigrid_vsr.options.watch_table import WATCH_OPTIONS
 
@@ -55,6 +55,12 @@ def _schema_of(name: str) -> dict[str, Any]:
             'required': [key for key in needed if key in LOADER_KEYS],
         }
         return {'type': 'object', 'if': is_known, 'then': block, 'else': of_any}
+    if name in ('', 'val'):  # of a test, which has no training set, less is asked
+        block['required'] = [key for key in needed if key not in OF_TRAINING]
+    if name == '':
+        has_training_set = {'properties': {'datasets': {'required': ['train']}}, 'required': ['datasets']}
+        of_val = {'anyOf': [{'type': 'null'}, {'required': ['val_freq']}]}
+        block |= {'if': has_training_set, 'then': {'required': needed, 'properties': {'val': of_val}}}
     if name == 'datasets.val':
         is_stock = {'properties': {'type': {'enum': [*STOCK_TEST_SETS]}}, 'required': ['type']}
         block = {**block, 'required': ['name', 'type'], 'if': is_stock, 'then': {'required': needed}}

@@ -292,5 +292,6 @@ LOADER_KEYS = (  # of `datasets.train`, whatever the dataset
     *('name', 'type', 'num_frame', 'gt_size', 'batch_size_per_gpu', 'target', 'num_worker_per_gpu', 'prefetch_mode'),
     *('num_prefetch_queue', 'pin_memory', 'persistent_workers', 'dataset_enlarge_ratio'),
 )
+OF_TRAINING = ('train', 'logger', 'val_freq')  # what a test has no use for
 TEST_SET_KEYS = ('name', 'type', 'dataroot_gt')  # that a MultigridVideoTestDataset cannot do without
 STRICT = (_BLOCK, _ENTRIES, _DATASET, f'{_DATASET}.io_backend', _SCHEDULER)  # blocks that hold nothing else

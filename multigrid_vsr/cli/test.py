@@ -1,0 +1,106 @@
+"""``multigrid-vsr test``: measures a trained network on test sets, by BasicSR's test script, from any folder."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.options.multigrid_block import lookup
+from multigrid_vsr.options.option_file import read_options
+from multigrid_vsr.options.settle import settle
+from multigrid_vsr.options.tests import as_test, newest_weights, trains
+
+_EXAMPLES = """\
+examples:
+  multigrid-vsr test -opt options/test_basicvsr_mg.yml
+  multigrid-vsr test -opt options/train_basicvsr_mg.yml          the newest checkpoint of that run on its test sets
+  multigrid-vsr test -opt my_run.yml -w experiments/my_run/models/net_g_50000.pth --json
+  torchrun --nproc_per_node=4 -m multigrid_vsr.cli test -opt my_test.yml --launcher pytorch
+"""
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        'test',
+        help="measure a trained network, with the arguments of BasicSR's test.py; results/ goes here",
+        description="Measures a trained network on the test sets of an option file: BasicSR's for a test, or that of a "
+        'training run, whose newest checkpoint is taken. Its other arguments (--launcher, --debug) work too.',
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('-opt', required=True, help='option file of a test, or of a training run')
+    parser.add_argument('-w', '--weights', metavar='FILE', help='weight file, instead of the one of the option file')
+    parser.add_argument('--json', action='store_true', help='print the figures as JSON; all else goes to stderr')
+    parser.add_argument('--force_yml', nargs='+', default=[], metavar='KEY:KEY=VALUE', help="as BasicSR's")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Tests; ``args.arguments`` are other ones of BasicSR's.
+
+    Raises:
+        InputError: If the file or an option of it cannot be used.
+    """
+    is_first = os.environ.get('RANK', '0') == '0'
+    with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+        opt, notes = _test_options(args)
+        if is_first:
+            print(*notes, sep='\n')
+        found = _run(opt, Path(args.opt).name, args.arguments)
+    if args.json and is_first:
+        path_opt = opt['path']
+        weights = {'weights': path_opt['pretrain_network_g'], 'param_key': path_opt['param_key_g']}
+        print(json.dumps({'name': opt['name'], **weights, 'datasets': found}, indent=1))
+
+
+def _test_options(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """The options of the test, and what is to be said about them."""
+    written = read_options(args.opt, args.force_yml)
+    notes = settle(written)
+    weights = args.weights or (
+        newest_weights(written) if trains(written) else lookup(written, 'path.pretrain_network_g')
+    )
+    if weights is None:
+        raise OptionError(
+            'path.pretrain_network_g', 'be given', None, 'A test needs trained weights: or give --weights.'
+        )
+    option = '--weights' if args.weights or trains(written) else 'path.pretrain_network_g'
+    if not os.path.isfile(weights):
+        raise OptionError(option, 'be a path that exists', weights, 'Correct the path.')
+    key, others = _param_key(option, weights, written)
+    opt, changes = as_test(written, weights, key)
+    return opt, [*notes, *changes, f'Weights: {weights}, {key or "without a key"}{others}.']
+
+
+def _param_key(option: str, weights: str, opt: dict[str, Any]) -> tuple[str | None, str]:
+    """The key of a test's file, as BasicSR takes it; of a run what it validates, the average where there is one.
+
+    Returns:
+        The key, and words about another in the file.
+    """
+    from multigrid_vsr.models.weights_check import read_weights
+
+    stored = read_weights(option, weights)
+    keys = [key for key in ('params_ema', 'params') if isinstance(stored, dict) and key in stored]
+    key = next(iter(keys), None) if trains(opt) else (opt.get('path') or {}).get('param_key_g', 'params')
+    others = [other for other in keys if other != key]
+    return key, f' (it has {others[0]} too: path.param_key_g)' if others and not trains(opt) else ''
+
+
+def _run(opt: dict[str, Any], name: str, arguments: list[str]) -> dict[str, Any]:
+    from multigrid_vsr.host.testing import run_test
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, name)
+        file.write_text(yaml.safe_dump(opt, sort_keys=False), encoding='utf-8')
+        sys.argv[1:] = ['-opt', str(file), *arguments]  # BasicSR parses the command line itself
+        return run_test(os.getcwd(), opt)

@@ -1,0 +1,378 @@
+"""Validation in pieces, and test sets of any name and any clips, on real video."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import sys
+from pathlib import Path
+from unittest import mock
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from basicsr.data import build_dataset
+from probe import NETWORK
+from runs import options, run, torchrun, train, write
+from test_multigrid_video_model import METRICS, build
+
+from multigrid_vsr.core.errors import FrameError, OptionError
+from multigrid_vsr.data.test_set_check import check_test_set
+from multigrid_vsr.demo.video import find_video
+from multigrid_vsr.frames.pairs import open_sources
+from multigrid_vsr.frames.prepare import build as build_store
+from multigrid_vsr.models.validation import figures
+from multigrid_vsr.options.validation_table import check_pieces
+
+pytestmark = pytest.mark.filterwarnings('ignore:distutils Version classes')  # in BasicSR's EDVR
+COMMAND = ('-m', 'multigrid_vsr.cli')
+VAL = {'val_freq': 1, 'save_img': False, 'metrics': METRICS}
+EDVR = {'type': 'EDVR', 'num_feat': 8, 'num_frame': 5, 'deformable_groups': 2, 'num_extract_block': 1,
+        'num_reconstruct_block': 1}  # fmt: skip
+RECURRENT = {'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1}
+
+
+def own_set(clips, name='Mine', **changes):
+    roots = {'dataroot_gt': str(clips / 'gt'), 'dataroot_lq': str(clips / 'lq')}
+    return {'name': name, 'type': 'MultigridVideoTestDataset', **roots, **changes}
+
+
+def windows_of(clips, num_frame):
+    return {**own_set(clips, 'REDS4'), 'type': 'VideoTestDataset', 'num_frame': num_frame, 'cache_data': False,
+            'padding': 'reflection_circle', 'io_backend': {'type': 'disk'}}  # fmt: skip
+
+
+def run_options(clips, network, test_set, **val):
+    opt = options(clips, network_g=network, datasets__val=test_set, multigrid={'gt_size': [64, 128]})
+    if network['type'] in ('EDVR', 'DUF', 'TOFlow'):
+        opt['datasets']['train']['num_frame'] = network.get('num_frame', 7)
+    return {**opt, 'val': {**VAL, **val}}
+
+
+def restored(folder, clips, network, test_set, fed=None, **val):
+    """The frames that a validation saves, by path, and its figures; ``fed`` takes the shapes the network was fed."""
+    torch.manual_seed(0)
+    model, (loader,) = build(folder, run_options(clips, network, test_set, **val))
+    feed_data = model.feed_data
+
+    def feeding(data):
+        if fed is not None:
+            fed.append(tuple(data['lq'].shape))
+        feed_data(data)
+
+    model.feed_data = feeding
+    model.validation(loader, 7, None, save_img=True)
+    root = folder / f'experiments/run/visualization/{test_set["name"]}'
+    frames = {str(path.relative_to(root)): cv2.imread(str(path)) for path in sorted(root.rglob('*.png'))}
+    shutil.rmtree(root)
+    return frames, figures(model)
+
+
+def crop_clip(stock_clips, root, num_frame, height, width):
+    """The upper left corner of real frames, LQ height x width."""
+    for kind, scale in (('gt', 4), ('lq', 1)):
+        (root / kind / 'a').mkdir(parents=True)
+        for path in sorted((stock_clips / kind / '001').iterdir())[:num_frame]:
+            cv2.imwrite(str(root / kind / 'a' / path.name), cv2.imread(str(path))[: height * scale, : width * scale])
+
+
+def unlike(first, second):
+    """How many bytes of all frames differ."""
+    assert first.keys() == second.keys()
+    return sum(int((first[name] != second[name]).sum()) for name in first)
+
+
+def assert_equal_frames(first, second):
+    assert first.keys() == second.keys()
+    assert [name for name in first if not np.array_equal(first[name], second[name])] == []
+
+
+@pytest.mark.parametrize('network', [EDVR, {'type': 'DUF', 'scale': 4, 'num_layer': 16}], ids=lambda n: n['type'])
+def test_windows_of_a_sliding_window_arch_are_the_whole_and_what_basicsr_gives(network, tmp_path, stock_clips):
+    """20 frames in windows of 13 or 17, as a whole, and frame by frame by BasicSR's test set."""
+    window = network.get('num_frame', 7)
+    crop_clip(stock_clips, tmp_path, 20, 16, 24)
+    whole, in_whole = restored(tmp_path, stock_clips, network, own_set(tmp_path))
+    pieces, in_pieces = restored(tmp_path, stock_clips, network, own_set(tmp_path), max_frames=2 * window + 3)
+    stock, in_stock = restored(tmp_path, stock_clips, network, windows_of(tmp_path, window))
+    assert len(whole) == 20
+    assert_equal_frames(whole, pieces)
+    assert_equal_frames(whole, stock)
+    assert in_whole == in_pieces == in_stock
+
+
+def test_windows_of_a_recurrent_arch_come_to_the_whole_with_the_overlap(tmp_path, stock_clips):
+    """As docs/benchmarks.md has it: 28 frames of context leave the bytes alone, none does not."""
+    crop_clip(stock_clips, tmp_path, 100, 32, 32)
+    whole, in_whole = restored(tmp_path, stock_clips, RECURRENT, own_set(tmp_path))
+    fed: list[tuple[int, ...]] = []
+    pieces, in_pieces = restored(tmp_path, stock_clips, RECURRENT, own_set(tmp_path), fed, max_frames=80)
+    assert [shape[1] for shape in fed] == [80, 76]
+    assert unlike(whole, pieces) <= 5
+    assert in_pieces['psnr']['mean'] == pytest.approx(in_whole['psnr']['mean'], abs=1e-6)
+    cut, in_cut = restored(tmp_path, stock_clips, RECURRENT, own_set(tmp_path), max_frames=50, overlap=0)
+    assert unlike(whole, cut) > 500
+    assert abs(in_cut['psnr']['mean'] - in_whole['psnr']['mean']) > 1e-6
+
+
+@pytest.mark.parametrize('kind', ['MultigridVideoTestDataset', 'VideoRecurrentTestDataset', 'VideoTestDataset'])
+def test_pieces_go_through_the_network_one_at_a_time(kind, tmp_path, clips):
+    """LQ frames are 36x44. An arch that looks at a pixel alone has the same in any pieces, the EMA and bf16 too."""
+    network = {'type': 'CentreProbe'} if kind == 'VideoTestDataset' else NETWORK
+    test_set = {**windows_of(clips, 3), 'type': kind, 'cache_data': True}
+    whole, in_whole = restored(tmp_path, clips, network, test_set)
+    fed: list[tuple[int, ...]] = []
+    opt = {'max_frames': 5, 'overlap': 1, 'tile': 24, 'tile_overlap': 4}
+    pieces, in_pieces = restored(tmp_path, clips, network, test_set, fed, **opt)
+    assert max(shape[1] for shape in fed) == (3 if kind == 'VideoTestDataset' else 5)
+    assert max(shape[3] for shape in fed) == max(shape[4] for shape in fed) == 24
+    assert {shape[0] for shape in fed} == {1}
+    assert_equal_frames(whole, pieces)
+    assert in_whole == in_pieces
+
+
+def test_pieces_of_a_run_with_ema_and_bf16_are_validated(tmp_path, clips):
+    opt = run_options(clips, NETWORK, own_set(clips), max_frames=4, overlap=1, tile=24, tile_overlap=4)
+    opt['train'].update(amp='bf16', ema_decay=0.5)
+    model, (loader,) = build(tmp_path, opt)
+    seen = []
+    forward = model.net_g_ema.forward
+    model.net_g_ema.forward = lambda lq: seen.append(lq.dtype) or forward(lq)
+    model.validation(loader, 7, None, save_img=False)
+    assert set(seen) == {torch.float32}
+    assert figures(model)['psnr']['clips'].keys() == {'000', '001', '002'}
+    assert model.net_g.training
+
+
+def test_clip_in_pieces_is_never_read_as_a_whole(tmp_path, clips):
+    """At a window of 4 with an overlap of 1, no more than one frame beyond it has been read when it is fed."""
+    model, (loader,) = build(tmp_path, run_options(clips, NETWORK, own_set(clips), max_frames=4, overlap=1))
+    dataset, read, fed = loader.dataset, [], []
+    frames, feed_data = dataset.frames, model.feed_data
+
+    def reading(place, kind):
+        for frame in frames(place, kind):
+            read.append(kind)
+            yield frame
+
+    dataset.frames, model.feed_data = reading, lambda data: fed.append(read.count('lq')) or feed_data(data)
+    model.validation(loader, 7, None, save_img=False)
+    # Clips of 6, 9 and 7 frames: windows start at every second frame.
+    assert fed == [5, 6, 6 + 5, 6 + 7, 6 + 9, 6 + 9, 15 + 5, 15 + 7, 15 + 7]
+
+
+def test_two_ranks_validate_pieces_of_clips_as_one(tmp_path, clips):
+    found = []
+    for name in ('one', 'two'):
+        opt = options(clips, name=name, multigrid=None, train__total_iter=1, train__optim_g__lr=1e-20,
+                      path__experiments_root=str(tmp_path), datasets__val=own_set(clips),
+                      datasets__val_2=own_set(clips, 'Again', dataroot_lq=None))  # fmt: skip
+        opt['val'] = {**VAL, 'max_frames': 4, 'overlap': 1, 'tile': 32, 'tile_overlap': 8}
+        opt_file = write(tmp_path, opt)
+        if name == 'one':
+            log = train(tmp_path, opt_file)
+        else:
+            log = run(*torchrun(*COMMAND, 'train', '-opt', opt_file), cwd=tmp_path).stdout
+        found.append(re.findall(r'Validation (Mine|Again)\s+# psnr: (\S+)', log))
+    assert [name for name, _ in found[0]] == ['Mine', 'Again'] * 2  # after the iteration, and at the end
+    assert found[0] == found[1]
+
+
+PIECES = [
+    (
+        {'max_frames': 40},
+        RECURRENT,
+        'val.max_frames: must be above 56, twice the context of 28, got 40. Raise it, or l',
+    ),
+    ({'max_frames': 8}, EDVR, 'val.max_frames: must be above 8, twice the context of 4, got 8. Raise it.'),
+    (
+        {'max_frames': 9, 'overlap': 4},
+        EDVR,
+        'val.overlap: must be left out for an arch that sees 5 frames, whose windo',
+    ),
+    (
+        {'overlap': 4},
+        RECURRENT,
+        'val.max_frames: must be given beside val.overlap, got nothing. Give it, or remove over',
+    ),
+    ({'tile_overlap': 4}, RECURRENT, 'val.tile: must be given beside val.tile_overlap, got nothing.'),
+    (
+        {'tile': 64},
+        RECURRENT,
+        'val.tile: must be above 128, twice the context of 64, got 64. Raise it, or lower val.tile_',
+    ),
+    ({'max_frames': 9, 'overlap': 1}, {'type': 'IconVSR'}, 'val.overlap: must be at least 2 for this arch, got 1. Rai'),
+    ({'tile': 9, 'tile_overlap': 1}, {'type': 'DUF'}, 'val.tile_overlap: must be at least 2 for this arch, got 1. Rai'),
+    ({'max_frames': 90, 'center_frame_only': True}, RECURRENT, 'val.max_frames: must be left out beside val.center_fr'),
+]
+
+
+@pytest.mark.parametrize(('val', 'network', 'line'), PIECES)
+def test_pieces_that_keep_nothing_or_are_too_small_are_refused(val, network, line, tmp_path):
+    opt = {**options(tmp_path, network_g=network), 'val': val}
+    with pytest.raises(OptionError, match=f'^{re.escape(line)}'):
+        check_pieces(opt)
+
+
+def test_model_with_a_validation_of_its_own_takes_no_pieces(tmp_path, clips):
+    opt = run_options(clips, NETWORK, own_set(clips), tile=64, tile_overlap=8)
+    opt['model_type'] = 'MultigridTheirModel'
+    write(tmp_path, opt)
+    code = 'import own_parts; from multigrid_vsr.cli import main; main()'
+    done = run(sys.executable, '-c', code, 'train', '-opt', 'run.yml', cwd=tmp_path, ok=False,
+               PYTHONPATH=str(Path(__file__).parent))  # fmt: skip
+    assert 'val.tile: must be left out for' in done.stdout
+
+
+# --- test sets of any name and any clips ---
+
+
+@pytest.fixture(scope='module')
+def forms(tmp_path_factory, clips):
+    """The same clips as images under other names, nested, as a frame store, and as an LMDB's source."""
+    root = tmp_path_factory.mktemp('forms')
+    for kind in ('gt', 'lq'):
+        for path in sorted(clips.glob(f'{kind}/*/*.png')):
+            target = root / 'nested' / kind / 'day' / f'clip {path.parent.name}' / f'frame_{int(path.stem) + 1}.png'
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    build_store(open_sources(clips / 'gt', clips / 'lq', 4), root / 'store', 1)
+    return root
+
+
+def items(test_set):
+    dataset = build_dataset({**test_set, 'phase': 'val', 'scale': 4})
+    return [dataset[place] for place in range(len(dataset))]
+
+
+@pytest.mark.parametrize(('form', 'folder'), [('nested', 'day/clip {}'), ('store', '{}')])
+def test_own_test_set_gives_what_basicsr_gives(form, folder, clips, forms):
+    stock = items({**windows_of(clips, -1), 'type': 'VideoRecurrentTestDataset', 'cache_data': True, 'num_frame': 1})
+    backend = {'io_backend': {'type': 'packed'}} if form == 'store' else {}
+    own = items(own_set(forms / form, 'Own clips', **backend))
+    assert [item['folder'] for item in own] == [folder.format(item['folder']) for item in stock]
+    for mine, theirs in zip(own, stock, strict=True):
+        assert torch.equal(mine['lq'], theirs['lq'])
+        assert torch.equal(mine['gt'], theirs['gt'])
+
+
+def test_lmdb_and_list_and_ground_truth_alone_make_a_test_set(tmp_path, clips):
+    from basicsr.utils.lmdb_util import make_lmdb_from_imgs
+
+    for kind in ('gt', 'lq'):
+        names = [str(path.relative_to(clips / kind)) for path in sorted((clips / kind).rglob('*.png'))]
+        keys = [name.removesuffix('.png') for name in names]
+        make_lmdb_from_imgs(str(clips / kind), str(tmp_path / f'{kind}.lmdb'), names, keys, map_size=1 << 26)
+    (tmp_path / 'list.txt').write_text('001\n')
+    lmdb = own_set(clips, dataroot_gt=str(tmp_path / 'gt.lmdb'), dataroot_lq=str(tmp_path / 'lq.lmdb'),
+                   io_backend={'type': 'lmdb'}, meta_info_file=str(tmp_path / 'list.txt'))  # fmt: skip
+    (item,) = items(lmdb)
+    (plain,) = items(own_set(clips, meta_info_file=str(tmp_path / 'list.txt')))
+    assert item['folder'] == '001'
+    assert torch.equal(item['gt'], plain['gt'])
+    (alone,) = items(own_set(clips, dataroot_lq=None, meta_info_file=str(tmp_path / 'list.txt')))
+    assert alone['lq'].shape == plain['lq'].shape
+    assert 0 < (alone['lq'] - plain['lq']).abs().mean() < 0.05  # BasicSR's bicubic against OpenCV's
+
+
+def test_videos_pair_as_clips_of_a_test_set(tmp_path):
+    video = cv2.VideoCapture(str(find_video('carphone_pristine.mp4')))
+    for kind, size in (('gt', (176, 144)), ('lq', (44, 36))):
+        (tmp_path / kind).mkdir()
+        out = cv2.VideoWriter(str(tmp_path / kind / 'car.avi'), cv2.VideoWriter.fourcc(*'MJPG'), 25, size)
+        for _ in range(4):
+            out.write(cv2.resize(video.read()[1], size, interpolation=cv2.INTER_AREA))
+        out.release()
+    (item,) = items(own_set(tmp_path))
+    assert (item['folder'], tuple(item['lq'].shape), tuple(item['gt'].shape)) == (
+        'car', (4, 3, 36, 44), (4, 3, 144, 176),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def odd(tmp_path, clips):
+    """Ground truth of 142x175 for LQ of 36x44: neither fits the scale."""
+    for path in clips.glob('*/000/*.png'):
+        target = tmp_path / path.relative_to(clips)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        frame = cv2.imread(str(path))
+        cv2.imwrite(str(target), frame[:142, :175] if path.parts[-3] == 'gt' else frame)
+    return tmp_path
+
+
+def test_ground_truth_that_does_not_fit_is_cropped_with_a_line(odd, caplog):
+    with mock.patch.object(logging.getLogger('basicsr'), 'propagate', True), caplog.at_level('INFO'):
+        (item,) = items(own_set(odd))
+    assert tuple(item['gt'].shape[2:]) == (140, 172)
+    assert tuple(item['lq'].shape[2:]) == (35, 43)
+    line = (
+        'datasets.val.dataroot_gt, scale: 1 clips cropped to a multiple of it at the right and the bottom, 000 from '
+        '142x175 to 140x172.'
+    )
+    assert line in caplog.text
+    original = cv2.imread(str(odd / 'gt/000/00000000.png'))[:140, :172, ::-1]
+    assert np.array_equal((item['gt'][0] * 255).round().byte().permute(1, 2, 0).numpy(), original)
+
+
+UNPAIRED = [
+    (lambda root: shutil.rmtree(root / 'lq/001'), 'dataroot_lq: must hold the clips of datasets.val_2.dataroot_gt, got .*/lq without 001 .1 missing.. Add it, or name the clips to take in datasets.val_2.meta_info_file.'),
+    (lambda root: shutil.rmtree(root / 'gt/001'), 'dataroot_lq: must hold the clips of datasets.val_2.dataroot_gt alone, got 001 too'),
+    (lambda root: (root / 'lq/001/00000008.png').unlink(), 'dataroot_lq: must have as many frames as .*, 9 in .*, got 8 in'),
+    (lambda root: (root / 'gt/001/00000004.png').write_bytes((root / 'lq/001/00000004.png').read_bytes()), 'dataroot_gt: must hold clips of one size, got 36x44 for 144x176 in clip 001: 00000004.png'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('harm', 'line'), UNPAIRED)
+def test_clips_that_do_not_pair_are_one_line_before_the_run(harm, line, tmp_path, clips):
+    for kind in ('gt', 'lq'):
+        shutil.copytree(clips / kind, tmp_path / kind)
+    opt = options(clips, network_g=NETWORK, datasets__val_2=own_set(tmp_path))
+    assert check_test_set('datasets.val_2', opt) == 3
+    harm(tmp_path)
+    with pytest.raises(OptionError, match=rf'^datasets\.val_2\.{line}'):
+        check_test_set('datasets.val_2', opt)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'line'),
+    [
+        ({'io_backend': {'type': 'packed'}}, 'datasets.val.io_backend.type: must be disk for .*, got packed.'),
+        ({'padding': 'mirror'}, 'datasets.val.padding: must be replicate, .*, got mirror.'),
+        (
+            {'meta_info_file': '@list'},
+            'datasets.val.meta_info_file: must name clips of datasets.val.dataroot_gt, got no',
+        ),
+    ],
+)
+def test_own_test_set_that_is_not_what_it_says_is_refused(changes, line, tmp_path, clips):
+    (tmp_path / 'list').write_text('none\n')
+    changes = {key: str(tmp_path / 'list') if value == '@list' else value for key, value in changes.items()}
+    opt = options(clips, network_g=NETWORK, datasets__val=own_set(clips, **changes))
+    with pytest.raises(OptionError, match=f'^{line}'):
+        check_test_set('datasets.val', opt)
+
+
+def test_frame_that_is_damaged_later_names_its_clip_and_file(tmp_path, clips):
+    for kind in ('gt', 'lq'):
+        shutil.copytree(clips / kind, tmp_path / kind)
+    dataset = build_dataset({**own_set(tmp_path), 'phase': 'val', 'scale': 4})
+    (tmp_path / 'lq/001/00000003.png').write_bytes(b'nothing')
+    with pytest.raises(FrameError, match=r'clip 001, frame 3: the LQ frame is missing .*lq/001/00000003\.png'):
+        dataset[1]
+
+
+def test_stock_test_set_under_its_own_name_is_pointed_to_ours(clips):
+    opt = options(clips, network_g=NETWORK, datasets__val={**windows_of(clips, 3), 'name': 'Mine'})
+    with pytest.raises(OptionError, match=r'got Mine\. Or set type: MultigridVideoTestDataset, which takes any\.'):
+        check_test_set('datasets.val', opt)
+
+
+def test_center_frame_of_whole_clips_counts_once(tmp_path, clips):
+    """The mean of a clip is that of its one frame, not of as many rows as the clip has frames."""
+    frames, found = restored(tmp_path, clips, NETWORK, own_set(clips), center_frame_only=True)
+    assert len(frames) == 3
+    gt = cv2.imread(str(clips / 'gt/001/00000004.png')).astype(float)
+    psnr = 10 * np.log10(255**2 / np.mean((frames['001/00000000_7.png'] - gt) ** 2))
+    assert found['psnr']['clips']['001'] == pytest.approx(psnr, abs=1e-3)
