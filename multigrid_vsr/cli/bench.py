@@ -22,8 +22,10 @@ _MEASURES = {
     'plan': 'what plan --measure and the log say of a run, against what it takes',
     'gpu': 'what a GPU can show within minutes: every option, iterations, whole runs',
     'launches': 'kernels that an iteration launches on a GPU and its waits for it, counted without one',
+    'validation': 'memory that a validation takes, for whole clips and in pieces',
     'train': 'variants of a run with several seeds, by what they reach on real video, and in which time',
 }
+_REDS4 = (100, 180, 320)  # frames of a clip, LQ height and width
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -35,6 +37,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
             bench_gpu.add_arguments(measure)
         elif what == 'launches':
             measure.add_argument('-opt', metavar='FILE', help='a training file, for its network and shapes')
+            continue
+        elif what == 'validation':
+            measure.add_argument('-opt', required=True, metavar='FILE', help='option file, for its network')
+            clip = 'the largest clip, LQ pixels (default: that of REDS4, 100 180 320)'
+            names = ('FRAMES', 'HEIGHT', 'WIDTH')
+            measure.add_argument('--clip', type=int, nargs=3, default=_REDS4, metavar=names, help=clip)
             continue
         if what == 'train':
             bench_train.add_arguments(measure)
@@ -61,6 +69,10 @@ def run(args: argparse.Namespace) -> None:
         from multigrid_vsr.bench import launches
 
         return launches.measure(args.opt)
+    if args.what == 'validation':
+        from multigrid_vsr.bench import validation
+
+        return validation.measure(args.opt, tuple(args.clip))
     if args.rounds < 1:
         raise OptionError('--rounds', 'be at least 1', args.rounds, 'Medians are taken over the rounds.')
     from multigrid_vsr.bench import acceleration, datasets, loader, predicted, step, whole_run

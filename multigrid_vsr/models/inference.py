@@ -100,7 +100,9 @@ class Restorer:
 
 def to_bgr_bytes(frames: torch.Tensor) -> torch.Tensor:
     """Turns float (t, 3, h, w) RGB into uint8 (t, h, w, 3) BGR on the CPU, rounded as BasicSR's ``tensor2img`` does."""
-    return (frames.clamp(0, 1) * 255).round().to(torch.uint8).flip(1).permute(0, 2, 3, 1).contiguous().cpu()
+    # One at a time: the whole of a window would be on the device several times.
+    images = [(frame.clamp(0, 1) * 255).round().to(torch.uint8).flip(0).permute(1, 2, 0).cpu() for frame in frames]
+    return torch.stack(images)
 
 
 def super_resolve(

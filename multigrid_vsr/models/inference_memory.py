@@ -15,7 +15,7 @@ import torch
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.models.inference import Cut
 
-_SIDE = 64  # of the frames that are tried, LQ pixels
+SIDE = 64  # of the frames that are tried, LQ pixels
 _SHARE = 0.6  # of free memory that a window may take: the rest is for what is decoded and written meanwhile
 
 
@@ -25,6 +25,10 @@ class Need:
 
     fixed: float
     a_frame: float
+
+    def bytes(self, frames: int, pixels: int) -> float:
+        """What frames of a size take together."""
+        return pixels * (self.fixed + self.a_frame * frames)
 
     def frames(self, memory: float, pixels: int) -> int:
         """The most frames of a size that fit."""
@@ -44,9 +48,9 @@ def measure_need(restore: Callable[[torch.Tensor], torch.Tensor], device: torch.
         least_frames: The fewest frames that it takes.
     """
     counts = (least_frames + 1, 3 * least_frames + 3)
-    clip = torch.randint(0, 256, (counts[-1], _SIDE, _SIDE, 3), dtype=torch.uint8)
+    clip = torch.randint(0, 256, (counts[-1], SIDE, SIDE, 3), dtype=torch.uint8)
     restore(clip[: counts[0]])  # the first call makes what is kept
-    few, many = (_peak(partial(restore, clip[:count]), device) / _SIDE**2 for count in counts)
+    few, many = (peak(partial(restore, clip[:count]), device) / SIDE**2 for count in counts)
     a_frame = max((many - few) / (counts[1] - counts[0]), 1.0)
     return Need(max(few - a_frame * counts[0], 0.0), a_frame)
 
@@ -86,7 +90,12 @@ def choose_cut(need: Need, memory: float, num_frame: int | None, height: int, wi
     return Cut(frames, context.overlap, tile, context.tile_overlap)
 
 
-def _peak(call: Callable[[], object], device: torch.device) -> float:
+def peak(call: Callable[[], object], device: torch.device) -> float:
+    """Bytes that a call takes at its peak, beside those that were taken before.
+
+    Raises:
+        InputError: If the system does not tell.
+    """
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
