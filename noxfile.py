@@ -1,0 +1,47 @@
+"""The tests on the oldest and the newest of what the project stands on, a fresh environment for each row.
+
+``nox -s "tests(oldest)" -- tests/test_schedule.py -n 0``; without names of tests all of them. The interpreters have to
+be there. docs/design.md has what came out.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = 'venv'
+nox.options.reuse_venv = 'yes'
+
+OLDEST = ['torch==2.4.1', 'torchvision==0.19.1', 'numpy==1.26.4', 'opencv-python==4.8.1.78']
+NEWEST = ['torch', 'torchvision', 'numpy', 'opencv-python']
+MASTER = os.environ.get('BASICSR_MASTER', 'git+https://github.com/XPixelGroup/BasicSR@master')  # or a checkout
+ROWS = {  # Python, the stack, and BasicSR
+    'oldest': ('3.10', OLDEST, 'basicsr==1.4.2'),
+    'newest': ('3.12', NEWEST, 'basicsr==1.4.2'),
+    'master': ('3.11', NEWEST, MASTER),
+    'fixed': ('3.11', NEWEST, 'basicsr-fixed'),
+    'python3.13': ('3.13', NEWEST, 'basicsr==1.4.2'),
+}
+
+
+@nox.session
+@nox.parametrize('python,row', [nox.param(python, row, id=row) for row, (python, *_) in ROWS.items()])
+def tests(session: nox.Session, row: str) -> None:
+    """Runs the tests, or those that are named."""
+    python, stack, basicsr = ROWS[row]
+    pins = Path(session.create_tmp(), 'pins.txt')
+    pins.write_text('\n'.join(stack))
+    session.install('setuptools<81', 'wheel', 'cython', *stack)  # BasicSR's setup.py imports torch
+    if python == '3.13':  # where its setup.py fails: the wheel, which is of Python alone, comes from an older one
+        wheels = session.create_tmp()
+        session.run('python3.12', '-m', 'pip', 'wheel', '--no-deps', '-w', wheels, basicsr, external=True)
+        basicsr = str(next(Path(wheels).glob('basicsr-*.whl')))
+    session.install('--no-build-isolation', '-c', str(pins), basicsr if row != 'fixed' else 'basicsr==1.4.2')
+    session.install('--ignore-requires-python', '-c', str(pins), '-e', '.[demo,test]')
+    if row == 'fixed':  # it brings the same package under another name
+        session.run('pip', 'uninstall', '--yes', 'basicsr')
+        session.install('--no-build-isolation', '--no-deps', basicsr)
+    session.run('pip', 'list')
+    session.run('pytest', *session.posargs)
