@@ -14,9 +14,11 @@ import nox
 nox.options.default_venv_backend = 'venv'
 nox.options.reuse_venv = 'yes'
 
-OLDEST = ['torch==2.4.1', 'torchvision==0.19.1', 'numpy==1.26.4', 'opencv-python==4.8.1.78']
+OLDEST = ['torch==2.4.1', 'torchvision==0.19.1', 'numpy==1.26.4', 'opencv-python==4.8.1.78', 'matplotlib==3.9.2']
 NEWEST = ['torch', 'torchvision', 'numpy', 'opencv-python']
 MASTER = os.environ.get('BASICSR_MASTER', 'git+https://github.com/XPixelGroup/BasicSR@master')  # or a checkout
+# Of the extra `test` without realesrgan and gfpgan, whose setup.py is BasicSR's.
+TOOLS = ['scikit-video', 'matplotlib', 'pytest', 'pytest-xdist', 'tensorboard', 'wandb', 'jsonschema', 'build', 'twine']
 ROWS = {  # Python, the stack, and BasicSR
     'oldest': ('3.10', OLDEST, 'basicsr==1.4.2'),
     'newest': ('3.12', NEWEST, 'basicsr==1.4.2'),
@@ -33,13 +35,14 @@ def tests(session: nox.Session, row: str) -> None:
     python, stack, basicsr = ROWS[row]
     pins = Path(session.create_tmp(), 'pins.txt')
     pins.write_text('\n'.join(stack))
-    session.install('setuptools<81', 'wheel', 'cython', *stack)  # BasicSR's setup.py imports torch
+    session.install('setuptools>=77,<81', 'wheel', 'cython', *stack)  # BasicSR's setup.py imports torch
     if python == '3.13':  # where its setup.py fails: the wheel, which is of Python alone, comes from an older one
         wheels = session.create_tmp()
         session.run('python3.12', '-m', 'pip', 'wheel', '--no-deps', '-w', wheels, basicsr, external=True)
         basicsr = str(next(Path(wheels).glob('basicsr-*.whl')))
     session.install('--no-build-isolation', '-c', str(pins), basicsr if row != 'fixed' else 'basicsr==1.4.2')
-    session.install('--ignore-requires-python', '-c', str(pins), '-e', '.[demo,test]')
+    project = ['.', *TOOLS] if python == '3.13' else ['.[demo,test]']
+    session.install('--no-build-isolation', '--ignore-requires-python', '-c', str(pins), '-e', *project)
     if row == 'fixed':  # it brings the same package under another name
         session.run('pip', 'uninstall', '--yes', 'basicsr')
         session.install('--no-build-isolation', '--no-deps', basicsr)

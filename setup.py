@@ -6,13 +6,17 @@ folder is that of the packages, in the wheel and in the editable install alike, 
 """
 
 import sys
+from importlib.util import find_spec
 
 from setuptools import Distribution, setup  # before distutils, which it brings along
 
 from distutils.command.install_data import install_data  # isort: skip
 
-if sys.version_info >= (3, 13):
-    sys.exit('multigrid_vsr needs Python 3.10 to 3.12: BasicSR 1.4.2 cannot be built on 3.13 and later.')
+if sys.version_info >= (3, 13) and find_spec('basicsr') is None:
+    sys.exit(
+        'multigrid_vsr needs Python 3.10 to 3.12: BasicSR 1.4.2 cannot be built on 3.13 and later. docs/design.md, '
+        'Versions, says how both get there.'
+    )
 
 
 class InstallBesidePackages(install_data):

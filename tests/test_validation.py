@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from basicsr.data import build_dataset
 from probe import NETWORK
 from runs import options, run, torchrun, train, write
@@ -24,6 +25,7 @@ from multigrid_vsr.demo.video import find_video
 from multigrid_vsr.frames.pairs import open_sources
 from multigrid_vsr.frames.prepare import build as build_store
 from multigrid_vsr.models.validation import figures
+from multigrid_vsr.options.checked import check_given, checked
 from multigrid_vsr.options.validation_table import check_pieces
 
 pytestmark = pytest.mark.filterwarnings('ignore:distutils Version classes')  # in BasicSR's EDVR
@@ -376,3 +378,26 @@ def test_center_frame_of_whole_clips_counts_once(tmp_path, clips):
     gt = cv2.imread(str(clips / 'gt/001/00000004.png')).astype(float)
     psnr = 10 * np.log10(255**2 / np.mean((frames['001/00000000_7.png'] - gt) ** 2))
     assert found['psnr']['clips']['001'] == pytest.approx(psnr, abs=1e-3)
+
+
+def test_bench_validation_says_what_whole_clips_and_pieces_take(tmp_path, capsys):
+    from multigrid_vsr.cli import main
+
+    (tmp_path / 'run.yml').write_text('network_g: {type: BasicVSR, num_feat: 4, num_block: 1, spynet_path: gone.pth}\n')
+    main(['bench', 'validation', '-opt', str(tmp_path / 'run.yml')])
+    printed = capsys.readouterr().out
+    rows = dict(re.findall(r'(a whole clip|max_frames \d+(?:, tile \d+)?) +([\d.]+)\n', printed))
+    assert list(rows) == ['a whole clip', 'max_frames 80', 'max_frames 64', 'max_frames 64, tile 192']
+    amounts = [float(amount) for amount in rows.values()]
+    assert amounts == sorted(amounts, reverse=True)
+    found, foretold = map(float, re.findall(r'take ([\d.]+) GB, where the estimate is ([\d.]+)\.', printed)[0])
+    assert foretold == pytest.approx(found, rel=0.3)
+
+
+def test_test_sets_of_the_page_are_options_of_ours():
+    page = (Path(__file__).parents[1] / 'docs/your_own_parts.md').read_text()
+    block = yaml.safe_load(re.search(r'## A test set\n.*?```yaml\n(.*?)```', page, re.DOTALL)[1])
+    assert list(block['datasets']) == ['val', 'val_2']
+    for name, values in block['datasets'].items():
+        assert checked('datasets.val', values, f'datasets.{name}') == values
+        check_given('datasets.val', values, f'datasets.{name}')
