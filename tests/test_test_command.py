@@ -127,6 +127,7 @@ WRONG = [
     ({'network_g': {'type': 'BasicVSR', 'num_feat': 4}}, 'path.pretrain_network_g: must fit BasicVSR with the arguments of'),
     ({'datasets': {'test': {'name': 'a', 'type': 'MultigridVideoTestDataset'}}}, 'datasets.test.dataroot_gt: must be given'),
     ({'datasets': {'test': {'name': 'a', 'type': 'MultigridVideoTestDataset', 'dataroot_gt': 'no'}}}, 'datasets.test.dataroot_gt: must be a path that exists, got no.'),
+    ({'model_type': 'SRModel', 'val': {'save_img': False, 'tile': 200}}, 'val.tile: must be left out for SRModel, which has a'),
     ({'num_gpu': 64}, 'num_gpu: must be at most the 0 GPUs of this machine, got 64.'),
 ]  # fmt: skip
 

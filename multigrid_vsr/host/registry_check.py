@@ -31,9 +31,10 @@ from multigrid_vsr.options.table import SCHEDULER_TYPE
 
 _OPTIMIZERS = ('Adam', 'AdamW', 'Adamax', 'SGD', 'ASGD', 'RMSprop', 'Rprop')  # BasicSR 1.4.2 knows the first alone
 _SCHEDULERS = ('MultiStepLR', 'MultiStepRestartLR', 'CosineAnnealingRestartLR', SCHEDULER_TYPE)
+_PIECES = ('val.max_frames', 'val.tile')
 _OF_OUR_STEP = (
     *('train.amp', 'train.compile', 'train.cuda_graph', 'train.channels_last', 'multigrid.max_batch_size_per_gpu'),
-    *('val.max_frames', 'val.tile'),
+    *_PIECES,
 )
 _OWN = ' One of your own has to be imported first: see docs/your_own_parts.md.'
 _VGG_CRITERIA = ('l1', 'fro')  # BasicSR's `l2` does not exist in torch
@@ -87,9 +88,19 @@ def check_tested_model(opt: Mapping[str, Any]) -> None:
     """Looks up the model of a test.
 
     Raises:
-        OptionError: If it is not registered.
+        OptionError: If it is not registered, or does not validate in pieces where they are asked for.
     """
-    _registered('model_type', opt['model_type'], MODEL_REGISTRY, _OWN)
+    model = _registered('model_type', opt['model_type'], MODEL_REGISTRY, _OWN)
+    if not issubclass(model, MultigridVideoModel):
+        _refuse_ours(opt, model, _PIECES)
+
+
+def _refuse_ours(opt: Mapping[str, Any], model: type, options: Iterable[str]) -> None:
+    """Refuses what a model of the user's own does not do."""
+    for option in options:
+        if lookup(opt, option):
+            rule = f'be left out for {model.__name__}, which has a step and a validation of its own'
+            raise OptionError(option, rule, lookup(opt, option), 'Remove it.')
 
 
 def _check_model(opt: Mapping[str, Any]) -> None:
@@ -104,10 +115,7 @@ def _check_model(opt: Mapping[str, Any]) -> None:
     if issubclass(model, MultigridVideoModel) and not issubclass(model, MultigridVideoGANModel):
         return
     if not issubclass(model, MultigridVideoModel):
-        for option in _OF_OUR_STEP:
-            if lookup(opt, option):
-                rule = f'be left out for {model.__name__}, which has a step and a validation of its own'
-                raise OptionError(option, rule, lookup(opt, option), 'Remove it.')
+        _refuse_ours(opt, model, _OF_OUR_STEP)
     elif opt['train'].get('amp'):
         raise OptionError('train.amp', 'be left out of a GAN run', opt['train']['amp'], 'It trains in float32.')
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ class TestItem:
     num_frame: int
     lq: Callable[[], Iterable[Frame]]
     gt: Callable[[], Iterable[np.ndarray]]
+
+    def middle(self) -> TestItem:
+        """The clip as a window around its frame in the middle."""
+        return replace(self, is_window=True, gt=lambda: islice(self.gt(), self.num_frame // 2, None))
 
 
 def read_item(dataset: Any, place: int) -> TestItem:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +56,8 @@ def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, 
     has_bar = shows_progress(model.opt)
     for place in tqdm(range(rank, len(dataset), world_size), desc=f'Validate {name}', disable=not has_bar, leave=False):
         item = read_item(dataset, place)
+        if val_opt.get('center_frame_only') and not item.is_window:
+            item = item.middle()
         for frame, result, gt in _super_resolve(restorer, val_opt, item):
             num_frame = len(model.metric_results[item.folder])
             pictures.add(item, frame, num_frame, result, gt)
@@ -107,26 +108,24 @@ def _super_resolve(
     restorer: Restorer, val_opt: dict[str, Any], item: TestItem
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Gives the place in its clip, result and ground truth of each frame, images uint8 BGR."""
-    gives_one = item.is_window or val_opt.get('center_frame_only')
-    if gives_one:
+    if item.is_window:
         restorer = replace(restorer, window=None)
-    gt = iter(item.gt()) if item.is_window or not gives_one else islice(item.gt(), item.num_frame // 2, None)
-    results = super_resolve(restorer, item.lq(), _cut(restorer, val_opt, item.num_frame, bool(gives_one)))
+    results = super_resolve(restorer, item.lq(), _cut(restorer, val_opt, item))
     count = 0
-    for count, result in enumerate(results, 1):
-        yield item.first + count - 1, result.numpy(), next(gt)
-    if count != (1 if gives_one else item.num_frame):
+    for count, (result, gt) in enumerate(zip(results, item.gt()), 1):
+        yield item.first + count - 1, result.numpy(), gt
+    if count != (1 if item.is_window else item.num_frame):
         raise InputError(
             f'datasets: must be a test set of windows for an arch that gives one frame, got {count} frames for '
             f'{item.num_frame} in clip {item.folder}. Set type: VideoTestDataset.'
         )
 
 
-def _cut(restorer: Restorer, val_opt: dict[str, Any], num_frame: int, is_whole: bool) -> Cut:
+def _cut(restorer: Restorer, val_opt: dict[str, Any], item: TestItem) -> Cut:
     """How ``val.max_frames`` and ``val.tile`` cut a clip."""
     tile_overlap = val_opt.get('tile_overlap')
-    cut = Cut(num_frame, 0, val_opt.get('tile'), TILE_OVERLAP if tile_overlap is None else tile_overlap)
-    if is_whole or val_opt.get('max_frames') is None or num_frame <= val_opt['max_frames']:
+    cut = Cut(item.num_frame, 0, val_opt.get('tile'), TILE_OVERLAP if tile_overlap is None else tile_overlap)
+    if item.is_window or val_opt.get('max_frames') is None or item.num_frame <= val_opt['max_frames']:
         return cut
     overlap = val_opt.get('overlap')
     context = restorer.context(FRAMES_OVERLAP if overlap is None else overlap)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,9 +61,7 @@ def newest_weights(opt: Mapping[str, Any]) -> str:
     found = max(folder.glob('net_g_*.pth'), key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
     if found is None:
         rule = 'be given where the run of the file has no checkpoint'
-        raise OptionError(
-            '--weights', rule, f'none in {folder}', f'Or start it in {os.path.dirname(root) or "its folder"}.'
-        )
+        raise OptionError('--weights', rule, f'none in {folder}', 'Or test where its experiments/ lies.')
     return str(found)
 
 
