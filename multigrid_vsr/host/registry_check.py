@@ -32,7 +32,8 @@ from multigrid_vsr.options.table import SCHEDULER_TYPE
 _OPTIMIZERS = ('Adam', 'AdamW', 'Adamax', 'SGD', 'ASGD', 'RMSprop', 'Rprop')  # BasicSR 1.4.2 knows the first alone
 _SCHEDULERS = ('MultiStepLR', 'MultiStepRestartLR', 'CosineAnnealingRestartLR', SCHEDULER_TYPE)
 _OF_OUR_STEP = (
-    'train.amp', 'train.compile', 'train.cuda_graph', 'train.channels_last', 'multigrid.max_batch_size_per_gpu',
+    'train.amp', 'train.compile', 'train.cuda_graph', 'train.channels_last', 'train.fix_modules',
+    'multigrid.max_batch_size_per_gpu',
 )  # fmt: skip
 _OWN = ' One of your own has to be imported first: see docs/your_own_parts.md.'
 _VGG_CRITERIA = ('l1', 'fro')  # BasicSR's `l2` does not exist in torch

@@ -16,6 +16,7 @@ from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.pixels import to_float_rgb
 from multigrid_vsr.data.prefetch import to_device
 from multigrid_vsr.models import optimizer_state
+from multigrid_vsr.models.checkpointed import checkpoint_modules
 from multigrid_vsr.models.degradation import Degradation, build_degradation, degrade
 from multigrid_vsr.models.lr_scheduler import BatchScaling, MultigridCosineLR
 from multigrid_vsr.models.run_keeper import RunKeeper
@@ -51,6 +52,8 @@ class MultigridMixin(_Base):
             return
         self._keeper = RunKeeper(self)
         self.watch = RunWatch(self)
+        if opt['train'].get('checkpoint_modules'):
+            checkpoint_modules(self.get_bare_model(self.net_g), opt['train']['checkpoint_modules'])
         if opt['train'].get('degradation') is not None:
             if self.schedule is None:
                 rule, fix = 'stand beside a `multigrid` block or a Multigrid dataset', 'Add `multigrid: {}`.'
