@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from basicsr.archs.basicvsr_arch import BasicVSR
@@ -9,6 +11,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from probe import NoisyProbe, ShapeProbe, ThinBasicVSR, train_here
 from runs import TRAIN_PROBE, assert_same_end, losses, options, real_options, run, same_bits, torchrun, write
 
+from multigrid_vsr.bench.checkpointing import kept_bytes
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.models.checkpointed import checkpoint_modules, matching
 from multigrid_vsr.options.train_block import checked_schedule
@@ -25,21 +28,6 @@ def gradients(network, lq, dtype=None):
     output.float().pow(2).mean().backward()
     buffers = [buffer.clone() for buffer in network.buffers()]
     return output, [parameter.grad for parameter in network.parameters()], buffers, torch.rand(1)
-
-
-def kept(network, lq):
-    """Bytes that the backward would need: each tensor once, and no weights."""
-    storages = {}
-
-    def pack(tensor):
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = network(lq)
-    weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
-    assert output.requires_grad
-    return sum(size for place, size in storages.items() if place not in weights)
 
 
 def twin(network, kind):
@@ -88,7 +76,8 @@ def test_checkpointed_modules_keep_less_and_nothing_changes_in_validation():
     checkpoint_modules(checkpointed, ['backward_trunk', 'forward_trunk'])
     lq = torch.rand(1, 3, 3, 64, 64)
     # A trunk keeps 11 maps of 8 channels in its 9 convolutions, a 64x64 one 131 kB; there are 2 trunks and 3 frames.
-    assert kept(plain, lq) - kept(checkpointed, lq) > 2 * 3 * 8 * 131_000
+    kept = [kept_bytes(SimpleNamespace(net_g=network, lq=lq)) for network in (plain, checkpointed)]
+    assert kept[0] - kept[1] > 2 * 3 * 8 * 131_000
     with torch.no_grad():
         assert torch.equal(plain.eval()(lq), checkpointed.eval()(lq))
 

@@ -18,6 +18,7 @@ _MEASURES = {
     'datasets': "what BasicSR's datasets cost under the schedule",
     'step': 'an iteration against BasicSR',
     'options': 'an iteration with each option that makes it faster',
+    'checkpoint': 'memory and time with modules that are computed again for the gradient',
     'run': 'a whole run against the sum of its steps',
     'plan': 'what plan --measure and the log say of a run, against what it takes',
     'gpu': 'what a GPU can show within minutes: every option, iterations, whole runs',
@@ -63,10 +64,10 @@ def run(args: argparse.Namespace) -> None:
         return launches.measure(args.opt)
     if args.rounds < 1:
         raise OptionError('--rounds', 'be at least 1', args.rounds, 'Medians are taken over the rounds.')
-    from multigrid_vsr.bench import acceleration, datasets, loader, predicted, step, whole_run
+    from multigrid_vsr.bench import acceleration, checkpointing, datasets, loader, predicted, step, whole_run
 
     modules = {'loader': loader, 'datasets': datasets, 'step': step, 'options': acceleration, 'run': whole_run}
-    modules['plan'] = predicted
+    modules |= {'plan': predicted, 'checkpoint': checkpointing}
     with _folder(args) as root:
         modules[args.what].measure(root, args.rounds)
 
