@@ -132,17 +132,18 @@ LIMITS = [
         'multigrid:  # of my arch\n  lq_least: 40  # pixels\n\n',
         'multigrid:  # of my arch\n  lq_least: 40  # pixels\n  gt_size: [160, 256]  # spatial stages, equally long: '
         'LQ 40, 64\n  num_frame: [7, 11, 15]  # equal parts of every stage\n\n',
+        ['multigrid.lq_least: 40 stays'],
     ),
-    ('multigrid: {num_frame_least: 9}\n', 'multigrid: {num_frame_least: 9, gt_size: [128, 256], num_frame: [9, 11, 15]}\n'),
-    ('multigrid: {}\n', 'multigrid: {gt_size: [128, 256], num_frame: [7, 11, 15]}\n'),
+    ('multigrid: {num_frame_least: 9}\n', 'multigrid: {num_frame_least: 9, gt_size: [128, 256], num_frame: [9, 11, 15]}\n', ['multigrid.num_frame_least: 9 stays']),
+    ('multigrid: {}\n', 'multigrid: {gt_size: [128, 256], num_frame: [7, 11, 15]}\n', []),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(('before', 'after'), LIMITS)
-def test_convert_keeps_the_limits_that_a_file_states_and_adds_the_shapes_to_them(before, after, tmp_path, capsys):
+@pytest.mark.parametrize(('before', 'after', 'lines'), LIMITS)
+def test_convert_keeps_the_limits_that_a_file_states_and_adds_the_shapes(before, after, lines, tmp_path, capsys):
     text = STOCK.replace('# network structures\n', f'{before}# network structures\n')
     assert f'{after}# network structures\n' in converted(tmp_path, text)
-    assert 'multigrid: the limits that it states stay' in capsys.readouterr().out
+    assert [line for line in capsys.readouterr().out.splitlines() if line.endswith(' stays')] == lines
 
 
 def test_convert_takes_text_that_is_a_number_for_one_and_says_so(tmp_path, capsys):

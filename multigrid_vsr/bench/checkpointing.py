@@ -12,8 +12,8 @@ from multigrid_vsr.bench.step import batches_of, model_of, run_step
 from multigrid_vsr.core.plan import format_table
 from multigrid_vsr.core.shapes import BatchShape
 
-NETWORK = {'type': 'BasicVSR', 'num_feat': 32, 'num_block': 10}
-SHAPES = (BatchShape(1, 7, 128), BatchShape(1, 15, 128))
+NETWORK = {'type': 'BasicVSR', 'num_feat': 64, 'num_block': 30}
+SHAPES = (BatchShape(1, 3, 64), BatchShape(1, 7, 64))
 PATTERNS: dict[str, list[str]] = {
     'none': [],
     'spynet': ['spynet'],

@@ -129,8 +129,8 @@ def _with_schedule(
         comments['multigrid.max_batch_size_per_gpu'] = f'at most {recipe.most_growth} times the full batch'
         reasons.append(f'multigrid.stage_iter: {block["stage_iter"]}, and larger batches in smaller shapes')
     if 'multigrid' in opt:
+        reasons += [f'multigrid.{key}: {value} stays' for key, value in opt['multigrid'].items()]
         opt['multigrid'] = {**opt['multigrid'], **block}
-        reasons.append('multigrid: the limits that it states stay')
     else:
         opt = insert(opt, 'datasets', 'multigrid', block)
     opt['train'] = _with_rule(opt, recipe, stages, comments, reasons)
