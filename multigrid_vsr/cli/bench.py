@@ -25,13 +25,30 @@ _MEASURES = {
     'launches': 'kernels that an iteration launches on a GPU and its waits for it, counted without one',
     'train': 'variants of a run with several seeds, by what they reach on real video, and in which time',
 }
+# What a measure needs or can do beside `--rounds` and `--data`.
+_MORE = {
+    'gpu': (' --out gpu', ' --out dry --dry'),
+    'launches': ('', ' -opt options/train_basicvsr_mg.yml'),
+    'train': (' --data matrix', ' --data matrix --table', ' --data matrix --variants stock paper_full --seeds 1'),
+}
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser('bench', help='measure loading, iterations or whole runs on this machine')
+    parser = subparsers.add_parser(
+        'bench',
+        help='measure loading, iterations or whole runs on this machine',
+        examples=(
+            'multigrid-vsr bench loader',
+            'multigrid-vsr bench step --rounds 9',
+            'multigrid-vsr bench gpu --out gpu',
+        ),
+    )
     measures = parser.add_subparsers(dest='what', metavar='WHAT', required=True)
     for what, description in _MEASURES.items():
-        measure = measures.add_parser(what, help=description)
+        endings = _MORE.get(what, ('', ' --rounds 9 --data bench_data'))
+        examples = [f'multigrid-vsr bench {what}{ending}' for ending in endings]
+        measure = measures.add_parser(what, help=description, examples=examples)
+        measure.set_defaults(parser_below=measure)
         if what == 'gpu':
             bench_gpu.add_arguments(measure)
         elif what == 'launches':

@@ -9,9 +9,16 @@ from typing import Any
 from multigrid_vsr.cli.files import write_whole
 from multigrid_vsr.core.errors import InputError, OptionError
 
+_EXAMPLES = (
+    'multigrid-vsr demo',
+    'multigrid-vsr demo --iters 60 --seed 1 --out short_demo',
+)
+
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser('demo', help='train a small BasicVSR twice on real video, stock and multigrid')
+    parser = subparsers.add_parser(
+        'demo', help='train a small BasicVSR twice on real video, stock and multigrid', examples=_EXAMPLES
+    )
     parser.add_argument('--out', type=Path, default=Path('multigrid_demo'), help='folder for all that it writes')
     parser.add_argument('--iters', type=int, default=300, help='iterations of each run (default: 300)')
     parser.add_argument('--seed', type=int, default=0, help='seed of both runs (default: 0)')
