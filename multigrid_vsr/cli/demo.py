@@ -65,8 +65,9 @@ def run(args: argparse.Namespace) -> None:
             histories[run_.name] = history
 
     page = out / 'report.html'
-    write_whole('--out', page, render([report.measured(out, run_, histories, results) for run_ in runs]).encode())
-    report.plot_psnr(out / 'psnr_over_time.png', bicubic, histories)
+    experiments = [report.measured(out, run_, histories, results) for run_ in runs]
+    write_whole('--out', page, render(experiments).encode())
+    report.draw_runs(out / 'psnr_over_time.png', experiments[-1].schedule, bicubic, histories)
     report.draw_crops(out / 'crops.png', lq, {**results, 'ground truth': gt})
     ssims = {name: evaluation.ssim(result, gt) for name, result in results.items()}
     table, summary = report.table(bicubic, histories, ssims), report.summary(bicubic, histories)
