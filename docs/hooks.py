@@ -29,6 +29,8 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Leads each link of a page to the page of what it links to."""
     here = page.file.src_uri
+    if here == 'index.md':
+        page.meta['hide'] = ['navigation']  # it has a tab to itself
     source = 'README.md' if here == 'index.md' else here.removeprefix('project/')
     source = source if source != here else f'docs/{here}'
     folder = os.path.dirname(here) or '.'
