@@ -205,6 +205,11 @@ def test_output_of_plan_in_the_docs_is_what_it_prints(capsys, monkeypatch):
     assert capsys.readouterr().out.startswith('\n'.join(block.lines[1:]) + '\n')
 
 
+def test_page_of_recipes_has_every_option_file():
+    listed = set(re.findall(r'\(\.\./options/(\w+\.yml)\)', (ROOT / 'docs/recipes.md').read_text()))
+    assert listed == {path.name for path in (ROOT / 'options').glob('*.yml')}
+
+
 def test_page_of_python_names_has_the_public_ones():
     names = re.findall(r'^::: (\S+)$', (ROOT / 'docs/api.md').read_text(), re.MULTILINE)
     assert sorted(names) == sorted(f'multigrid_vsr.{module}.{name}' for name, module in multigrid_vsr._PUBLIC.items())
