@@ -14,6 +14,7 @@ _PUBLIC = {
     'MultigridVideoGANModel': 'models.multigrid_video_gan_model',
     'MultigridMixin': 'models.multigrid_mixin',
     'DEGRADATION_REGISTRY': 'models.degradation',
+    'OPTIMIZER_REGISTRY': 'models.optimizers',
     'MultigridDataset': 'data.multigrid_dataset',
     'seeded': 'data.seeded',
     'MultigridREDSDataset': 'data.multigrid_reds_dataset',

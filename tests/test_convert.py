@@ -127,6 +127,25 @@ def test_convert_keeps_windows_line_ends_and_the_mark_at_the_start(tmp_path):
     assert changed_lines(text, after) == CHANGED.replace('\n', '\r\n')
 
 
+LIMITS = [
+    (
+        'multigrid:  # of my arch\n  lq_least: 40  # pixels\n\n',
+        'multigrid:  # of my arch\n  lq_least: 40  # pixels\n  gt_size: [160, 256]  # spatial stages, equally long: '
+        'LQ 40, 64\n  num_frame: [7, 11, 15]  # equal parts of every stage\n\n',
+        ['multigrid.lq_least: 40 stays'],
+    ),
+    ('multigrid: {num_frame_least: 9}\n', 'multigrid: {num_frame_least: 9, gt_size: [128, 256], num_frame: [9, 11, 15]}\n', ['multigrid.num_frame_least: 9 stays']),
+    ('multigrid: {}\n', 'multigrid: {gt_size: [128, 256], num_frame: [7, 11, 15]}\n', []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('before', 'after', 'lines'), LIMITS)
+def test_convert_keeps_the_limits_that_a_file_states_and_adds_the_shapes(before, after, lines, tmp_path, capsys):
+    text = STOCK.replace('# network structures\n', f'{before}# network structures\n')
+    assert f'{after}# network structures\n' in converted(tmp_path, text)
+    assert [line for line in capsys.readouterr().out.splitlines() if line.endswith(' stays')] == lines
+
+
 def test_convert_takes_text_that_is_a_number_for_one_and_says_so(tmp_path, capsys):
     after = converted(tmp_path, STOCK.replace('!!float 3e5', '3e5'))
     assert '  total_iter: 300000\n' in after
@@ -390,15 +409,15 @@ def test_recipe_of_the_paper_gives_edvr_half_the_rate_in_the_small_stage():
 
 
 BAD = [
-    ({'multigrid': {'gt_size': [64, 256]}}, 'multigrid: must not be there yet, got a block. Change it by hand.'),
+    ({'multigrid': {'gt_size': [64, 256]}}, 'multigrid: must not be there yet, or hold lq_multiple, lq_least, num_frame_least alone, got a block. Change it'),
     ({'datasets': None}, 'datasets: must be a block of options, got nothing. A training run needs it.'),
     ({'train': None}, 'train: must be a block of options, got nothing. A training run needs it.'),
     ({'network_g': 'BasicVSR'}, 'network_g: must be a block of options, got BasicVSR. A training run needs it.'),
     ({'train__scheduler': None}, 'train.scheduler: must be a block of options, got nothing.'),
     (
         {'model_type': 'VideoRecurentModel'},
-        'model_type: must be one of VideoRecurrentModel, VideoRecurrentGANModel, EDVRModel, VideoBaseModel, got '
-        'VideoRecurentModel. Did you mean `VideoRecurrentModel`?',
+        'model_type: must be one of VideoRecurrentModel, VideoRecurrentGANModel, EDVRModel, VideoBaseModel, '
+        'RecurrentMixPrecisionRTModel, got VideoRecurentModel. Did you mean `VideoRecurrentModel`?',
     ),
     ({'model_type': 'SRModel'}, "model_type: must be .*, got SRModel. It converts BasicSR's video training files."),
     ({'model_type': None}, 'model_type: must be one of .*, got nothing.'),

@@ -12,8 +12,6 @@ from runs import options, write
 
 from multigrid_vsr.cli import main
 
-pytestmark = pytest.mark.filterwarnings('ignore:Detected call of `lr_scheduler')  # BasicSR steps it before, resumed
-
 
 def run_options(clips, **changes):
     """13 iterations whose rate hardly falls before the last shape, twice as large at the batch of 2."""

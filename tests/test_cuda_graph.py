@@ -158,6 +158,12 @@ def test_model_with_a_step_of_its_own_is_left_eager(tmp_path, clips, stand_in, c
     with caplog.at_level('INFO'):
         assert other._graph is None
     assert 'train.cuda_graph is off: OtherModel has its own optimize_parameters.' in caplog.text
+    model.opt['train']['checkpoint_modules'] = ['conv']
+    with caplog.at_level('INFO'):
+        assert cuda_graph.graph_of(model, MultigridVideoModel) is None
+    assert (
+        'train.cuda_graph is off: checkpoint_modules set the random state again, which a graph cannot.' in caplog.text
+    )
 
 
 SEGMENTS = Schedule.from_shapes([(100, BatchShape(2, 7, 64)), (200, BatchShape(2, 7, 128))], BatchShape(2, 7, 128))

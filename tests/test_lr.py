@@ -144,6 +144,16 @@ def test_scheduler_sets_every_group_in_its_ratio_and_resumes_at_any_iteration():
         assert [group['lr'] for group in resumed.param_groups] == rates[place + 1]
 
 
+@pytest.mark.parametrize('last_epoch', [0, 1, 5])
+def test_scheduler_that_goes_on_steps_before_the_optimizer_without_a_warning(last_epoch):
+    """BasicSR's order in the first iteration of a run that goes on; warnings are errors here."""
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = MultigridCosineLR(optimizer, BATCHES, CosineOptions(eta_min=0))
+    scheduler.load_state_dict({'last_epoch': last_epoch})
+    scheduler.step()
+    assert scheduler.state_dict() == {'last_epoch': last_epoch + 1}
+
+
 @pytest.mark.parametrize(
     ('values', 'line'),
     [

@@ -22,7 +22,6 @@ def of_model(clips, model, **changes):
     )  # fmt: skip
 
 
-@pytest.mark.filterwarnings('ignore:Detected call of `lr_scheduler.step')  # BasicSR's order, when it goes on
 @pytest.mark.parametrize('model', ['OwnStepModel', 'MultigridTheirModel'])
 def test_model_with_a_step_of_its_own_follows_the_schedule_and_resumes_exactly(model, tmp_path, clips):
     opt = of_model(clips, model)

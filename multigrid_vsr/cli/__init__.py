@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
+import os
+import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from multigrid_vsr.cli import (
     average,
     batch,
     bench,
+    completion,
     convert,
     cooldown,
     demo,
@@ -22,25 +25,59 @@ from multigrid_vsr.cli import (
     test,
     train,
 )
+from multigrid_vsr.cli.arguments import Parser
 from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.host.launch import is_first_to_say
 
-_COMMANDS = (train, test, plan, batch, convert, fit, cooldown, prepare, report, average, infer, bench, demo, schema)
+_TRAINING = (train, test, plan, batch, convert, fit, cooldown, prepare)
+COMMANDS = (*_TRAINING, report, average, infer, bench, demo, schema, completion)
+
+
+def build_parser() -> Parser:
+    """The parser of all commands."""
+    parser = Parser(
+        prog='multigrid-vsr',
+        description='Multigrid training of video super-resolution. `multigrid-vsr COMMAND --help` has examples.',
+    )
+    subparsers = parser.add_subparsers(metavar='COMMAND', required=True)
+    for command in COMMANDS:
+        below = command.add_parser(subparsers)
+        below.set_defaults(run=command.run, parser=parser, parser_below=below)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one command; what the user can mend ends it with one line and exit status 1."""
-    parser = argparse.ArgumentParser(prog='multigrid-vsr', description='Multigrid training of video super-resolution.')
-    subparsers = parser.add_subparsers(metavar='COMMAND', required=True)
-    for command in _COMMANDS:
-        command.add_parser(subparsers).set_defaults(run=command.run)
-    args, others = parser.parse_known_args(argv)
-    if args.run in (train.run, test.run):
-        args.arguments = others
-    elif others:
-        parser.error(f'unrecognized arguments: {" ".join(others)}')
+    """Runs one command.
+
+    Its exit status is 1 where the user can mend what the one line says, 2 where the command line cannot be read, 130
+    after Ctrl-C and 141 where nobody reads its output any more.
+    """
+    with _silent_without_a_reader():
+        argv = sys.argv[1:] if argv is None else argv
+        args, others = build_parser().parse_known_args(argv)
+        args.argv = argv[1:]
+        if others and args.run is not train.run:  # those BasicSR may know
+            args.parser_below.error(f'unrecognized arguments: {" ".join(others)}')
+        try:
+            args.run(args)
+        except InputError as error:
+            sys.exit(str(error) if is_first_to_say(error) else 1)
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+
+@contextmanager
+def _silent_without_a_reader() -> Iterator[None]:
+    """Ends as a program in C does where standard output is a pipe that has been closed, as by ``head``."""
     try:
-        args.run(args)
-    except InputError as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        watched = select.poll()
+        watched.register(sys.stdout.fileno(), 0)
+        if not any(event & select.POLLERR for _, event in watched.poll(0)):
+            raise  # another pipe, of a worker say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in the buffer
+        sys.exit(141)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from multigrid_vsr.cli.arguments import check_least
 from multigrid_vsr.cli.files import check_writable
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.options.option_file import copy_in_run_folder
@@ -17,12 +18,11 @@ from multigrid_vsr.options.option_file import copy_in_run_folder
 if TYPE_CHECKING:
     import torch
 
-_EXAMPLES = """\
-examples:
-  multigrid-vsr average experiments/my_run --last 5
-  multigrid-vsr average experiments/my_run --last 10 -o averaged.pth
-  multigrid-vsr average experiments/my_duf_run --last 5 -opt options/my_duf_run.yml --bn_iters 200
-"""
+_EXAMPLES = (
+    'multigrid-vsr average experiments/my_run --last 5',
+    'multigrid-vsr average experiments/my_run --last 10 -o averaged.pth',
+    'multigrid-vsr average experiments/my_duf_run --last 5 -opt options/my_duf_run.yml --bn_iters 200',
+)
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -32,8 +32,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         description='Writes the mean of the last checkpoints as a weight file of BasicSR: of `params`, and of '
         '`params_ema` where all have it. The running statistics of BatchNorm (DUF, TOFlow) are measured anew on '
         "batches of the training set, as the run's last iterations cut them; archs without BatchNorm need no data.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=_EXAMPLES,
     )
     parser.add_argument('experiment', type=Path, metavar='EXPERIMENT', help='folder of a run')
     parser.add_argument('--last', type=int, default=5, metavar='N', help='checkpoints (default: 5)')
@@ -59,9 +58,7 @@ def run(args: argparse.Namespace) -> None:
     folder: Path = args.experiment
     if not folder.is_dir():
         raise OptionError('EXPERIMENT', 'be the folder of a run', folder, 'Correct the path.')
-    for name in ('last', 'bn_iters'):
-        if getattr(args, name) < 1:
-            raise OptionError(f'--{name}', 'be at least 1', getattr(args, name), 'Correct the value.')
+    check_least(args, {'--last': 1, '--bn_iters': 1})
     out: Path = args.out or folder / 'models/net_g_average.pth'
     check_writable('-o', out)
     from multigrid_vsr.models import averaging, checkpoint

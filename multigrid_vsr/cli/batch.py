@@ -7,13 +7,21 @@ import os
 import sys
 from typing import Any
 
+from multigrid_vsr.cli.arguments import check_least
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.options.multigrid_block import uses_multigrid
 from multigrid_vsr.options.option_file import read_options
 
+_EXAMPLES = (
+    'multigrid-vsr batch -opt mg.yml',
+    'multigrid-vsr batch -opt mg.yml --limit 32 --force_yml train:amp=bf16',
+)
+
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser('batch', help='find the batch of each shape that fits and keeps the GPU busy')
+    parser = subparsers.add_parser(
+        'batch', help='find the batch of each shape that fits and keeps the GPU busy', examples=_EXAMPLES
+    )
     parser.add_argument('-opt', required=True, help='path to the option YAML file')
     parser.add_argument('--limit', type=int, default=128, help='largest batch to try (default: 128)')
     parser.add_argument('--iters', type=int, default=5, help='iterations of which the median is taken (default: 5)')
@@ -27,9 +35,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: If the file or an option of it cannot be used, or one sample of a shape does not fit.
     """
-    for name in ('limit', 'iters'):
-        if getattr(args, name) < 1:
-            raise OptionError(f'--{name}', 'be at least 1', getattr(args, name), 'Correct the value.')
+    check_least(args, {'--limit': 1, '--iters': 1})
     written = read_options(args.opt, args.force_yml)
     if not uses_multigrid(written):
         raise OptionError(

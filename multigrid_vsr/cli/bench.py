@@ -18,6 +18,7 @@ _MEASURES = {
     'datasets': "what BasicSR's datasets cost under the schedule",
     'step': 'an iteration against BasicSR',
     'options': 'an iteration with each option that makes it faster',
+    'checkpoint': 'memory and time with modules that are computed again for the gradient',
     'run': 'a whole run against the sum of its steps',
     'plan': 'what plan --measure and the log say of a run, against what it takes',
     'gpu': 'what a GPU can show within minutes: every option, iterations, whole runs',
@@ -25,14 +26,32 @@ _MEASURES = {
     'validation': 'memory that a validation takes, for whole clips and in pieces',
     'train': 'variants of a run with several seeds, by what they reach on real video, and in which time',
 }
+# What a measure needs or can do beside `--rounds` and `--data`.
+_MORE = {
+    'gpu': (' --out gpu', ' --out dry --dry'),
+    'launches': ('', ' -opt options/train_basicvsr_mg.yml'),
+    'validation': (' -opt options/train_basicvsr_mg.yml', ' -opt mg.yml --clip 300 270 480'),
+    'train': (' --data matrix', ' --data matrix --table', ' --data matrix --variants stock paper_full --seeds 1'),
+}
 _REDS4 = (100, 180, 320)  # frames of a clip, LQ height and width
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser('bench', help='measure loading, iterations or whole runs on this machine')
+    parser = subparsers.add_parser(
+        'bench',
+        help='measure loading, iterations or whole runs on this machine',
+        examples=(
+            'multigrid-vsr bench loader',
+            'multigrid-vsr bench step --rounds 9',
+            'multigrid-vsr bench gpu --out gpu',
+        ),
+    )
     measures = parser.add_subparsers(dest='what', metavar='WHAT', required=True)
     for what, description in _MEASURES.items():
-        measure = measures.add_parser(what, help=description)
+        endings = _MORE.get(what, ('', ' --rounds 9 --data bench_data'))
+        examples = [f'multigrid-vsr bench {what}{ending}' for ending in endings]
+        measure = measures.add_parser(what, help=description, examples=examples)
+        measure.set_defaults(parser_below=measure)
         if what == 'gpu':
             bench_gpu.add_arguments(measure)
         elif what == 'launches':
@@ -75,10 +94,10 @@ def run(args: argparse.Namespace) -> None:
         return validation.measure(args.opt, tuple(args.clip))
     if args.rounds < 1:
         raise OptionError('--rounds', 'be at least 1', args.rounds, 'Medians are taken over the rounds.')
-    from multigrid_vsr.bench import acceleration, datasets, loader, predicted, step, whole_run
+    from multigrid_vsr.bench import acceleration, checkpointing, datasets, loader, predicted, step, whole_run
 
     modules = {'loader': loader, 'datasets': datasets, 'step': step, 'options': acceleration, 'run': whole_run}
-    modules['plan'] = predicted
+    modules |= {'plan': predicted, 'checkpoint': checkpointing}
     with _folder(args) as root:
         modules[args.what].measure(root, args.rounds)
 

@@ -17,9 +17,16 @@ from multigrid_vsr.options.option_text import rewrite
 from multigrid_vsr.options.recipes import RECIPES
 from multigrid_vsr.options.settle import take_numbers
 
+_EXAMPLES = (
+    'multigrid-vsr convert -opt stock.yml -o mg.yml',
+    'multigrid-vsr convert -opt stock.yml -o fast.yml --recipe fast',
+)
+
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser('convert', help="turn a BasicSR video training file into one of this project's")
+    parser = subparsers.add_parser(
+        'convert', help="turn a BasicSR video training file into one of this project's", examples=_EXAMPLES
+    )
     parser.add_argument('-opt', required=True, help='path to the option YAML file of BasicSR')
     parser.add_argument('-o', dest='out', type=Path, required=True, metavar='FILE', help='file to write')
     parser.add_argument(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from multigrid_vsr.cli.arguments import check_least
 from multigrid_vsr.cli.convert import check_out, read_with_numbers, write_conversion
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.core.lr import batch_factor
@@ -14,13 +15,20 @@ from multigrid_vsr.options.cooldown import cooldown
 from multigrid_vsr.options.multigrid_block import uses_multigrid
 from multigrid_vsr.options.train_block import checked_schedule
 
+_EXAMPLES = (
+    'multigrid-vsr cooldown -opt mg.yml -o end.yml --iter 10000',
+    'multigrid-vsr cooldown -opt mg.yml -o end.yml --iter 10000 --from 40000 --run experiments/my_run',
+)
+
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser('cooldown', help='end a run under way: anneal the rate from a checkpoint of it')
+    parser = subparsers.add_parser(
+        'cooldown', help='end a run under way: anneal the rate from a checkpoint of it', examples=_EXAMPLES
+    )
     parser.add_argument('-opt', required=True, help='path to the option YAML file of the run')
     parser.add_argument('-o', dest='out', type=Path, required=True, metavar='FILE', help='file to write')
     parser.add_argument('--iter', type=int, required=True, help='iterations to go on for, at the full shape')
-    parser.add_argument('--from', dest='start', type=int, help='iteration of a checkpoint; default: the newest')
+    parser.add_argument('--from', type=int, help='iteration of a checkpoint; default: the newest')
     parser.add_argument(
         '--run', dest='folder', type=Path, metavar='FOLDER', help='folder of the run; default: experiments/NAME'
     )
@@ -33,15 +41,13 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: If there is no such checkpoint, or the file cannot be used or written.
     """
-    for option, value in (('--iter', args.iter), ('--from', args.start)):
-        if value is not None and value < 1:
-            raise OptionError(option, 'be at least 1', value, 'Correct the value.')
+    check_least(args, {'--iter': 1, '--from': 1})
     check_out(args.out)
     opt = read_with_numbers(args.opt)
     if not uses_multigrid(opt):
         raise OptionError('-opt', 'be a file of this project', args.opt, 'Give that of a run with its types.')
     checked_schedule(opt)
-    path, state = _checkpoint(opt, args.folder or _folder_of(opt), args.start)
+    path, state = _checkpoint(opt, args.folder or _folder_of(opt), vars(args)['from'])
     rate = _rate_of(opt, state)
     write_conversion(args.opt, args.out, cooldown(opt, str(path.resolve()), state['iter'], args.iter, rate))
     print(f'Go on with: multigrid-vsr train -opt {args.out}')

@@ -9,9 +9,16 @@ from typing import Any
 from multigrid_vsr.cli.files import write_whole
 from multigrid_vsr.core.errors import InputError, OptionError
 
+_EXAMPLES = (
+    'multigrid-vsr demo',
+    'multigrid-vsr demo --iters 60 --seed 1 --out short_demo',
+)
+
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser('demo', help='train a small BasicVSR twice on real video, stock and multigrid')
+    parser = subparsers.add_parser(
+        'demo', help='train a small BasicVSR twice on real video, stock and multigrid', examples=_EXAMPLES
+    )
     parser.add_argument('--out', type=Path, default=Path('multigrid_demo'), help='folder for all that it writes')
     parser.add_argument('--iters', type=int, default=300, help='iterations of each run (default: 300)')
     parser.add_argument('--seed', type=int, default=0, help='seed of both runs (default: 0)')
@@ -58,8 +65,9 @@ def run(args: argparse.Namespace) -> None:
             histories[run_.name] = history
 
     page = out / 'report.html'
-    write_whole('--out', page, render([report.measured(out, run_, histories, results) for run_ in runs]).encode())
-    report.plot_psnr(out / 'psnr_over_time.png', bicubic, histories)
+    experiments = [report.measured(out, run_, histories, results) for run_ in runs]
+    write_whole('--out', page, render(experiments).encode())
+    report.draw_runs(out / 'psnr_over_time.png', experiments[-1].schedule, bicubic, histories)
     report.draw_crops(out / 'crops.png', lq, {**results, 'ground truth': gt})
     ssims = {name: evaluation.ssim(result, gt) for name, result in results.items()}
     table, summary = report.table(bicubic, histories, ssims), report.summary(bicubic, histories)

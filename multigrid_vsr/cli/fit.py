@@ -8,15 +8,25 @@ from typing import Any
 
 import yaml
 
+from multigrid_vsr.cli.arguments import check_least
 from multigrid_vsr.cli.convert import check_out, read_with_numbers, write_conversion
 from multigrid_vsr.cli.plan import data_lines
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.options.fitting import RATES, Wishes, fit
 from multigrid_vsr.options.known_types import STOCK_DATASETS
 
+_EXAMPLES = (
+    'multigrid-vsr fit -opt mg.yml -o mine.yml --gpus 2 --fill 4',
+    'multigrid-vsr fit -opt mg.yml -o mine.yml --fill "[16, [8, 6, 4]]"',
+    'multigrid-vsr fit -opt stock.yml -o mine.yml --file-gpus 4 --gpus 16 --batch 64',
+    'multigrid-vsr fit -opt mg.yml -o half.yml --samples 0.5',
+)
+
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser('fit', help='fit an option file to your GPUs, a batch or a part of the samples')
+    parser = subparsers.add_parser(
+        'fit', help='fit an option file to your GPUs, a batch or a part of the samples', examples=_EXAMPLES
+    )
     parser.add_argument('-opt', required=True, help="path to the option YAML file, BasicSR's or this project's")
     parser.add_argument('-o', dest='out', type=Path, required=True, metavar='FILE', help='file to write')
     parser.add_argument('--gpus', type=int, help='GPUs that it will train on; default: those of the file')
@@ -40,10 +50,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: If the wishes make no sense for the file, or the new one cannot be written.
     """
-    for name in ('gpus', 'batch', 'file_gpus'):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise OptionError(f'--{name.replace("_", "-")}', 'be at least 1', value, 'Correct the value.')
+    check_least(args, {'--gpus': 1, '--batch': 1, '--file-gpus': 1})
     if not 0 < args.samples < float('inf'):
         raise OptionError('--samples', 'be a number above 0', args.samples, 'Half of them are 0.5.')
     check_out(args.out)

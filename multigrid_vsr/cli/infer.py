@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from multigrid_vsr.cli.arguments import check_least
 from multigrid_vsr.cli.files import check_writable
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.core.windows import FRAMES_OVERLAP, TILE_OVERLAP
@@ -19,13 +20,12 @@ if TYPE_CHECKING:
     from multigrid_vsr.models.inference import Cut, Restorer
 
 _TRIED = (0, 2, 4, 8, 16, 28)  # overlaps that --measure compares
-_EXAMPLES = """\
-examples:
-  multigrid-vsr infer video.mp4 -w experiments/my_run/models/net_g_latest.pth -o video_x4.mp4
-  multigrid-vsr infer frames/ -w net_g_300000.pth -opt options/train_basicvsr_mg.yml -o frames_x4
-  multigrid-vsr infer video.mkv -w net_g_latest.pth -opt my_run.yml -o out.mkv --num_frame 60 --tile 256
-  multigrid-vsr infer video.mp4 -w experiments/my_run/models/net_g_latest.pth --measure 60
-"""
+_EXAMPLES = (
+    'multigrid-vsr infer video.mp4 -w experiments/my_run/models/net_g_latest.pth -o video_x4.mp4',
+    'multigrid-vsr infer frames/ -w net_g_300000.pth -opt options/train_basicvsr_mg.yml -o frames_x4',
+    'multigrid-vsr infer video.mkv -w net_g_latest.pth -opt my_run.yml -o out.mkv --num_frame 60 --tile 256',
+    'multigrid-vsr infer video.mp4 -w experiments/my_run/models/net_g_latest.pth --measure 60',
+)
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -35,8 +35,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         description='Runs the network of an option file over a clip of any length. A clip that memory holds goes '
         'through as a whole; a longer one in windows whose ends overlap, a larger one in tiles too. With ffmpeg a '
         'video keeps its sound.',
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=_EXAMPLES,
     )
     parser.add_argument('input', type=Path, metavar='INPUT', help='video, or folder of images')
     parser.add_argument('-w', '--weights', type=Path, required=True, metavar='FILE', help='weight file of BasicSR')
@@ -103,10 +102,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name, least in (('num_frame', 1), ('overlap', 0), ('tile', 32), ('tile_overlap', 0), ('measure', 2)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise OptionError(f'--{name}', f'be at least {least}', value, 'Correct the value.')
+    check_least(args, {'--num_frame': 1, '--overlap': 0, '--tile': 32, '--tile_overlap': 0, '--measure': 2})
     if args.fps is not None and not 0 < args.fps <= 1000:
         raise OptionError('--fps', 'be above 0 and at most 1000', args.fps, 'Correct the value.')
     for size, context in (('num_frame', 'overlap'), ('tile', 'tile_overlap')):

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from multigrid_vsr.cli.arguments import check_least
 from multigrid_vsr.cli.files import check_writable, write_whole
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.plan import comparison, plan_data, shape_notes, stage_table
@@ -25,9 +26,15 @@ from multigrid_vsr.options.scheduler import rate_of
 from multigrid_vsr.options.settle import settle
 from multigrid_vsr.options.train_block import checked_schedule
 
+_EXAMPLES = (
+    'multigrid-vsr plan -opt options/train_basicvsr_mg.yml --gpus 8',
+    'multigrid-vsr plan -opt mg.yml --plot plan.png',
+    'multigrid-vsr plan -opt mg.yml --measure --json',
+)
+
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser('plan', help='check an option file and print its stages')
+    parser = subparsers.add_parser('plan', help='check an option file and print its stages', examples=_EXAMPLES)
     parser.add_argument('-opt', required=True, help='path to the option YAML file')
     parser.add_argument('--gpus', type=int, help='number of GPUs in all; default: num_gpu of the file')
     parser.add_argument('--measure', action='store_true', help='time every shape here: hours of the run and of stock')
@@ -43,6 +50,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: If the file or an option of it cannot be used.
     """
+    check_least(args, {'--gpus': 1})
     _check_plot(args.plot)
     opt = read_options(args.opt, args.force_yml)
     notes = settle(opt)

@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from multigrid_vsr.cli.arguments import check_least
 from multigrid_vsr.core.errors import InputError, OptionError
+
+_EXAMPLES = (
+    'multigrid-vsr prepare --gt videos -o datasets/mine',
+    'multigrid-vsr prepare --gt REDS/train_sharp --lq REDS/train_sharp_bicubic/X4 -o datasets/REDS',
+    'multigrid-vsr prepare --gt vimeo/sequences --list sep_trainlist.txt -o datasets/vimeo90k',
+    'multigrid-vsr prepare --verify -o datasets/mine',
+)
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -15,6 +23,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help='pack frames into a store of which a crop reads its own bytes alone',
         description='Writes STORE/gt and STORE/lq for `io_backend: {type: packed}`. Interrupted, run again it goes on; '
         'into a store that is there it packs what has changed since.',
+        examples=_EXAMPLES,
     )
     parser.add_argument(
         '--gt', type=_path, help='ground truth: folders of images, a BasicSR LMDB, a video or a folder of videos'
@@ -46,10 +55,7 @@ def run(args: argparse.Namespace) -> None:
     from multigrid_vsr.frames.prepare import build
     from multigrid_vsr.frames.verify import verify
 
-    for name in ('scale', 'workers', 'min_frames'):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise OptionError(f'--{name.replace("_", "-")}', 'be at least 1', value, 'Correct the value.')
+    check_least(args, {'--scale': 1, '--workers': 1, '--min-frames': 1})
     workers = args.workers or default_workers()
     sources = None
     if args.gt is not None:

@@ -9,11 +9,10 @@ from typing import Any
 from multigrid_vsr.cli.files import check_writable, write_whole
 from multigrid_vsr.core.errors import OptionError
 
-_EXAMPLES = """\
-examples:
-  multigrid-vsr report experiments/my_run
-  multigrid-vsr report experiments/stock experiments/multigrid -o report.html
-"""
+_EXAMPLES = (
+    'multigrid-vsr report experiments/my_run',
+    'multigrid-vsr report experiments/stock experiments/multigrid -o report.html',
+)
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -22,8 +21,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help='compare runs on one page',
         description='Writes one self-contained HTML page from the logs, TensorBoard files, checkpoints and pictures of '
         "BasicSR's runs and this project's, also of a run under way. The first run is the one to compare with.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=_EXAMPLES,
     )
     parser.add_argument('experiments', nargs='+', type=Path, metavar='EXPERIMENT', help='folder of a run')
     parser.add_argument(

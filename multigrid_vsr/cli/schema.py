@@ -13,6 +13,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         'schema',
         help='print the JSON Schema of an option file, with which an editor completes and checks it',
         description='Save it, and begin an option file with `# yaml-language-server: $schema=PATH`.',
+        examples=('multigrid-vsr schema > option_file.schema.json',),
     )
 
 

@@ -19,33 +19,37 @@ from multigrid_vsr.options.option_file import read_options
 from multigrid_vsr.options.settle import settle
 from multigrid_vsr.options.tests import as_test, newest_weights, trains
 
-_EXAMPLES = """\
-examples:
-  multigrid-vsr test -opt options/test_basicvsr_mg.yml
-  multigrid-vsr test -opt options/train_basicvsr_mg.yml          the newest checkpoint of that run on its test sets
-  multigrid-vsr test -opt my_run.yml -w experiments/my_run/models/net_g_50000.pth --json
-  torchrun --nproc_per_node=4 -m multigrid_vsr.cli test -opt my_test.yml --launcher pytorch
-"""
+_EXAMPLES = (
+    'multigrid-vsr test -opt options/test_basicvsr_mg.yml',
+    'multigrid-vsr test -opt options/train_basicvsr_mg.yml',
+    'multigrid-vsr test -opt my_run.yml -w experiments/my_run/models/net_g_50000.pth --json',
+    'torchrun --nproc_per_node=4 $(which multigrid-vsr) test -opt my_test.yml --launcher pytorch',
+)
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         'test',
-        help="measure a trained network, with the arguments of BasicSR's test.py; results/ goes here",
+        help="measure a trained network, as BasicSR's test.py does; results/ goes here",
         description="Measures a trained network on the test sets of an option file: BasicSR's for a test, or that of a "
-        'training run, whose newest checkpoint is taken. Its other arguments (--launcher, --debug) work too.',
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        'training run, whose newest checkpoint is taken.',
+        examples=_EXAMPLES,
     )
-    parser.add_argument('-opt', required=True, help='option file of a test, or of a training run')
+    parser.add_argument('-opt', required=True, metavar='FILE', help='option file of a test, or of a training run')
     parser.add_argument('-w', '--weights', metavar='FILE', help='weight file, instead of the one of the option file')
     parser.add_argument('--json', action='store_true', help='print the figures as JSON; all else goes to stderr')
-    parser.add_argument('--force_yml', nargs='+', default=[], metavar='KEY:KEY=VALUE', help="as BasicSR's")
+    parser.add_argument(
+        '--launcher', choices=('none', 'pytorch', 'slurm'), default='none', help='what started the ranks'
+    )
+    parser.add_argument(
+        '--force_yml', nargs='+', default=[], metavar='KEY:KEY=VALUE', help='change options of the file'
+    )
+    parser.add_argument('--local_rank', '--local-rank', default='0', help=argparse.SUPPRESS)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Tests; ``args.arguments`` are other ones of BasicSR's.
+    """Tests.
 
     Raises:
         InputError: If the file or an option of it cannot be used.
@@ -55,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
         opt, notes = _test_options(args)
         if is_first:
             print(*notes, sep='\n')
-        found = _run(opt, Path(args.opt).name, args.arguments)
+        found = _run(opt, Path(args.opt).name, ['--launcher', args.launcher, '--local_rank', args.local_rank])
     if args.json and is_first:
         path_opt = opt['path']
         weights = {'weights': path_opt['pretrain_network_g'], 'param_key': path_opt['param_key_g']}

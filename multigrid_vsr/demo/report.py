@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
-from multigrid_vsr.core.plan import format_table
+from multigrid_vsr.core.plan import format_table, total_pixels
+from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.demo.evaluation import Frames
 from multigrid_vsr.demo.training import Run
 from multigrid_vsr.report.experiment import Experiment, Point, read_experiment
 from multigrid_vsr.report.pictures import place_of_largest
+from multigrid_vsr.report.plan_plot import draw_cost
 
 # Okabe and Ito's colours, told apart with every kind of colour vision.
 COLOURS = {'stock': '#0072B2', 'multigrid': '#D55E00', 'bicubic': '#666666'}
@@ -72,28 +75,38 @@ def measured(out: Path, run: Run, histories: Mapping[str, History], results: Map
     return replace(found, options=options, validations={name: tuple(points)})
 
 
-def plot_psnr(path: Path, bicubic: float, runs: Mapping[str, History]) -> None:
-    """Draws PSNR over the wall-clock of training."""
-    import matplotlib
+def draw_runs(path: Path, schedule: Schedule, bicubic: float, runs: Mapping[str, History]) -> None:
+    """Draws the shapes of the multigrid run, with what they cost as area, and PSNR over the wall-clock of training."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
+    figure = Figure(figsize=(11, 4), dpi=150, layout='constrained')
+    cost, psnr = figure.subplots(1, 2, width_ratios=[1, 1.15])
+    pixels = total_pixels(schedule) / (schedule.total_iter * schedule.full_shape.pixels)
+    draw_cost(cost, schedule, f'What an iteration costs: {pixels:.0%} of the pixels in all')
+    cost.set_xlim(0, schedule.total_iter)
+    cost.set_xlabel('iteration')
+    _draw_psnr(psnr, bicubic, runs)
+    for axis in (cost, psnr):
+        axis.spines[['top', 'right']].set_visible(False)
+    figure.savefig(path)
 
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout='constrained')
+
+def _draw_psnr(axis: Any, bicubic: float, runs: Mapping[str, History]) -> None:
+    axis.axhline(bicubic, color=COLOURS['bicubic'], linestyle='--', linewidth=1)
     for name, history in runs.items():
-        seconds, psnrs = zip(*history)
-        axes.plot(seconds, psnrs, marker='o', color=COLOURS[name])
-        axes.annotate(
-            f'{name}: {psnrs[-1]:.2f} dB after {seconds[-1]:.0f} s',
-            (seconds[-1], psnrs[-1]),
+        seconds, values = zip(*history)
+        axis.plot(seconds, values, marker='o', color=COLOURS[name])
+        axis.annotate(
+            f'{name}\n{values[-1]:.2f} dB in {seconds[-1]:.0f} s',
+            (seconds[-1], values[-1]),
             xytext=(0, 10),
             textcoords='offset points',
-            ha='right' if name == 'stock' else 'center',
+            ha='right',
             color=COLOURS[name],
+            fontweight='bold',
         )
-    axes.axhline(bicubic, color=COLOURS['bicubic'], linestyle='--')
-    axes.annotate(
-        f'bicubic: {bicubic:.2f} dB',
+    axis.annotate(
+        f'bicubic {bicubic:.2f} dB',
         (1, bicubic),
         xycoords=('axes fraction', 'data'),
         xytext=(-4, 4),
@@ -101,14 +114,11 @@ def plot_psnr(path: Path, bicubic: float, runs: Mapping[str, History]) -> None:
         ha='right',
         color=COLOURS['bicubic'],
     )
-    axes.set_xlim(left=0)
-    axes.margins(y=0.15)
-    axes.set_xlabel('wall-clock of training / s')
-    axes.set_ylabel('PSNR on held-out frames / dB')
-    axes.set_title('A small BasicVSR, x4, same iterations and seed')
-    axes.spines[['top', 'right']].set_visible(False)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    axis.set_xlim(left=0)
+    axis.margins(y=0.2)
+    axis.set_xlabel('wall-clock of training / s')
+    axis.set_ylabel('PSNR on held-out frames / dB')
+    axis.set_title('What it reaches: a small BasicVSR, x4, one seed', loc='left', fontsize=11)
 
 
 def draw_crops(path: Path, lq: Frames, methods: Mapping[str, Frames], size: int = 96, zoom: int = 3) -> None:

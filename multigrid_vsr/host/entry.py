@@ -12,10 +12,10 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from multigrid_vsr.core.errors import InputError, OptionError, one_line
+from multigrid_vsr.core.errors import InputError, one_line
 from multigrid_vsr.host import command_line
 from multigrid_vsr.host.asked import asked_for, refusal
-from multigrid_vsr.host.launch import from_rank_0
+from multigrid_vsr.host.launch import from_rank_0, is_first_to_say
 from multigrid_vsr.host.patch import left_out, patch, replace, replace_copies
 from multigrid_vsr.host.registering import register
 from multigrid_vsr.options.arch_limits import target_of
@@ -162,7 +162,7 @@ def _print_input_errors_as_one_line() -> None:
     def excepthook(kind: type[BaseException], error: BaseException, traceback: types.TracebackType | None) -> None:
         if not isinstance(error, InputError):
             previous(kind, error, traceback)
-        elif not isinstance(error, OptionError) or os.environ.get('RANK', '0') == '0':  # all ranks have one file
+        elif is_first_to_say(error):
             print(error, file=sys.stderr)
 
     excepthook.prints_input_errors = True  # type: ignore[attr-defined]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 from unittest import mock
 
-from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.host import command_line
 from multigrid_vsr.host.patch import HostChangedError, patch, replace
 
@@ -103,3 +105,23 @@ def decided_by_rank_0(rank: int, decide: Callable[[], Any]) -> Any:
     if has_failed:
         raise error or SystemExit(1)
     return decision
+
+
+def is_first_to_say(error: InputError) -> bool:
+    """Whether no other rank has said the line of an error yet: what is wrong with a file or the data, each rank finds.
+
+    Under ``torchrun`` the ranks ask the store that it keeps for them, which is there from before the first to after the
+    last. Elsewhere they cannot ask, and the first rank of each machine says what is wrong with options: machines may
+    see different files.
+    """
+    if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True':
+        place = next((os.environ[name] for name in ('SLURM_LOCALID', 'LOCAL_RANK') if name in os.environ), '0')
+        return place == '0' or not isinstance(error, OptionError)
+    from torch.distributed import TCPStore
+
+    host, port = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
+    try:
+        store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=20))
+        return store.add(f'said {os.environ.get("TORCHELASTIC_RESTART_COUNT")}: {error}', 1) == 1
+    except RuntimeError:  # it has ended already
+        return True

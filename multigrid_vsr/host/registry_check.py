@@ -23,18 +23,18 @@ from multigrid_vsr.models.degradation import DEGRADATION_REGISTRY, build_degrada
 from multigrid_vsr.models.multigrid_mixin import MultigridMixin
 from multigrid_vsr.models.multigrid_video_gan_model import MultigridVideoGANModel
 from multigrid_vsr.models.multigrid_video_model import MultigridVideoModel
+from multigrid_vsr.models.optimizers import known_names, optimizer_class
 from multigrid_vsr.options.host_options import test_sets
 from multigrid_vsr.options.kinds import did_you_mean
 from multigrid_vsr.options.known_types import is_gan, wrong_model
 from multigrid_vsr.options.multigrid_block import lookup
 from multigrid_vsr.options.table import SCHEDULER_TYPE
 
-_OPTIMIZERS = ('Adam', 'AdamW', 'Adamax', 'SGD', 'ASGD', 'RMSprop', 'Rprop')  # BasicSR 1.4.2 knows the first alone
 _SCHEDULERS = ('MultiStepLR', 'MultiStepRestartLR', 'CosineAnnealingRestartLR', SCHEDULER_TYPE)
 _PIECES = ('val.max_frames', 'val.tile')
 _OF_OUR_STEP = (
-    *('train.amp', 'train.compile', 'train.cuda_graph', 'train.channels_last', 'multigrid.max_batch_size_per_gpu'),
-    *_PIECES,
+    *('train.amp', 'train.compile', 'train.cuda_graph', 'train.channels_last', 'train.fix_modules'),
+    *('multigrid.max_batch_size_per_gpu', *_PIECES),
 )
 _OWN = ' One of your own has to be imported first: see docs/your_own_parts.md.'
 _VGG_CRITERIA = ('l1', 'fro')  # BasicSR's `l2` does not exist in torch
@@ -50,11 +50,11 @@ def check_names_and_arguments(opt: Mapping[str, Any]) -> None:
         OptionError: If a name is not registered, or something cannot be constructed with its arguments.
     """
     train_opt = opt['train']
-    _check_model(opt)
+    model = _check_model(opt)
     _registered('datasets.train.type', opt['datasets']['train']['type'], DATASET_REGISTRY, _OWN)
     for key in ('optim_g', 'optim_d') if is_gan(opt) else ('optim_g',):
         if train_opt.get(key):  # asked for where it is needed
-            _check_optimizer(f'train.{key}', train_opt[key])
+            _check_optimizer(f'train.{key}', train_opt[key], model)
     if train_opt['scheduler'].get('type') != SCHEDULER_TYPE:
         _check_scheduler(train_opt['scheduler'])
     for key in ('pixel_opt', 'perceptual_opt', *(('gan_opt',) if is_gan(opt) else ())):
@@ -103,7 +103,7 @@ def _refuse_ours(opt: Mapping[str, Any], model: type, options: Iterable[str]) ->
             raise OptionError(option, rule, lookup(opt, option), 'Remove it.')
 
 
-def _check_model(opt: Mapping[str, Any]) -> None:
+def _check_model(opt: Mapping[str, Any]) -> type[BaseModel]:
     """A model of the user's own follows the schedule by its class, whatever its name."""
     model = _registered('model_type', opt['model_type'], MODEL_REGISTRY, _OWN)
     if not issubclass(model, MultigridMixin):
@@ -113,11 +113,12 @@ def _check_model(opt: Mapping[str, Any]) -> None:
     if needs_loss and not opt['train'].get('pixel_opt') and not opt['train'].get('perceptual_opt'):
         raise OptionError('train.pixel_opt', 'be given, or train.perceptual_opt', None, 'A run needs a loss.')
     if issubclass(model, MultigridVideoModel) and not issubclass(model, MultigridVideoGANModel):
-        return
+        return model
     if not issubclass(model, MultigridVideoModel):
         _refuse_ours(opt, model, _OF_OUR_STEP)
     elif opt['train'].get('amp'):
         raise OptionError('train.amp', 'be left out of a GAN run', opt['train']['amp'], 'It trains in float32.')
+    return model
 
 
 def build_on_meta(option: str, network_opt: Mapping[str, Any]) -> torch.nn.Module:
@@ -135,26 +136,25 @@ def build_on_meta(option: str, network_opt: Mapping[str, Any]) -> torch.nn.Modul
             return arch(**arguments)
 
 
-def _check_optimizer(option: str, optim_opt: Mapping[str, Any]) -> None:
-    arguments = {key: value for key, value in optim_opt.items() if key != 'type'}
-    parameters = [torch.nn.Parameter(torch.zeros(1))]
+def _check_optimizer(option: str, optim_opt: Mapping[str, Any], model: type[BaseModel]) -> None:
+    arguments, name = {key: value for key, value in optim_opt.items() if key != 'type'}, optim_opt['type']
     try:
-        BaseModel.get_optimizer(None, optim_opt['type'], parameters, **arguments)
-    except NotImplementedError:
-        known = [name for name in _OPTIMIZERS if _knows_optimizer(name)]
-        raise _unknown(f'{option}.type', optim_opt['type'], known) from None
-    except Exception as error:
-        optimizer = getattr(torch.optim, optim_opt['type'])
-        _check_signature(option, optimizer, arguments, given=('params',))
-        raise _cannot(option, f'hold arguments of {optim_opt["type"]}', arguments, error) from error
-
-
-def _knows_optimizer(name: str) -> bool:
-    try:
-        BaseModel.get_optimizer(None, name, [torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
-    except NotImplementedError:
-        return False
-    return True
+        optimizer = optimizer_class(name)
+    except LookupError as error:
+        if any('get_optimizer' in vars(kind) for kind in model.__mro__ if kind not in (MultigridMixin, BaseModel)):
+            return  # it knows others
+        if not str(error):
+            raise _unknown(f'{option}.type', name, known_names()) from None
+        rule = 'be an optimizer of torch, a registered one or module.Class of an installed library'
+        raise OptionError(f'{option}.type', rule, f'{name} ({error})', 'Install the library, or correct it.') from None
+    _check_signature(option, optimizer, arguments, given=('params',))
+    parameters = [torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1, 1, 3, 3))]
+    with _as_one_line(option, f'hold arguments of {name}', arguments):
+        optimizer([{'params': [parameter]} for parameter in parameters], **arguments)
+    closure = inspect.signature(optimizer.step).parameters.get('closure')
+    if closure is not None and closure.default is closure.empty:
+        rule = 'be an optimizer whose step needs no closure'
+        raise OptionError(f'{option}.type', rule, name, 'A step has one gradient.')
 
 
 def _check_scheduler(scheduler_opt: Mapping[str, Any]) -> None:

@@ -17,6 +17,8 @@ from multigrid_vsr.host.registry_check import (
     check_tested_model,
 )
 from multigrid_vsr.models import checkpoint
+from multigrid_vsr.models.checkpointed import matching
+from multigrid_vsr.models.held_fixed import check_fixed_names
 from multigrid_vsr.models.weights_check import check_pretrained
 from multigrid_vsr.options.host_options import check_host_options, missing_paths, test_sets
 from multigrid_vsr.options.known_types import is_gan
@@ -49,6 +51,8 @@ def check_run(opt: dict[str, Any], may_miss: bool = False) -> list[OptionError]:
         )
         if label == 'g':
             check_cpu(opt, network)
+            check_fixed_names(opt['train'].get('fix_modules') or (), network)
+            matching(network, opt['train'].get('checkpoint_modules') or ())
         meet_least_size(network)
         if f'path.pretrain_{block}' not in absent:
             check_pretrained(opt, label, network)

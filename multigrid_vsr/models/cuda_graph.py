@@ -50,6 +50,8 @@ def graph_of(model: Any, base: type) -> IterationGraph | None:
         reason = f'{type(model).__name__} has its own {own[0]}'
     elif not model.opt['dist'] and model.opt['num_gpu'] > 1:
         reason = 'one process has several GPUs'
+    elif model.opt['train'].get('checkpoint_modules'):
+        reason = 'checkpoint_modules set the random state again, which a graph cannot'
     else:
         return IterationGraph(model)
     get_root_logger().info(f'train.cuda_graph is off: {reason}.')

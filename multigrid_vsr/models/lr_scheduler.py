@@ -40,7 +40,9 @@ class MultigridCosineLR(LRScheduler):
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Goes on after ``last_epoch``; other values of a foreign scheduler are left out."""
-        self.last_epoch = state_dict['last_epoch']
+        last_epoch = state_dict['last_epoch']
+        # At its first step torch warns if the optimizer has not stepped in this process; here it has, before the state.
+        super().load_state_dict({'last_epoch': last_epoch, '_step_count': max(last_epoch, 1) + 1})
 
 
 class BatchScaling:

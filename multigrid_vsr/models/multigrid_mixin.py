@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.pixels import to_float_rgb
 from multigrid_vsr.data.prefetch import to_device
-from multigrid_vsr.models import optimizer_state
+from multigrid_vsr.models import optimizer_state, optimizers
+from multigrid_vsr.models.checkpointed import checkpoint_modules
 from multigrid_vsr.models.degradation import Degradation, build_degradation, degrade
 from multigrid_vsr.models.lr_scheduler import BatchScaling, MultigridCosineLR
 from multigrid_vsr.models.run_keeper import RunKeeper
@@ -51,16 +52,26 @@ class MultigridMixin(_Base):
             return
         self._keeper = RunKeeper(self)
         self.watch = RunWatch(self)
+        if opt['train'].get('checkpoint_modules'):
+            checkpoint_modules(self.get_bare_model(self.net_g), opt['train']['checkpoint_modules'])
         if opt['train'].get('degradation') is not None:
             if self.schedule is None:
                 rule, fix = 'stand beside a `multigrid` block or a Multigrid dataset', 'Add `multigrid: {}`.'
                 raise OptionError('train.degradation', rule, opt['train']['degradation'], fix)
             self._degradation = build_degradation(opt['train']['degradation'], self.device)
             self._try_degradation()
+        optimizers.begin(self.optimizers)
         # BasicSR calls it once an iteration. Whichever class defines the step, with or without a call of ``super()``,
         # the iteration is whole.
         self.__dict__['optimize_parameters'] = partial(self._iterate, self.optimize_parameters)
         self.watch.say_schedule(self.rate)
+
+    def get_optimizer(self, optim_type: str, params: Any, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
+        """The optimizer with a name: the model's own, a registered one, torch's or a library's."""
+        if optim_type not in optimizers.OPTIMIZER_REGISTRY:
+            with suppress(NotImplementedError):
+                return super().get_optimizer(optim_type, params, lr, **kwargs)
+        return optimizers.optimizer_class(optim_type)(params, lr=lr, **kwargs)
 
     def setup_schedulers(self) -> None:
         """Sets up BasicSR's schedulers, or ``MultigridCosineLR``."""
@@ -143,7 +154,7 @@ class MultigridMixin(_Base):
         if not self.is_train:
             return super().validation(dataloader, current_iter, *args, **kwargs)
         self._keeper.leave_if_stopped()
-        with self.watch.spending('validation'):
+        with self.watch.spending('validation'), optimizers.given(self.optimizers):
             super().validation(dataloader, current_iter, *args, **kwargs)
             self._keeper.after_validation(dataloader.dataset.opt['name'], current_iter)
 
@@ -162,7 +173,8 @@ class MultigridMixin(_Base):
         """Writes weights, whole or not at all, in BasicSR's format."""
         nets, keys = ([value] if not isinstance(value, list) else value for value in (net, param_key))
         bare = {key: self.get_bare_model(net) for net, key in zip(nets, keys, strict=True)}
-        self._keeper.save_networks(bare, net_label, current_iter)
+        with optimizers.given(self.optimizers):
+            self._keeper.save_networks(bare, net_label, current_iter)
 
     def save_training_state(self, epoch: int, current_iter: int) -> None:
         """Writes the training state, whole or not at all: BasicSR's, and what an exact resume needs beside it."""

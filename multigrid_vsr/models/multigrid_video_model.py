@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from multigrid_vsr.models import acceleration
 from multigrid_vsr.models.cuda_graph import IterationGraph, graph_of
-from multigrid_vsr.models.held_fixed import hold_fixed
+from multigrid_vsr.models.held_fixed import fixed_names, hold_fixed, rate_groups
 from multigrid_vsr.models.multigrid_mixin import MultigridMixin
 from multigrid_vsr.models.precision import AMP_DTYPES, keep_float32
 from multigrid_vsr.models.validation import validate
@@ -65,8 +65,19 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         return graph_of(self, MultigridVideoModel)
 
     def setup_optimizers(self) -> None:
-        """Sets up the optimizer with ``flow_lr_mul``, or with EDVR's ``dcn_lr_mul``, as BasicSR's models do."""
-        (EDVRModel if 'dcn_lr_mul' in self.opt['train'] else VideoRecurrentModel).setup_optimizers(self)
+        """Sets up the optimizer with ``flow_lr_mul``, or with EDVR's ``dcn_lr_mul``, as BasicSR's models do.
+
+        ``flow_lr_mul`` is for ``fix_modules`` where these are given.
+        """
+        train_opt = self.opt['train']
+        if 'dcn_lr_mul' in train_opt:
+            return EDVRModel.setup_optimizers(self)
+        names, factor = train_opt.get('fix_modules'), train_opt.get('flow_lr_mul', 1)
+        if not names or factor == 1:
+            return VideoRecurrentModel.setup_optimizers(self)
+        groups = rate_groups(self.get_bare_model(self.net_g), names, train_opt['optim_g']['lr'], factor)
+        self.optimizer_g = self.get_optimizer(train_opt['optim_g'].pop('type'), groups, **train_opt['optim_g'])
+        self.optimizers.append(self.optimizer_g)
 
     def model_to_device(self, net: torch.nn.Module) -> torch.nn.Module:
         """Moves a network to the device and wraps it for several GPUs; with a launcher, also for several CPUs."""
@@ -197,7 +208,8 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         """Says which parameters train; BasicSR does so at iteration 1 only, which a resumed run never sees."""
         if (fixes_flow, trains_fusion_alone) == self._held_fixed:
             return
-        hold_fixed(self.net_g, fixes_flow, trains_fusion_alone)
+        names = fixed_names(self.opt['train']) if fixes_flow else ()
+        hold_fixed(self.get_bare_model(self.net_g), names, trains_fusion_alone)
         self._held_fixed = (fixes_flow, trains_fusion_alone)
         if isinstance(self.net_g, DistributedDataParallel):
             self.net_g = wrap(self.net_g.module, self.opt, self.device, self.net_g.find_unused_parameters)

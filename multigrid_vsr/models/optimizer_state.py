@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,8 +24,9 @@ def take_flags(optimizer: Optimizer, saved: dict[str, Any]) -> Iterator[str]:
     Yields:
         A line for each flag that changes.
     """
+    arguments = inspect.signature(type(optimizer)).parameters  # some keep counts among their defaults
     for flag, value in optimizer.defaults.items():
-        if flag in _KEPT:
+        if flag in _KEPT or flag not in arguments:
             continue
         before = {_shown(group.get(flag)) for group in saved['param_groups']}
         for group in saved['param_groups']:

@@ -41,6 +41,8 @@ def preflight(model: Any, schedule: Schedule, current_iter: int = 1) -> None:
         if leaves_doubt(model.opt['network_g']) or not is_basicsrs:
             for num_frame, gt_size in dict.fromkeys((shape.num_frame, shape.gt_size) for shape in shapes):
                 _check_output(model, num_frame, gt_size)
+        if model.opt['train'].get('checkpoint_modules'):
+            _check_computed_again(model, shapes[-1])
         if model.opt['train'].get('compile'):
             for shape in shapes:
                 _run(model, shape)
@@ -110,6 +112,17 @@ def _failure(model: Any, num_frame: int, gt_size: int) -> str | None:
         network.train()
     same = output.shape == gt.shape
     return None if same else f'output {tuple(output.shape)} for a ground truth of {tuple(gt.shape)}'
+
+
+def _check_computed_again(model: Any, shape: BatchShape) -> None:
+    try:
+        _run(model, replace(shape, batch_size_per_gpu=1))
+    except RuntimeError as error:  # torch's, where a module has changed its input in place
+        names = model.opt['train']['checkpoint_modules']
+        raise InputError(
+            f'train.checkpoint_modules: must name modules that can be computed again, got {names} '
+            f'({one_line(error, 200)}). Name those below or above them.'
+        ) from None
 
 
 def _run(model: Any, shape: BatchShape) -> None:

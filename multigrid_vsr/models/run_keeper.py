@@ -13,7 +13,7 @@ from torch import distributed
 
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.data.loader import MultigridLoader
-from multigrid_vsr.models import checkpoint
+from multigrid_vsr.models import checkpoint, optimizers
 from multigrid_vsr.models.kept import KeptCheckpoints
 from multigrid_vsr.models.stop_signal import StopSignal
 
@@ -141,6 +141,7 @@ class RunKeeper:
             'epoch': epoch,
             'iter': current_iter,
             'optimizers': [optimizer.state_dict() for optimizer in model.optimizers],
+            'trained_weights': optimizers.trained_weights(model.optimizers),
             'schedulers': [scheduler.state_dict() for scheduler in model.schedulers],
             'scaler': model.scaler.state_dict() if hasattr(model, 'scaler') else {},
             'seed': self._opt['manual_seed'],
@@ -164,6 +165,7 @@ class RunKeeper:
 
         A rank whose random state is not there keeps the one that it was seeded with, which no other rank has.
         """
+        optimizers.put_trained_weights(self._model.optimizers, state.get('trained_weights', []))
         scaler = getattr(self._model, 'scaler', None)
         if scaler is not None and scaler.is_enabled() and state.get('scaler'):
             scaler.load_state_dict(state['scaler'])

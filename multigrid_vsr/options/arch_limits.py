@@ -45,7 +45,7 @@ LIMITS = {
 
 
 _WINDOW = 5  # EDVR's where nothing says another
-_STATED = {'lq_multiple': 'lq_multiple', 'lq_least': 'lq_least', 'num_frame_least': 'least_frames'}
+STATED_LIMITS = {'lq_multiple': 'lq_multiple', 'lq_least': 'lq_least', 'num_frame_least': 'least_frames'}
 _SETTLED = {  # options that leave the limits as they are, or that `limits_of` knows
     'BasicVSR': ('num_feat', 'num_block', 'spynet_path'),
     'IconVSR': ('num_feat', 'num_block', 'keyframe_stride', 'temporal_padding', 'spynet_path', 'edvr_path'),
@@ -78,7 +78,7 @@ def limits_of(network_opt: Mapping[str, Any]) -> ArchLimits | None:
 def limits_in(opt: Mapping[str, Any]) -> ArchLimits | None:
     """The limits of ``network_g``, with those that the ``multigrid`` block states."""
     limits, block = limits_of(opt.get('network_g') or {}), opt.get('multigrid') or {}
-    stated = {field: int(block[key]) for key, field in _STATED.items() if block.get(key) is not None}
+    stated = {field: int(block[key]) for key, field in STATED_LIMITS.items() if block.get(key) is not None}
     return replace(limits or ArchLimits(), **stated) if stated else limits  # type: ignore[arg-type]
 
 

@@ -18,6 +18,7 @@ from multigrid_vsr.options.kinds import (
 )
 
 _NUM_GPU, _AUTO = 'a whole number or auto', 'Set num_gpu: auto.'
+_FIXED = whole(0, fix='Write 0 for none. BasicSR takes -1 for all of the run: it waits for that iteration.')
 
 BASICSR_OPTIONS = (
     Option('name', TEXT, 'Of the run, and of its folder.'),
@@ -29,6 +30,7 @@ BASICSR_OPTIONS = (
     ),
     Option('manual_seed', whole(0), 'Seed of the weights, and of which sample comes when.', default='drawn'),
     Option('find_unused_parameters', SWITCH, 'For parameters without a gradient, beside a launcher.', default=False),
+    Option('use_static_graph', SWITCH, 'Beside a launcher: what has a gradient stays the same.', default=False),
     Option('network_g', BLOCK, 'The network: `type` and the arguments of that arch.'),
     Option('network_g.type', TEXT, 'An arch of BasicSR, or one that is registered there.'),
     Option('path', BLOCK, 'Where the run starts from.'),
@@ -44,7 +46,7 @@ BASICSR_OPTIONS = (
     Option('train.total_iter', WHOLE, 'Length of the run.', 'iterations'),
     Option('train.warmup_iter', whole(-1), "BasicSR's warm-up; -1 for none.", 'iterations', -1),
     Option('train.ema_decay', share(), 'Decay of the average of the weights; 0 for none.', default=0),
-    Option('train.fix_flow', whole(0), 'How long the flow network stays as it was loaded.', 'iterations', 0),
+    Option('train.fix_flow', _FIXED, 'How long the flow network stays as it was loaded.', 'iterations', 0),
     Option('train.flow_lr_mul', number(0), "Rate of the flow network against the others'.", default=1),
     Option('train.dcn_lr_mul', number(0), "Rate of EDVR's deformable convolutions against the others'.", default=1),
     Option('train.tsa_iter', whole(0), "How long EDVR's TSA module trains alone.", 'iterations', 0),
@@ -52,10 +54,10 @@ BASICSR_OPTIONS = (
     Option('train.net_d_iters', WHOLE, 'The generator trains at every so many iterations.', 'iterations', 1),
     Option('train.net_d_init_iters', whole(0), 'How long the discriminator trains alone.', 'iterations', 0),
     Option('train.optim_g', BLOCK, 'The optimizer: `type` and its arguments.'),
-    Option('train.optim_g.type', TEXT, 'An optimizer that BasicSR knows.'),
+    Option('train.optim_g.type', TEXT, 'An optimizer of torch, a registered one, or `module.Class` of a library.'),
     Option('train.optim_g.lr', number_above(0), 'Learning rate that the scheduler starts from.'),
     Option('train.optim_d', BLOCK, 'The optimizer of the discriminator.', default='none'),
-    Option('train.optim_d.type', TEXT, 'An optimizer that BasicSR knows.'),
+    Option('train.optim_d.type', TEXT, 'The same for the discriminator.'),
     Option('train.optim_d.lr', number_above(0), 'Its learning rate.'),
     Option('train.pixel_opt', BLOCK, 'The loss: `type` and its arguments.', default='none', rule='or `perceptual_opt`'),
     Option('train.perceptual_opt', BLOCK, 'Another loss, on features.', default='none'),

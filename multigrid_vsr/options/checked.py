@@ -12,11 +12,13 @@ from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.options.basicsr_table import BASICSR_OPTIONS
 from multigrid_vsr.options.kinds import Option, did_you_mean
 from multigrid_vsr.options.known_types import STOCK_TEST_SETS, TEST_SET_TYPES, is_known_dataset
+from multigrid_vsr.options.module_table import MODULE_OPTIONS
 from multigrid_vsr.options.table import LOADER_KEYS, OPTIONS, STRICT, TEST_SET_KEYS
 from multigrid_vsr.options.validation_table import VALIDATION_OPTIONS
 from multigrid_vsr.options.watch_table import WATCH_OPTIONS
 
-ALL_OPTIONS = (*OPTIONS, *WATCH_OPTIONS, *BASICSR_OPTIONS, *VALIDATION_OPTIONS)
+OWN_OPTIONS = (*OPTIONS, *WATCH_OPTIONS, *MODULE_OPTIONS, *VALIDATION_OPTIONS)
+ALL_OPTIONS = (*OPTIONS, *WATCH_OPTIONS, *MODULE_OPTIONS, *BASICSR_OPTIONS, *VALIDATION_OPTIONS)
 _TEST_SET = re.compile(r'^datasets\.(val_\w+|test(_\w+)?)(?=\.|$)')
 _LIKENESS = 0.8  # of a key that is taken for a slip where others may stand beside ours
 

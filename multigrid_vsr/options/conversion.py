@@ -17,13 +17,23 @@ from typing import Any
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule, split
 from multigrid_vsr.core.shapes import BatchShape
-from multigrid_vsr.options.arch_limits import UNET_MULTIPLE, ArchLimits, check_arch, fixed_gt_size, limits_of, target_of
+from multigrid_vsr.options import mixed_precision_model
+from multigrid_vsr.options.arch_limits import (
+    STATED_LIMITS,
+    UNET_MULTIPLE,
+    ArchLimits,
+    check_arch,
+    fixed_gt_size,
+    limits_of,
+    target_of,
+)
 from multigrid_vsr.options.iteration_counts import SCHEDULE_COUNTS, scaled
 from multigrid_vsr.options.known_types import DATASETS_OF_WINDOWS, STOCK_DATASETS, STOCK_MODELS
 from multigrid_vsr.options.multigrid_block import check_blocks, schedule_from_options, total_iter_of_samples
 from multigrid_vsr.options.recipes import MOST_WARMUP, RECIPES, WARMUP_PART, Recipe
 from multigrid_vsr.options.table import SCHEDULER_TYPE
 from multigrid_vsr.options.train_block import checked_schedule
+from multigrid_vsr.options.windows import has_built_in_size, limits_with_windows
 
 
 @dataclass(frozen=True)
@@ -54,8 +64,10 @@ def convert(stock: Mapping[str, Any], recipe_name: str = 'paper') -> Conversion:
         OptionError: If it is no video training run, is converted already, or has nothing to grow.
     """
     recipe = RECIPES[recipe_name]
-    if 'multigrid' in stock:
-        raise OptionError('multigrid', 'not be there yet', 'a block', 'Change it by hand.')
+    stated = stock.get('multigrid', {})
+    if not isinstance(stated, Mapping) or not stated.keys() <= STATED_LIMITS.keys():
+        rule = f'not be there yet, or hold {", ".join(STATED_LIMITS)} alone'
+        raise OptionError('multigrid', rule, 'a block', 'Change it by hand.')
     check_blocks(stock, 'datasets', 'datasets.train', 'train', 'train.scheduler', 'network_g')
     opt = copy.deepcopy(dict(stock))
     reasons = [f'Recipe {recipe_name}: {recipe.source}.']
@@ -67,9 +79,13 @@ def convert(stock: Mapping[str, Any], recipe_name: str = 'paper') -> Conversion:
         _convert_type('datasets.train.type', opt['datasets']['train'], 'type', STOCK_DATASETS),
         *_convert_vimeo_frames(opt['datasets']['train'], stock['datasets']['train']['type']),
     ]
-    comments = {}
-    limits = limits_of(opt['network_g'])
-    if limits is None:
+    comments: dict[str, str] = {}
+    if stock['model_type'] == mixed_precision_model.MODEL_TYPE:
+        for key, value in reversed(mixed_precision_model.train_options(opt, reasons).items()):
+            before = next(name for name in opt['train'] if name != key)
+            opt['train'] = insert(opt['train'], before, key, value)
+            comments[f'train.{key}'] = mixed_precision_model.COMMENTS[key]
+    if limits_of(opt['network_g']) is None:
         arch = opt['network_g'].get('type')
         reasons.append(
             f'network_g.type: {arch} is not known here: the start of the run will show whether it takes the shapes'
@@ -82,7 +98,7 @@ def convert(stock: Mapping[str, Any], recipe_name: str = 'paper') -> Conversion:
     schedule = schedule_from_options(opt)  # the full shape: what is wrong with it was so before
     check_arch(opt, schedule)
     if recipe.scheduler:
-        opt = _with_schedule(opt, recipe, schedule.full_shape, limits or ArchLimits(), comments, reasons)
+        opt = _with_schedule(opt, recipe, schedule.full_shape, comments, reasons)
     return Conversion(opt, comments, reasons, checked_schedule(opt))
 
 
@@ -90,13 +106,12 @@ def _with_schedule(
     opt: dict[str, Any],
     recipe: Recipe,
     full: BatchShape,
-    limits: ArchLimits,
     comments: dict[str, str],
     reasons: list[str],
 ) -> dict[str, Any]:
     """Adds the shapes and the rule of the rate; says so in ``comments`` and ``reasons``."""
     total_iter = int(opt['train']['total_iter'])
-    block, why = _shapes(opt, recipe, full, limits)
+    block, why = _shapes(opt, recipe, full, limits_with_windows(opt))
     reasons += why
     stages, part = len(block.get('gt_size', [full.gt_size])), 'every stage' if 'gt_size' in block else 'the run'
     comments['multigrid'] = 'the shapes of the run'
@@ -113,7 +128,11 @@ def _with_schedule(
         comments['multigrid.batch_size_per_gpu'] = 'as many pixels at every shape'
         comments['multigrid.max_batch_size_per_gpu'] = f'at most {recipe.most_growth} times the full batch'
         reasons.append(f'multigrid.stage_iter: {block["stage_iter"]}, and larger batches in smaller shapes')
-    opt = insert(opt, 'datasets', 'multigrid', block)
+    if 'multigrid' in opt:
+        reasons += [f'multigrid.{key}: {value} stays' for key, value in opt['multigrid'].items()]
+        opt['multigrid'] = {**opt['multigrid'], **block}
+    else:
+        opt = insert(opt, 'datasets', 'multigrid', block)
     opt['train'] = _with_rule(opt, recipe, stages, comments, reasons)
     if recipe.batch:
         opt = scaled(opt, Fraction(total_iter_of_samples(opt), total_iter), SCHEDULE_COUNTS, reasons)
@@ -171,6 +190,9 @@ def _gt_sizes(opt: Mapping[str, Any], recipe: Recipe, full: int, limits: ArchLim
     """The spatial stages, and why."""
     if fixed_gt_size(opt) is not None:
         return [full], f'the {opt["network_d"]["type"]} takes {full} pixels alone'
+    if has_built_in_size(opt):
+        size = opt['network_g']['img_size']
+        return [full], f'network_g.img_size builds the arch for {size}; state multigrid.lq_multiple if it takes others'
     scale = int(opt.get('scale', 1))
     multiple = scale * limits.lq_multiple
     if (opt.get('network_d') or {}).get('type') == 'UNetDiscriminatorSN':
@@ -240,6 +262,6 @@ _RULE_COMMENTS = {
 
 def insert(block: Mapping[str, Any], after: str, key: str, value: object) -> dict[str, Any]:
     """The block with one more option, right after another."""
-    items = list(block.items())
-    place = list(block).index(after) + 1
+    items = [item for item in block.items() if item[0] != key]
+    place = [name for name, _ in items].index(after) + 1
     return dict([*items[:place], (key, value), *items[place:]])

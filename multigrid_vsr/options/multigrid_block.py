@@ -15,6 +15,7 @@ from typing import Any
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule, exact_iterations, split
 from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.options.arch_limits import STATED_LIMITS
 from multigrid_vsr.options.checked import checked
 from multigrid_vsr.options.kinds import WHOLE
 from multigrid_vsr.options.known_types import DATASET_TYPES, MODEL_TYPES, STOCK_MODELS, wrong_model
@@ -194,7 +195,7 @@ def _batch_sizes(
 
 def _from_stages(block: Mapping[str, Any], full: BatchShape, total_iter: int, scale: int) -> Schedule:
     """The explicit form: any sequence of shapes that ends with the full one."""
-    beside = ('stages', 'max_batch_size_per_gpu', 'lq_multiple', 'lq_least', 'num_frame_least')
+    beside = ('stages', 'max_batch_size_per_gpu', *STATED_LIMITS)
     others = [key for key in block if key not in beside]
     if others:
         raise OptionError(

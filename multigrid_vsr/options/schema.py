@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from multigrid_vsr.options.basicsr_table import BASICSR_OPTIONS
-from multigrid_vsr.options.checked import ALL_OPTIONS, options_of
+from multigrid_vsr.options.checked import ALL_OPTIONS, OWN_OPTIONS, options_of
 from multigrid_vsr.options.kinds import Option, as_yaml
 from multigrid_vsr.options.known_types import DATASET_TYPES, STOCK_DATASETS, STOCK_TEST_SETS
-from multigrid_vsr.options.table import LOADER_KEYS, OF_TRAINING, OPTIONS, SCHEDULER_TYPE, STRICT
-from multigrid_vsr.options.validation_table import VALIDATION_OPTIONS
-from multigrid_vsr.options.watch_table import WATCH_OPTIONS
+from multigrid_vsr.options.table import LOADER_KEYS, OF_TRAINING, SCHEDULER_TYPE, STRICT
 
 SCHEMA_FILE = Path(__file__).parents[1] / 'option_file.schema.json'
 _REFERENCE = Path(__file__).parents[2] / 'docs/options.md'
@@ -94,7 +92,7 @@ def with_tables(text: str) -> str:
 def _markdown(block: str) -> str:
     """The rows of a block of this project, or all of BasicSR's, with their whole names."""
     lines = ['| option | value | without it | what it does |', '|---|---|---|---|']
-    names = {f'{block}.{option.key}': option.key for option in (*OPTIONS, *WATCH_OPTIONS, *VALIDATION_OPTIONS)}
+    names = {f'{block}.{option.key}': option.key for option in OWN_OPTIONS}
     if block == 'BasicSR':
         names = {option.name: option.name for option in BASICSR_OPTIONS}
     for option in (option for option in ALL_OPTIONS if option.name in names):

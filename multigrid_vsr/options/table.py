@@ -119,6 +119,7 @@ OPTIONS = (
         default='1',
     ),
     Option(f'{_DATASET}.dataroot_flow', PATH, 'Has no effect.', default='none'),
+    Option(f'{_DATASET}.use_shuffle', SWITCH, 'Has no effect: samples are always shuffled.', default=True),
     # The shapes of the run.
     Option(
         f'{_BLOCK}.gt_size',

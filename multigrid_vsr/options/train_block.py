@@ -29,6 +29,7 @@ def checked_schedule(opt: Mapping[str, Any]) -> Schedule:
         checked(block, lookup(opt, block) or {})
     _check_backend(opt['datasets']['train'])
     _check_mirrored(opt['datasets']['train'], schedule)
+    _check_modules(opt['train'])
     if opt['model_type'] == 'MultigridVideoGANModel':
         _check_gan(opt, schedule)
     check_scheduler(opt, schedule)
@@ -61,6 +62,16 @@ def _check_mirrored(dataset_opt: Mapping[str, Any], schedule: Schedule) -> None:
                 segment.shape.num_frame,
                 'Use [6, 10, 14], or set flip_sequence: false.',
             )
+
+
+def _check_modules(train_opt: Mapping[str, Any]) -> None:
+    """What stands beside options that name modules."""
+    names = train_opt.get('fix_modules')
+    if names and not train_opt.get('fix_flow') and train_opt.get('flow_lr_mul', 1) == 1:
+        raise OptionError('train.fix_modules', 'stand beside fix_flow or flow_lr_mul', names, 'Say for how long.')
+    if train_opt.get('checkpoint_modules') and train_opt.get('compile'):
+        rule, fix = 'be left out beside train.compile', 'What is compiled chooses what it computes again.'
+        raise OptionError('train.checkpoint_modules', rule, train_opt['checkpoint_modules'], fix)
 
 
 def _check_gan(opt: Mapping[str, Any], schedule: Schedule) -> None:

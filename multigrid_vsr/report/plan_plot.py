@@ -39,7 +39,8 @@ def plot_plan(schedule: Schedule, rate: Rate | None, title: str, kind: str) -> b
     panels = 3 if rate else 2
     figure = Figure(figsize=(10, 6.2 if rate else 4.8), dpi=150, layout='constrained')
     axes = figure.subplots(panels, 1, sharex=True, height_ratios=[5, 1.3, 2][:panels])
-    _draw_cost(axes[0], schedule, title)
+    share = total_pixels(schedule) / (schedule.total_iter * schedule.full_shape.pixels)
+    draw_cost(axes[0], schedule, f'{title}: {share:.0%} of the pixels of the full shape throughout')
     _draw_batch(axes[1], schedule)
     if rate:
         _draw_rate(axes[2], schedule, rate)
@@ -55,8 +56,8 @@ def plot_plan(schedule: Schedule, rate: Rate | None, title: str, kind: str) -> b
     return written.getvalue()
 
 
-def _draw_cost(axis: Any, schedule: Schedule, title: str) -> None:
-    """The share of the full shape's pixels; the area is what the run trains on."""
+def draw_cost(axis: Any, schedule: Schedule, title: str) -> None:
+    """Draws the share of the full shape's pixels over iterations; the area is what the run trains on."""
     full = schedule.full_shape.pixels
     most = max(1.0, *(segment.shape.pixels / full for segment in schedule.segments))
     axis.fill_between([0, schedule.total_iter], 1, color='#eeeeee', zorder=0)
@@ -76,8 +77,7 @@ def _draw_cost(axis: Any, schedule: Schedule, title: str) -> None:
                 fontsize=9,
                 color=_LINE,
             )
-    share = total_pixels(schedule) / (schedule.total_iter * full)
-    axis.set_title(f'{title}: {share:.0%} of the pixels of the full shape throughout', loc='left', fontsize=11)
+    axis.set_title(title, loc='left', fontsize=11)
     axis.set_ylim(0, most * 1.27)
     axis.set_yticks([0, 0.25, 0.5, 0.75, 1.0], ['0', '25%', '50%', '75%', '100%'])
     axis.set_ylabel('pixels an iteration')

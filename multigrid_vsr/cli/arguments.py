@@ -1,0 +1,79 @@
+"""The parser of every command: its examples, how it says a mistake, and the least values of its numbers."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.host.launch import is_first_to_say
+from multigrid_vsr.options.kinds import did_you_mean
+
+_KINDS = {'int': 'a whole number', 'float': 'a number'}
+_EXAMPLES = 'examples:\n'
+
+
+class _Formatter(argparse.HelpFormatter):
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(_EXAMPLES) else super()._fill_text(text, width, indent)
+
+
+class Parser(argparse.ArgumentParser):
+    """Shows examples below the options, and says a mistake in the form of all errors.
+
+    Args:
+        *args: Those of ``argparse``.
+        examples: Command lines of the command.
+        **kwargs: Those of ``argparse``.
+    """
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
+        if examples:
+            kwargs['epilog'] = _EXAMPLES + '\n'.join(f'  {example}' for example in examples)
+        kwargs['formatter_class'] = _Formatter
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+
+    def error(self, message: str) -> NoReturn:
+        """Ends with exit status 2, the usage and one line; under a launcher one rank says it."""
+        error = _in_our_words(message, [option for action in self._actions for option in action.option_strings])
+        if is_first_to_say(error):
+            self.print_usage(sys.stderr)
+            print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def _in_our_words(message: str, options: Iterable[str]) -> OptionError:
+    """What ``argparse`` says of a command line, as ``<option>: must <rule>, got <value>. <fix>``."""
+    if match := re.fullmatch(r"argument (\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)", message):
+        name, value, choices = match[1], match[2], match[3].replace("'", '').split(', ')
+        fix = did_you_mean(value, choices, 'Choose among them.')
+        return OptionError(name, f'be one of {", ".join(choices)}', value, fix)
+    if match := re.fullmatch(r"argument (\S+): invalid (\w+) value: '(.*)'", message):
+        return OptionError(match[1], f'be {_KINDS.get(match[2], match[2])}', match[3], 'Correct the value.')
+    if match := re.fullmatch(r'argument (\S+): expected .*', message):
+        return OptionError(match[1], 'have a value', None, 'Write it after the option.')
+    if match := re.fullmatch(r'the following arguments are required: (.*)', message):
+        return OptionError(match[1], 'be given', None, 'See --help.')
+    if match := re.fullmatch(r'unrecognized arguments: ((\S+).*)', message):
+        return OptionError(match[2], 'be an option of this command', match[1], did_you_mean(match[2], options))
+    return OptionError('arguments', 'be as --help says', message, 'Correct them.')
+
+
+def check_least(args: argparse.Namespace, least: Mapping[str, int]) -> None:
+    """Asks for numbers of at least a value, where they are given.
+
+    Args:
+        args: What was parsed.
+        least: The least value of each option.
+
+    Raises:
+        OptionError: If one is below.
+    """
+    for option, bound in least.items():
+        value = vars(args)[option.lstrip('-').replace('-', '_')]
+        if value is not None and value < bound:
+            raise OptionError(option, f'be at least {bound}', value, 'Correct the value.')

@@ -1,0 +1,157 @@
+"""The command ``multigrid-vsr`` as a whole: examples, errors, exit statuses, completion, one line under a launcher."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from runs import free_port, options, run, torchrun, write
+from shell_lines import commands_of
+from torch.distributed import TCPStore
+
+from multigrid_vsr.cli import COMMANDS, build_parser, main
+from multigrid_vsr.core.errors import InputError, OptionError
+from multigrid_vsr.host.launch import is_first_to_say
+
+COMMAND = Path(sys.executable).parent / 'multigrid-vsr'
+ROOT = Path(__file__).parents[1]
+
+
+def leaves(parser):
+    """The parsers of commands that have none below them."""
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [leaf for action in below for child in action.choices.values() for leaf in leaves(child)] or [parser]
+
+
+PARSERS = leaves(build_parser())
+
+
+def test_commands_are_those_of_the_page():
+    page = (ROOT / 'docs/commands.md').read_text()
+    listed = [line.split('`')[1] for line in page.splitlines() if line.startswith('| `')]
+    assert listed == [command.__name__.rpartition('.')[2] for command in COMMANDS]
+    assert len(PARSERS) == len(COMMANDS) - 1 + 9  # the measures of bench
+
+
+@pytest.mark.parametrize(
+    'parser', PARSERS, ids=lambda parser: parser.prog.removeprefix('multigrid-vsr ').replace(' ', '_')
+)
+def test_help_has_examples_that_the_parser_takes(parser):
+    shown = parser.format_help()
+    assert parser.examples
+    for example in parser.examples:
+        assert f'  {example}\n' in shown
+        (arguments,) = commands_of(example)
+        parsed = build_parser().parse_args(arguments)
+        assert parsed.parser_below.prog == parser.prog
+
+
+BAD = [
+    (['pln'], 'COMMAND: must be one of train, plan, batch, .*, got pln. Did you mean `plan`?'),
+    ([], 'COMMAND: must be given, got nothing. See --help.'),
+    (['bench', 'loadr'], 'WHAT: must be one of loader, .*, got loadr. Did you mean `loader`?'),
+    (['plan'], '-opt: must be given, got nothing. See --help.'),
+    (['plan', '-opt'], '-opt: must have a value, got nothing. Write it after the option.'),
+    (['plan', '-opt', 'x', '--mesure'], '--mesure: must be an option of this command, got --mesure. Did you mean `--measure`?'),
+    (['plan', '-opt', 'x', 'more'], 'more: must be an option of this command, got more. Remove it.'),
+    (['plan', '-opt', 'x', '--gpus', 'two'], '--gpus: must be a whole number, got two. Correct the value.'),
+    (['convert', '-opt', 'x', '-o', 'y', '--recipe', 'papr'], '--recipe: must be one of paper, fast, plain, got papr. Did you mean `paper`?'),
+    (['bench', 'gpu', '--out', 'x', '--minuts', '3'], '--minuts: must be an option of this command, got --minuts 3. Did you mean `--minutes`?'),
+    (['train'], '-opt: must be given, got nothing. See --help.'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('arguments', 'line'), BAD, ids=[' '.join(row[0]) or 'nothing' for row in BAD])
+def test_command_line_that_cannot_be_read_ends_with_the_usage_and_one_line(arguments, line, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    usage, said = capsys.readouterr().err.rsplit('\n', 2)[:2]
+    assert end.value.code == 2
+    assert usage.startswith('usage: multigrid-vsr')
+    before, _, after = line.partition('.*')
+    assert said.startswith(before)
+    assert said.endswith(after)
+
+
+def test_number_below_the_least_is_refused_by_plan_too():
+    with pytest.raises(SystemExit, match=r'^--gpus: must be at least 1, got 0\. Correct the value\.$'):
+        main(['plan', '-opt', 'x', '--gpus', '0'])
+
+
+@pytest.mark.parametrize('unbuffered', ['', '1'])
+def test_command_whose_reader_has_gone_ends_silently(unbuffered):
+    """As by ``head``, with what the last write leaves in a buffer, and without one."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([COMMAND, 'schema'], stdout=writing, stderr=subprocess.PIPE, text=True,
+                          env={**os.environ, 'PYTHONUNBUFFERED': unbuffered})  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, '')
+
+
+def test_broken_pipe_that_is_not_the_output_is_not_hidden(monkeypatch):
+    def broken(args):
+        raise BrokenPipeError('a worker')
+
+    monkeypatch.setattr('multigrid_vsr.cli.schema.run', broken)
+    reading, writing = os.pipe()
+    with os.fdopen(writing, 'w') as stdout:
+        monkeypatch.setattr(sys, 'stdout', stdout)
+        with pytest.raises(BrokenPipeError, match='a worker'):
+            main(['schema'])
+    os.close(reading)
+
+
+COMPLETED = [
+    ('multigrid-vsr pl', ['plan']),
+    ('multigrid-vsr plan --me', ['--measure']),
+    ('multigrid-vsr convert --recipe f', ['fast']),
+    ('multigrid-vsr bench lo', ['loader']),
+    ('multigrid-vsr plan -opt mg', ['mg.yml']),
+]
+
+
+@pytest.mark.parametrize(('typed', 'completed'), COMPLETED)
+def test_completion_of_bash_completes(typed, completed, tmp_path, capsys):
+    main(['completion', 'bash'])
+    (tmp_path / 'script').write_text(capsys.readouterr().out)
+    (tmp_path / 'mg.yml').touch()
+    words = typed.split()
+    code = f'source ./script; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; _shtab_multigrid_vsr; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    done = subprocess.run(['bash', '-c', code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert (done.stdout.split(), done.stderr) == (completed, '')
+
+
+def test_line_is_said_once_by_all_ranks_and_another_line_too(monkeypatch):
+    port = free_port()
+    store = TCPStore('127.0.0.1', port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=20))
+    for name, value in (
+        ('TORCHELASTIC_USE_AGENT_STORE', 'True'),
+        ('MASTER_ADDR', '127.0.0.1'),
+        ('MASTER_PORT', str(port)),
+    ):
+        monkeypatch.setenv(name, value)
+    said = [is_first_to_say(InputError(line)) for line in ('a', 'a', 'b', 'a', 'b')]
+    assert said == [True, False, True, False, False]
+    del store
+
+
+@pytest.mark.parametrize(('name', 'place', 'expected'), [
+    ('SLURM_LOCALID', '0', [True, True]), ('SLURM_LOCALID', '3', [False, True]), ('LOCAL_RANK', '1', [False, True]),
+])  # fmt: skip
+def test_first_rank_of_a_machine_says_what_is_wrong_with_options_without_a_store(name, place, expected, monkeypatch):
+    monkeypatch.setenv(name, place)
+    errors = [OptionError('scale', 'be 4', 2, 'Correct it.'), InputError('a frame that this rank alone has read')]
+    assert [is_first_to_say(error) for error in errors] == expected
+
+
+def test_ranks_say_a_mistake_in_the_file_once(tmp_path, clips):
+    opt_file = write(tmp_path, options(clips, multigrid__gt_sizes=[64, 128]))
+    done = run(*torchrun(COMMAND, 'train', '-opt', opt_file), cwd=tmp_path, ok=False)
+    assert done.stdout.count('multigrid.gt_sizes: must be one of') == 1
+    assert [path.name for path in tmp_path.iterdir()] == ['run.yml']

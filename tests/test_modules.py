@@ -1,0 +1,193 @@
+"""Modules by name: those that stay fixed for a while, and those that are computed again for the gradient."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from basicsr.archs.basicvsr_arch import BasicVSR
+from basicsr.utils.registry import ARCH_REGISTRY
+from probe import NoisyProbe, ShapeProbe, ThinBasicVSR, train_here
+from runs import TRAIN_PROBE, assert_same_end, losses, options, real_options, run, same_bits, torchrun, write
+
+from multigrid_vsr.bench.checkpointing import kept_bytes
+from multigrid_vsr.core.errors import InputError, OptionError
+from multigrid_vsr.models.checkpointed import checkpoint_modules, matching
+from multigrid_vsr.options.train_block import checked_schedule
+
+FIXED = {'fix_modules': ['spynet', 'upconv1'], 'fix_flow': 6, 'flow_lr_mul': 0.25}
+
+
+def gradients(network, lq, dtype=None):
+    """The output, the gradients, the buffers afterwards and the next random number, from one random state on."""
+    torch.manual_seed(3)
+    network.train()
+    with torch.autocast('cpu', dtype, enabled=dtype is not None):
+        output = network(lq)
+    output.float().pow(2).mean().backward()
+    buffers = [buffer.clone() for buffer in network.buffers()]
+    return output, [parameter.grad for parameter in network.parameters()], buffers, torch.rand(1)
+
+
+def twin(network, kind):
+    other = kind()
+    other.load_state_dict(network.state_dict())
+    return other
+
+
+CASES = [
+    (ThinBasicVSR, ['*_trunk', 'spynet'], None),
+    (ThinBasicVSR, ['forward_trunk.main.*'], torch.bfloat16),
+    (NoisyProbe, ['norm'], None),
+]
+
+
+@pytest.mark.parametrize(('kind', 'patterns', 'dtype'), CASES, ids=[f'{c[0].__name__} {c[1]}' for c in CASES])
+def test_checkpointed_modules_give_the_same_gradient_buffers_and_random_state_to_the_last_bit(kind, patterns, dtype):
+    torch.manual_seed(0)
+    plain = kind()
+    checkpointed = twin(plain, kind)
+    checkpoint_modules(checkpointed, patterns)
+    assert list(checkpointed.state_dict()) == list(plain.state_dict())
+    lq = torch.rand(2, 3, 3, 24, 24)
+    assert same_bits(*(gradients(network, lq, dtype) for network in (plain, checkpointed)))
+
+
+def test_checkpointed_module_that_drops_at_random_drops_the_same_again():
+    class Dropping(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 8))
+
+        def forward(self, x):
+            return self.body(self.body(x))
+
+    plain, inputs = Dropping(), torch.rand(4, 8)
+    checkpointed = twin(plain, Dropping)
+    checkpoint_modules(checkpointed, ['body'])
+    assert same_bits(gradients(plain, inputs), gradients(checkpointed, inputs))
+
+
+def test_checkpointed_modules_keep_less_and_nothing_changes_in_validation():
+    plain = BasicVSR(num_feat=8, num_block=4)
+    checkpointed = BasicVSR(num_feat=8, num_block=4)
+    checkpointed.load_state_dict(plain.state_dict())
+    checkpoint_modules(checkpointed, ['backward_trunk', 'forward_trunk'])
+    lq = torch.rand(1, 3, 3, 64, 64)
+    # A trunk keeps 11 maps of 8 channels in its 9 convolutions, a 64x64 one 131 kB; there are 2 trunks and 3 frames.
+    kept = [kept_bytes(SimpleNamespace(net_g=network, lq=lq)) for network in (plain, checkpointed)]
+    assert kept[0] - kept[1] > 2 * 3 * 8 * 131_000
+    with torch.no_grad():
+        assert torch.equal(plain.eval()(lq), checkpointed.eval()(lq))
+
+
+def test_pattern_fits_the_outermost_modules_and_the_entries_of_lists():
+    network = BasicVSR(num_feat=4, num_block=2)
+    names = {module: name for name, module in network.named_modules()}
+    levels = [f'spynet.basic_module.{level}' for level in range(6)]
+    assert [names[module] for module in matching(network, ['spynet.basic_module'])] == levels
+    assert [names[module] for module in matching(network, ['*_trunk*', 'spynet'])] == [
+        'backward_trunk',
+        'forward_trunk',
+        'spynet',
+    ]
+
+
+WRONG = [
+    (
+        {'checkpoint_modules': ['forward_trunk', 'backwards_trunk']},
+        r'train.checkpoint_modules\[1\]: must fit the name of a module with weights of ThinBasicVSR, got backwards_trunk. '
+        'Did you mean `backward_trunk`',
+    ),
+    (
+        {'fix_flow': 3, 'fix_modules': ['spynt']},
+        r'train.fix_modules\[0\]: must be part of the name of a parameter of ThinBasicVSR, got spynt. Did you mean `spynet`',
+    ),
+    ({'fix_modules': ['spynet']}, r"train.fix_modules: must stand beside fix_flow or flow_lr_mul, got \['spynet'\]."),
+    ({'checkpoint_modules': 'spynet'}, 'train.checkpoint_modules: must be a list, got spynet. Write it as'),
+    (
+        {'checkpoint_modules': ['spynet'], 'compile': True},
+        r"train.checkpoint_modules: must be left out beside train.compile, got \['spynet'\].",
+    ),
+]
+
+
+@pytest.mark.parametrize(('changes', 'line'), WRONG, ids=[str(changes) for changes, _ in WRONG])
+def test_module_that_is_not_there_stops_the_run_before_anything_is_written(changes, line, tmp_path, clips):
+    opt = options(clips, network_g={'type': 'ThinBasicVSR'})
+    opt['train'].update(changes)
+    with pytest.raises(OptionError, match=line):
+        train_here(tmp_path, opt)
+    assert [path.name for path in tmp_path.iterdir()] == ['run.yml']
+
+
+def test_fix_flow_of_minus_one_says_what_basicsr_makes_of_it(clips):
+    line = 'train.fix_flow: must be a whole number of at least 0, got -1. Write 0 for none. BasicSR takes -1 for all'
+    with pytest.raises(OptionError, match=line):
+        checked_schedule(options(clips, train__fix_flow=-1))
+
+
+@ARCH_REGISTRY.register()
+class InPlaceArch(ShapeProbe):
+    """Its tail changes what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.tail = torch.nn.Sequential(torch.nn.ReLU(inplace=True), torch.nn.Conv2d(3, 3, 1))
+
+    def forward(self, lq):
+        frames = super().forward(lq)
+        return self.tail((frames * 1).flatten(0, 1)).view_as(frames)
+
+
+def test_module_that_changes_its_input_is_named_before_iteration_1(tmp_path, clips):
+    line = (
+        r"train.checkpoint_modules: must name modules that can be computed again, got \['tail'\] \(one of the variables"
+    )
+    with pytest.raises(InputError, match=line) as error:
+        train_here(tmp_path, options(clips, network_g={'type': 'InPlaceArch'}, train__checkpoint_modules=['tail']))
+    assert str(error.value).count('\n') == 0
+    assert 'iter:       1' not in next((tmp_path / 'experiments/run').glob('train_*.log')).read_text()
+
+
+def changed(folder, first, second):
+    """The modules whose weights differ between two checkpoints."""
+    old, new = (torch.load(folder / f'run/models/net_g_{n}.pth', weights_only=True)['params'] for n in (first, second))
+    return {name.split('.')[0] for name in old if not torch.equal(old[name], new[name])}
+
+
+@pytest.mark.filterwarnings('ignore:Detected call of `lr_scheduler.step')  # BasicSR's order, when it goes on
+def test_modules_stay_fixed_train_slower_and_a_run_that_goes_on_ends_in_the_same_bits(tmp_path, clips):
+    opt = real_options(clips, tmp_path, network_g={'type': 'ThinBasicVSR'})
+    opt['train'].update(FIXED, checkpoint_modules=['*_trunk'])
+    train_here(tmp_path, opt)
+    folder = tmp_path / 'run'
+    log = next(folder.glob('train_*.log')).read_text()
+    assert 'Hold spynet, upconv1 fixed.' in log
+    assert 'Compute 2 modules again for the gradient: *_trunk.' in log
+    rates = [line.split('lr:(')[1].split(',)')[0].split(',') for line in log.splitlines() if 'lr:(' in line]
+    assert [float(slow) / float(fast) for fast, slow in rates] == pytest.approx([0.25] * 13, rel=1e-2)
+    assert not {'spynet', 'upconv1'} & changed(tmp_path, 2, 4)
+    assert {'spynet', 'upconv1', 'upconv2'} <= changed(tmp_path, 6, 8)
+    end = torch.load(folder / 'models/net_g_12.pth', weights_only=True)
+    for number in (4, 6, 8, 10, 12):  # it goes on inside the freeze
+        (folder / f'training_states/{number}.state').unlink()
+    train_here(tmp_path, opt, '--auto_resume')
+    assert same_bits(torch.load(folder / 'models/net_g_12.pth', weights_only=True), end)
+
+
+@pytest.mark.parametrize('option', ['use_static_graph', 'find_unused_parameters'])
+def test_ranks_with_fixed_and_checkpointed_modules_train_as_without_checkpoints(option, tmp_path, clips):
+    logs = []
+    for name, patterns in (('with', ['*_trunk', 'spynet']), ('without', None)):
+        folder = tmp_path / name
+        folder.mkdir()
+        opt = {**real_options(clips, folder, network_g={'type': 'ThinBasicVSR'}), option: True}
+        opt['train'].update(FIXED, checkpoint_modules=patterns, total_iter=12)
+        script = folder / 'train_probe.py'
+        script.write_text(TRAIN_PROBE[2])
+        logs.append(run(*torchrun(script, 'train', '-opt', write(folder, opt)), cwd=folder).stdout)
+    assert len(losses(logs[0])) == 12
+    assert losses(logs[0]) == losses(logs[1])
+    assert_same_end(tmp_path / 'with', tmp_path / 'without')

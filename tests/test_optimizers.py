@@ -1,0 +1,135 @@
+"""Optimizers by name: torch's, registered ones and those of a library, in runs that go on and end in the same bits."""
+
+from __future__ import annotations
+
+import re
+
+import own_parts  # noqa: F401  # registers
+import pytest
+import torch
+from probe import train_here
+from runs import options, real_options, same_bits
+from test_bad_option_files import GAN
+
+from multigrid_vsr import OPTIMIZER_REGISTRY
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.models.optimizers import given, optimizer_class, torch_names
+
+pytestmark = pytest.mark.filterwarnings(
+    'ignore:Detected call of `lr_scheduler.step'
+)  # BasicSR's order, when it goes on
+NETWORK = {'type': 'FlowLoopProbe'}
+
+
+@OPTIMIZER_REGISTRY.register()
+class SignSGD(torch.optim.Optimizer):
+    """Steps of one length; remembers the sign before in each state."""
+
+    def __init__(self, params, lr, decay=0.9):
+        super().__init__(params, {'lr': lr, 'decay': decay})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group['params']:
+                if parameter.grad is not None:
+                    mean = self.state[parameter].setdefault('mean', torch.zeros_like(parameter))
+                    mean.lerp_(parameter.grad, 1 - group['decay'])
+                    parameter.sub_(mean.sign(), alpha=group['lr'])
+
+
+@OPTIMIZER_REGISTRY.register()
+class ClosureSGD(SignSGD):
+    def step(self, closure):
+        super().step()
+
+
+# Not Muon, which takes matrices alone.
+NAMES = [*(name for name in torch_names() if name != 'Muon'), 'SignSGD', 'schedulefree.AdamWScheduleFree']
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_run_with_any_optimizer_goes_on_in_the_same_bits(name, tmp_path, clips):
+    """Two groups with rates of their own, a flow network that is fixed first, an EMA, ramps and restarts."""
+    opt = real_options(clips, tmp_path, network_g=NETWORK, train__optim_g={'type': name, 'lr': 1e-3})
+    train_here(tmp_path, opt)
+    folder = tmp_path / 'run'
+    state = torch.load(folder / 'training_states/12.state', weights_only=True)
+    assert [len(optimizer['param_groups']) for optimizer in state['optimizers']] == [2]
+    log = next(folder.glob('train_*.log')).read_text()
+    rates = [tuple(map(float, pair)) for pair in re.findall(r'lr:\((\S+),(\S+),\)', log)]
+    assert [slow / fast for fast, slow in rates] == pytest.approx([0.25] * 13, rel=1e-2)
+    first = torch.load(folder / 'models/net_g_2.pth', weights_only=True)['params']
+    end = torch.load(folder / 'models/net_g_12.pth', weights_only=True)
+    assert not same_bits(first, end['params'])
+    for number in (6, 8, 10, 12):  # it goes on inside the freeze
+        (folder / f'training_states/{number}.state').unlink()
+    train_here(tmp_path, opt, '--auto_resume')
+    assert same_bits(torch.load(folder / 'models/net_g_12.pth', weights_only=True), end)
+    assert same_bits(torch.load(folder / 'training_states/12.state', weights_only=True), state)
+
+
+def test_schedule_free_optimizer_gives_its_averaged_weights_and_trains_on_in_the_same_bits():
+    torch.manual_seed(0)
+    parameter = torch.nn.Parameter(torch.ones(1000))
+    optimizer = optimizer_class('schedulefree.AdamWScheduleFree')([parameter], lr=0.1)
+    optimizer.train()
+    for _ in range(3):
+        parameter.grad = torch.randn(1000)
+        optimizer.step()
+    trained, z = parameter.detach().clone(), optimizer.state[parameter]['z'].clone()
+    with given([optimizer]):
+        assert not torch.equal(parameter, trained)
+        # y = 0.9 x + 0.1 z, the interpolation of the paper with beta 0.9.
+        torch.testing.assert_close(0.9 * parameter.detach() + 0.1 * z, trained)
+    assert torch.equal(parameter, trained)
+    optimizer.step()  # refuses outside of its training mode
+
+
+def test_schedule_free_weights_are_what_is_saved(tmp_path, clips):
+    optimizer = {'type': 'schedulefree.AdamWScheduleFree', 'lr': 1e-3}
+    train_here(tmp_path, real_options(clips, tmp_path, network_g=NETWORK, train__optim_g=optimizer))
+    state = torch.load(tmp_path / 'run/training_states/12.state', weights_only=True)
+    saved = torch.load(tmp_path / 'run/models/net_g_12.pth', weights_only=True)['params']
+    trained = state['trained_weights'][0]
+    z = [state['optimizers'][0]['state'][number]['z'] for number in range(len(trained))]
+    names = [*(name for name in saved if 'spynet' not in name), *(name for name in saved if 'spynet' in name)]
+    for name, y, mean in zip(names, trained, z, strict=True):
+        torch.testing.assert_close(0.9 * saved[name] + 0.1 * mean, y)
+    assert not torch.equal(saved[names[0]], trained[0])
+
+
+def test_gan_run_has_any_optimizer_for_each_network(tmp_path, clips):
+    opt = options(clips, **GAN, train__optim_g={'type': 'NAdam', 'lr': 1e-3}, network_g=NETWORK)
+    opt['train']['optim_d'] = {'type': 'SignSGD', 'lr': 1e-3}
+    opt['multigrid'] = {'num_frame': [2, 4]}
+    opt['logger']['save_checkpoint_freq'] = 2
+    opt['train']['total_iter'] = 4
+    train_here(tmp_path, opt)
+    folder = tmp_path / 'experiments/run'
+    state, weights = folder / 'training_states/4.state', folder / 'models/net_d_4.pth'
+    first, second = torch.load(state, weights_only=True)['optimizers']
+    assert {'mu_product', 'exp_avg'} <= first['state'][0].keys()
+    assert second['state'][0].keys() == {'mean'}
+    end = torch.load(weights, weights_only=True)
+    state.unlink()
+    train_here(tmp_path, opt, '--auto_resume')
+    assert same_bits(torch.load(weights, weights_only=True), end)
+
+
+WRONG = [
+    ('AdamX', 'train.optim_g.type: must be one of .*AdamW, .*, got AdamX. Did you mean `Adam'),
+    ('SignSDG', 'train.optim_g.type: must be one of .*SignSGD.*, got SignSDG. Did you mean `SignSGD`'),
+    ('LBFGS', 'train.optim_g.type: must be one of .*, got LBFGS.'),
+    ('ClosureSGD', 'train.optim_g.type: must be an optimizer whose step needs no closure, got ClosureSGD. A step has'),
+    ('no_such.Adam', r"train.optim_g.type: must be an optimizer of torch, .*, got no_such.Adam \(No module named 'no_such'\)."),
+    ('torch.optim.Adm', r'train.optim_g.type: .*, got torch.optim.Adm \(module .* has no attribute .Adm.\). Install'),
+    ('json.loads', 'train.optim_g.type: .*, got json.loads'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('name', 'line'), WRONG, ids=[name for name, _ in WRONG])
+def test_optimizer_that_cannot_be_used_stops_the_run_before_anything_is_written(name, line, tmp_path, clips):
+    with pytest.raises(OptionError, match=line):
+        train_here(tmp_path, options(clips, network_g=NETWORK, train__optim_g={'type': name, 'lr': 1e-3}))
+    assert [path.name for path in tmp_path.iterdir()] == ['run.yml']
