@@ -32,7 +32,7 @@ def save_weights(path, keys=('params', 'params_ema')):
     return path
 
 
-def tested(clips, weights, **changes):
+def opt_of_test(clips, weights, **changes):
     opt = options(clips, network_g={'type': 'ShapeProbe'}, multigrid=None, train=None, logger=None,
                   path={'pretrain_network_g': str(weights), 'param_key_g': 'params_ema'})  # fmt: skip
     opt['datasets'] = {'test': own_set(clips), 'test_2': own_set(clips, 'Bicubic', dataroot_lq=None)}
@@ -57,7 +57,7 @@ def as_json(cwd, opt_file, *arguments):
 
 def test_test_file_measures_each_set_and_keeps_older_results(tmp_path, clips):
     weights = save_weights(tmp_path / 'net.pth')
-    opt_file = write(tmp_path, tested(clips, weights, val={'save_img': True, 'metrics': METRICS}))
+    opt_file = write(tmp_path, opt_of_test(clips, weights, val={'save_img': True, 'metrics': METRICS}))
     first = run(*PROBE, opt_file, cwd=tmp_path).stdout
     assert f'Weights: {weights}, params_ema (it has params too: path.param_key_g).' in first
     figures = logged(first)
@@ -93,19 +93,19 @@ def test_basicsrs_test_file_gives_the_figures_of_ours(tmp_path, clips):
     """With BasicSR's model and test set, on a CPU, where BasicSR's own validation fails."""
     weights = save_weights(tmp_path / 'net.pth')
     stock = {**windows_of(clips, -1), 'type': 'VideoRecurrentTestDataset', 'cache_data': True, 'num_frame': 1}
-    opt = tested(clips, weights, model_type='VideoRecurrentModel', name='stock')
+    opt = opt_of_test(clips, weights, model_type='VideoRecurrentModel', name='stock')
     opt['datasets'] = {'test_1': stock}
     found, log = as_json(
         tmp_path, write(tmp_path, opt, 'stock.yml'), '--force_yml', 'val:tile=32', 'val:tile_overlap=8'
     )
     assert 'model_type: VideoRecurrentModel is tested as MultigridVideoModel.' in log
-    own, _ = as_json(tmp_path, write(tmp_path, tested(clips, weights)))
+    own, _ = as_json(tmp_path, write(tmp_path, opt_of_test(clips, weights)))
     assert found['datasets']['REDS4'] == own['datasets']['Mine']
 
 
 def test_two_ranks_test_as_one(tmp_path, clips):
     weights = save_weights(tmp_path / 'net.pth')
-    opt_file = write(tmp_path, tested(clips, weights))
+    opt_file = write(tmp_path, opt_of_test(clips, weights))
     script = tmp_path / 'script.py'
     script.write_text(f'{PROBE[2]}\n')
     two = run(*torchrun(script, 'test', '-opt', opt_file), cwd=tmp_path).stdout
@@ -140,7 +140,7 @@ def test_bad_test_file_is_one_line_before_anything_is_written(changes, line, tmp
 
     from multigrid_vsr.cli import main
 
-    opt = tested(clips, save_weights(tmp_path / 'net.pth'), **changes)
+    opt = opt_of_test(clips, save_weights(tmp_path / 'net.pth'), **changes)
     opt_file = write(tmp_path, opt)
     before = sorted(tmp_path.rglob('*'))
     monkeypatch.chdir(tmp_path)

@@ -29,8 +29,8 @@ from multigrid_vsr.cli.arguments import Parser
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.host.launch import is_first_to_say
 
-_TRAINING = (train, test, plan, batch, convert, fit, cooldown, prepare)
-COMMANDS = (*_TRAINING, report, average, infer, bench, demo, schema, completion)
+_TRAINING = (train, plan, batch, convert, fit, cooldown, prepare)
+COMMANDS = (*_TRAINING, report, average, test, infer, bench, demo, schema, completion)
 
 
 def build_parser() -> Parser:
