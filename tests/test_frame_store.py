@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import mmap
 import os
 import resource
 import shutil
@@ -25,6 +26,7 @@ from multigrid_vsr.core.shapes import SampleRequest
 from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
 from multigrid_vsr.data.multigrid_vimeo90k_dataset import MultigridVimeo90KDataset
 from multigrid_vsr.demo.video import find_video
+from multigrid_vsr.frames import frame_store
 from multigrid_vsr.frames.clip import Clip
 from multigrid_vsr.frames.frame_store import FrameStore
 from multigrid_vsr.frames.store_info import STRIP, StoreInfo, pack
@@ -66,6 +68,32 @@ def test_store_gives_the_pixels_of_the_files(frames, store, clips):
         gt.crop('001', frames, top, left, out)
         for number, image in zip(frames, out):
             assert np.array_equal(image, images[number][top : top + size, left : left + size])
+
+
+@pytest.mark.skipif(not hasattr(mmap, 'MADV_WILLNEED'), reason='the system takes no advice on memory maps')
+def test_crop_asks_beforehand_for_the_bytes_that_it_reads_and_few_more(store, tmp_path, monkeypatch):
+    asked = []
+
+    class Map(mmap.mmap):
+        def madvise(self, option, start=0, length=0):
+            if option == mmap.MADV_WILLNEED:
+                asked.append((start, start + length))
+
+    monkeypatch.setattr(frame_store.mmap, 'mmap', Map)
+    crop = ('001', [4, 2, 7], 80, 40)
+    whole, alone = (np.zeros((3, 64, 64, 3), np.uint8) for _ in range(2))
+    FrameStore(store / 'gt').crop(*crop, whole)
+    assert all(start % mmap.PAGESIZE == 0 for start, _ in asked)
+    assert len(asked) == 9  # three frames of three strips
+    assert sum(stop - start for start, stop in asked) <= 9 * (64 * 96 + mmap.PAGESIZE)
+    copy = copy_of(store, tmp_path)
+    stored = bytearray((copy / 'gt/frames.bin').read_bytes())
+    kept = bytearray(len(stored))
+    for start, stop in asked:
+        kept[start:stop] = stored[start:stop]
+    (copy / 'gt/frames.bin').write_bytes(kept)
+    FrameStore(copy / 'gt').crop(*crop, alone)
+    assert np.array_equal(alone, whole)
 
 
 def test_dataset_on_the_store_equals_the_one_on_files(store, clips):

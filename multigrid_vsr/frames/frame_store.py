@@ -70,6 +70,7 @@ class FrameStore:
                 f'clip {clip}, frame {frames[0]}: {self.root} has {stored.height}x{stored.width}, too small for a crop '
                 f'of {out.shape[1]} at ({top}, {left})'
             )
+        self._fetch(stored, frames, slice(left // STRIP, (right - 1) // STRIP + 1), slice(top, top + out.shape[1]))
         rows = self._strips(stored)[:, :, top : top + out.shape[1]]
         out = out.reshape(*out.shape[:2], -1)
         places = _as_slice(frames)
@@ -78,6 +79,17 @@ class FrameStore:
             piece = f'V{3 * (stop - start)}'  # a row's bytes as one element: numpy copies them at once
             source = rows[:, strip, :, 3 * (start - strip * STRIP) : 3 * (stop - strip * STRIP)]
             out[:, :, 3 * (start - left) : 3 * (stop - left)].view(piece)[:] = source.view(piece)[places]
+
+    def _fetch(self, clip: Clip, frames: Sequence[int], strips: slice, rows: slice) -> None:
+        """Asks for all pieces of a crop at once: else one that is not in memory waits for each page in turn."""
+        if not hasattr(mmap, 'MADV_WILLNEED'):
+            return
+        row, num_strips = 3 * STRIP, -(-clip.width // STRIP)
+        for frame in frames:
+            for strip in range(strips.start, strips.stop):
+                column = self._offsets[clip.name] + (frame * num_strips + strip) * clip.height * row
+                start = (column + rows.start * row) // mmap.PAGESIZE * mmap.PAGESIZE
+                self._map.madvise(mmap.MADV_WILLNEED, start, column + rows.stop * row - start)
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
         return FrameStore, (self.root,)  # each process has its own map
