@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from multigrid_vsr.host.registering import register
+
 
 def one_device() -> int:
     """``num_gpu`` of a measurement: one GPU, or the CPU."""
@@ -15,6 +17,7 @@ def one_device() -> int:
 
 def build(opt: dict[str, Any]) -> Any:
     """The model of a run, with cuDNN as in BasicSR's training script; signals end the process at once."""
+    register()  # nothing is, where a module of this plugin has imported BasicSR
     from basicsr.models import build_model
 
     torch.backends.cudnn.benchmark = True

@@ -176,7 +176,7 @@ def _scaling(root: Path, rounds: int) -> None:
     }
     for _ in range(rounds):
         for (kind, workers), values in rates.items():
-            values.append((_through_loader if kind == 'loader' else _in_processes)(root, workers))
+            values.append((through_loader if kind == 'loader' else _in_processes)(root, workers))
     one, two, one_alone, two_alone = (statistics.median(values) for values in rates.values())
     print(
         f'gt 256 x 15, packed: {one:.0f} samples/s with 1 worker, {two:.0f} with 2: {two / one:.2f}x. Processes that '
@@ -196,7 +196,7 @@ def _large_batches(root: Path, count: int) -> tuple[Any, Any]:
     return dataset, BatchRequests(Schedule.from_shapes([(count, shape)], shape), len(dataset), seed=0)
 
 
-def _through_loader(root: Path, workers: int) -> float:
+def through_loader(root: Path, workers: int) -> float:
     from multigrid_vsr.data.loader import MultigridLoader
 
     batches = iter(MultigridLoader(*_large_batches(root, 420), num_workers=workers))

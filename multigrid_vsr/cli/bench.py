@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -20,18 +21,22 @@ _MEASURES = {
     'options': 'an iteration with each option that makes it faster',
     'checkpoint': 'memory and time with modules that are computed again for the gradient',
     'run': 'a whole run against the sum of its steps',
+    'growth': 'what iterations and loading cost as crop, frames, batch, clips and workers grow',
     'plan': 'what plan --measure and the log say of a run, against what it takes',
     'gpu': 'what a GPU can show within minutes: every option, iterations, whole runs',
     'launches': 'kernels that an iteration launches on a GPU and its waits for it, counted without one',
     'validation': 'memory that a validation takes, for whole clips and in pieces',
     'train': 'variants of a run with several seeds, by what they reach on real video, and in which time',
 }
+# Its module, where that has another name.
+_MODULES = {'options': 'acceleration', 'checkpoint': 'checkpointing', 'run': 'whole_run', 'plan': 'predicted'}
 # What a measure needs or can do beside `--rounds` and `--data`.
 _MORE = {
     'gpu': (' --out gpu', ' --out dry --dry'),
     'launches': ('', ' -opt options/train_basicvsr_mg.yml'),
     'validation': (' -opt options/train_basicvsr_mg.yml', ' -opt mg.yml --clip 300 270 480'),
-    'train': (' --data matrix', ' --data matrix --table', ' --data matrix --variants stock paper_full --seeds 1'),
+    'growth': ('', ' --plot growth.svg'),
+    'train': (' --data matrix', ' --data matrix --table', ' --data matrix --variants stock paper --seeds 1'),
 }
 _REDS4 = (100, 180, 320)  # frames of a clip, LQ height and width
 
@@ -69,6 +74,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         else:
             measure.add_argument('--rounds', type=int, default=5, help='interleaved; medians are printed (default: 5)')
             kept = 'frames (loader: 0.7 GB) and runs, kept'
+        if what == 'growth':
+            measure.add_argument('--plot', type=Path, metavar='FILE', help='draw the curves there, .png or .svg')
         measure.add_argument('--data', type=Path, help=f'folder for {kept}; default: one that is deleted')
     return parser
 
@@ -94,12 +101,9 @@ def run(args: argparse.Namespace) -> None:
         return validation.measure(args.opt, tuple(args.clip))
     if args.rounds < 1:
         raise OptionError('--rounds', 'be at least 1', args.rounds, 'Medians are taken over the rounds.')
-    from multigrid_vsr.bench import acceleration, checkpointing, datasets, loader, predicted, step, whole_run
-
-    modules = {'loader': loader, 'datasets': datasets, 'step': step, 'options': acceleration, 'run': whole_run}
-    modules |= {'plan': predicted, 'checkpoint': checkpointing}
+    module = importlib.import_module(f'multigrid_vsr.bench.{_MODULES.get(args.what, args.what)}')
     with _folder(args) as root:
-        modules[args.what].measure(root, args.rounds)
+        module.measure(root, args.rounds, *([args.plot] if args.what == 'growth' else []))
 
 
 @contextmanager

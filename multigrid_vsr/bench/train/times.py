@@ -13,7 +13,6 @@ from multigrid_vsr.bench.step import batches_of, model_of, run_step
 from multigrid_vsr.bench.train.options import Run, options
 from multigrid_vsr.bench.train.variants import VARIANTS
 from multigrid_vsr.core.shapes import BatchShape, SampleRequest
-from multigrid_vsr.host.registering import register
 from multigrid_vsr.options.arch_limits import target_of
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 
@@ -81,7 +80,6 @@ def _inside(root: Path) -> Iterator[None]:
 
 def _model_of(run: Run) -> Any:
     opt = options(run)
-    register()  # nothing is, where a module of this plugin has imported BasicSR
     differs = {name: opt['train'][name] for name in ('ema_decay', *VARIANTS[run.variant].train)}
     return model_of(Path(), opt['model_type'], opt['network_g'], **differs)
 

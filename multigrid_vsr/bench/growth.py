@@ -1,0 +1,147 @@
+"""What an iteration, loading and opening cost as a run grows: in crop, frames, batch, clips and workers."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from multigrid_vsr.bench.loader import dataset_options, prepare_frames, through_loader, timed
+from multigrid_vsr.bench.step import batches_of, model_of, run_step
+from multigrid_vsr.core.plan import format_table
+from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.core.shapes import BatchShape, SampleRequest
+from multigrid_vsr.data.loader import BatchRequests
+from multigrid_vsr.frames.clip import Clip
+from multigrid_vsr.frames.store_info import FINISHED, StoreInfo
+
+SIDES, FRAMES, BATCHES = (64, 96, 128, 192, 256), (3, 5, 7, 11, 15), (1, 2, 4, 8)
+CLIPS, WORKERS = (30, 300, 3000, 30000), (1, 2, 4)
+_FRAMES = 10  # of a clip
+_SECONDS = 0.3  # of loading in a round
+
+
+class Curve(NamedTuple):
+    """What one thing costs as another grows.
+
+    Attributes:
+        what: What is measured, with its unit.
+        grows: What grows, and what stays.
+        sizes: How large it is.
+        values: The medians there.
+    """
+
+    what: str
+    grows: str
+    sizes: Sequence[int]
+    values: Sequence[float]
+
+    @property
+    def exponent(self) -> float:
+        """The slope of the logarithms, by least squares: the cost grows as the size to so high a power."""
+        return float(np.polyfit(np.log(self.sizes), np.log(self.values), 1)[0])
+
+
+Timers = dict[int, Callable[[], float]]
+
+
+def measure(root: Path, rounds: int, plot: Path | None = None) -> None:
+    """Prints a row for each curve: the medians, and what twice the size costs.
+
+    Args:
+        root: Folder for frames, 0.7 GB.
+        rounds: Interleaved rounds, of which medians are taken.
+        plot: Picture to draw; ``None`` for none.
+
+    Raises:
+        InputError: If the video of the demo is not installed.
+    """
+    prepare_frames(root, 1)
+    curves = []
+    for what, grows, timers in _kinds(root):
+        curves.append(Curve(what, grows, list(timers), _medians(timers, rounds)))
+    rows = []
+    for curve in curves:
+        cells = ', '.join(f'{size}: {value:.4g}' for size, value in zip(curve.sizes, curve.values))
+        rows.append((curve.what, curve.grows, cells, f'{curve.exponent:.2f}', f'{2**curve.exponent:.2f}'))
+    print(format_table(('what', 'as what grows', 'medians', 'power', 'twice the size'), rows))
+    if plot is not None:
+        from multigrid_vsr.bench.growth_plot import draw
+
+        draw(plot, curves)
+
+
+def _medians(timers: Timers, rounds: int) -> list[float]:
+    times: dict[int, list[float]] = {size: [] for size in timers}
+    for round_ in range(rounds + 1):
+        for size, timer in timers.items():
+            elapsed = timer()
+            if round_ > 0:  # the first round warms up
+                times[size].append(elapsed)
+    return [statistics.median(values) for values in times.values()]
+
+
+def _kinds(root: Path) -> Iterator[tuple[str, str, Timers]]:
+    sides = {side: BatchShape(1, 7, side) for side in SIDES}
+    frames = {count: BatchShape(1, count, 64) for count in FRAMES}
+    batches = {count: BatchShape(count, 7, 64) for count in BATCHES}
+    shapes = {'gt_size, 1 x 7': sides, 'frames, 1 x 64': frames, 'batch, 7 x 64': batches}
+    model = model_of(root, 'MultigridVideoModel')
+    for grows, by_size in shapes.items():
+        loaded = {size: batches_of(shape)['MultigridVideoModel'] for size, shape in by_size.items()}
+        yield 'iteration / ms', grows, {size: partial(run_step, model, batch) for size, batch in loaded.items()}
+    for grows, by_size in shapes.items():
+        yield 'loading a batch / ms', grows, {size: _batch_timer(root, shape) for size, shape in by_size.items()}
+    for count in CLIPS:
+        _write_store(root / f'clips_{count}', count)
+    yield 'opening the data / ms', 'clips', {count: partial(_open, root / f'clips_{count}') for count in CLIPS}
+    samples = {count: _sample_timer(root / f'clips_{count}') for count in CLIPS}
+    yield 'loading a sample / ms, 7 x 64', 'clips', samples
+    yield 'samples / s, 4 x 15 x 256', 'workers', {count: partial(through_loader, root, count) for count in WORKERS}
+
+
+def _batch_timer(root: Path, shape: BatchShape) -> Callable[[], float]:
+    opt = dataset_options(root, 'packed', shape.gt_size, shape.num_frame)
+    return _timer(_dataset(opt), shape)
+
+
+def _dataset(opt: dict[str, Any]) -> Any:
+    from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
+
+    return MultigridREDSDataset(opt)
+
+
+def _timer(dataset: Any, shape: BatchShape) -> Callable[[], float]:
+    """Milliseconds to load a batch, by one process."""
+    requests = BatchRequests(Schedule.from_shapes([(1 << 30, shape)], shape), len(dataset), seed=0)
+    return partial(timed, lambda iteration: dataset[requests.at(iteration)], iter(requests.iterations), _SECONDS)
+
+
+def _write_store(root: Path, count: int) -> None:
+    """A store of so many clips of ``_FRAMES`` frames, black, and their list: what they show costs nothing."""
+    gt = tuple(Clip(f'{number:06d}', _FRAMES, 96, 96) for number in range(count))
+    for kind, clips in (('gt', gt), ('lq', tuple(clip.shrunk(4) for clip in gt))):
+        folder, info = root / 'store' / kind, StoreInfo(clips, 4)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / 'frames.bin').open('wb') as file:
+            file.truncate(info.offsets[''])
+        np.zeros(count * _FRAMES, '<u8').tofile(folder / 'checksums.bin')
+        (folder / FINISHED).write_text(info.to_json())
+    (root / 'png').mkdir(exist_ok=True)
+    (root / 'png/meta_info.txt').write_text(''.join(f'{clip.name} {_FRAMES} (96,96,3)\n' for clip in gt))
+
+
+def _open(root: Path) -> float:
+    """Milliseconds until a dataset has given its first sample."""
+    start = time.perf_counter()
+    _dataset(dataset_options(root, 'packed', 64, 7))[[SampleRequest(0, 7, 64, 0)]]
+    return (time.perf_counter() - start) * 1e3
+
+
+def _sample_timer(root: Path) -> Callable[[], float]:
+    return _timer(_dataset(dataset_options(root, 'packed', 64, 7)), BatchShape(1, 7, 64))
