@@ -11,18 +11,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from multigrid_vsr.bench.black_store import write_black_store
 from multigrid_vsr.bench.loader import dataset_options, prepare_frames, through_loader, timed
 from multigrid_vsr.bench.step import batches_of, model_of, run_step
 from multigrid_vsr.core.plan import format_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import BatchShape, SampleRequest
 from multigrid_vsr.data.loader import BatchRequests
-from multigrid_vsr.frames.clip import Clip
-from multigrid_vsr.frames.store_info import FINISHED, StoreInfo
 
 SIDES, FRAMES, BATCHES = (64, 96, 128, 192, 256), (3, 5, 7, 11, 15), (1, 2, 4, 8)
 CLIPS, WORKERS = (30, 300, 3000, 30000), (1, 2, 4)
-_FRAMES = 10  # of a clip
 _SECONDS = 0.3  # of loading in a round
 
 
@@ -98,7 +96,7 @@ def _kinds(root: Path) -> Iterator[tuple[str, str, Timers]]:
     for grows, by_size in shapes.items():
         yield 'loading a batch / ms', grows, {size: _batch_timer(root, shape) for size, shape in by_size.items()}
     for count in CLIPS:
-        _write_store(root / f'clips_{count}', count)
+        write_black_store(root / f'clips_{count}', count, num_frame=10, height=96, width=96)
     yield 'opening the data / ms', 'clips', {count: partial(_open, root / f'clips_{count}') for count in CLIPS}
     samples = {count: _sample_timer(root / f'clips_{count}') for count in CLIPS}
     yield 'loading a sample / ms, 7 x 64', 'clips', samples
@@ -120,20 +118,6 @@ def _timer(dataset: Any, shape: BatchShape) -> Callable[[], float]:
     """Milliseconds to load a batch, by one process."""
     requests = BatchRequests(Schedule.from_shapes([(1 << 30, shape)], shape), len(dataset), seed=0)
     return partial(timed, lambda iteration: dataset[requests.at(iteration)], iter(requests.iterations), _SECONDS)
-
-
-def _write_store(root: Path, count: int) -> None:
-    """A store of so many clips of ``_FRAMES`` frames, black, and their list: what they show costs nothing."""
-    gt = tuple(Clip(f'{number:06d}', _FRAMES, 96, 96) for number in range(count))
-    for kind, clips in (('gt', gt), ('lq', tuple(clip.shrunk(4) for clip in gt))):
-        folder, info = root / 'store' / kind, StoreInfo(clips, 4)
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / 'frames.bin').open('wb') as file:
-            file.truncate(info.offsets[''])
-        np.zeros(count * _FRAMES, '<u8').tofile(folder / 'checksums.bin')
-        (folder / FINISHED).write_text(info.to_json())
-    (root / 'png').mkdir(exist_ok=True)
-    (root / 'png/meta_info.txt').write_text(''.join(f'{clip.name} {_FRAMES} (96,96,3)\n' for clip in gt))
 
 
 def _open(root: Path) -> float:

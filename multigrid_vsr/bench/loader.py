@@ -107,7 +107,7 @@ def ours(root: Path, backend: str, gt_size: int, num_frame: int) -> Callable[[in
     from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
 
     dataset = MultigridREDSDataset(dataset_options(root, backend, gt_size, num_frame))
-    return lambda seed: dataset[[SampleRequest(seed % 80, num_frame, gt_size, seed)]]
+    return lambda seed: dataset[[SampleRequest(seed * 7919 % len(dataset), num_frame, gt_size, seed)]]
 
 
 def stock(root: Path, backend: str, gt_size: int, num_frame: int) -> Callable[[int], Any]:
@@ -196,10 +196,11 @@ def _large_batches(root: Path, count: int) -> tuple[Any, Any]:
     return dataset, BatchRequests(Schedule.from_shapes([(count, shape)], shape), len(dataset), seed=0)
 
 
-def through_loader(root: Path, workers: int) -> float:
+def through_loader(root: Path, workers: int, count: int = 400) -> float:
+    """Samples a second of so many batches, through the loader of a run; the first ones do not count."""
     from multigrid_vsr.data.loader import MultigridLoader
 
-    batches = iter(MultigridLoader(*_large_batches(root, 420), num_workers=workers))
+    batches = iter(MultigridLoader(*_large_batches(root, count + 20), num_workers=workers))
     for _ in range(20):
         next(batches)
     start = time.perf_counter()

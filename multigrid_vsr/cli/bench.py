@@ -22,6 +22,7 @@ _MEASURES = {
     'checkpoint': 'memory and time with modules that are computed again for the gradient',
     'run': 'a whole run against the sum of its steps',
     'growth': 'what iterations and loading cost as crop, frames, batch, clips and workers grow',
+    'scale': 'what many GPUs on a shared file system meet, simulated (Linux with FUSE, and mfusepy)',
     'plan': 'what plan --measure and the log say of a run, against what it takes',
     'gpu': 'what a GPU can show within minutes: every option, iterations, whole runs',
     'launches': 'kernels that an iteration launches on a GPU and its waits for it, counted without one',
@@ -110,5 +111,6 @@ def run(args: argparse.Namespace) -> None:
 def _folder(args: argparse.Namespace) -> Iterator[Path]:
     """``--data``, or a folder that is deleted."""
     warnings.filterwarnings('ignore', 'Detected call of `lr_scheduler|torch.meshgrid')  # BasicSR's; they mean nothing
+    warnings.filterwarnings('ignore', 'This DataLoader will create')  # more than cores, where they wait for a disk
     with tempfile.TemporaryDirectory() as temporary:
         yield args.data or Path(temporary)

@@ -1,6 +1,8 @@
 """A flow network trained beforehand on the motion of the training clips, as ``spynet_path`` of every run.
 
-Real runs begin with a trained SPyNet. One with random weights makes runs differ by their luck with it.
+Real runs begin with a trained SPyNet. One with random weights makes runs differ by their luck with it, and does not
+learn within minutes that a product tells motion, of a change in time and one in space. So it begins with weights that
+compute it, as Lucas and Kanade do ("An Iterative Image Registration Technique", IJCAI 1981), and is trained from there.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ from tqdm import tqdm
 from multigrid_vsr.data.pixels import to_float_rgb
 from multigrid_vsr.demo import evaluation
 
-BATCH, SIDE, RATE = 4, 64, 1e-3
+BATCH, SIDE, RATE = 4, 64, 1e-4
 _SMOOTHNESS = 0.002
+_GAIN = 1.5  # flow in pixels for a product of 1
 
 
 def make(path: Path, lq_root: Path, iters: int) -> None:
@@ -36,9 +39,8 @@ def make(path: Path, lq_root: Path, iters: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = SpyNet()
-    for module in network.basic_module:  # without training it says that nothing moves
-        torch.nn.init.zeros_(module.basic_module[-1].weight)
-        torch.nn.init.zeros_(module.basic_module[-1].bias)
+    for module in network.basic_module:
+        _begin_with_gradients([layer for layer in module.basic_module if isinstance(layer, torch.nn.Conv2d)])
     optimizer = torch.optim.Adam(network.parameters(), RATE)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, iters, pct_start=0.1)
     for frames, neighbours in tqdm(_pairs(clips, iters), 'Train the flow network', iters, unit='iter'):
@@ -54,6 +56,39 @@ def make(path: Path, lq_root: Path, iters: int) -> None:
     # BasicSR loads it before the network has its buffers.
     torch.save({'params': dict(network.named_parameters())}, unfinished)
     unfinished.rename(path)
+
+
+@torch.no_grad()
+def _begin_with_gradients(convolutions: Sequence[torch.nn.Conv2d]) -> None:
+    """Sets the five layers of a level so that it gives, for x and y alike, the smoothed product of d and g.
+
+    d is the difference of frame and warped neighbour, g their slope. sgn(d g) min(|d|, |g|) stands for d g: it is
+    (|d + g| - |d - g|) / 2, which ReLU gives. Other channels stay random and count nothing before they are trained.
+    """
+    first, second, *passing, last = convolutions
+    places = torch.arange(7) - 3.0
+    bell = torch.exp(-(places**2) / 2)
+    smooth = torch.outer(bell, bell) / bell.sum() ** 2
+    slope = smooth * places / (smooth * places**2).sum()
+    for layer in convolutions:
+        torch.nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    for axis, gradient in enumerate((slope, slope.T)):
+        for place, (of_difference, of_slope) in enumerate(((1, 1), (-1, -1), (1, -1), (-1, 1))):
+            channel = 4 * axis + place
+            difference, spatial = of_difference * smooth / 3, of_slope * gradient / 6
+            first.weight[channel] = 0
+            first.weight[channel, :3] = spatial + difference
+            first.weight[channel, 3:6] = spatial - difference
+        for sign in (1, -1):  # what is negative does not pass a ReLU
+            channel = 2 * axis + (sign < 0)
+            second.weight[channel] = 0
+            second.weight[channel, 4 * axis : 4 * axis + 4] = sign * torch.tensor((1, 1, -1, -1)).view(4, 1, 1) * smooth
+    last.weight.zero_()
+    for channel in range(4):
+        for layer in passing:
+            layer.weight[channel] = 0
+            layer.weight[channel, channel] = smooth
+        last.weight[channel // 2, channel] = _GAIN * (-1) ** channel * smooth
 
 
 def warping_error(path: Path, lq_root: Path) -> tuple[float, float]:
