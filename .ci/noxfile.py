@@ -1,6 +1,6 @@
 """The tests on the oldest and the newest of what the project stands on, a fresh environment for each row.
 
-``nox -s "tests(oldest)" -- tests/test_schedule.py -n 0``; without names of tests all of them. The interpreters have to
+``nox -f .ci/noxfile.py -s "tests(oldest)" -- tests/test_schedule.py -n 0``; without names of tests all of them. The interpreters have to
 be there. docs/design.md has what came out.
 """
 
@@ -32,6 +32,7 @@ ROWS = {  # Python, the stack, and BasicSR
 @nox.parametrize('python,row', [nox.param(python, row, id=row) for row, (python, *_) in ROWS.items()])
 def tests(session: nox.Session, row: str) -> None:
     """Runs the tests, or those that are named."""
+    session.chdir(Path(__file__).parents[1])  # nox goes to where this file is
     python, stack, basicsr = ROWS[row]
     pins = Path(session.create_tmp(), 'pins.txt')
     pins.write_text('\n'.join(stack))
