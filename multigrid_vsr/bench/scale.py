@@ -34,7 +34,7 @@ def measure(root: Path, rounds: int) -> None:
         InputError: If the video of the demo, mfusepy or FUSE is missing, or ranks share a sample.
     """
     print(f'Global batches of 4 samples a rank, of {SAMPLES} samples:')
-    print(format_table(('ranks', 'us a rank and batch', 'samples of a pass given twice'), [_shares(n) for n in RANKS]))
+    print(format_table(('ranks', 'us a rank and batch', 'samples of a pass given twice'), [shares(n) for n in RANKS]))
     prepare_frames(root, 1)
     write_black_store(root / 'reds', CLIPS, 100, 720, 1280)
     rows = []
@@ -69,7 +69,7 @@ def _samples(root: Path, backend: str, rounds: int) -> list[str]:
     return found
 
 
-def _shares(count: int) -> Sequence[str]:
+def shares(count: int) -> Sequence[str]:
     """Every rank's batch at each iteration of a pass, of which no two may share a sample."""
     shape = BatchShape(4, 7, 128)
     schedule = Schedule.from_shapes([(10**6, shape)], shape)

@@ -1,0 +1,104 @@
+"""``multigrid-vsr bench growth``, ``scale`` and ``plan``: what they work out, on figures by hand."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta
+
+import numpy as np
+import pytest
+
+from multigrid_vsr.bench import predicted, scale
+from multigrid_vsr.bench.black_store import write_black_store
+from multigrid_vsr.bench.growth import Curve
+from multigrid_vsr.bench.growth_plot import draw
+from multigrid_vsr.bench.loader import dataset_options, ours
+from multigrid_vsr.bench.slow_files import slow_folder
+from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.report.log_file import Line, Log
+
+
+@pytest.mark.parametrize(('values', 'exponent'), [((3, 6, 12), 1), ((3, 12, 48), 2), ((5, 5, 5), 0), ((8, 4, 2), -1)])
+def test_curve_over_doubled_sizes_has_the_power_of_its_values(values, exponent):
+    assert Curve('ms', 'frames', (10, 20, 40), values).exponent == pytest.approx(exponent, abs=1e-12)
+
+
+def test_curves_are_drawn_into_one_picture(tmp_path):
+    curve = Curve('iteration / ms', 'frames', (3, 5, 7), (30.0, 50.0, 70.0))
+    draw(tmp_path / 'growth.svg', [curve] * 4)
+    text = (tmp_path / 'growth.svg').read_text()
+    assert text.count('<!-- power 1.00 -->') == 4
+
+
+def test_black_store_loads_as_a_data_set_of_its_size(tmp_path):
+    write_black_store(tmp_path, 300, num_frame=10, height=96, width=160)
+    load = ours(tmp_path, 'packed', 64, 7)
+    batch = load(1)
+    assert batch['lq'].shape == (1, 7, 16, 16, 3)
+    assert batch['gt'].shape == (1, 7, 64, 64, 3)
+    assert not np.any(batch['gt'].numpy())
+    assert dataset_options(tmp_path, 'packed', 64, 7)['dataroot_gt'] == str(tmp_path / 'store/gt')
+
+
+@pytest.mark.parametrize('ranks', [1, 3, 64])
+def test_shares_of_ranks_have_no_sample_twice_in_a_pass(ranks):
+    count, _, twice = scale.shares(ranks)
+    assert (count, twice) == (str(ranks), '0')
+
+
+def test_shares_that_overlap_are_counted(monkeypatch):
+    monkeypatch.setattr(scale, 'batch_requests', _same_for_all_ranks(scale.batch_requests))
+    assert scale.shares(2)[2] == str(26600 // 8 * 4)
+
+
+def _same_for_all_ranks(batch_requests):
+    return lambda *args, rank, **options: batch_requests(*args, rank=0, **options)
+
+
+def test_slow_folder_shows_the_files_and_lets_each_read_wait(tmp_path):
+    (tmp_path / 'root').mkdir()
+    (tmp_path / 'root/frames.bin').write_bytes(bytes(range(200)))
+    try:
+        with slow_folder(tmp_path / 'root', tmp_path / 'slow', latency_ms=200, mb_per_second=1000):
+            start = time.perf_counter()
+            assert (tmp_path / 'slow/frames.bin').read_bytes() == bytes(range(200))
+            assert time.perf_counter() - start >= 0.2
+            assert not (tmp_path / 'slow/other').exists()
+    except InputError as error:
+        pytest.skip(str(error))  # no FUSE here
+    assert not (tmp_path / 'slow').is_mount()
+
+
+def log_of(*lines: tuple[int, float, str]) -> Log:
+    start = datetime(2026, 11, 25, 10)
+    found = [Line(iteration, start + timedelta(seconds=seconds), {}, eta) for iteration, seconds, eta in lines]
+    return Log(start=start, lines=found, last_time=found[-1].time)
+
+
+def test_predicted_seconds_stand_beside_those_between_the_lines_of_the_log(tmp_path):
+    path = tmp_path / 'run.yml'
+    path.write_text(
+        'model_type: MultigridVideoModel\nscale: 4\nnetwork_g: {type: BasicVSR}\ntrain: {total_iter: 30}\n'
+        'datasets: {train: {type: MultigridREDSDataset, batch_size_per_gpu: 2, gt_size: 128, num_frame: 7}}\n'
+        'multigrid: {stages: [{iter: 10, gt_size: 64}, {iter: 20, gt_size: 128}]}\n'
+    )
+    log = log_of((5, 4.0, '0:00:40'), (10, 10.0, '0:00:35'), (20, 30.0, '0:00:25'), (30, 50.0, '0:00:00'))
+    table = predicted.compared(path, [11.0, 36.0], log).splitlines()
+    assert [row.split()[-3:] for row in table[2:]] == [
+        ['11.0', '10.0', '1.100'],
+        ['36.0', '40.0', '0.900'],
+        ['47.0', '50.0', '0.940'],
+    ]
+
+
+def test_time_left_of_lines_stands_beside_when_the_log_ends():
+    etas = {1: '1 day, 0:00:10', 2: '0:01:00', 5: '0:00:40', 10: '0:00:30', 15: '0:00:15', 20: '0:00:00'}
+    log = log_of(*((iteration, 2.0 * iteration, eta) for iteration, eta in etas.items()))
+    rows = [row.split() for row in predicted.time_left(log).splitlines()[2:]]
+    assert rows == [
+        ['1', '86410.0', '38.0', '2273.947'],
+        ['2', '60.0', '36.0', '1.667'],
+        ['5', '40.0', '30.0', '1.333'],
+        ['10', '30.0', '20.0', '1.500'],
+        ['15', '15.0', '10.0', '1.500'],
+    ]
