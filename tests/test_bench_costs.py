@@ -10,8 +10,7 @@ import pytest
 
 from multigrid_vsr.bench import predicted, scale
 from multigrid_vsr.bench.black_store import write_black_store
-from multigrid_vsr.bench.growth import Curve
-from multigrid_vsr.bench.growth_plot import draw
+from multigrid_vsr.bench.curves import Curve, draw
 from multigrid_vsr.bench.loader import dataset_options, ours
 from multigrid_vsr.bench.slow_files import slow_folder
 from multigrid_vsr.core.errors import InputError

@@ -201,3 +201,7 @@ def test_plugin_that_lacks_a_library_lets_basicsr_be_and_says_so_when_asked(tmp_
     assert done.stdout.splitlines() == [
         'model_type: must be run with BasicSR 1.4.2 or later, got MultigridVideoModel. Here isal is not installed.'
     ]
+    plain = {'name': 'plain', 'model_type': 'VideoRecurrentModel', 'num_gpu': 0, 'datasets': {}, 'path': {}}
+    reads = "from basicsr.utils.options import parse_options; print(parse_options('.', True)[0]['model_type'])"
+    done = run(sys.executable, '-c', reads, '-opt', write(tmp_path, plain), cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.stdout.splitlines()[-1] == 'VideoRecurrentModel'

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from multigrid_vsr.bench.black_store import write_black_store
+from multigrid_vsr.bench.curves import Curve, draw
 from multigrid_vsr.bench.loader import dataset_options, prepare_frames, through_loader, timed
 from multigrid_vsr.bench.step import batches_of, model_of, run_step
 from multigrid_vsr.core.plan import format_table
@@ -22,27 +21,6 @@ from multigrid_vsr.data.loader import BatchRequests
 SIDES, FRAMES, BATCHES = (64, 96, 128, 192, 256), (3, 5, 7, 11, 15), (1, 2, 4, 8)
 CLIPS, WORKERS = (30, 300, 3000, 30000), (1, 2, 4)
 _SECONDS = 0.3  # of loading in a round
-
-
-class Curve(NamedTuple):
-    """What one thing costs as another grows.
-
-    Attributes:
-        what: What is measured, with its unit.
-        grows: What grows, and what stays.
-        sizes: How large it is.
-        values: The medians there.
-    """
-
-    what: str
-    grows: str
-    sizes: Sequence[int]
-    values: Sequence[float]
-
-    @property
-    def exponent(self) -> float:
-        """The slope of the logarithms, by least squares: the cost grows as the size to so high a power."""
-        return float(np.polyfit(np.log(self.sizes), np.log(self.values), 1)[0])
 
 
 Timers = dict[int, Callable[[], float]]
@@ -69,8 +47,6 @@ def measure(root: Path, rounds: int, plot: Path | None = None) -> None:
         rows.append((curve.what, curve.grows, cells, f'{curve.exponent:.2f}', f'{2**curve.exponent:.2f}'))
     print(format_table(('what', 'as what grows', 'medians', 'power', 'twice the size'), rows))
     if plot is not None:
-        from multigrid_vsr.bench.growth_plot import draw
-
         draw(plot, curves)
 
 

@@ -87,13 +87,17 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
         written = command_line.written()
         if written is None:
             return original(root_path, is_train)
+        _check_host(written)
+        notes = settle(written)
+        follows_schedule = is_train and uses_multigrid(written)
+        is_our_test = not is_train and asked_for(written) is not None
+        if not (follows_schedule or is_our_test):
+            return original(root_path, is_train)
+        # They import libraries that a plain run of BasicSR does without.
         from multigrid_vsr.host.device_check import check_num_gpu, check_several_gpus, counted
         from multigrid_vsr.host.run_check import check_run, check_state, check_test
         from multigrid_vsr.models.checkpoint import ranks
 
-        _check_host(written)
-        notes = settle(written)
-        follows_schedule = is_train and uses_multigrid(written)
         if follows_schedule:
             checked_schedule(written)
             check_run(counted(written))
@@ -101,13 +105,11 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
             notes += check_several_gpus(counted(written), command_line.has_launcher())
             if os.environ.get('RANK', '0') == '0':
                 print(*notes, sep='\n', end='\n' if notes else '')
-        is_our_test = not is_train and asked_for(written) is not None
         if is_our_test:
             check_test(counted(written))
             check_num_gpu(written, command_line.has_launcher())
         opt, args = original(root_path, is_train)
-        if follows_schedule or is_our_test:
-            settle(opt)
+        settle(opt)
         if follows_schedule:
             opt['datasets']['train'].update(checked('datasets.train', written['datasets']['train']))
             _check_data(opt)

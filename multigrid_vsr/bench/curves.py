@@ -1,15 +1,35 @@
-"""The picture of ``multigrid-vsr bench growth``: each cost against what grows, both axes logarithmic."""
+"""Costs against what grows, and their picture, both axes logarithmic."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from multigrid_vsr.bench.growth import Curve
+import numpy as np
 
 _COLUMNS = 3
+
+
+class Curve(NamedTuple):
+    """What one thing costs as another grows.
+
+    Attributes:
+        what: What is measured, with its unit.
+        grows: What grows, and what stays.
+        sizes: How large it is.
+        values: The medians there.
+    """
+
+    what: str
+    grows: str
+    sizes: Sequence[int]
+    values: Sequence[float]
+
+    @property
+    def exponent(self) -> float:
+        """The slope of the logarithms, by least squares: the cost grows as the size to so high a power."""
+        return float(np.polyfit(np.log(self.sizes), np.log(self.values), 1)[0])
 
 
 def draw(path: Path, curves: Sequence[Curve]) -> None:
