@@ -6,15 +6,18 @@ import json
 import math
 import re
 import sys
+from dataclasses import replace
 
 import pytest
 from runs import run
 
 from multigrid_vsr.bench.train import tables
 from multigrid_vsr.bench.train.claims import CLAIMS, interval, verdict
+from multigrid_vsr.bench.train.matrix import BENCH_PARTS
 from multigrid_vsr.bench.train.options import NETWORKS, Run, options
 from multigrid_vsr.bench.train.results import read_runs, read_times
 from multigrid_vsr.bench.train.variants import VARIANTS
+from multigrid_vsr.demo.dataset import prepare
 from multigrid_vsr.options.train_block import checked_schedule
 
 A_RUN = Run('paper', 'basicvsr', 128, 7, 0.002, 360, 3)
@@ -25,6 +28,9 @@ def bench(cwd, *arguments, ok=True):
 
 
 def test_bench_trains_what_is_missing_and_reads_its_results_again(tmp_path):
+    (tmp_path / 'bench').mkdir()
+    few = [part if part.folder == 'train' else replace(part, num_frame=2) for part in BENCH_PARTS]
+    prepare(tmp_path / 'bench/data', few)
     names = ('--variants', 'stock', 'paper')
     small = ('--iters', 12, '--seeds', 1, '--rounds', 1, '--flow_iters', 2, '--data', 'bench')
     printed = bench(tmp_path, *small, *names, '--jobs', 2)
