@@ -7,21 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from multigrid_vsr.bench.black_store import write_black_store
 from multigrid_vsr.bench.curves import Curve, draw
-from multigrid_vsr.bench.loader import dataset_options, prepare_frames, through_loader, timed
+from multigrid_vsr.bench.loader import batches, ours, prepare_frames, through_loader, timed
 from multigrid_vsr.bench.step import batches_of, model_of, run_step
 from multigrid_vsr.core.plan import format_table
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.core.shapes import BatchShape, SampleRequest
-from multigrid_vsr.data.loader import BatchRequests
+from multigrid_vsr.core.shapes import BatchShape
 
 SIDES, FRAMES, BATCHES = (64, 96, 128, 192, 256), (3, 5, 7, 11, 15), (1, 2, 4, 8)
 CLIPS, WORKERS = (30, 300, 3000, 30000), (1, 2, 4)
 _SECONDS = 0.3  # of loading in a round
-
 
 Timers = dict[int, Callable[[], float]]
 
@@ -63,8 +59,8 @@ def _medians(timers: Timers, rounds: int) -> list[float]:
 def _kinds(root: Path) -> Iterator[tuple[str, str, Timers]]:
     sides = {side: BatchShape(1, 7, side) for side in SIDES}
     frames = {count: BatchShape(1, count, 64) for count in FRAMES}
-    batches = {count: BatchShape(count, 7, 64) for count in BATCHES}
-    shapes = {'gt_size, 1 x 7': sides, 'frames, 1 x 64': frames, 'batch, 7 x 64': batches}
+    counts = {count: BatchShape(count, 7, 64) for count in BATCHES}
+    shapes = {'gt_size, 1 x 7': sides, 'frames, 1 x 64': frames, 'batch, 7 x 64': counts}
     model = model_of(root, 'MultigridVideoModel')
     for grows, by_size in shapes.items():
         loaded = {size: batches_of(shape)['MultigridVideoModel'] for size, shape in by_size.items()}
@@ -74,34 +70,19 @@ def _kinds(root: Path) -> Iterator[tuple[str, str, Timers]]:
     for count in CLIPS:
         write_black_store(root / f'clips_{count}', count, num_frame=10, height=96, width=96)
     yield 'opening the data / ms', 'clips', {count: partial(_open, root / f'clips_{count}') for count in CLIPS}
-    samples = {count: _sample_timer(root / f'clips_{count}') for count in CLIPS}
+    samples = {count: _batch_timer(root / f'clips_{count}', BatchShape(1, 7, 64)) for count in CLIPS}
     yield 'loading a sample / ms, 7 x 64', 'clips', samples
     yield 'samples / s, 4 x 15 x 256', 'workers', {count: partial(through_loader, root, count) for count in WORKERS}
 
 
 def _batch_timer(root: Path, shape: BatchShape) -> Callable[[], float]:
-    opt = dataset_options(root, 'packed', shape.gt_size, shape.num_frame)
-    return _timer(_dataset(opt), shape)
-
-
-def _dataset(opt: dict[str, Any]) -> Any:
-    from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
-
-    return MultigridREDSDataset(opt)
-
-
-def _timer(dataset: Any, shape: BatchShape) -> Callable[[], float]:
     """Milliseconds to load a batch, by one process."""
-    requests = BatchRequests(Schedule.from_shapes([(1 << 30, shape)], shape), len(dataset), seed=0)
+    dataset, requests = batches(root, shape, 1 << 30)
     return partial(timed, lambda iteration: dataset[requests.at(iteration)], iter(requests.iterations), _SECONDS)
 
 
 def _open(root: Path) -> float:
     """Milliseconds until a dataset has given its first sample."""
     start = time.perf_counter()
-    _dataset(dataset_options(root, 'packed', 64, 7))[[SampleRequest(0, 7, 64, 0)]]
+    ours(root, 'packed', 64, 7)(0)
     return (time.perf_counter() - start) * 1e3
-
-
-def _sample_timer(root: Path) -> Callable[[], float]:
-    return _timer(_dataset(dataset_options(root, 'packed', 64, 7)), BatchShape(1, 7, 64))

@@ -11,7 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.data.loader import BatchRequests
+
 SHAPES = ((64, 7), (64, 15), (128, 15), (256, 15))  # gt_size, num_frame
+_LARGE = BatchShape(4, 15, 256)
 
 
 def measure(root: Path, rounds: int) -> None:
@@ -184,14 +189,10 @@ def _scaling(root: Path, rounds: int) -> None:
     )
 
 
-def _large_batches(root: Path, count: int) -> tuple[Any, Any]:
-    """A dataset and the requests of batches of 4 at gt 256 x 15."""
-    from multigrid_vsr.core.schedule import Schedule
-    from multigrid_vsr.core.shapes import BatchShape
-    from multigrid_vsr.data.loader import BatchRequests
+def batches(root: Path, shape: BatchShape, count: int) -> tuple[Any, BatchRequests]:
+    """A dataset on the store, and the requests of so many batches."""
     from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
 
-    shape = BatchShape(4, 15, 256)
     dataset = MultigridREDSDataset(dataset_options(root, 'packed', shape.gt_size, shape.num_frame))
     return dataset, BatchRequests(Schedule.from_shapes([(count, shape)], shape), len(dataset), seed=0)
 
@@ -200,11 +201,11 @@ def through_loader(root: Path, workers: int, count: int = 400) -> float:
     """Samples a second of so many batches, through the loader of a run; the first ones do not count."""
     from multigrid_vsr.data.loader import MultigridLoader
 
-    batches = iter(MultigridLoader(*_large_batches(root, count + 20), num_workers=workers))
+    loaded = iter(MultigridLoader(*batches(root, _LARGE, count + 20), num_workers=workers))
     for _ in range(20):
-        next(batches)
+        next(loaded)
     start = time.perf_counter()
-    return sum(4 for _ in batches) / (time.perf_counter() - start)
+    return sum(4 for _ in loaded) / (time.perf_counter() - start)
 
 
 def _in_processes(root: Path, count: int) -> float:
@@ -223,7 +224,7 @@ def _in_processes(root: Path, count: int) -> float:
 def _load_alone(root: Path, barrier: Any, answers: Any) -> None:
     from multigrid_vsr.data.shared_slots import SharedSlots
 
-    dataset, requests = _large_batches(root, 220)
+    dataset, requests = batches(root, _LARGE, 220)
     num_bytes = dataset.num_bytes(requests.schedule.full_shape)
     slots = SharedSlots(dataset, requests.at, num_bytes, num_ahead=1, num_held=0)
     for iteration in requests.iterations[:20]:
