@@ -17,14 +17,15 @@ from multigrid_vsr.bench.train.matrix import BENCH_PARTS
 from multigrid_vsr.bench.train.options import NETWORKS, Run, options
 from multigrid_vsr.bench.train.results import read_runs, read_times
 from multigrid_vsr.bench.train.variants import VARIANTS
+from multigrid_vsr.cli import main
 from multigrid_vsr.demo.dataset import prepare
 from multigrid_vsr.options.train_block import checked_schedule
 
 A_RUN = Run('paper', 'basicvsr', 128, 7, 0.002, 360, 3)
 
 
-def bench(cwd, *arguments, ok=True):
-    return run(sys.executable, '-m', 'multigrid_vsr.cli', 'bench', 'train', *arguments, cwd=cwd, ok=ok).stdout
+def bench(cwd, *arguments):
+    return run(sys.executable, '-m', 'multigrid_vsr.cli', 'bench', 'train', *arguments, cwd=cwd).stdout
 
 
 def test_bench_trains_what_is_missing_and_reads_its_results_again(tmp_path):
@@ -32,7 +33,7 @@ def test_bench_trains_what_is_missing_and_reads_its_results_again(tmp_path):
     few = [part if part.folder == 'train' else replace(part, num_frame=2) for part in BENCH_PARTS]
     prepare(tmp_path / 'bench/data', few)
     names = ('--variants', 'stock', 'paper')
-    small = ('--iters', 12, '--seeds', 1, '--rounds', 1, '--flow_iters', 2, '--data', 'bench')
+    small = ('--iters', 12, '--seeds', 1, '--rounds', 1, '--flow_iters', 2, '--start_iters', 12, '--data', 'bench')
     printed = bench(tmp_path, *small, *names, '--jobs', 2)
     assert set(re.findall(r'(\d/\d \w+), seed 0: 100%', printed)) == {'1/2 stock', '2/2 paper'}
     path = tmp_path / 'bench/results.jsonl'
@@ -40,6 +41,7 @@ def test_bench_trains_what_is_missing_and_reads_its_results_again(tmp_path):
     assert {run_.variant for run_ in runs} == {'stock', 'paper'}
     for run_, result in runs.items():
         assert [iteration for iteration, _ in result.curve] == [3, 6, 9, 12]
+        assert all(len(psnrs) == 3 for psnrs in (*(psnrs for _, psnrs in result.curve), result.psnr_last))
         assert all(20 < psnr < 35 for psnr in (result.psnr(), result.psnr(averaged=False)))
         assert result.psnr() != result.psnr(averaged=False)
         assert 0 < times.seconds(run_, result, 6) < times.seconds(run_, result)
@@ -61,7 +63,7 @@ def test_bench_trains_what_is_missing_and_reads_its_results_again(tmp_path):
 @pytest.mark.parametrize('name', VARIANTS)
 def test_options_of_every_variant_are_a_run_that_passes_the_checks(name, arch):
     opt = options(A_RUN._replace(variant=name, arch=arch))
-    assert opt['train']['ema_decay'] == 0.98
+    assert opt['train']['ema_decay'] == 0.95
     if VARIANTS[name].setup == 'stock':
         assert (opt['model_type'], 'multigrid' in opt) == ('VideoRecurrentModel', False)
     else:
@@ -76,6 +78,8 @@ def test_options_of_a_variant_differ_from_the_papers_where_it_says_so():
     assert paper['train']['scheduler'] == rule
     assert (paper['manual_seed'], paper['train']['fix_flow'], paper['train']['flow_lr_mul']) == (3, 6, 0.125)
     assert paper['train']['optim_g']['lr'] == 0.002
+    weights = paper['network_g']['spynet_path'], paper['path']['pretrain_network_g']
+    assert weights == ('data/spynet.pth', 'data/start_basicvsr.pth')
 
     def of(name):
         return options(A_RUN._replace(variant=name))
@@ -96,6 +100,9 @@ def test_options_of_a_variant_differ_from_the_papers_where_it_says_so():
     # 180 iterations of 2 samples a stage, a third of them at each shape of 8, 6, 4 and of 4, 2, 2 samples
     # (volume: 2 x 7 x 4 / 3 = 18, 11, 8 and 4, 2, 2; at most 8): 15 + 15 + 15 + 30 + 60 + 60
     assert of('volume_samples')['train']['total_iter'] == 195
+    assert 'pretrain_network_g' not in of('untrained_full')['path']
+    random = of('random_flow')
+    assert ('pretrain_network_g' in random['path'], random['network_g']['spynet_path']) == (False, None)
     constant = of('constant')['train']
     assert (constant['scheduler']['type'], constant['warmup_iter']) == ('MultiStepLR', 24)
     assert of('plain')['train']['scheduler'] == of('stock')['train']['scheduler']
@@ -129,7 +136,8 @@ def test_tables_pair_runs_inside_a_seed_and_add_up_times(tmp_path):
     lines = [
         {
             'kind': 'run', **A_RUN._replace(variant=name, seed=seed, iters=10)._asdict(), 'segments': shapes[name],
-            'curve': [[5, psnr - 1], [8, psnr - 0.05], [10, psnr]], 'psnr_last': psnr - 0.2, 'wall': 9.9,
+            'curve': [[done, [psnr - loss - 1, psnr - loss + 1]] for done, loss in ((5, 1), (8, 0.05), (10, 0))],
+            'psnr_last': [psnr - 0.2 - 0.1 * seed, psnr - 0.2 + 0.1 * seed], 'wall': 9.9,
         }
         for name in shapes
         for seed, psnr in enumerate(psnrs[name])
@@ -154,6 +162,11 @@ def test_tables_pair_runs_inside_a_seed_and_add_up_times(tmp_path):
         ('paper - full', '+0.133 [-0.010, +0.277]', 'supported'),
     ]
 
+    noise = [re.split(r'  +', row.strip()) for row in tables.noise_table(results, group).splitlines()[2:]]
+    # full: its weights deviate by 0.2, the first clip's by 0.1 less for each seed, the other's by as much more
+    assert noise[0] == ['full', '3', '0.200', '0.200', '0.200', '0.200']
+    assert [row[0] for row in noise] == ['full', 'paper', 'cosine']
+
     loading = [re.split(r'  +', row.strip()) for row in tables.loading_table(results, times, group).splitlines()[2:]]
     assert loading == [['paper', 'the shape', '6', '12'], ['paper', 'the full shape', '6', '25']]
 
@@ -165,24 +178,29 @@ def test_claims_compare_variants_that_there_are():
 @pytest.mark.parametrize(
     ('arguments', 'line'),
     [
-        (('--seeds', 0), '--seeds: must be at least 1, got 0. Give a larger number.\n'),
-        (('--jobs', 0), '--jobs: must be at least 1, got 0. Give a larger number.\n'),
-        (('--iters', 5), '--iters: must be at least 12, got 5. Give a larger number.\n'),
-        (('--rates', '0'), '--rates: must be numbers above 0, got 0.0. Write them as 2e-3 5e-4.\n'),
+        (('--seeds', 0), '--seeds: must be at least 1, got 0. Correct the value.'),
+        (('--retime', '--rounds', 0), '--rounds: must be at least 1, got 0. Correct the value.'),
+        (('--jobs', 0), '--jobs: must be at least 1, got 0. Correct the value.'),
+        (('--iters', 5), '--iters: must be at least 12, got 5. Correct the value.'),
+        (('--rates', '0'), '--rates: must be numbers above 0, got 0.0. Write them as 2e-3 5e-4.'),
         (
             ('--arch', 'vsr'),
-            '--arch: must be of basicvsr, basicvsr_64x30, basicvsrpp, edvr, got vsr. Choose among them.\n',
+            '--arch: must be of basicvsr, basicvsr_64x30, basicvsrpp, edvr, got vsr. Choose among them.',
         ),
-        (('--rows', 7), '--rows: must be of 1, 2, 3, 4, 5, 6, 8, got 7. Choose among them.\n'),
-        (('--table',), '--results: must be a file with runs that are done, got bench/results.jsonl. Train first.\n'),
+        (('--rows', 7), '--rows: must be of 1, 2, 3, 4, 5, 6, 8, got 7. Choose among them.'),
+        (('--table',), '--results: must be a file with runs that are done, got bench/results.jsonl. Train first.'),
     ],
 )
-def test_bench_with_bad_option_exits_with_one_line(tmp_path, arguments, line):
-    assert bench(tmp_path, *arguments, '--data', 'bench', ok=False) == line
+def test_bench_with_bad_option_exits_with_one_line(tmp_path, monkeypatch, arguments, line):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as error:
+        main(['bench', 'train', *map(str, arguments), '--data', 'bench'])
+    assert str(error.value) == line
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize('what', ['loader', 'datasets', 'step', 'options', 'run'])
-def test_bench_without_rounds_exits_with_one_line(tmp_path, what):
-    done = run(sys.executable, '-m', 'multigrid_vsr.cli', 'bench', what, '--rounds', 0, cwd=tmp_path, ok=False)
-    assert done.stdout == '--rounds: must be at least 1, got 0. Medians are taken over the rounds.\n'
+def test_bench_without_rounds_exits_with_one_line(what):
+    with pytest.raises(SystemExit) as error:
+        main(['bench', what, '--rounds', '0'])
+    assert str(error.value) == '--rounds: must be at least 1, got 0. Medians are taken over the rounds.'

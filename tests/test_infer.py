@@ -13,6 +13,7 @@ import torch
 from basicsr.archs.basicvsr_arch import BasicVSR
 from runs import run
 
+from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.windows import windows
 from multigrid_vsr.demo.video import find_video, read_frames
@@ -272,15 +273,17 @@ BAD = [
 
 
 @pytest.mark.parametrize(('arguments', 'message'), BAD, ids=[' '.join(row[0]) for row in BAD])
-def test_infer_that_cannot_run_exits_with_one_line(arguments, message, trained, folder, tmp_path):
+def test_infer_that_cannot_run_exits_with_one_line(arguments, message, trained, folder, tmp_path, monkeypatch):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'wide.yml').write_text('scale: 4\nnetwork_g: {type: BasicVSR, num_feat: 8, num_block: 1}\n')
     (tmp_path / 'none.yml').write_text('scale: 4\n')
     before = sorted(tmp_path.rglob('*'))
     places = {'frames': folder, 'weights': trained}
-    done = run(*INFER, *(word.format(**places) for word in arguments), '-w', trained, cwd=tmp_path, ok=False)
-    assert done.returncode == 1
-    assert done.stdout.splitlines()[-1].startswith(message.format(**places))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as error:
+        main(['infer', *(word.format(**places) for word in arguments), '-w', str(trained)])
+    assert str(error.value).startswith(message.format(**places))
+    assert '\n' not in str(error.value)
     assert sorted(tmp_path.rglob('*')) == before
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from multigrid_vsr.cli.arguments import check_least
 from multigrid_vsr.core.errors import InputError, OptionError
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--jobs', type=int, help='runs at a time, each with one thread, or one GPU where there are any')
     parser.add_argument('--rounds', type=int, default=5, help='rounds of timing before and after (default: 5)')
     parser.add_argument('--flow_iters', type=int, default=400, help='of the flow network of all runs (default: 400)')
+    parser.add_argument('--start_iters', type=int, default=240, help='of the network of all runs (default: 240)')
     parser.add_argument('--results', type=Path, help='JSONL of the results (default: results.jsonl in --data)')
+    parser.add_argument('--retime', action='store_true', help='time the shapes of --results anew, all on this machine')
     parser.add_argument('--table', action='store_true', help='print the tables of --results, train nothing')
     parser.add_argument('--plot', type=Path, metavar='DIR', help='draw --results there, train nothing')
 
@@ -46,16 +49,20 @@ def run(args: argparse.Namespace, root: Path) -> None:
     from multigrid_vsr.bench.train.results import read_runs, read_times
 
     path = args.results or root / 'results.jsonl'
-    if not args.table and args.plot is None:
+    if args.retime or not (args.table or args.plot):
         from multigrid_vsr.bench.train import matrix
 
-        matrix.train(root, _runs(args), path, args.rounds, args.jobs, args.flow_iters)
+        if args.retime:
+            matrix.retime(root, path, args.rounds, args.flow_iters)
+        else:
+            matrix.train(root, _runs(args), path, args.rounds, args.jobs, args.flow_iters, args.start_iters)
     results, times = read_runs(path), read_times(path)
     if not results:
         raise InputError(f'--results: must be a file with runs that are done, got {path}. Train first.')
     for runs in tables.groups(results):
         print(f'\n{tables.title(runs)}\n{tables.variants_table(results, times, runs)}\n')
-        print(f'{tables.claims_table(results, runs)}\n\n{tables.loading_table(results, times, runs)}')
+        print(f'{tables.claims_table(results, runs)}\n\n{tables.noise_table(results, runs)}\n')
+        print(f'{tables.loading_table(results, times, runs)}')
         if args.plot is not None:
             from multigrid_vsr.bench.train.plot import draw
 
@@ -85,11 +92,8 @@ def _check(args: argparse.Namespace) -> None:
     from multigrid_vsr.bench.train.options import NETWORKS
     from multigrid_vsr.bench.train.variants import VARIANTS
 
-    least = {'seeds': 1, 'iters': LEAST_ITERS, 'gt_size': 64, 'num_frame': 4, 'rounds': 0, 'jobs': 1, 'flow_iters': 1}
-    for name, bound in least.items():
-        value = getattr(args, name)
-        if value is not None and value < bound:
-            raise OptionError(f'--{name}', f'be at least {bound}', value, 'Give a larger number.')
+    sizes = {'--iters': LEAST_ITERS, '--start_iters': LEAST_ITERS, '--gt_size': 64, '--num_frame': 4}
+    check_least(args, {'--seeds': 1, **sizes, '--rounds': int(args.retime), '--jobs': 1, '--flow_iters': 1})
     for rate in args.rates:
         if not 0 < rate < float('inf'):
             raise OptionError('--rates', 'be numbers above 0', rate, 'Write them as 2e-3 5e-4.')

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from multigrid_vsr.bench.building import one_device
-from multigrid_vsr.bench.train import flow_network, times
+from multigrid_vsr.bench.train import flow_network, start, times
 from multigrid_vsr.bench.train.options import Run, options
 from multigrid_vsr.bench.train.results import read_runs
 from multigrid_vsr.demo import evaluation, training
@@ -33,7 +33,15 @@ BENCH_PARTS = (
 _WRITING = threading.Lock()
 
 
-def train(root: Path, runs: Sequence[Run], results: Path, rounds: int, jobs: int | None, flow_iters: int) -> None:
+def train(
+    root: Path,
+    runs: Sequence[Run],
+    results: Path,
+    rounds: int,
+    jobs: int | None,
+    flow_iters: int,
+    start_iters: int,
+) -> None:
     """Trains what is missing, several runs at a time, and times the iterations of all before and after it.
 
     Args:
@@ -43,12 +51,14 @@ def train(root: Path, runs: Sequence[Run], results: Path, rounds: int, jobs: int
         rounds: Interleaved rounds of the timing, on a machine that does nothing else; 0 for none.
         jobs: Runs at a time, each with one thread or one GPU; ``None`` for one run with torch's own threads.
         flow_iters: Iterations of the flow network that all begin with.
+        start_iters: Iterations of the network that the runs of an arch begin with.
 
     Raises:
         InputError: If the video of the demo is not installed, or a run fails.
     """
-    prepare(root / 'data', BENCH_PARTS)
-    flow_network.make(root / 'data/spynet.pth', root / 'data/train/lq', flow_iters)
+    _prepare(root / 'data', flow_iters)
+    for arch in dict.fromkeys(run.arch for run in runs):
+        start.make(root, arch, start_iters)
     done = read_runs(results)
     missing = [run for run in dict.fromkeys(runs) if run not in done]
     _measure(root, missing, results, rounds)
@@ -66,6 +76,34 @@ def train(root: Path, runs: Sequence[Run], results: Path, rounds: int, jobs: int
         finally:
             pool.shutdown(cancel_futures=True)  # what is under way is kept when it is done
     _measure(root, missing, results, rounds)
+
+
+def retime(root: Path, results: Path, rounds: int, flow_iters: int) -> None:
+    """Times the iterations of all runs that are done, in place of what was measured before, on another machine maybe.
+
+    Args:
+        root: Folder for the data.
+        results: JSONL of the runs.
+        rounds: Interleaved rounds.
+        flow_iters: Iterations of the flow network.
+
+    Raises:
+        InputError: If the video of the demo is not installed.
+    """
+    _prepare(root / 'data', flow_iters)
+    lines = [line for line in results.read_text().splitlines() if json.loads(line)['kind'] != 'time']
+    lines += [json.dumps(line) for line in times.measure(root, list(read_runs(results)), rounds)]
+    unfinished = results.with_suffix('.unfinished')
+    unfinished.write_text('\n'.join(lines) + '\n')
+    unfinished.replace(results)
+
+
+def _prepare(data: Path, flow_iters: int) -> None:
+    prepare(data, BENCH_PARTS)
+    weights = data / 'spynet.pth'
+    flow_network.make(weights, data / 'train/lq', flow_iters)
+    moved, unmoved = flow_network.warping_error(weights, data / 'val/lq')
+    print(f'The flow network: held-out LQ frames are {moved:.2f}/255 from the next one warped, {unmoved:.2f} unmoved.')
 
 
 def _measure(root: Path, runs: Sequence[Run], results: Path, rounds: int) -> None:
@@ -89,8 +127,8 @@ def _train_one(root: Path, run: Run, label: str, results: Path, jobs: int | None
             'kind': 'run',
             **run._asdict(),
             'segments': [_segment(segment) for segment in schedule_from_options(opt).segments],
-            'curve': [(iteration, _psnr(opt, weights, 'params_ema', clips)) for iteration, weights in checkpoints],
-            'psnr_last': _psnr(opt, checkpoints[-1][1], 'params', clips),
+            'curve': [(iteration, _psnrs(opt, weights, 'params_ema', clips)) for iteration, weights in checkpoints],
+            'psnr_last': _psnrs(opt, checkpoints[-1][1], 'params', clips),
             'wall': None if was_interrupted else training.wall_clocks(folder)[-1],
         },
     )
@@ -103,11 +141,12 @@ def _segment(segment: Any) -> list[int]:
     return [segment.num_iter, shape.batch_size_per_gpu, shape.num_frame, shape.gt_size]
 
 
-def _psnr(opt: dict[str, Any], weights: Path, key: str, clips: dict[str, Any]) -> float:
+def _psnrs(opt: dict[str, Any], weights: Path, key: str, clips: dict[str, Any]) -> list[float]:
+    """PSNR in dB of each held-out clip."""
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     restore = load_restorer(opt, weights, key, device)
     restored = {clip: to_bgr_bytes(restore(torch.from_numpy(lq))).numpy() for clip, lq in clips['lq'].items()}
-    return evaluation.psnr(restored, clips['gt'])
+    return [round(evaluation.psnr(restored, {clip: gt}), 4) for clip, gt in clips['gt'].items()]
 
 
 def _add(results: Path, line: dict[str, Any]) -> None:

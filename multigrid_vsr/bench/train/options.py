@@ -16,7 +16,7 @@ from multigrid_vsr.options.multigrid_block import total_iter_of_samples
 from multigrid_vsr.options.recipes import WARMUP_PART
 
 BATCH = 2
-EMA_DECAY = 0.98
+EMA_DECAY = 0.95
 CHECKPOINTS = 4  # the last is the end
 FIXED_PART = 60  # the flow network is held for so large a part, and learns slowly then, as in BasicSR's REDS files
 SIDE_MULTIPLE = 16  # an LQ side is a multiple of 4: EDVR takes no other
@@ -54,8 +54,11 @@ class Run(NamedTuple):
 def options(run: Run, num_gpu: int = 0) -> dict[str, Any]:
     """The option file of a run; paths are relative to the folder of the bench."""
     variant, network = VARIANTS[run.variant], NETWORKS[run.arch]
+    network = network | {name: value for name, value in variant.network.items() if name in network}
     opt = _demo('stock' if variant.setup == 'stock' else 'multigrid', run)
     opt.update(name=run.name, num_gpu=num_gpu, network_g=network)
+    if variant.starts_trained:
+        opt['path']['pretrain_network_g'] = start_of(run.arch)
     opt['datasets']['train'].update(
         num_frame=network.get('num_frame', run.num_frame), gt_size=run.gt_size, batch_size_per_gpu=BATCH
     )
@@ -70,6 +73,11 @@ def options(run: Run, num_gpu: int = 0) -> dict[str, Any]:
         _follow(opt, variant, run)
     opt['logger']['save_checkpoint_freq'] = -(-opt['train']['total_iter'] // CHECKPOINTS)
     return opt
+
+
+def start_of(arch: str) -> str:
+    """Weights that the runs of an arch begin with, below the folder of the bench."""
+    return f'data/start_{arch}.pth'
 
 
 def _demo(name: str, run: Run) -> dict[str, Any]:

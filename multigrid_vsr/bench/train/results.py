@@ -20,20 +20,25 @@ class Result:
 
     Attributes:
         segments: Its shapes, each with its iterations.
-        curve: Iterations done and the PSNR in dB of the averaged weights (EMA) then; the last are those of its end.
-        psnr_last: PSNR in dB of the weights themselves at the end.
+        curve: Iterations done and the PSNR in dB of the averaged weights (EMA) then, for each held-out clip; the last
+            are those of its end.
+        psnr_last: PSNR in dB of the weights themselves at the end, for each clip.
         wall: Wall-clock in seconds from the start of training to its end, neighbours included; ``None`` for a run that
             was interrupted.
     """
 
     segments: tuple[tuple[int, BatchShape], ...]
-    curve: tuple[tuple[int, float], ...]
-    psnr_last: float
+    curve: tuple[tuple[int, tuple[float, ...]], ...]
+    psnr_last: tuple[float, ...]
     wall: float | None
 
     def psnr(self, averaged: bool = True) -> float:
-        """PSNR at the end in dB, of the averaged weights or of the weights themselves."""
-        return self.curve[-1][1] if averaged else self.psnr_last
+        """PSNR at the end in dB, of the averaged weights or of the weights themselves: the mean over the clips."""
+        return statistics.mean(self.curve[-1][1] if averaged else self.psnr_last)
+
+    def history(self) -> list[tuple[int, float]]:
+        """Iterations done and the PSNR in dB of the averaged weights then: the mean over the clips."""
+        return [(iteration, statistics.mean(psnrs)) for iteration, psnrs in self.curve]
 
 
 class Times:
@@ -72,8 +77,8 @@ def read_runs(path: Path) -> dict[Run, Result]:
     return {
         Run(*(line[key] for key in Run._fields)): Result(
             tuple((count, BatchShape(*shape)) for count, *shape in line['segments']),
-            tuple((iteration, psnr) for iteration, psnr in line['curve']),
-            line['psnr_last'],
+            tuple((iteration, tuple(psnrs)) for iteration, psnrs in line['curve']),
+            tuple(line['psnr_last']),
             line['wall'],
         )
         for line in _lines(path, 'run')

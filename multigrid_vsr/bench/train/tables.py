@@ -49,7 +49,7 @@ def _row(results: Results, times: Times, runs: list[Run]) -> tuple[str, ...]:
     psnrs = [results[run].psnr() for run in runs]
     pairs = [(results[run], results[base]) for run in runs if (base := run._replace(variant=BASELINE)) in results]
     reached = [
-        next((times.seconds(run, result, count) for count, psnr in result.curve if psnr >= base.psnr()), None)
+        next((times.seconds(run, result, count) for count, psnr in result.history() if psnr >= base.psnr()), None)
         for run, (result, base) in zip(runs, pairs)
     ]
     found = [seconds for seconds in reached if seconds is not None]
@@ -64,6 +64,23 @@ def _row(results: Results, times: Times, runs: list[Run]) -> tuple[str, ...]:
         _difference([result.psnr() - base.psnr() for result, base in pairs]),
         f'{_seconds(statistics.median(found))} ({len(found)} of {len(pairs)})' if found else '-',
     )
+
+
+def noise_table(results: Results, runs: Sequence[Run]) -> str:
+    """How much seeds differ: the deviation in dB of one clip (the mean over the clips) and of their mean."""
+    rows = []
+    for name, group in _by_variant(runs):
+        found = [results[run] for run in group]
+        if len(found) < 2:
+            continue
+        ends = [result.psnr_last for result in found], [result.curve[-1][1] for result in found]
+        cells = []
+        for psnrs in ends:
+            cells.append(f'{statistics.mean(map(statistics.stdev, zip(*psnrs))):.3f}')
+            cells.append(f'{statistics.stdev(map(statistics.mean, psnrs)):.3f}')
+        rows.append((name, str(len(found)), *cells))
+    header = ('variant', 'seeds', 'weights: one clip', 'all clips', 'averaged: one clip', 'all clips')
+    return format_table(header, rows) if rows else ''
 
 
 def loading_table(results: Results, times: Times, runs: Sequence[Run]) -> str:

@@ -26,6 +26,8 @@ class Variant:
         multigrid: More options of ``multigrid``.
         scheduler: More options of ``train.scheduler``.
         train: More options of ``train``.
+        network: Other values of options of ``network_g``, where a network has them.
+        starts_trained: Whether it begins with the network that all begin with, see ``start.py``.
         setup: ``multigrid``; ``plain`` for this project's parts without the block, ``stock`` for BasicSR's.
     """
 
@@ -39,6 +41,8 @@ class Variant:
     multigrid: Mapping[str, Any] = field(default_factory=dict)
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=dict)
+    starts_trained: bool = True
     setup: str = 'multigrid'
 
 
@@ -52,6 +56,12 @@ VARIANTS = {
     'plain': Variant(setup='plain'),
     'full': Variant(stages=_FULL),
     'paper': Variant(),
+    # What makes seeds differ: the network that runs begin with, its flow network, and that it learns.
+    'untrained_stock': Variant(starts_trained=False, setup='stock'),
+    'untrained_full': Variant(starts_trained=False, stages=_FULL),
+    'untrained': Variant(starts_trained=False),
+    'random_flow': Variant(starts_trained=False, network={'spynet_path': None}),
+    'fixed_flow': Variant(train={'fix_flow': 10**9}),
     # 1: the rate
     'cosine': Variant(scheduler={'restart': 'none', 'anneal': 'each'}),
     'each_stage': Variant(scheduler={'restart': 'stage', 'anneal': 'each'}),

@@ -1,0 +1,44 @@
+"""The network that the runs of an arch begin with, trained until it has left bilinear behind.
+
+BasicSR's networks add to a bilinear enlargement, and a small one gives nothing but that for its first 150 iterations,
+whatever the rate. When a run gets past it is a matter of luck, and in a run of minutes, unlike one of days, decides how
+far the run comes by more than what the bench is to tell apart.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import yaml
+
+from multigrid_vsr.bench.building import one_device
+from multigrid_vsr.bench.train.options import Run, options, start_of
+from multigrid_vsr.demo import training
+
+
+def make(root: Path, arch: str, iters: int) -> None:
+    """Trains it at 128 pixels and 7 frames under the paper's rule, and writes it for ``pretrain_network_g``.
+
+    Args:
+        root: Folder of the bench, with its data and the flow network; weights that are there are kept.
+        arch: Name of the network.
+        iters: Iterations.
+
+    Raises:
+        InputError: If the run fails.
+    """
+    target = root / start_of(arch)
+    if target.exists():
+        return
+    name = f'start_{arch}'
+    opt = options(Run('full', arch, gt_size=128, num_frame=7, rate=2e-3, iters=iters, seed=0), one_device())
+    opt['name'] = name
+    del opt['path']['pretrain_network_g']
+    path = root / f'{name}.yml'
+    path.write_text(yaml.safe_dump(opt, sort_keys=False))
+    training.train_file(path, iters, f'Train the start of {arch}', None, '--auto_resume')
+    folder = root / 'experiments' / name
+    training.weights_of(folder, iters)[-1][1].rename(target)
+    shutil.rmtree(folder)
+    path.unlink()
