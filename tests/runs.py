@@ -16,8 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
+
+from multigrid_vsr.cli import main
 
 TRAIN = (sys.executable, '-m', 'multigrid_vsr.cli', 'train', '-opt')
 # The same by BasicSR alone, with the plugin disarmed; the shim is what a user without it puts in by hand.
@@ -133,6 +136,15 @@ def run(*command: Any, cwd: Path, ok: bool = True, **environment: str) -> subpro
     done = subprocess.run([str(word) for word in command], timeout=300, **_settings(cwd, environment))
     assert (done.returncode == 0) is ok, done.stdout[-4000:]
     return done
+
+
+def refusal(*arguments: Any) -> str:
+    """The one line with which a command ends, in this process and its folder."""
+    with pytest.raises(SystemExit) as error:
+        main([str(word) for word in arguments])
+    line = str(error.value)
+    assert '\n' not in line
+    return line
 
 
 def train(cwd: Path, opt_file: Path, *arguments: Any, ok: bool = True, **environment: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from probe import train_here
-from runs import options, run
+from runs import options, refusal, run
 
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.report import analysis, chart, page
@@ -177,10 +177,10 @@ BAD = [
 
 
 @pytest.mark.parametrize(('arguments', 'message'), BAD, ids=[' '.join(row[0]) for row in BAD])
-def test_report_of_what_is_no_run_exits_with_one_line(arguments, message, tmp_path):
+def test_report_of_what_is_no_run_exits_with_one_line(arguments, message, tmp_path, monkeypatch):
     (tmp_path / 'empty').mkdir()
-    done = run(*REPORT, *arguments, cwd=tmp_path, ok=False)
-    assert (done.stdout, done.returncode) == (f'{message}\n', 1)
+    monkeypatch.chdir(tmp_path)
+    assert refusal('report', *arguments) == message
     assert [path.name for path in tmp_path.iterdir()] == ['empty']
 
 
