@@ -186,7 +186,7 @@ def test_claims_compare_variants_that_there_are():
             ('--arch', 'vsr'),
             '--arch: must be of basicvsr, basicvsr_64x30, basicvsrpp, edvr, got vsr. Choose among them.',
         ),
-        (('--rows', 7), '--rows: must be of 1, 2, 3, 4, 5, 6, 8, got 7. Choose among them.'),
+        (('--rows', 7), '--rows: must be of 1, 2, 3, 4, 5, 6, 8, 9, got 7. Choose among them.'),
         (('--table',), '--results: must be a file with runs that are done, got bench/results.jsonl. Train first.'),
     ],
 )

@@ -77,6 +77,10 @@ CLAIMS = (
     Claim(8, 'half the time is as good as the full shape', 'half', 'full', SAME),
     Claim(8, 'a third of it', 'third', 'full', SAME),
     Claim(8, 'a quarter of it', 'quarter', 'full', SAME),
+    Claim(9, 'what pays, together, is as good as the full shape', 'fast', 'full', SAME),
+    Claim(9, 'and with every option', 'fast_options', 'full', SAME),
+    Claim(9, 'and as good as stock', 'fast_options', 'stock', SAME),
+    Claim(9, 'a flow network that is held is as good as one that learns slowly', 'fixed_flow', 'paper', SAME),
 )
 
 

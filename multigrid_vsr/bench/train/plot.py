@@ -12,9 +12,9 @@ from multigrid_vsr.bench.train.options import Run
 from multigrid_vsr.bench.train.results import Times
 from multigrid_vsr.bench.train.tables import Results, title
 
-_DRAWN = ('stock', 'full', 'paper', 'half', 'third', 'quarter', 'fast')
+_DRAWN = ('stock', 'full', 'paper', 'half', 'third', 'quarter', 'fast', 'fast_options')
 # Okabe and Ito's colours, told apart with every kind of colour vision.
-_COLOURS = dict(zip(_DRAWN, ('#000000', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')))
+_COLOURS = dict(zip(_DRAWN, ('#000000', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#999999')))
 _VERDICT_COLOURS = {'supported': '#009E73', 'refuted': '#D55E00', 'cannot tell': '#777777'}
 
 

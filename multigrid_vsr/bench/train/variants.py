@@ -48,6 +48,8 @@ class Variant:
 
 _VOLUME = {'batch_size_per_gpu': 'volume', 'max_batch_size_per_gpu': 8}
 _CONSTANT = {'type': 'MultiStepLR', 'milestones': [10**9], 'gamma': 1}
+_FAST = ((0.45, HALF, THREE_QUARTERS), (0.3, HALF, 1), (0.1, 1, 1))
+_OPTIONS = {'channels_last': True, 'amp': 'bf16', 'fix_flow': 10**9}
 _FULL = ((Fraction(1, 6), 1, 1),) * 6  # as many periods as the paper's, all of the full shape
 
 VARIANTS = {
@@ -101,4 +103,7 @@ VARIANTS = {
     'half': Variant(stages=((0.5, HALF, THREE_QUARTERS), (0.3, HALF, 1), (Fraction(1, 6), 1, 1))),
     'third': Variant(stages=((0.2, HALF, HALF), (0.3, HALF, THREE_QUARTERS), (0.15, HALF, 1), (0.1, 1, 1))),
     'quarter': Variant(stages=((0.25, HALF, HALF), (0.2, HALF, THREE_QUARTERS), (0.1, HALF, 1), (0.075, 1, 1))),
+    # 9: what pays, together: by the schedule alone, and with every option that makes an iteration faster
+    'fast': Variant(stages=_FAST),
+    'fast_options': Variant(stages=_FAST, train=_OPTIONS),
 }
