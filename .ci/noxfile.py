@@ -14,7 +14,7 @@ import nox
 nox.options.default_venv_backend = 'venv'
 nox.options.reuse_venv = 'yes'
 
-OLDEST = ['torch==2.4.1', 'torchvision==0.19.1', 'numpy==1.26.4', 'opencv-python==4.8.1.78', 'matplotlib==3.9.2']
+OLDEST = ['torch==2.6.0', 'torchvision==0.21.0', 'numpy==1.26.4', 'opencv-python==4.8.1.78', 'matplotlib==3.9.2']
 NEWEST = ['torch', 'torchvision', 'numpy', 'opencv-python']
 MASTER = os.environ.get('BASICSR_MASTER', 'git+https://github.com/XPixelGroup/BasicSR@master')  # or a checkout
 # Of the extra `test` without realesrgan and gfpgan, whose setup.py is BasicSR's.

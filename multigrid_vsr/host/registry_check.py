@@ -68,8 +68,6 @@ def check_names_and_arguments(opt: Mapping[str, Any]) -> None:
             raise OptionError(
                 f'logger.{option}', f'be left out without {package}', True, f'Or run: pip install {package}'
             )
-    if train_opt.get('compile') and not hasattr(torch.compiler, 'set_stance'):
-        raise OptionError('train.compile', 'be left out before torch 2.6', torch.__version__, 'Update torch.')
 
 
 def check_test_names(opt: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -89,4 +89,4 @@ def _callable_children(network: nn.Module) -> Iterator[nn.Module]:
 
 def eager() -> AbstractContextManager[None]:
     """Runs what is compiled as it was written."""
-    return torch.compiler.set_stance('force_eager') if hasattr(torch.compiler, 'set_stance') else nullcontext()
+    return torch.compiler.set_stance('force_eager')

@@ -208,7 +208,7 @@ OPTIONS = (
         ),
         'Compiles the modules of the network, with a mode of `torch.compile`.',
         default=False,
-        rule='torch 2.6 or newer; one GPU for each process',
+        rule='one GPU for each process',
     ),
     Option(
         'train.cuda_graph',
