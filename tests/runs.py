@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import os
 import re
 import signal
@@ -139,12 +140,12 @@ def run(*command: Any, cwd: Path, ok: bool = True, **environment: str) -> subpro
 
 
 def refusal(*arguments: Any) -> str:
-    """The one line with which a command ends, in this process and its folder."""
-    with pytest.raises(SystemExit) as error:
+    """What a command prints that ends with exit status 1 and a line, in this process and its folder."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), pytest.raises(SystemExit) as error:
         main([str(word) for word in arguments])
-    line = str(error.value)
-    assert '\n' not in line
-    return line
+    assert isinstance(error.value.code, str)  # which Python prints, with exit status 1
+    return printed.getvalue() + error.value.code
 
 
 def train(cwd: Path, opt_file: Path, *arguments: Any, ok: bool = True, **environment: str) -> str:

@@ -132,7 +132,9 @@ def test_batch_command_measures_a_real_model(tmp_path, clips):
 )
 def test_batch_command_with_bad_input_exits_with_one_line(arguments, changes, line, tmp_path, clips):
     opt_file = write(tmp_path, options(clips, **changes))
-    assert refusal('batch', '-opt', opt_file, *arguments).startswith(line)
+    printed = refusal('batch', '-opt', opt_file, *arguments)
+    assert printed.startswith(line)
+    assert '\n' not in printed
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from runs import refusal, run
 
-from multigrid_vsr.bench.train import tables
+from multigrid_vsr.bench.train import matrix, tables
 from multigrid_vsr.bench.train.claims import CLAIMS, interval, verdict
 from multigrid_vsr.bench.train.matrix import BENCH_PARTS
 from multigrid_vsr.bench.train.options import NETWORKS, Run, options
@@ -170,6 +170,22 @@ def test_tables_pair_runs_inside_a_seed_and_add_up_times(tmp_path):
     assert loading == [['paper', 'the shape', '6', '12'], ['paper', 'the full shape', '6', '25']]
 
 
+def test_retime_replaces_all_times_and_keeps_the_runs(tmp_path, monkeypatch):
+    path = tmp_path / 'results.jsonl'
+    psnrs = {'curve': [[12, [30.0]]], 'psnr_last': [30.0], 'wall': None}
+    done = {'kind': 'run', **A_RUN._asdict(), 'segments': [[12, 2, 7, 128]], **psnrs}
+    case = {'arch': 'basicvsr', 'is_stock': False, 'train': [], 'shape': [2, 7, 128]}
+    old, new = ({'kind': 'time', **case, 'step_ms': [ms], 'load_ms': [1.0]} for ms in (9000.0, 500.0))
+    path.write_text('\n'.join(map(json.dumps, (old, done, old))) + '\n')
+    measured = []
+    monkeypatch.setattr(matrix, '_prepare', lambda *arguments: None)
+    monkeypatch.setattr(matrix.times, 'measure', lambda *arguments: measured.append(arguments) or iter([new]))
+    matrix.retime(tmp_path, path, 3, 1)
+    assert measured == [(tmp_path, [A_RUN], 3)]
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [done, new]
+    assert [each.name for each in tmp_path.iterdir()] == ['results.jsonl']
+
+
 def test_claims_compare_variants_that_there_are():
     assert {name for claim in CLAIMS for name in (claim.variant, claim.against)} <= VARIANTS.keys()
 
@@ -187,6 +203,7 @@ def test_claims_compare_variants_that_there_are():
             '--arch: must be of basicvsr, basicvsr_64x30, basicvsrpp, edvr, got vsr. Choose among them.',
         ),
         (('--rows', 7), '--rows: must be of 1, 2, 3, 4, 5, 6, 8, 9, got 7. Choose among them.'),
+        (('--retime',), '--results: must be a file with runs that are done, got bench/results.jsonl. Train first.'),
         (('--table',), '--results: must be a file with runs that are done, got bench/results.jsonl. Train first.'),
     ],
 )

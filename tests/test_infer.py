@@ -279,8 +279,8 @@ def test_infer_that_cannot_run_exits_with_one_line(arguments, message, trained, 
     before = sorted(tmp_path.rglob('*'))
     places = {'frames': folder, 'weights': trained}
     monkeypatch.chdir(tmp_path)
-    line = refusal('infer', *(word.format(**places) for word in arguments), '-w', trained)
-    assert line.startswith(message.format(**places))
+    printed = refusal('infer', *(word.format(**places) for word in arguments), '-w', trained)
+    assert printed.splitlines()[-1].startswith(message.format(**places))
     assert sorted(tmp_path.rglob('*')) == before
 
 

@@ -49,16 +49,18 @@ def run(args: argparse.Namespace, root: Path) -> None:
     from multigrid_vsr.bench.train.results import read_runs, read_times
 
     path = args.results or root / 'results.jsonl'
-    if args.retime or not (args.table or args.plot):
+    if not (args.retime or args.table or args.plot):
         from multigrid_vsr.bench.train import matrix
 
-        if args.retime:
-            matrix.retime(root, path, args.rounds, args.flow_iters)
-        else:
-            matrix.train(root, _runs(args), path, args.rounds, args.jobs, args.flow_iters, args.start_iters)
-    results, times = read_runs(path), read_times(path)
+        matrix.train(root, _runs(args), path, args.rounds, args.jobs, args.flow_iters, args.start_iters)
+    results = read_runs(path)
     if not results:
         raise InputError(f'--results: must be a file with runs that are done, got {path}. Train first.')
+    if args.retime:
+        from multigrid_vsr.bench.train import matrix
+
+        matrix.retime(root, path, args.rounds, args.flow_iters)
+    times = read_times(path)
     for runs in tables.groups(results):
         print(f'\n{tables.title(runs)}\n{tables.variants_table(results, times, runs)}\n')
         print(f'{tables.claims_table(results, runs)}\n\n{tables.noise_table(results, runs)}\n')

@@ -41,7 +41,7 @@ def summary(bicubic: float, runs: Mapping[str, History]) -> str:
         f'The multigrid run took {seconds / stock_seconds:.2f} of the time of the stock run and ends '
         f'{multigrid - stock:+.2f} dB from it. Above bicubic: {" and ".join(above) or "neither"}.\n'
         "The stock run has BasicSR's own schedule, the multigrid run the paper's rate, which alone changes the PSNR: "
-        'see the rows of `untrained_full` (the full shape at that rate) and `untrained_stock` in docs/benchmarks.md.\n'
+        'see the rows of `full` (the full shape at that rate) and `stock` in docs/benchmarks.md.\n'
         'One seed, a tiny network and minutes of training: an illustration, not a benchmark.'
     )
 

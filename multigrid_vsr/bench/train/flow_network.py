@@ -26,15 +26,13 @@ def make(path: Path, lq_root: Path, iters: int) -> None:
     """Trains BasicSR's SPyNet to warp each frame onto its neighbour, and writes it for ``spynet_path``.
 
     Args:
-        path: File to write; one that is there is kept.
+        path: File to write.
         lq_root: Folder of LQ clips.
         iters: Iterations.
     """
     from basicsr.archs.arch_util import flow_warp
     from basicsr.archs.spynet_arch import SpyNet
 
-    if path.exists():
-        return
     clips = [to_float_rgb(torch.from_numpy(frames)) for frames in evaluation.read_clips(lq_root).values()]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

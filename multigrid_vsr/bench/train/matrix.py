@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from multigrid_vsr.bench.building import one_device
 from multigrid_vsr.bench.train import flow_network, start, times
+from multigrid_vsr.bench.train.one_run import trained
 from multigrid_vsr.bench.train.options import Run, options
 from multigrid_vsr.bench.train.results import read_runs
 from multigrid_vsr.demo import evaluation, training
 from multigrid_vsr.demo.dataset import PARTS, Part, prepare
+from multigrid_vsr.frames.store_info import write_whole
 from multigrid_vsr.models.inference import to_bgr_bytes
 from multigrid_vsr.models.restorer import load_restorer
 from multigrid_vsr.options.multigrid_block import schedule_from_options
@@ -57,10 +57,10 @@ def train(
         InputError: If the video of the demo is not installed, or a run fails.
     """
     _prepare(root / 'data', flow_iters)
-    for arch in dict.fromkeys(run.arch for run in runs):
-        start.make(root, arch, start_iters)
     done = read_runs(results)
     missing = [run for run in dict.fromkeys(runs) if run not in done]
+    for arch in dict.fromkeys(run.arch for run in missing):
+        start.make(root, arch, start_iters)
     _measure(root, missing, results, rounds)
     if jobs is not None:
         torch.set_num_threads(1)
@@ -93,14 +93,14 @@ def retime(root: Path, results: Path, rounds: int, flow_iters: int) -> None:
     _prepare(root / 'data', flow_iters)
     lines = [line for line in results.read_text().splitlines() if json.loads(line)['kind'] != 'time']
     lines += [json.dumps(line) for line in times.measure(root, list(read_runs(results)), rounds)]
-    unfinished = results.with_suffix('.unfinished')
-    unfinished.write_text('\n'.join(lines) + '\n')
-    unfinished.replace(results)
+    write_whole(results, '\n'.join(lines) + '\n')
 
 
 def _prepare(data: Path, flow_iters: int) -> None:
     prepare(data, BENCH_PARTS)
     weights = data / 'spynet.pth'
+    if weights.exists():
+        return
     flow_network.make(weights, data / 'train/lq', flow_iters)
     moved, unmoved = flow_network.warping_error(weights, data / 'val/lq')
     print(f'The flow network: held-out LQ frames are {moved:.2f}/255 from the next one warped, {unmoved:.2f} unmoved.')
@@ -114,26 +114,20 @@ def _measure(root: Path, runs: Sequence[Run], results: Path, rounds: int) -> Non
 
 def _train_one(root: Path, run: Run, label: str, results: Path, jobs: int | None, clips: dict[str, Any]) -> None:
     opt = options(run, one_device())
-    path = root / f'{run.name}.yml'
-    path.write_text(yaml.safe_dump(opt, sort_keys=False))
-    iters = opt['train']['total_iter']
-    training.train_file(path, iters, label, None if jobs is None else 1, '--auto_resume')
-    folder = root / 'experiments' / run.name
-    checkpoints = training.weights_of(folder, iters)
-    was_interrupted = len(list(folder.glob('train_*.log'))) > 1
-    _add(
-        results,
-        {
-            'kind': 'run',
-            **run._asdict(),
-            'segments': [_segment(segment) for segment in schedule_from_options(opt).segments],
-            'curve': [(iteration, _psnrs(opt, weights, 'params_ema', clips)) for iteration, weights in checkpoints],
-            'psnr_last': _psnrs(opt, checkpoints[-1][1], 'params', clips),
-            'wall': None if was_interrupted else training.wall_clocks(folder)[-1],
-        },
-    )
-    shutil.rmtree(folder)
-    path.unlink()
+    with trained(root, opt, label, None if jobs is None else 1) as folder:
+        checkpoints = training.weights_of(folder, opt['train']['total_iter'])
+        was_interrupted = len(list(folder.glob('train_*.log'))) > 1
+        _add(
+            results,
+            {
+                'kind': 'run',
+                **run._asdict(),
+                'segments': [_segment(segment) for segment in schedule_from_options(opt).segments],
+                'curve': [(iteration, _psnrs(opt, weights, 'params_ema', clips)) for iteration, weights in checkpoints],
+                'psnr_last': _psnrs(opt, checkpoints[-1][1], 'params', clips),
+                'wall': None if was_interrupted else training.wall_clocks(folder)[-1],
+            },
+        )
 
 
 def _segment(segment: Any) -> list[int]:

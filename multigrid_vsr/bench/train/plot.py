@@ -47,7 +47,7 @@ def _draw_curves(axes: Any, results: Results, times: Times, runs: Sequence[Run])
         if not of_seeds or times.seconds(of_seeds[0], results[of_seeds[0]]) is None:
             continue
         first = results[of_seeds[0]]
-        seconds = [times.seconds(of_seeds[0], first, iteration) for iteration, _ in first.history()]
+        seconds = [times.seconds(of_seeds[0], first, iteration) for iteration, _ in first.curve]
         psnrs = list(zip(*([psnr for _, psnr in results[run].history()] for run in of_seeds)))
         means = [statistics.mean(values) for values in psnrs]
         axes.plot(seconds, means, marker='o', markersize=4, color=_COLOURS[name], label=f'{name}: {means[-1]:.2f} dB')

@@ -7,12 +7,10 @@ far the run comes by more than what the bench is to tell apart.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-import yaml
-
 from multigrid_vsr.bench.building import one_device
+from multigrid_vsr.bench.train.one_run import trained
 from multigrid_vsr.bench.train.options import Run, options, start_of
 from multigrid_vsr.demo import training
 
@@ -31,14 +29,7 @@ def make(root: Path, arch: str, iters: int) -> None:
     target = root / start_of(arch)
     if target.exists():
         return
-    name = f'start_{arch}'
-    opt = options(Run('full', arch, gt_size=128, num_frame=7, rate=2e-3, iters=iters, seed=0), one_device())
-    opt['name'] = name
-    del opt['path']['pretrain_network_g']
-    path = root / f'{name}.yml'
-    path.write_text(yaml.safe_dump(opt, sort_keys=False))
-    training.train_file(path, iters, f'Train the start of {arch}', None, '--auto_resume')
-    folder = root / 'experiments' / name
-    training.weights_of(folder, iters)[-1][1].rename(target)
-    shutil.rmtree(folder)
-    path.unlink()
+    run = Run('untrained_full', arch, gt_size=128, num_frame=7, rate=2e-3, iters=iters, seed=0)
+    opt = {**options(run, one_device()), 'name': target.stem}
+    with trained(root, opt, f'Train the start of {arch}', None) as folder:
+        training.weights_of(folder, iters)[-1][1].rename(target)
