@@ -82,7 +82,8 @@ SHELL = [block for block in BLOCKS if block.commands]
 
 def test_every_block_of_commands_is_run_or_says_what_it_needs():
     assert len(SHELL) > 25
-    assert [block for block in SHELL if not block.needs and block.page not in RUN] == []
+    runs = [block for block in SHELL if block.page in RUN or block.language == 'console']  # these are compared, below
+    assert [block for block in SHELL if not block.needs and block not in runs] == []
     assert {need for block in BLOCKS for need in block.needs} <= NEEDS
 
 

@@ -8,6 +8,7 @@ import resource
 import signal
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -175,7 +176,8 @@ def _stop_new_processes(before):
     """The resource tracker of multiprocessing ignores it too."""
     for _ in range(100):
         for pid, _ in processes_below(os.getpid()) - before:
-            os.kill(pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it has ended since
+                os.kill(pid, signal.SIGTERM)
         time.sleep(0.01)
 
 

@@ -380,18 +380,16 @@ def test_center_frame_of_whole_clips_counts_once(tmp_path, clips):
     assert found['psnr']['clips']['001'] == pytest.approx(psnr, abs=1e-3)
 
 
-def test_bench_validation_says_what_whole_clips_and_pieces_take(tmp_path, capsys):
-    from multigrid_vsr.cli import main
-
+def test_bench_validation_says_what_whole_clips_and_pieces_take(tmp_path):
+    """In a process of its own: holes in the memory of one that has run long would be counted."""
     (tmp_path / 'run.yml').write_text('network_g: {type: BasicVSR, num_feat: 4, num_block: 1, spynet_path: gone.pth}\n')
-    main(['bench', 'validation', '-opt', str(tmp_path / 'run.yml')])
-    printed = capsys.readouterr().out
+    printed = run(sys.executable, *COMMAND, 'bench', 'validation', '-opt', 'run.yml', cwd=tmp_path).stdout
     rows = dict(re.findall(r'(a whole clip|max_frames \d+(?:, tile \d+)?) +([\d.]+)\n', printed))
     assert list(rows) == ['a whole clip', 'max_frames 80', 'max_frames 64', 'max_frames 64, tile 192']
     amounts = [float(amount) for amount in rows.values()]
     assert amounts == sorted(amounts, reverse=True)
     found, foretold = map(float, re.findall(r'take ([\d.]+) GB, where the estimate is ([\d.]+)\.', printed)[0])
-    assert foretold == pytest.approx(found, rel=0.3)
+    assert foretold == pytest.approx(found, rel=0.2)
 
 
 def test_test_sets_of_the_page_are_options_of_ours():

@@ -17,6 +17,7 @@ from multigrid_vsr.models.inference import Cut
 
 SIDE = 64  # of the frames that are tried, LQ pixels
 _SHARE = 0.6  # of free memory that a window may take: the rest is for what is decoded and written meanwhile
+_M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ def measure_need(restore: Callable[[torch.Tensor], torch.Tensor], device: torch.
     """
     counts = (least_frames + 1, 3 * least_frames + 3)
     clip = torch.randint(0, 256, (counts[-1], SIDE, SIDE, 3), dtype=torch.uint8)
-    restore(clip[: counts[0]])  # the first call makes what is kept
-    few, many = (peak(partial(restore, clip[:count]), device) / SIDE**2 for count in counts)
+    # The first call makes what is kept.
+    _, few, many = (peak(partial(restore, clip[:count]), device) / SIDE**2 for count in (counts[0], *counts))
     a_frame = max((many - few) / (counts[1] - counts[0]), 1.0)
     return Need(max(few - a_frame * counts[0], 0.0), a_frame)
 
@@ -101,17 +102,21 @@ def peak(call: Callable[[], object], device: torch.device) -> float:
         before = torch.cuda.memory_allocated(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
-    ctypes.CDLL(None).malloc_trim(0)  # what glibc has kept would be taken first, and not be seen
     try:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 128 * 1024)  # tensors go back to the system, or their holes would be counted
+        libc.malloc_trim(0)  # what glibc has kept would be taken first, and not be seen
         Path('/proc/self/clear_refs').write_text('5')  # the peak of this process starts again
-    except OSError as error:
+    except (AttributeError, OSError) as error:
         raise InputError(
-            f'--num_frame: must be given where the system does not tell the peak of memory ({error.strerror}), got '
-            'nothing. Give the frames of a window.'
+            f'--num_frame: must be given where the system does not tell the peak of memory ({error}), got nothing. '
+            'Give the frames of a window.'
         ) from None
     before = _kibibytes('/proc/self/status', 'VmRSS')
     call()
-    return (_kibibytes('/proc/self/status', 'VmHWM') - before) * 1024
+    found = _kibibytes('/proc/self/status', 'VmHWM') - before
+    libc.mallopt(_M_MMAP_THRESHOLD, 32 * 1024**2)  # where glibc's own rule ends: a quarter less time than 128 KiB
+    return found * 1024
 
 
 def _kibibytes(path: str, name: str) -> int:
