@@ -12,8 +12,9 @@ from basicsr.archs.basicvsrpp_arch import BasicVSRPlusPlus
 from basicsr.archs.spynet_arch import SpyNet
 from basicsr.utils import dist_util, logger
 from basicsr.utils import options as host_options
-from runs import options, write
+from runs import options, run, write
 
+import multigrid_vsr
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.host import arch_patches, entry, imports, launch, patch, resume
 
@@ -40,6 +41,27 @@ def test_every_patch_of_the_host_is_in_the_list():
 
 def test_this_basicsr_is_as_the_patches_expect():
     assert patch.left_out == []
+
+
+_FIRST = """
+import importlib, os, sys
+import torch, torchvision, cv2  # once for all
+for name in sys.argv[1:]:
+    if os.fork() == 0:
+        importlib.import_module(f'multigrid_vsr.{name}')
+        import basicsr.train
+        from multigrid_vsr.host.patch import left_out
+        print(name, [unit.what for unit, _ in left_out], basicsr.train.MessageLogger.__name__, flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_patches_are_put_in_whichever_part_of_the_plugin_comes_first(tmp_path):
+    """What a user's own script imports before BasicSR brings BasicSR, and so the patches, into the middle of itself."""
+    parts = sorted({*multigrid_vsr._PUBLIC.values(), 'models.run_clock', 'models.run_keeper'})
+    printed = run(sys.executable, '-W', 'ignore', '-c', _FIRST, *parts, cwd=tmp_path).stdout
+    assert printed.splitlines() == [f'{part} [] MultigridMessageLogger' for part in parts]
 
 
 def nothing(self, *args):

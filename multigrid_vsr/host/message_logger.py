@@ -9,7 +9,7 @@ from basicsr.utils.logger import MessageLogger
 
 from multigrid_vsr.core.run_lines import span
 from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.models.run_clock import RunClock
+from multigrid_vsr.models import run_clock  # by name: it may be what imports BasicSR, and this module with it
 
 
 class MultigridMessageLogger(MessageLogger):
@@ -36,7 +36,7 @@ class MultigridMessageLogger(MessageLogger):
             log_vars (dict): ``epoch``, ``iter``, ``lrs``, ``time`` and ``data_time`` in seconds, and what
                 ``get_current_log`` gave.
         """
-        clock = RunClock.current
+        clock = run_clock.RunClock.current
         if self.schedule is None or clock is None or not clock.is_running:
             return super().__call__(log_vars)
         epoch, current_iter, lrs = (log_vars.pop(key) for key in ('epoch', 'iter', 'lrs'))
