@@ -14,6 +14,7 @@ from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.models.preflight import as_before, random_batch
 
 MOST_OF_A_RUN = 0.03  # what the trial may cost
+_ROUNDS = 3
 _LAUNCHES_BIND = 0.9  # share of the time that the host needs to launch what the device computes
 
 
@@ -48,10 +49,12 @@ def time_shapes(model: Any, schedule: Schedule, current_iter: int) -> dict[Batch
         than a 33rd of what is left of the run. A graph that is captured in the run takes another time than a trial.
     """
     shapes = list(dict.fromkeys(s.shape for s in schedule.segments if s.end >= current_iter))
-    rounds = 3 if model.device.type == 'cuda' else 1  # the first chooses algorithms there
-    cost = rounds * sum(shape.pixels for shape in shapes)
-    left = remaining_pixels(schedule, current_iter - 1)
-    if len(shapes) == 1 or cost > MOST_OF_A_RUN * left or model.opt['train'].get('cuda_graph'):
+    if len(shapes) < 2 or model.opt['train'].get('cuda_graph'):
+        return {}
+    least = _ROUNDS if model.device.type == 'cuda' else 1  # the first chooses algorithms there
+    left = remaining_pixels(schedule, current_iter - 1) / sum(shape.pixels for shape in shapes)
+    rounds = min(_ROUNDS, int(MOST_OF_A_RUN * left))
+    if rounds < least:
         return {}
     with as_before(model):
         _time(model, min(shapes, key=lambda shape: shape.pixels))  # what is loaded and allocated once
