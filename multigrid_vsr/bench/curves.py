@@ -52,10 +52,16 @@ def draw(path: Path, curves: Sequence[Curve]) -> None:
         axes.plot(curve.sizes, curve.values, marker='o', color='#0072B2')
         axes.set(xscale='log', yscale='log', xlabel=curve.grows, ylabel=curve.what)
         axes.set_xticks(curve.sizes, map(str, curve.sizes))
+        for size, value in zip(curve.sizes, curve.values):
+            words = f'{float(f"{value:.3g}"):g}'
+            axes.annotate(words, (size, value), (0, 6), textcoords='offset points', ha='center', fontsize=8)
+        axes.set_yticks([])
         axes.minorticks_off()
+        axes.margins(0.12, 0.2)
         axes.set_title(f'power {curve.exponent:.2f}', fontsize=10)
         axes.spines[['top', 'right']].set_visible(False)
     for axes in panels.flat[len(curves) :]:
         axes.set_visible(False)
+    figure.suptitle('Dashed: in proportion, power 1', fontsize=10, color='#777777')
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
