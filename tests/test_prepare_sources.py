@@ -58,6 +58,19 @@ def decoded(sources):
     return found
 
 
+def test_store_is_a_source_too_with_the_same_frames(frames, tmp_path):
+    gt = write_images(tmp_path / 'gt/clip', [f'{n}.png' for n in range(12)], frames).parent
+    lq = write_images(tmp_path / 'lq/clip', [f'{n}.png' for n in range(12)], frames, 4).parent
+    build(open_sources(gt, lq, 4), tmp_path / 'store', workers=1)
+    sources = open_sources(tmp_path / 'store/gt', tmp_path / 'store/lq', 4)
+    assert sources.clips == (Clip('clip', 12, 144, 176),)
+    build(sources, tmp_path / 'second', workers=1)
+    for kind in ('gt', 'lq'):
+        one, two = ((tmp_path / name / kind / 'frames.bin').read_bytes() for name in ('store', 'second'))
+        assert one == two
+        assert FrameStore(tmp_path / 'second' / kind).info.clips == FrameStore(tmp_path / 'store' / kind).info.clips
+
+
 NAMES = {
     'frame_0001.png': [f'frame_{n:04d}.png' for n in range(1, 13)],
     'unpadded': [f'{n}.png' for n in range(1, 13)],

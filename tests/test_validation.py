@@ -33,6 +33,7 @@ COMMAND = ('-m', 'multigrid_vsr.cli')
 VAL = {'val_freq': 1, 'save_img': False, 'metrics': METRICS}
 EDVR = {'type': 'EDVR', 'num_feat': 8, 'num_frame': 5, 'deformable_groups': 2, 'num_extract_block': 1,
         'num_reconstruct_block': 1}  # fmt: skip
+TOFLOW = {'type': 'TOFlow'}
 RECURRENT = {'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1}
 
 
@@ -50,6 +51,9 @@ def run_options(clips, network, test_set, **val):
     opt = options(clips, network_g=network, datasets__val=test_set, multigrid={'gt_size': [64, 128]})
     if network['type'] in ('EDVR', 'DUF', 'TOFlow'):
         opt['datasets']['train']['num_frame'] = network.get('num_frame', 7)
+    if network is TOFLOW:  # x1
+        opt['scale'] = 1
+        opt['datasets']['train']['dataroot_lq'] = opt['datasets']['train']['dataroot_gt']
     return {**opt, 'val': {**VAL, **val}}
 
 
@@ -91,11 +95,16 @@ def assert_equal_frames(first, second):
     assert [name for name in first if not np.array_equal(first[name], second[name])] == []
 
 
-@pytest.mark.parametrize('network', [EDVR, {'type': 'DUF', 'scale': 4, 'num_layer': 16}], ids=lambda n: n['type'])
+@pytest.mark.parametrize(
+    'network', [EDVR, {'type': 'DUF', 'scale': 4, 'num_layer': 16}, TOFLOW], ids=lambda n: n['type']
+)
 def test_windows_of_a_sliding_window_arch_are_the_whole_and_what_basicsr_gives(network, tmp_path, stock_clips):
     """20 frames in windows of 13 or 17, as a whole, and frame by frame by BasicSR's test set."""
     window = network.get('num_frame', 7)
     crop_clip(stock_clips, tmp_path, 20, 16, 24)
+    if network is TOFLOW:
+        shutil.rmtree(tmp_path / 'lq')
+        shutil.copytree(tmp_path / 'gt', tmp_path / 'lq')
     whole, in_whole = restored(tmp_path, stock_clips, network, own_set(tmp_path))
     pieces, in_pieces = restored(tmp_path, stock_clips, network, own_set(tmp_path), max_frames=2 * window + 3)
     stock, in_stock = restored(tmp_path, stock_clips, network, windows_of(tmp_path, window))

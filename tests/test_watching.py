@@ -154,10 +154,11 @@ def test_progress_bar_is_on_the_terminal_and_not_in_the_file(tmp_path, clips):
 
 
 @pytest.mark.filterwarnings('ignore')
-def test_tensorboard_gets_pictures_and_figures(tmp_path, clips):
+@pytest.mark.parametrize('kind', ['VideoRecurrentTestDataset', 'MultigridVideoTestDataset'])
+def test_tensorboard_gets_pictures_and_figures(kind, tmp_path, clips):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    opt = options(clips, network_g=NETWORK, datasets__val=validation_set(clips), train__total_iter=6,
+    opt = options(clips, network_g=NETWORK, datasets__val={**validation_set(clips), 'type': kind}, train__total_iter=6,
                   val={'val_freq': 3, 'save_img': False, 'metrics': METRICS, 'tb_images': 2})  # fmt: skip
     opt['logger']['use_tb_logger'] = True
     train_here(tmp_path, opt)
