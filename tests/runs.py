@@ -132,9 +132,11 @@ def _settings(cwd: Path, environment: dict[str, str]) -> dict[str, Any]:
     return {'cwd': cwd, 'env': env, 'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'text': True}
 
 
-def run(*command: Any, cwd: Path, ok: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *command: Any, cwd: Path, ok: bool = True, seconds: float = 300, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Runs a command with stdout and stderr together."""
-    done = subprocess.run([str(word) for word in command], timeout=300, **_settings(cwd, environment))
+    done = subprocess.run([str(word) for word in command], timeout=seconds, **_settings(cwd, environment))
     assert (done.returncode == 0) is ok, done.stdout[-4000:]
     return done
 

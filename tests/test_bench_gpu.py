@@ -32,7 +32,7 @@ HALF = {name for name, changes in OPTIONS.items() if 'amp' in changes}
 def dry(tmp_path_factory):
     """What a dry run prints, and its two files."""
     folder = tmp_path_factory.mktemp('bench_gpu')
-    printed = run(*COMMAND, '--out', 'out', '--dry', cwd=folder).stdout
+    printed = run(*COMMAND, '--out', 'out', '--dry', cwd=folder, seconds=1200).stdout
     return printed, json.loads((folder / 'out/gpu.json').read_text()), (folder / 'out/gpu.md').read_text()
 
 
@@ -40,6 +40,7 @@ def rows_of(dry, part):
     return [row for row in dry[1]['rows'] if row['part'] == part]
 
 
+@pytest.mark.heavy
 def test_dry_run_tries_every_option_on_every_arch(dry):
     rows = rows_of(dry, 'options')
     assert [(row['name']['option'], row['name']['arch']) for row in rows] == [
@@ -52,6 +53,7 @@ def test_dry_run_tries_every_option_on_every_arch(dry):
         assert fails or 0.2 < row['result']['loss'] < 0.4, row
 
 
+@pytest.mark.heavy
 def test_dry_run_times_every_iteration_loads_predicts_and_trains(dry):
     steps = rows_of(dry, 'steps')
     assert {row['name']['option'] for row in steps} == {'stock', *OPTIONS} - {
@@ -71,6 +73,7 @@ def test_dry_run_times_every_iteration_loads_predicts_and_trains(dry):
     assert all(row['error'] is None and row['result']['iterations'] == 12 for row in runs), runs
 
 
+@pytest.mark.heavy
 def test_dry_run_prints_every_row_and_says_that_it_measures_nothing(dry):
     printed, found, text = dry
     assert len(re.findall(r'^ *\d+ s  (?:options|steps|loading|hours|training): ', printed, re.MULTILINE)) == len(

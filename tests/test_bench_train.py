@@ -32,7 +32,8 @@ def test_bench_trains_what_is_missing_and_reads_its_results_again(tmp_path):
     few = [part if part.folder == 'train' else replace(part, num_frame=2) for part in BENCH_PARTS]
     prepare(tmp_path / 'bench/data', few)
     names = ('--variants', 'stock', 'paper')
-    small = ('--iters', 12, '--seeds', 1, '--rounds', 1, '--flow_iters', 2, '--start_iters', 12, '--data', 'bench')
+    short = '--iters 12 --seeds 1 --rounds 1 --flow_iters 2 --start_iters 12 --gt_size 64'
+    small = (*short.split(), '--data', 'bench')
     printed = bench(tmp_path, *small, *names, '--jobs', 2)
     assert set(re.findall(r'(\d/\d \w+), seed 0: 100%', printed)) == {'1/2 stock', '2/2 paper'}
     path = tmp_path / 'bench/results.jsonl'
@@ -46,7 +47,7 @@ def test_bench_trains_what_is_missing_and_reads_its_results_again(tmp_path):
         assert 0 < times.seconds(run_, result, 6) < times.seconds(run_, result)
     paper = next(result for run_, result in runs.items() if run_.variant == 'paper')
     assert [(count, str(shape)) for count, shape in paper.segments] == [
-        (2, '2x3x64x64'), (2, '2x5x64x64'), (2, '2x7x64x64'), (2, '2x3x128x128'), (2, '2x5x128x128'), (2, '2x7x128x128'),
+        (2, '2x3x32x32'), (2, '2x5x32x32'), (2, '2x7x32x32'), (2, '2x3x64x64'), (2, '2x5x64x64'), (2, '2x7x64x64'),
     ]  # fmt: skip
     before = path.read_text()
     again = bench(tmp_path, *small, *names)  # nothing is missing
@@ -54,7 +55,7 @@ def test_bench_trains_what_is_missing_and_reads_its_results_again(tmp_path):
     assert path.read_text() == before
     tables_only = bench(tmp_path, '--table', '--results', 'bench/results.jsonl', '--plot', 'pictures')
     assert tables_only.strip() in again
-    assert [p.name for p in (tmp_path / 'pictures').iterdir()] == ['basicvsr_128_7_0.002_12.png']
+    assert [p.name for p in (tmp_path / 'pictures').iterdir()] == ['basicvsr_64_7_0.002_12.png']
     assert not list((tmp_path / 'bench/experiments').iterdir())
 
 
