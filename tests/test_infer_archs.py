@@ -16,9 +16,10 @@ from test_archs import ARCHS
 
 from multigrid_vsr.cli import main
 from multigrid_vsr.demo.video import find_video, read_frames
+from multigrid_vsr.options.arch_limits import LIMITS
 
 FRAMES = 8
-CASES = [pytest.param(network, scale, id=network['type']) for network, scale, *_ in ARCHS]
+CASES = [pytest.param(network, scale, frames[-1], id=network['type']) for network, scale, _, frames, _ in ARCHS]
 
 
 def write_clip(tmp_path, height, width):
@@ -30,19 +31,18 @@ def write_clip(tmp_path, height, width):
     return torch.stack([img2tensor(frame / 255.0, float32=True) for frame in frames])
 
 
-def by_the_network(network, kind, clip):
+def by_the_network(network, kind, window, clip):
     """What BasicSR's validation gives: of the clip as a whole, or of a window around each frame."""
     with torch.no_grad():
-        if kind not in ('EDVR', 'DUF', 'TOFlow'):
+        if LIMITS[kind].target != 'center':
             return network(clip[None])[0]
-        size = 5 if kind == 'EDVR' else 7
-        windows = [generate_frame_indices(at, FRAMES, size, padding='reflection_circle') for at in range(FRAMES)]
-        return torch.cat([network(clip[None, window]) for window in windows])
+        windows = [generate_frame_indices(at, FRAMES, window, padding='reflection_circle') for at in range(FRAMES)]
+        return torch.cat([network(clip[None, frames]) for frames in windows])
 
 
 @pytest.mark.filterwarnings('ignore')  # what the archs and torch say to each other
-@pytest.mark.parametrize(('options', 'scale'), CASES)
-def test_infer_gives_what_the_network_gives(options, scale, tmp_path, monkeypatch):
+@pytest.mark.parametrize(('options', 'scale', 'window'), CASES)
+def test_infer_gives_what_the_network_gives(options, scale, window, tmp_path, monkeypatch):
     height, width = (64, 96) if options['type'] == 'BasicVSRPlusPlus' else (32, 48)
     clip = write_clip(tmp_path, height, width)
     monkeypatch.chdir(tmp_path)
@@ -51,7 +51,7 @@ def test_infer_gives_what_the_network_gives(options, scale, tmp_path, monkeypatc
     torch.save({'params': network.state_dict()}, 'net_g_1.pth')
     (tmp_path / 'run.yml').write_text(yaml.safe_dump({'scale': scale, 'network_g': options}))
     main(['infer', 'clip', '-w', 'net_g_1.pth', '-opt', 'run.yml', '-o', 'out', '--num_frame', '100'])
-    for number, frame in enumerate(by_the_network(network, options['type'], clip)):
+    for number, frame in enumerate(by_the_network(network, options['type'], window, clip)):
         found = cv2.imread(str(tmp_path / f'out/{number}.png')).astype(int)
         assert found.shape == (height * scale, width * scale, 3)
         assert np.abs(found - tensor2img(frame)).max() <= 1
