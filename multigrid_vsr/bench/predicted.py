@@ -16,7 +16,7 @@ from multigrid_vsr.options.multigrid_block import schedule_from_options
 from multigrid_vsr.options.option_file import read_options
 from multigrid_vsr.report.log_file import Log, parse_log
 
-ITERS = 300
+ITERS = 600  # as many as let each shape be tried three times
 _LEFT_AT = (0.05, 0.1, 0.25, 0.5, 0.75)  # shares of the iterations at which the time left is compared
 
 

@@ -7,7 +7,7 @@ far as there is one: as the run saw it, or as it was tried before. For others ``
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from multigrid_vsr.core.schedule import Schedule
@@ -38,7 +38,7 @@ class Pace:
 
 
 Paces = Mapping[BatchShape, Pace]  # of the shapes that the run has seen, the last one last
-Tried = Mapping[BatchShape, float]  # seconds of a trial before the run; less than an iteration, in the same ratios
+Tried = Mapping[BatchShape, float]  # seconds of a trial before the run, less than an iteration
 
 
 def iteration_seconds(shape: BatchShape, seen: Paces, tried: Tried) -> float:
@@ -57,20 +57,10 @@ def iteration_seconds(shape: BatchShape, seen: Paces, tried: Tried) -> float:
 def _step_seconds(shape: BatchShape, seen: Paces, tried: Tried) -> float:
     both = [other for other in seen if other in tried]
     if shape in tried:
-        return _beyond_the_trial(tried[shape], [seen[other].step for other in both], [tried[other] for other in both])
+        more = sum(seen[other].step - tried[other] for other in both) / len(both) if both else 0.0
+        return tried[shape] + max(0.0, more)  # the optimizer's step and the like, the same for every shape
     per_frame, per_pixel = fit({other: pace.step for other, pace in seen.items()})
     return per_frame * shape.num_frame + per_pixel * shape.pixels
-
-
-def _beyond_the_trial(seconds: float, seen: Sequence[float], tried: Sequence[float]) -> float:
-    """What is not in a trial: one half is taken to be the same for every shape, as the optimizer's step is, and one to
-    grow with it, as on a device that others use.
-    """
-    if not seen:
-        return seconds
-    scaled = sum(seen) / sum(tried) * seconds
-    more = (sum(seen) - sum(tried)) / len(seen)
-    return (scaled + seconds + more) / 2 if more > 0 else scaled
 
 
 def _loading_seconds(shape: BatchShape, seen: Paces) -> float:
