@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import BatchShape
@@ -55,10 +56,10 @@ def iteration_seconds(shape: BatchShape, seen: Paces, tried: Tried) -> float:
 
 
 def _step_seconds(shape: BatchShape, seen: Paces, tried: Tried) -> float:
-    both = [other for other in seen if other in tried]
     if shape in tried:
-        more = sum(seen[other].step - tried[other] for other in both) / len(both) if both else 0.0
-        return tried[shape] + max(0.0, more)  # the optimizer's step and the like, the same for every shape
+        beyond = [pace.step - tried[other] for other, pace in seen.items() if other in tried]
+        # the optimizer's step and the like, the same for every shape
+        return tried[shape] + (max(0.0, fmean(beyond)) if beyond else 0.0)
     per_frame, per_pixel = fit({other: pace.step for other, pace in seen.items()})
     return per_frame * shape.num_frame + per_pixel * shape.pixels
 
