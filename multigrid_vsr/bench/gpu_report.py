@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from multigrid_vsr.bench.gpu_plan import STOCK, Sizes
+from multigrid_vsr.core.whole_file import whole_file
 
 NO_TIME = 'no time left'
 _TARGETS = (
@@ -58,9 +58,8 @@ class Report:
         self.rows.append(row)
         text = json.dumps({'about': self._about, 'rows': [asdict(row) for row in self.rows]}, indent=1)
         for name, content in (('gpu.json', text), ('gpu.md', markdown(self._about, self.rows, self._sizes))):
-            unfinished = self._out / f'{name}.unfinished'
-            unfinished.write_text(f'{content}\n')
-            os.replace(unfinished, self._out / name)
+            with whole_file(self._out / name) as file:
+                file.write(f'{content}\n'.encode())
 
     def figures(self, part: str, figure: str) -> dict[tuple[Any, ...], float]:
         """One figure of all rows of a part, by their names."""

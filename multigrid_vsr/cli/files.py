@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 
 from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.whole_file import whole_file
 
 
 def check_writable(option: str, path: Path) -> None:
@@ -27,13 +27,10 @@ def write_whole(option: str, path: Path, content: bytes) -> None:
     Raises:
         OptionError: If it cannot be written.
     """
-    unfinished = path.with_name(f'{path.name}.unfinished')
     try:
-        unfinished.write_bytes(content)
-        unfinished.rename(path)
+        with whole_file(path) as file:
+            file.write(content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
         raise OptionError(
             option, 'be a file that can be written', f'{path} ({error.strerror})', 'Correct the path.'
         ) from error

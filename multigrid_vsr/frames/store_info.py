@@ -127,13 +127,6 @@ def read_origin(path: Path) -> Origin | None:
     )
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text so that the file is the old or the new one, whenever the process dies."""
-    unfinished = path.with_name(f'{path.name}.unfinished')
-    unfinished.write_text(text, encoding='utf-8')
-    unfinished.replace(path)
-
-
 def frame_size(clip: Clip) -> int:
     """Bytes that a frame of a clip takes."""
     return -(-clip.width // STRIP) * clip.height * STRIP * 3

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.core.whole_file import whole_file
 from multigrid_vsr.frames.clip import Clip
 from multigrid_vsr.frames.store_info import (
     FINISHED,
@@ -21,7 +22,6 @@ from multigrid_vsr.frames.store_info import (
     describe,
     read_info,
     read_origin,
-    write_whole,
 )
 from multigrid_vsr.frames.store_writer import FrameStoreWriter
 
@@ -99,7 +99,8 @@ class StoreUpdate:
             InputError: If the folder cannot be written or the disk has no room.
         """
         if self.is_current:
-            write_whole(self.root / FINISHED, describe(self.info, self.origin))
+            with whole_file(self.root / FINISHED) as file:
+                file.write(describe(self.info, self.origin).encode())
             self.remove_leftovers()
             return
         if self.writer.root == self._beside and not _holds(self._beside, self.info, self.origin):

@@ -7,6 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.core.whole_file import whole_file
 from multigrid_vsr.frames.store_info import (
     FINISHED,
     UNFINISHED,
@@ -15,7 +16,6 @@ from multigrid_vsr.frames.store_info import (
     checksum,
     describe,
     frame_size,
-    write_whole,
 )
 
 
@@ -49,7 +49,8 @@ class FrameStoreWriter:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            write_whole(self.root / UNFINISHED, describe(self.info, origin))
+            with whole_file(self.root / UNFINISHED) as file:
+                file.write(describe(self.info, origin).encode())
             num_frame = sum(clip.num_frame for clip in self.info.clips)
             for name, size in (('frames.bin', self.size), ('checksums.bin', num_frame * 8)):
                 with open(self.root / name, 'ab') as file:

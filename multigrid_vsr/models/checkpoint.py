@@ -6,8 +6,6 @@ A checkpoint is a pair of one iteration: the weights, ``models/net_g_N.pth``, wr
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +15,7 @@ import torch
 
 from multigrid_vsr.core.errors import InputError, one_line
 from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.core.whole_file import whole_file
 from multigrid_vsr.options.known_types import is_gan
 
 _STATE_KEYS = {'epoch', 'iter', 'optimizers', 'schedulers'}
@@ -33,23 +32,11 @@ def save(value: Any, path: str | Path) -> None:
     Raises:
         OSError: If it cannot be written; what was under the name before stays.
     """
-    path = Path(path)
-    unfinished = path.with_name(f'.{path.name}.unfinished')
     try:
-        with open(unfinished, 'wb') as file:
+        with whole_file(Path(path)) as file:
             torch.save(value, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
     except (OSError, RuntimeError) as error:  # torch turns some errors of the disk into its own
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
         raise OSError(f'{path} cannot be written ({error})') from error
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read(path: str | Path, mmap: bool = False) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 from basicsr.utils import get_root_logger
 
 from multigrid_vsr.core.keeping import removable
+from multigrid_vsr.core.whole_file import whole_file
 from multigrid_vsr.models.checkpoint import weight_names
 from multigrid_vsr.options.keeping import best_metric
 
@@ -60,9 +61,8 @@ class KeptCheckpoints:
 
     def save_best(self) -> None:
         """Writes which one is the best; its weights are there."""
-        unfinished = self._file.with_name('.best.json.unfinished')
-        unfinished.write_text(json.dumps(self.best) + '\n')
-        os.replace(unfinished, self._file)
+        with whole_file(self._file) as file:
+            file.write(f'{json.dumps(self.best)}\n'.encode())
 
     def prune(self, current_iter: int) -> None:
         """Removes what is not kept. The state goes first: without its weights it would look damaged."""

@@ -16,9 +16,9 @@ from multigrid_vsr.bench.train import flow_network, start, times
 from multigrid_vsr.bench.train.one_run import trained
 from multigrid_vsr.bench.train.options import Run, options
 from multigrid_vsr.bench.train.results import read_runs
+from multigrid_vsr.core.whole_file import whole_file
 from multigrid_vsr.demo import evaluation, training
 from multigrid_vsr.demo.dataset import PARTS, Part, prepare
-from multigrid_vsr.frames.store_info import write_whole
 from multigrid_vsr.models.inference import to_bgr_bytes
 from multigrid_vsr.models.restorer import load_restorer
 from multigrid_vsr.options.multigrid_block import schedule_from_options
@@ -93,7 +93,8 @@ def retime(root: Path, results: Path, rounds: int, flow_iters: int) -> None:
     _prepare(root / 'data', flow_iters)
     lines = [line for line in results.read_text().splitlines() if json.loads(line)['kind'] != 'time']
     lines += [json.dumps(line) for line in times.measure(root, list(read_runs(results)), rounds)]
-    write_whole(results, '\n'.join(lines) + '\n')
+    with whole_file(results) as file:
+        file.write(('\n'.join(lines) + '\n').encode())
 
 
 def _prepare(data: Path, flow_iters: int) -> None:
