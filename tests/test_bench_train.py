@@ -34,6 +34,9 @@ def test_bench_trains_what_is_missing_and_reads_its_results_again(tmp_path):
     names = ('--variants', 'stock', 'paper')
     short = '--iters 12 --seeds 1 --rounds 1 --flow_iters 2 --start_iters 12 --gt_size 64'
     small = (*short.split(), '--data', 'bench')
+    interrupted = tmp_path / 'bench/experiments/stock_basicvsr_64_7_0.002_12_0/training_states'
+    interrupted.mkdir(parents=True)
+    (interrupted / '3.state').touch()  # BasicSR's own would go on with it, on a GPU alone
     printed = bench(tmp_path, *small, *names, '--jobs', 2)
     assert set(re.findall(r'(\d/\d \w+), seed 0: 100%', printed)) == {'1/2 stock', '2/2 paper'}
     path = tmp_path / 'bench/results.jsonl'

@@ -17,6 +17,8 @@ from multigrid_vsr.demo import training
 def trained(root: Path, opt: Mapping[str, Any], label: str, threads: int | None) -> Iterator[Path]:
     """Trains a run, or what is left of one that was interrupted; its folder and its option file are deleted after use.
 
+    BasicSR's own model begins anew: it goes on with a GPU alone, and not with the samples that it would have had.
+
     Args:
         root: Folder of the bench.
         opt: Its options.
@@ -31,8 +33,11 @@ def trained(root: Path, opt: Mapping[str, Any], label: str, threads: int | None)
     """
     path = root / f'{opt["name"]}.yml'
     path.write_text(yaml.safe_dump(dict(opt), sort_keys=False))
-    training.train_file(path, opt['train']['total_iter'], label, threads, '--auto_resume')
     folder = root / 'experiments' / opt['name']
+    is_stock = opt['model_type'] == 'VideoRecurrentModel'
+    if is_stock:
+        shutil.rmtree(folder, ignore_errors=True)
+    training.train_file(path, opt['train']['total_iter'], label, threads, *(() if is_stock else ('--auto_resume',)))
     yield folder
     shutil.rmtree(folder)
     path.unlink()
