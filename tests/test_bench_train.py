@@ -7,10 +7,12 @@ import math
 import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from runs import refusal, run
 
+from multigrid_vsr import cli
 from multigrid_vsr.bench.train import matrix, tables
 from multigrid_vsr.bench.train.claims import CLAIMS, interval, verdict
 from multigrid_vsr.bench.train.matrix import BENCH_PARTS
@@ -20,6 +22,7 @@ from multigrid_vsr.bench.train.variants import VARIANTS
 from multigrid_vsr.demo.dataset import prepare
 from multigrid_vsr.options.train_block import checked_schedule
 
+ROOT = Path(__file__).parents[1]
 A_RUN = Run('paper', 'basicvsr', 128, 7, 0.002, 360, 3)
 
 
@@ -188,6 +191,15 @@ def test_retime_replaces_all_times_and_keeps_the_runs(tmp_path, monkeypatch):
     assert measured == [(tmp_path, [A_RUN], 3)]
     assert [json.loads(line) for line in path.read_text().splitlines()] == [done, new]
     assert [each.name for each in tmp_path.iterdir()] == ['results.jsonl']
+
+
+@pytest.mark.parametrize('page', ['README.md', 'docs/method.md', 'docs/benchmarks.md', 'multigrid_vsr/demo/report.py'])
+def test_differences_that_are_quoted_are_those_of_the_committed_runs(page, capsys):
+    cli.main(['bench', 'train', '--results', str(ROOT / 'docs/bench_train.jsonl'), '--table'])
+    printed = capsys.readouterr().out
+    quoted = re.findall(r'[+-]\d\.\d{3} \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\]', (ROOT / page).read_text())
+    assert quoted
+    assert [figure for figure in quoted if figure not in printed] == []
 
 
 def test_claims_compare_variants_that_there_are():
