@@ -21,6 +21,8 @@ _IMAGES = frozenset(
 _VIDEOS = frozenset(
     '.3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv .y4m'.split()
 )
+_set_log_level = cv2.setLogLevel if hasattr(cv2, 'setLogLevel') else cv2.utils.logging.setLogLevel  # OpenCV 4, and 5
+_SILENT = 0
 
 
 @dataclass
@@ -101,13 +103,13 @@ def kind_of(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix in _IMAGES or suffix in _VIDEOS:
         return 'image' if suffix in _IMAGES else 'video'
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    level = _set_log_level(_SILENT)
     try:
         if cv2.haveImageReader(str(path)):
             return 'image'
         return 'video' if path.stat().st_size and cv2.VideoCapture(str(path), cv2.CAP_FFMPEG).grab() else 'other'
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        _set_log_level(level)
 
 
 def _refuse_equal_names(option: str, root: Path, paths: Sequence[str]) -> None:
