@@ -259,8 +259,8 @@ def test_dataset_compares_every_decoded_frame_with_its_clip(kind, larger, suffix
 def test_image_size_is_that_of_the_decoded_image(suffix, tmp_path):
     frame = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
     path = tmp_path / f'frame{suffix}'
-    if not cv2.haveImageWriter(str(path)):
-        pytest.skip(f'OpenCV {cv2.__version__} writes no {suffix}')
+    if suffix == '.gif' and not cv2.haveImageWriter(str(path)):
+        pytest.skip(f'OpenCV {cv2.__version__} writes no GIF')
     assert cv2.imwrite(str(path), frame.astype(np.float32) if suffix == '.hdr' else frame)
     assert image_size(path) == image_size(path.read_bytes()) == cv2.imread(str(path)).shape[:2] == (40, 60)
 
@@ -273,7 +273,9 @@ def test_image_size_of_a_turned_image_is_that_of_the_decoded_one(suffix, tmp_pat
     exif[0x0112] = 6
     path = tmp_path / f'frame{suffix}'
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(path, exif=exif)
-    assert image_size(path) == cv2.imread(str(path)).shape[:2]
+    leaves_it = suffix == '.webp' and cv2.__version__ < '5'  # as OpenCV 4.11 does
+    turned = (40, 60) if leaves_it else (60, 40)
+    assert image_size(path) == cv2.imread(str(path)).shape[:2] == turned
 
 
 def test_image_size_of_no_image_is_none(tmp_path):

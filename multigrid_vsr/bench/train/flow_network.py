@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from multigrid_vsr.data.pixels import to_float_rgb
 from multigrid_vsr.demo import evaluation
+from multigrid_vsr.models import checkpoint
 
 BATCH, SIDE, RATE = 4, 64, 1e-4
 _SMOOTHNESS = 0.002
@@ -50,10 +51,8 @@ def make(path: Path, lq_root: Path, iters: int) -> None:
         loss.backward()
         optimizer.step()
         scheduler.step()
-    unfinished = path.with_suffix('.unfinished')
     # BasicSR loads it before the network has its buffers.
-    torch.save({'params': dict(network.named_parameters())}, unfinished)
-    unfinished.rename(path)
+    checkpoint.save({'params': dict(network.named_parameters())}, path)
 
 
 @torch.no_grad()
