@@ -60,18 +60,23 @@ class CentreProbe(ShapeProbe):
         return super().forward(lq)[:, lq.shape[1] // 2]
 
 
+class Layers(torch.nn.Sequential):
+    """Of a class with a forward of its own, as modules of archs are: torch up to 2.10 compiles no others."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self:
+            x = layer(x)
+        return x
+
+
 @ARCH_REGISTRY.register()
 class LoopProbe(torch.nn.Module):
     """As a recurrent arch: modules that are called for every frame."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.trunk = torch.nn.Sequential(
-            torch.nn.Conv2d(6, 8, 3, 1, 1), torch.nn.LeakyReLU(0.1), torch.nn.Conv2d(8, 3, 3, 1, 1)
-        )
-        self.upsample = torch.nn.ModuleDict(
-            {'x4': torch.nn.Sequential(torch.nn.Conv2d(3, 48, 1), torch.nn.PixelShuffle(4))}
-        )
+        self.trunk = Layers(torch.nn.Conv2d(6, 8, 3, 1, 1), torch.nn.LeakyReLU(0.1), torch.nn.Conv2d(8, 3, 3, 1, 1))
+        self.upsample = torch.nn.ModuleDict({'x4': Layers(torch.nn.Conv2d(3, 48, 1), torch.nn.PixelShuffle(4))})
         self.last = torch.nn.Conv2d(3, 3, 1)
 
     def forward(self, lq: torch.Tensor) -> torch.Tensor:
@@ -92,7 +97,7 @@ class FlowLoopProbe(LoopProbe):
 
     def __init__(self) -> None:
         super().__init__()
-        self.spynet = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, 1, 1), torch.nn.ReLU())
+        self.spynet = Layers(torch.nn.Conv2d(3, 3, 3, 1, 1), torch.nn.ReLU())
 
     def moved(self, state: torch.Tensor, frame: torch.Tensor) -> torch.Tensor:
         return state + self.spynet(frame)

@@ -34,6 +34,11 @@ ROWS = {
     )
 }
 
+can_count = pytest.mark.skipif(
+    torch.__version__ < launches.OLDEST_TORCH,
+    reason=f'launches are counted with torch {launches.OLDEST_TORCH} or newer',
+)
+
 
 def test_every_name_of_flow_warp_is_the_one_without_waits():
     modules = (arch_util, basicvsr_arch, basicvsrpp_arch, spynet_arch, tof_arch)
@@ -149,6 +154,7 @@ def test_option_leaves_out_the_checks_of_the_network_that_trains(arch_checks, ch
 COUNTED = [('BasicVSR', 7), ('IconVSR', 7), ('BasicVSRPlusPlus', 7), ('EDVR', 5), ('DUF', 7), ('TOFlow', 7)]
 
 
+@can_count
 @pytest.mark.parametrize(('name', 'num_frame'), COUNTED)
 def test_forward_launches_no_more_than_the_docs_say_and_waits_for_nothing(name, num_frame):
     network_opt, shapes = next(entry for entry in launches.NETWORKS if entry[0]['type'] == name)
@@ -165,6 +171,7 @@ def test_table_of_the_docs_has_a_row_of_every_count():
     assert set(ROWS) == expected
 
 
+@can_count
 def test_backward_launches_no_more_than_the_docs_say():
     network_opt, _ = next(entry for entry in launches.NETWORKS if entry[0]['type'] == 'EDVR')
     _, _, _, forward, iteration, _ = ROWS['EDVR', '5 x 64']
@@ -172,6 +179,7 @@ def test_backward_launches_no_more_than_the_docs_say():
     assert counts.launches <= iteration - forward
 
 
+@can_count
 def test_operations_of_the_cpu_are_as_many_as_those_of_a_gpu():
     """What stands in for a backward on a GPU: the forward of each can be counted."""
     build_small = partial(BasicVSR, num_feat=4, num_block=1)
@@ -187,6 +195,7 @@ def test_operations_of_the_cpu_are_as_many_as_those_of_a_gpu():
     assert on_gpu.waits == 0
 
 
+@can_count
 def test_counts_of_a_wait_and_a_launch_are_those_of_their_calls():
     with launches.counted() as counts:
         x = torch.empty(4, device='cuda')
@@ -206,6 +215,7 @@ def test_counts_of_a_wait_and_a_launch_are_those_of_their_calls():
     assert found == [(0, 0), (1, 0), (2, 0), (3, 1), (4, 2), (5, 3), (6, 3), (7, 4), (7, 4)]
 
 
+@can_count
 @pytest.mark.parametrize('dtype', [torch.uint8, torch.float32])
 def test_feed_data_and_the_losses_wait_for_nothing(dtype):
     with launches.counted() as counts:
@@ -221,6 +231,7 @@ def test_feed_data_and_the_losses_wait_for_nothing(dtype):
     assert counts.launches > 0
 
 
+@can_count
 def test_frames_copied_on_another_stream_stay_until_they_are_read(monkeypatch):
     from multigrid_vsr.data.prefetch import to_device
 
@@ -234,6 +245,7 @@ def test_frames_copied_on_another_stream_stay_until_they_are_read(monkeypatch):
     assert recorded == [((4,), 'stream of cuda:0')]
 
 
+@can_count
 def test_command_counts_the_network_and_the_shapes_of_a_file(tmp_path, clips, capsys):
     opt_file = write(tmp_path, options(clips, multigrid={'gt_size': [64, 128]}))
     main(['bench', 'launches', '-opt', str(opt_file)])
@@ -244,3 +256,13 @@ def test_command_counts_the_network_and_the_shapes_of_a_file(tmp_path, clips, ca
         assert forward < stock_forward
         assert iteration < stock_iteration
         assert waits == 0 < stock_waits
+
+
+def test_command_refuses_a_torch_that_counts_otherwise(monkeypatch, capsys):
+    monkeypatch.setattr(launches, 'OLDEST_TORCH', '99.0')
+    with pytest.raises(SystemExit) as exit:
+        main(['bench', 'launches'])
+    assert exit.value.code == (
+        f'torch: must be 99.0 or newer to count launches, got {torch.__version__}. '
+        'Run it in an environment of its own, on any machine.'
+    )

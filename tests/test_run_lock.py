@@ -48,7 +48,8 @@ REFUSED = (
 @contextlib.contextmanager
 def holder(folder, *arguments):
     """A process that has claimed the folder; it ends in order when it is given a line."""
-    process = subprocess.Popen([sys.executable, '-c', HOLDER, str(folder), *arguments], text=True,
+    quiet = ('-W', 'ignore:This process:DeprecationWarning')  # Python 3.12 names the threads of libraries
+    process = subprocess.Popen([sys.executable, *quiet, '-c', HOLDER, str(folder), *arguments], text=True,
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
     try:
         assert process.stdout.readline() == 'claimed\n'

@@ -23,6 +23,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.plan import format_table
 from multigrid_vsr.models.acceleration import leave_out_checks
 from multigrid_vsr.options.option_file import read_options
@@ -37,6 +38,7 @@ NETWORKS: tuple[tuple[dict[str, Any], Sequence[tuple[int, int]]], ...] = (
     ({'type': 'DUF', 'num_layer': 16}, ((7, 64),)),
     ({'type': 'TOFlow'}, ((7, 256),)),
 )
+OLDEST_TORCH = '2.10'  # older ones ask the driver for the device of a fake tensor, and count other operations
 COLUMNS = (
     *('network', 'frames x LQ', 'BasicSR: forward', 'iteration', 'waits'),
     *('here: forward', 'iteration', 'waits'),
@@ -173,8 +175,13 @@ def measure(opt_file: str | None = None) -> None:
         opt_file: A training file, for its network at the frames and sizes of its schedule instead.
 
     Raises:
-        InputError: If it cannot be read, or an option breaks its rule.
+        InputError: If it cannot be read, an option breaks its rule, or torch is older than 2.10.
     """
+    if torch.__version__ < OLDEST_TORCH:
+        raise InputError(
+            f'torch: must be {OLDEST_TORCH} or newer to count launches, got {torch.__version__}. '
+            'Run it in an environment of its own, on any machine.'
+        )
     networks = (_of_file(opt_file),) if opt_file else NETWORKS
     rows = [(*row[:2], *map(str, row[2:])) for network in networks for row in compare(*network)]
     print('Kernels that the forward and a whole iteration launch, and how often it waits for the device:')

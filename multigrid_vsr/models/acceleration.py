@@ -52,8 +52,8 @@ def compile_children(network: nn.Module, mode: str | bool, num_shapes: int) -> N
     """
     modules = list(_callable_children(network))
     limit = max(256, len(modules) * num_shapes * _GRAPHS_A_SHAPE)
-    torch._dynamo.config.recompile_limit = max(limit, torch._dynamo.config.recompile_limit)
-    torch._dynamo.config.accumulated_recompile_limit = max(limit, torch._dynamo.config.accumulated_recompile_limit)
+    for name in ('cache_size_limit', 'accumulated_cache_size_limit'):  # by the names that torch 2.6 has too
+        setattr(torch._dynamo.config, name, max(limit, getattr(torch._dynamo.config, name)))
     for module in modules:
         module.compile(mode=None if mode is True else mode, dynamic=False)
         _leave_eager_while_fixed(module)
