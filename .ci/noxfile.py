@@ -19,7 +19,7 @@ OLDEST = ['torch==2.6.0', 'torchvision==0.21.0', 'numpy==1.26.4', 'opencv-python
 NEWEST = ['torch', 'torchvision', 'numpy', 'opencv-python']
 MASTER = os.environ.get('BASICSR_MASTER', 'git+https://github.com/XPixelGroup/BasicSR@master')  # or a checkout
 # Of the extra `test` without realesrgan and gfpgan, whose setup.py is BasicSR's.
-TOOLS = ['scikit-video', 'matplotlib', 'pytest', 'pytest-xdist', 'tensorboard', 'wandb', 'jsonschema', 'build', 'twine']
+TOOLS = 'scikit-video matplotlib pytest pytest-xdist>=3.8 tensorboard wandb jsonschema build twine'.split()
 ROWS = {  # Python, the stack, and BasicSR
     'oldest': ('3.10', OLDEST, 'basicsr==1.4.2'),
     'newest': ('3.12', NEWEST, 'basicsr==1.4.2'),
