@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -17,6 +18,7 @@ from multigrid_vsr.bench.train import matrix, tables
 from multigrid_vsr.bench.train.claims import CLAIMS, interval, verdict
 from multigrid_vsr.bench.train.matrix import BENCH_PARTS
 from multigrid_vsr.bench.train.options import NETWORKS, Run, options
+from multigrid_vsr.bench.train.plot import draw
 from multigrid_vsr.bench.train.results import read_runs, read_times
 from multigrid_vsr.bench.train.variants import VARIANTS
 from multigrid_vsr.demo.dataset import prepare
@@ -175,6 +177,42 @@ def test_tables_pair_runs_inside_a_seed_and_add_up_times(tmp_path):
 
     loading = [re.split(r'  +', row.strip()) for row in tables.loading_table(results, times, group).splitlines()[2:]]
     assert loading == [['paper', 'the shape', '6', '12'], ['paper', 'the full shape', '6', '25']]
+
+
+def test_run_is_measured_at_its_checkpoints_and_not_where_it_was_stopped(tmp_path, monkeypatch):
+    (tmp_path / 'models').mkdir()
+    for iteration in (90, 170, 180, 'latest'):
+        (tmp_path / f'models/net_g_{iteration}.pth').touch()
+    for name in ('train_1.log', 'train_2.log'):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(matrix, 'trained', lambda *arguments: contextlib.nullcontext(tmp_path))
+    monkeypatch.setattr(matrix, '_psnrs', lambda opt, weights, key, clips: [weights.stem, key])
+    matrix._train_one(tmp_path, A_RUN, '', tmp_path / 'results.jsonl', None, 2, {})
+    line = json.loads((tmp_path / 'results.jsonl').read_text())
+    assert line['curve'] == [[180, ['net_g_180', 'params_ema']], [360, ['net_g_latest', 'params_ema']]]
+    assert line['psnr_last'] == ['net_g_latest', 'params']
+    assert line['wall'] is None
+
+
+def test_curve_has_the_iterations_that_all_seeds_were_measured_at(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    path = tmp_path / 'results.jsonl'
+    curves = [[[5, [29.0]], [7, [1.0]], [10, [30.0]]], [[5, [29.5]], [10, [31.0]]]]
+    segments = [[10, 2, 7, 128]]
+    lines = [
+        {'kind': 'run', **A_RUN._replace(seed=seed)._asdict(), 'segments': segments, 'curve': curve,
+         'psnr_last': [30.0], 'wall': None}
+        for seed, curve in enumerate(curves)
+    ]  # fmt: skip
+    case = {'arch': 'basicvsr', 'is_stock': False, 'train': [], 'shape': [2, 7, 128]}
+    lines.append({'kind': 'time', **case, 'step_ms': [1000], 'load_ms': [1]})
+    path.write_text('\n'.join(map(json.dumps, lines)))
+    drawn = []
+    monkeypatch.setattr(Axes, 'fill_between', lambda axes, *arguments, **options: drawn.append(arguments))
+    results = read_runs(path)
+    draw(tmp_path / 'picture.png', results, read_times(path), list(results))
+    assert drawn == [([5.0, 10.0], [29.0, 30.0], [29.5, 31.0])]
 
 
 def test_retime_replaces_all_times_and_keeps_the_runs(tmp_path, monkeypatch):

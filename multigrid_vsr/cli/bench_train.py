@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--num_frame', type=int, default=7, help='the full number of frames (default: 7)')
     parser.add_argument('--jobs', type=int, help='runs at a time, each with one thread, or one GPU where there are any')
     parser.add_argument('--rounds', type=int, default=5, help='rounds of timing before and after (default: 5)')
+    parser.add_argument('--checkpoints', type=int, default=4, help='PSNR is measured so often in a run (default: 4)')
     parser.add_argument('--flow_iters', type=int, default=400, help='of the flow network of all runs (default: 400)')
     parser.add_argument('--start_iters', type=int, default=240, help='of the network of all runs (default: 240)')
     parser.add_argument('--results', type=Path, help='JSONL of the results (default: results.jsonl in --data)')
@@ -52,7 +53,8 @@ def run(args: argparse.Namespace, root: Path) -> None:
     if not (args.retime or args.table or args.plot):
         from multigrid_vsr.bench.train import matrix
 
-        matrix.train(root, _runs(args), path, args.rounds, args.jobs, args.flow_iters, args.start_iters)
+        iters = args.flow_iters, args.start_iters
+        matrix.train(root, _runs(args), path, args.rounds, args.jobs, args.checkpoints, *iters)
     results = read_runs(path)
     if not results:
         raise InputError(f'--results: must be a file with runs that are done, got {path}. Train first.')
@@ -95,7 +97,9 @@ def _check(args: argparse.Namespace) -> None:
     from multigrid_vsr.bench.train.variants import VARIANTS
 
     sizes = {'--iters': LEAST_ITERS, '--start_iters': LEAST_ITERS, '--gt_size': 64, '--num_frame': 4}
-    check_least(args, {'--seeds': 1, **sizes, '--rounds': int(args.retime), '--jobs': 1, '--flow_iters': 1})
+    check_least(
+        args, {'--seeds': 1, **sizes, '--rounds': int(args.retime), '--jobs': 1, '--checkpoints': 1, '--flow_iters': 1}
+    )
     for rate in args.rates:
         if not 0 < rate < float('inf'):
             raise OptionError('--rates', 'be numbers above 0', rate, 'Write them as 2e-3 5e-4.')

@@ -39,6 +39,7 @@ def train(
     results: Path,
     rounds: int,
     jobs: int | None,
+    checkpoints: int,
     flow_iters: int,
     start_iters: int,
 ) -> None:
@@ -50,6 +51,7 @@ def train(
         results: JSONL that gets a line for each run and each timing.
         rounds: Interleaved rounds of the timing, on a machine that does nothing else; 0 for none.
         jobs: Runs at a time, each with one thread or one GPU; ``None`` for one run with torch's own threads.
+        checkpoints: How many times PSNR is measured in a run, its end included.
         flow_iters: Iterations of the flow network that all begin with.
         start_iters: Iterations of the network that the runs of an arch begin with.
 
@@ -67,7 +69,7 @@ def train(
     clips = {kind: evaluation.read_clips(root / 'data/val' / kind) for kind in ('lq', 'gt')}
     with ThreadPoolExecutor(jobs or 1) as pool:
         pending = [
-            pool.submit(_train_one, root, run, f'{number}/{len(missing)} {run}', results, jobs, clips)
+            pool.submit(_train_one, root, run, f'{number}/{len(missing)} {run}', results, jobs, checkpoints, clips)
             for number, run in enumerate(missing, 1)
         ]
         try:
@@ -113,10 +115,14 @@ def _measure(root: Path, runs: Sequence[Run], results: Path, rounds: int) -> Non
             _add(results, line)
 
 
-def _train_one(root: Path, run: Run, label: str, results: Path, jobs: int | None, clips: dict[str, Any]) -> None:
-    opt = options(run, one_device())
+def _train_one(
+    root: Path, run: Run, label: str, results: Path, jobs: int | None, checkpoints: int, clips: dict[str, Any]
+) -> None:
+    opt = options(run, one_device(), checkpoints)
+    freq, last = opt['logger']['save_checkpoint_freq'], opt['train']['total_iter']
     with trained(root, opt, label, None if jobs is None else 1) as folder:
-        checkpoints = training.weights_of(folder, opt['train']['total_iter'])
+        saved = training.weights_of(folder, last)
+        measured = [each for each in saved if each[0] % freq == 0 or each[0] == last]  # not where it was stopped
         was_interrupted = len(list(folder.glob('train_*.log'))) > 1
         _add(
             results,
@@ -124,8 +130,8 @@ def _train_one(root: Path, run: Run, label: str, results: Path, jobs: int | None
                 'kind': 'run',
                 **run._asdict(),
                 'segments': [_segment(segment) for segment in schedule_from_options(opt).segments],
-                'curve': [(iteration, _psnrs(opt, weights, 'params_ema', clips)) for iteration, weights in checkpoints],
-                'psnr_last': _psnrs(opt, checkpoints[-1][1], 'params', clips),
+                'curve': [(iteration, _psnrs(opt, weights, 'params_ema', clips)) for iteration, weights in measured],
+                'psnr_last': _psnrs(opt, saved[-1][1], 'params', clips),
                 'wall': None if was_interrupted else training.wall_clocks(folder)[-1],
             },
         )

@@ -17,7 +17,7 @@ from multigrid_vsr.options.recipes import WARMUP_PART
 
 BATCH = 2
 EMA_DECAY = 0.95
-CHECKPOINTS = 4  # the last is the end
+CHECKPOINTS = 4
 FIXED_PART = 60  # the flow network is held for so large a part, and learns slowly then, as in BasicSR's REDS files
 SIDE_MULTIPLE = 16  # an LQ side is a multiple of 4: EDVR takes no other
 _SPYNET = {'spynet_path': 'data/spynet.pth'}
@@ -51,8 +51,8 @@ class Run(NamedTuple):
         return '_'.join(f'{value:g}' if isinstance(value, float) else str(value) for value in self)
 
 
-def options(run: Run, num_gpu: int = 0) -> dict[str, Any]:
-    """The option file of a run; paths are relative to the folder of the bench."""
+def options(run: Run, num_gpu: int = 0, checkpoints: int = CHECKPOINTS) -> dict[str, Any]:
+    """The option file of a run with so many checkpoints, its end included; paths are relative to the bench's folder."""
     variant, network = VARIANTS[run.variant], NETWORKS[run.arch]
     network = network | {name: value for name, value in variant.network.items() if name in network}
     opt = _demo('stock' if variant.setup == 'stock' else 'multigrid', run)
@@ -71,7 +71,7 @@ def options(run: Run, num_gpu: int = 0) -> dict[str, Any]:
         is_fixed = 'num_frame' in network
         opt['multigrid'] = _stages(variant, run, is_fixed) if variant.stages else _nested(variant, run, is_fixed)
         _follow(opt, variant, run)
-    opt['logger']['save_checkpoint_freq'] = -(-opt['train']['total_iter'] // CHECKPOINTS)
+    opt['logger']['save_checkpoint_freq'] = -(-opt['train']['total_iter'] // checkpoints)
     return opt
 
 

@@ -46,9 +46,10 @@ def _draw_curves(axes: Any, results: Results, times: Times, runs: Sequence[Run])
         of_seeds = [run for run in runs if run.variant == name]
         if not of_seeds or times.seconds(of_seeds[0], results[of_seeds[0]]) is None:
             continue
-        first = results[of_seeds[0]]
-        seconds = [times.seconds(of_seeds[0], first, iteration) for iteration, _ in first.curve]
-        psnrs = list(zip(*([psnr for _, psnr in results[run].history()] for run in of_seeds)))
+        first, histories = results[of_seeds[0]], [dict(results[run].history()) for run in of_seeds]
+        common = sorted(set.intersection(*map(set, histories)))  # one that stopped may have been measured there too
+        seconds = [times.seconds(of_seeds[0], first, iteration) for iteration in common]
+        psnrs = [[history[iteration] for history in histories] for iteration in common]
         means = [statistics.mean(values) for values in psnrs]
         axes.plot(seconds, means, marker='o', markersize=4, color=_COLOURS[name], label=f'{name}: {means[-1]:.2f} dB')
         axes.fill_between(
