@@ -179,6 +179,24 @@ def test_tables_pair_runs_inside_a_seed_and_add_up_times(tmp_path):
     assert loading == [['paper', 'the shape', '6', '12'], ['paper', 'the full shape', '6', '25']]
 
 
+def test_runs_from_an_untrained_network_are_a_group_of_their_own(tmp_path):
+    path = tmp_path / 'results.jsonl'
+    psnrs = {'full': 30.0, 'paper': 29.9, 'untrained_full': 29.0, 'untrained_paper': 29.25}
+    lines = [
+        {'kind': 'run', **A_RUN._replace(variant=name)._asdict(), 'segments': [[360, 2, 7, 128]],
+         'curve': [[360, [psnr]]], 'psnr_last': [psnr], 'wall': None}
+        for name, psnr in psnrs.items()
+    ]  # fmt: skip
+    path.write_text('\n'.join(map(json.dumps, lines)))
+    results = read_runs(path)
+    found = {
+        tables.stem(group): tables.variants_table(results, read_times(path), group) for group in tables.groups(results)
+    }
+    untrained, trained = found['basicvsr_128_7_0.002_360_untrained'], found['basicvsr_128_7_0.002_360']
+    assert ('from full' in trained, 'from untrained_full' in untrained) == (True, True)
+    assert ('-0.100 [' in trained, '+0.250 [' in untrained) == (True, True)
+
+
 def test_run_is_measured_at_its_checkpoints_and_not_where_it_was_stopped(tmp_path, monkeypatch):
     (tmp_path / 'models').mkdir()
     for iteration in (90, 170, 180, 'latest'):

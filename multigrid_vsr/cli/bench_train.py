@@ -71,7 +71,7 @@ def run(args: argparse.Namespace, root: Path) -> None:
             from multigrid_vsr.bench.train.plot import draw
 
             args.plot.mkdir(parents=True, exist_ok=True)
-            draw(args.plot / f'{"_".join(f"{part}" for part in runs[0][1:-1])}.png', results, times, runs)
+            draw(args.plot / f'{tables.stem(runs)}.png', results, times, runs)
 
 
 def _runs(args: argparse.Namespace) -> list[Run]:

@@ -46,7 +46,7 @@ CLAIMS = (
     Claim(1, "the rate's rule alone: the full shape under it is better than stock", 'full', 'stock'),
     Claim(1, "the paper's recipe is not below the full shape under the same rule", 'paper', 'full', SAME),
     Claim(1, 'so it is from an untrained network, as the demo begins', 'untrained_full', 'untrained_stock'),
-    Claim(1, "and the paper's recipe is not below it there", 'untrained', 'untrained_full', SAME),
+    Claim(1, "and the paper's recipe is not below it there", 'untrained_paper', 'untrained_full', SAME),
     Claim(2, 'twice the batch, linear rate, is as good (paper: +0.01)', 'batch2', 'paper', SAME),
     Claim(2, 'four times the batch, linear rate, is as good (paper: +0.02)', 'batch4', 'paper', SAME),
     Claim(2, 'at four times the batch linear is better than none (paper: +0.29)', 'batch4', 'batch4_none'),

@@ -42,8 +42,8 @@ def draw(path: Path, results: Results, times: Times, runs: Sequence[Run]) -> Non
 
 def _draw_curves(axes: Any, results: Results, times: Times, runs: Sequence[Run]) -> None:
     """PSNR over time: means over the seeds, the seeds' range shaded."""
-    for name in _DRAWN:
-        of_seeds = [run for run in runs if run.variant == name]
+    for name, colour in _COLOURS.items():
+        of_seeds = [run for run in runs if run.variant.removeprefix('untrained_') == name]
         if not of_seeds or times.seconds(of_seeds[0], results[of_seeds[0]]) is None:
             continue
         first, histories = results[of_seeds[0]], [dict(results[run].history()) for run in of_seeds]
@@ -51,9 +51,9 @@ def _draw_curves(axes: Any, results: Results, times: Times, runs: Sequence[Run])
         seconds = [times.seconds(of_seeds[0], first, iteration) for iteration in common]
         psnrs = [[history[iteration] for history in histories] for iteration in common]
         means = [statistics.mean(values) for values in psnrs]
-        axes.plot(seconds, means, marker='o', markersize=4, color=_COLOURS[name], label=f'{name}: {means[-1]:.2f} dB')
+        axes.plot(seconds, means, marker='o', markersize=4, color=colour, label=f'{name}: {means[-1]:.2f} dB')
         axes.fill_between(
-            seconds, [min(v) for v in psnrs], [max(v) for v in psnrs], color=_COLOURS[name], alpha=0.15, linewidth=0
+            seconds, [min(v) for v in psnrs], [max(v) for v in psnrs], color=colour, alpha=0.15, linewidth=0
         )
     axes.set_xlim(left=0)
     axes.set_xlabel('time of training / s, steps and loading')

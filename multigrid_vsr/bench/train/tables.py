@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from multigrid_vsr.bench.train.claims import CLAIMS, interval, paired, verdict
 from multigrid_vsr.bench.train.options import Run
@@ -12,21 +13,37 @@ from multigrid_vsr.bench.train.results import Result, Times
 from multigrid_vsr.bench.train.variants import VARIANTS
 from multigrid_vsr.core.plan import format_table
 
-BASELINE = 'full'  # the better one, by the matrix's first row
 Results = Mapping[Run, Result]
 
 
 def groups(results: Results) -> list[list[Run]]:
-    """Runs that can be compared: of one network, full shape, rate and length, in the order of the variants."""
+    """Runs that can be compared: of one network, full shape, rate, length and start, in the order of the variants."""
+
+    def shared(run: Run) -> tuple[Any, ...]:
+        return (*run[1:-1], VARIANTS[run.variant].starts_trained)
+
     order = list(VARIANTS)
-    runs = sorted(results, key=lambda run: (*run[1:-1], order.index(run.variant), run.seed))
-    return [list(group) for _, group in itertools.groupby(runs, key=lambda run: run[1:-1])]
+    runs = sorted(results, key=lambda run: (shared(run), order.index(run.variant), run.seed))
+    return [list(group) for _, group in itertools.groupby(runs, key=shared)]
+
+
+def baseline(runs: Sequence[Run]) -> str:
+    """The variant that those of a group are compared with: the better baseline, by the matrix's first row."""
+    return 'full' if VARIANTS[runs[0].variant].starts_trained else 'untrained_full'
 
 
 def title(runs: Sequence[Run]) -> str:
     """What the runs of a group have in common."""
     run = runs[0]
-    return f'{run.arch}, {run.num_frame} frames, gt_size {run.gt_size}, rate {run.rate:g}, {run.iters} iterations'
+    start = 'a trained' if VARIANTS[run.variant].starts_trained else 'an untrained'
+    shape = f'{run.num_frame} frames, gt_size {run.gt_size}'
+    return f'{run.arch}, {shape}, rate {run.rate:g}, {run.iters} iterations, from {start} network'
+
+
+def stem(runs: Sequence[Run]) -> str:
+    """The name of a group's picture."""
+    start = '' if VARIANTS[runs[0].variant].starts_trained else '_untrained'
+    return '_'.join(map(str, runs[0][1:-1])) + start
 
 
 def variants_table(results: Results, times: Times, runs: Sequence[Run]) -> str:
@@ -36,18 +53,19 @@ def variants_table(results: Results, times: Times, runs: Sequence[Run]) -> str:
     of what was measured alone; ``to`` is the time to the first checkpoint not below the end of the baseline of the same
     seed. ``from`` has the 95 % interval of the difference to that end.
     """
-    header = ('variant', 'seeds', 'iterations', 'steps', 'time', 'PSNR', 'deviation', f'from {BASELINE}', 'to its PSNR')
-    return format_table(header, [_row(results, times, list(group)) for _, group in _by_variant(runs)])
+    against = baseline(runs)
+    header = ('variant', 'seeds', 'iterations', 'steps', 'time', 'PSNR', 'deviation', f'from {against}', 'to its PSNR')
+    return format_table(header, [_row(results, times, list(group), against) for _, group in _by_variant(runs)])
 
 
 def _by_variant(runs: Sequence[Run]) -> Iterator[tuple[str, Iterator[Run]]]:
     return itertools.groupby(runs, key=lambda run: run.variant)
 
 
-def _row(results: Results, times: Times, runs: list[Run]) -> tuple[str, ...]:
+def _row(results: Results, times: Times, runs: list[Run], against: str) -> tuple[str, ...]:
     first = results[runs[0]]
     psnrs = [results[run].psnr() for run in runs]
-    pairs = [(results[run], results[base]) for run in runs if (base := run._replace(variant=BASELINE)) in results]
+    pairs = [(results[run], results[base]) for run in runs if (base := run._replace(variant=against)) in results]
     reached = [
         next((times.seconds(run, result, count) for count, psnr in result.history() if psnr >= base.psnr()), None)
         for run, (result, base) in zip(runs, pairs)

@@ -61,7 +61,7 @@ VARIANTS = {
     # What makes seeds differ: the network that runs begin with, its flow network, and that it learns.
     'untrained_stock': Variant(starts_trained=False, setup='stock'),
     'untrained_full': Variant(starts_trained=False, stages=_FULL),
-    'untrained': Variant(starts_trained=False),
+    'untrained_paper': Variant(starts_trained=False),
     'random_flow': Variant(starts_trained=False, network={'spynet_path': None}),
     'fixed_flow': Variant(train={'fix_flow': 10**9}),
     # 1: the rate
