@@ -63,14 +63,13 @@ def run(args: argparse.Namespace, root: Path) -> None:
 
         matrix.retime(root, path, args.rounds, args.flow_iters)
     times = read_times(path)
-    for runs in tables.groups(results):
-        print(f'\n{tables.title(runs)}\n{tables.variants_table(results, times, runs)}\n')
-        print(f'{tables.claims_table(results, runs)}\n\n{tables.noise_table(results, runs)}\n')
-        print(f'{tables.loading_table(results, times, runs)}')
-        if args.plot is not None:
-            from multigrid_vsr.bench.train.plot import draw
+    groups = tables.groups(results)
+    print('\n\n\n'.join(tables.all_tables(results, times, runs) for runs in groups))
+    if args.plot is not None:
+        from multigrid_vsr.bench.train.plot import draw
 
-            args.plot.mkdir(parents=True, exist_ok=True)
+        args.plot.mkdir(parents=True, exist_ok=True)
+        for runs in groups:
             draw(args.plot / f'{tables.stem(runs)}.png', results, times, runs)
 
 

@@ -46,6 +46,17 @@ def stem(runs: Sequence[Run]) -> str:
     return '_'.join(map(str, runs[0][1:-1])) + start
 
 
+def all_tables(results: Results, times: Times, runs: Sequence[Run]) -> str:
+    """The tables of a group below its title, those left out for which there are too few runs."""
+    parts = (
+        f'{title(runs)}\n{variants_table(results, times, runs)}',
+        claims_table(results, runs),
+        noise_table(results, runs),
+        loading_table(results, times, runs),
+    )
+    return '\n\n'.join(filter(None, parts))
+
+
 def variants_table(results: Results, times: Times, runs: Sequence[Run]) -> str:
     """PSNR in dB and time in seconds of each variant of a group.
 
