@@ -108,6 +108,12 @@ def test_options_of_a_variant_differ_from_the_papers_where_it_says_so():
     # 180 iterations of 2 samples a stage, a third of them at each shape of 8, 6, 4 and of 4, 2, 2 samples
     # (volume: 2 x 7 x 4 / 3 = 18, 11, 8 and 4, 2, 2; at most 8): 15 + 15 + 15 + 30 + 60 + 60
     assert of('volume_samples')['train']['total_iter'] == 195
+    fast = [of('fast'), options(A_RUN._replace(variant='untrained_fast', gt_size=256))]
+    assert [[entry['gt_size'] for entry in opt['multigrid']['stages']] for opt in fast] == [
+        [64, 64, 128],
+        [64, 128, 256],
+    ]
+    assert fast[0]['train']['total_iter'] == 324 + 324 + 18
     assert 'pretrain_network_g' not in of('untrained_full')['path']
     random = of('random_flow')
     assert ('pretrain_network_g' in random['path'], random['network_g']['spynet_path']) == (False, None)

@@ -80,6 +80,11 @@ CLAIMS = (
     Claim(9, 'what pays, together, is as good as the full shape', 'fast', 'full', SAME),
     Claim(9, 'and with every option', 'fast_options', 'full', SAME),
     Claim(9, 'and as good as stock', 'fast_options', 'stock', SAME),
+    Claim(
+        9, 'from an untrained network, what pays is as good as the full shape', 'untrained_fast', 'untrained_full', SAME
+    ),
+    Claim(9, 'and with every option', 'untrained_fast_options', 'untrained_full', SAME),
+    Claim(9, 'and better than stock', 'untrained_fast_options', 'untrained_stock'),
     Claim(9, 'a flow network that is held is as good as one that learns slowly', 'fixed_flow', 'paper', SAME),
 )
 

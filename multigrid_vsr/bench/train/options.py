@@ -12,6 +12,7 @@ from multigrid_vsr.bench.train.variants import VARIANTS, Variant
 from multigrid_vsr.core.lr import BATCH_SCALINGS
 from multigrid_vsr.core.schedule import split
 from multigrid_vsr.demo import training
+from multigrid_vsr.demo.dataset import SCALE
 from multigrid_vsr.options.multigrid_block import total_iter_of_samples
 from multigrid_vsr.options.recipes import WARMUP_PART
 
@@ -89,7 +90,7 @@ def _flow(run: Run) -> dict[str, Any]:
 
 
 def _nested(variant: Variant, run: Run, is_fixed: bool) -> dict[str, Any]:
-    block: dict[str, Any] = {'gt_size': [_side(run, share) for share in variant.sides]}
+    block: dict[str, Any] = {'gt_size': [_side(run, share, variant.least_lq) for share in variant.sides]}
     if not is_fixed:
         block['num_frame'] = [math.floor(run.num_frame * share) for share in variant.frames]
     block.update(variant.multigrid)
@@ -101,15 +102,15 @@ def _nested(variant: Variant, run: Run, is_fixed: bool) -> dict[str, Any]:
 def _stages(variant: Variant, run: Run, is_fixed: bool) -> dict[str, Any]:
     entries = []
     for share, side, frames in variant.stages:
-        entry = {'iter': round(run.iters * share), 'gt_size': _side(run, side)}
+        entry = {'iter': round(run.iters * share), 'gt_size': _side(run, side, variant.least_lq)}
         if not is_fixed:
             entry['num_frame'] = math.floor(run.num_frame * frames)
         entries.append(entry)
     return {'stages': entries}
 
 
-def _side(run: Run, share: float | Fraction) -> int:
-    return math.floor(run.gt_size * share / SIDE_MULTIPLE) * SIDE_MULTIPLE
+def _side(run: Run, share: float | Fraction, least_lq: int) -> int:
+    return max(math.floor(run.gt_size * share / SIDE_MULTIPLE) * SIDE_MULTIPLE, SCALE * least_lq)
 
 
 def _follow(opt: dict[str, Any], variant: Variant, run: Run) -> None:

@@ -20,6 +20,7 @@ class Variant:
         frames: Frame counts inside a stage, as shares of the full one.
         stage_shares: Lengths of the spatial stages; empty for equal ones.
         stages: Instead of these, each segment: its iterations as a share of ``--iters``, its crop and its frames.
+        least_lq: LQ side in pixels that no crop is below.
         batch: How many times the batch; the iterations are divided by it.
         rate: How the rate follows ``batch``: ``none``, ``sqrt`` or ``linear``.
         ramp: Whether there is one.
@@ -35,6 +36,7 @@ class Variant:
     frames: tuple[Fraction | int, ...] = (HALF, THREE_QUARTERS, 1)
     stage_shares: tuple[int, ...] = ()
     stages: tuple[Stage, ...] = ()
+    least_lq: int = 0
     batch: int = 1
     rate: str = 'linear'
     ramp: bool = True
@@ -48,7 +50,7 @@ class Variant:
 
 _VOLUME = {'batch_size_per_gpu': 'volume', 'max_batch_size_per_gpu': 8}
 _CONSTANT = {'type': 'MultiStepLR', 'milestones': [10**9], 'gamma': 1}
-_FAST = ((0.45, HALF, THREE_QUARTERS), (0.3, HALF, 1), (0.1, 1, 1))
+_FAST = ((0.9, QUARTER, THREE_QUARTERS), (0.9, HALF, THREE_QUARTERS), (0.05, 1, 1))
 _OPTIONS = {'channels_last': True, 'amp': 'bf16', 'fix_flow': 10**9}
 _FULL = ((Fraction(1, 6), 1, 1),) * 6  # as many periods as the paper's, all of the full shape
 
@@ -104,6 +106,8 @@ VARIANTS = {
     'third': Variant(stages=((0.2, HALF, HALF), (0.3, HALF, THREE_QUARTERS), (0.15, HALF, 1), (0.1, 1, 1))),
     'quarter': Variant(stages=((0.25, HALF, HALF), (0.2, HALF, THREE_QUARTERS), (0.1, HALF, 1), (0.075, 1, 1))),
     # 9: what pays, together: by the schedule alone, and with every option that makes an iteration faster
-    'fast': Variant(stages=_FAST),
-    'fast_options': Variant(stages=_FAST, train=_OPTIONS),
+    'fast': Variant(stages=_FAST, least_lq=16),
+    'fast_options': Variant(stages=_FAST, least_lq=16, train=_OPTIONS),
+    'untrained_fast': Variant(starts_trained=False, stages=_FAST, least_lq=16),
+    'untrained_fast_options': Variant(starts_trained=False, stages=_FAST, least_lq=16, train=_OPTIONS),
 }
