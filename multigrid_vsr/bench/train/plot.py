@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from multigrid_vsr.bench.train.claims import CLAIMS, interval, paired, verdict
+from multigrid_vsr.bench.train.claims import CLAIMS, Claim, interval, paired, verdict
 from multigrid_vsr.bench.train.options import Run
 from multigrid_vsr.bench.train.results import Times
-from multigrid_vsr.bench.train.tables import Results, title
+from multigrid_vsr.bench.train.tables import Results, baseline, title
 
 _DRAWN = ('stock', 'full', 'paper', 'half', 'third', 'quarter', 'fast', 'fast_options')
 # Okabe and Ito's colours, told apart with every kind of colour vision.
@@ -32,16 +32,19 @@ def draw(path: Path, results: Results, times: Times, runs: Sequence[Run]) -> Non
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 6), layout='constrained', width_ratios=(1, 1))
+    pairs = [(claim, paired(claim, results, runs)) for claim in CLAIMS]
+    decided = [(claim, differences) for claim, differences in pairs if len(differences) > 1]
+    size = 13, max(6, 0.3 * len(decided))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=size, layout='constrained', width_ratios=(1, 1))
     _draw_curves(left, results, times, runs)
-    _draw_claims(right, results, runs)
+    _draw_claims(right, decided)
     figure.suptitle(title(runs), fontsize=11)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
 
 def _draw_curves(axes: Any, results: Results, times: Times, runs: Sequence[Run]) -> None:
-    """PSNR over time: means over the seeds, the seeds' range shaded."""
+    """PSNR over time: means over the seeds, the seeds' range shaded, and a dotted line at the end of the baseline."""
     for name, colour in _COLOURS.items():
         of_seeds = [run for run in runs if run.variant.removeprefix('untrained_') == name]
         if not of_seeds or times.seconds(of_seeds[0], results[of_seeds[0]]) is None:
@@ -55,6 +58,8 @@ def _draw_curves(axes: Any, results: Results, times: Times, runs: Sequence[Run])
         axes.fill_between(
             seconds, [min(v) for v in psnrs], [max(v) for v in psnrs], color=colour, alpha=0.15, linewidth=0
         )
+        if of_seeds[0].variant == baseline(runs):
+            axes.axhline(means[-1], color=colour, linestyle=':', linewidth=1)
     axes.set_xlim(left=0)
     axes.set_xlabel('time of training / s, steps and loading')
     axes.set_ylabel('PSNR on held-out frames / dB, averaged weights')
@@ -62,12 +67,10 @@ def _draw_curves(axes: Any, results: Results, times: Times, runs: Sequence[Run])
     axes.legend(frameon=False, loc='lower right')
 
 
-def _draw_claims(axes: Any, results: Results, runs: Sequence[Run]) -> None:
+def _draw_claims(axes: Any, decided: Sequence[tuple[Claim, Sequence[float]]]) -> None:
     """Each claim's mean difference, its interval and its bound."""
     labels: list[str] = []
-    for claim in CLAIMS:
-        if len(differences := paired(claim, results, runs)) < 2:
-            continue
+    for claim, differences in decided:
         (low, high), place = interval(differences), -len(labels)
         colour = _VERDICT_COLOURS[verdict(differences, claim.bound)]
         axes.plot([low, high], [place, place], color=colour, linewidth=2)
@@ -80,4 +83,4 @@ def _draw_claims(axes: Any, results: Results, runs: Sequence[Run]) -> None:
     axes.spines[['top', 'right', 'left']].set_visible(False)
     for verdict_, colour in _VERDICT_COLOURS.items():
         axes.plot([], [], color=colour, marker='o', label=verdict_)
-    axes.legend(frameon=False, loc='best', fontsize=8)
+    axes.legend(frameon=False, loc='lower center', bbox_to_anchor=(0.5, 1), ncols=3, fontsize=8)
