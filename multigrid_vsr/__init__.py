@@ -34,8 +34,12 @@ def __getattr__(name):
     if name not in _PUBLIC:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     import importlib
+    import sys
 
-    return getattr(importlib.import_module(f'{__name__}.{_PUBLIC[name]}'), name)
+    value = getattr(importlib.import_module(f'{__name__}.{_PUBLIC[name]}'), name)
+    if (registering := sys.modules.get(f'{__name__}.host.registering')) is not None:
+        registering.register_what_waits()
+    return value
 
 
 def __dir__():

@@ -16,6 +16,7 @@ _MODULES = (
     'models.multigrid_video_gan_model',
     'models.blur_noise_jpeg',
 )
+_waits = False
 
 
 def register() -> None:
@@ -47,9 +48,18 @@ def follows_schedules(model_type: str) -> bool:
     goes='never',
 )
 def registered_types() -> None:
-    if not _is_under_way():
-        with contextlib.suppress(ImportError, AttributeError):
-            register()  # where it cannot, `parse_options` tries again, and says why if a type is asked for
+    global _waits
+    _waits = True
+    register_what_waits()
+
+
+def register_what_waits() -> None:
+    """Registers what is not yet, where a module of this plugin imported BasicSR and had to be done first."""
+    global _waits
+    if _waits and not _is_under_way():
+        with contextlib.suppress(ImportError, AttributeError):  # `parse_options` says why, if a type is asked for
+            register()
+            _waits = False
 
 
 def _is_under_way() -> bool:

@@ -19,6 +19,7 @@ from basicsr.models.video_recurrent_gan_model import VideoRecurrentGANModel
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
 from multigrid_vsr.core.errors import InputError, OptionError, one_line
+from multigrid_vsr.host.registering import register_what_waits
 from multigrid_vsr.models.degradation import DEGRADATION_REGISTRY, build_degradation, name_and_arguments
 from multigrid_vsr.models.multigrid_mixin import MultigridMixin
 from multigrid_vsr.models.multigrid_video_gan_model import MultigridVideoGANModel
@@ -220,6 +221,7 @@ def _check_metric(option: str, metric_opt: Any) -> None:
 
 def _registered(option: str, name: Any, registry: Any, more: str = '', where: str = 'BasicSR') -> Any:
     """What is registered under a name, or under it with BasicSR's suffix."""
+    register_what_waits()
     for known in (name, f'{name}_basicsr'):
         if known in registry:
             return registry.get(known)
