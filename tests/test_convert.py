@@ -374,23 +374,81 @@ def test_convert_says_why(changes, line):
     assert line in convert(options(Path('.'), **changes)).reasons
 
 
-def test_convert_with_the_fast_recipe_keeps_the_samples_in_fewer_iterations():
-    frozen = {'train__total_iter': 300, 'train__fix_flow': 30, 'train__scheduler__periods': [300]}
-    new = convert(options(Path('.'), **{**REDS, **frozen}), 'fast')
-    assert new.options['multigrid'] == {
-        'gt_size': [128, 256],
-        'num_frame': [7, 11, 15],
-        'stage_iter': [200, 100],
-        'share': 'samples',
-        'batch_size_per_gpu': 'volume',
-        'max_batch_size_per_gpu': 4,
+LENGTH = {'train__total_iter': 300, 'train__scheduler__periods': [300]}
+
+
+def fast_shapes(changes: dict) -> list[tuple[int, int, int]]:
+    stages = convert(options(Path('.'), **{**changes, **LENGTH}), 'fast').options['multigrid']['stages']
+    return [(entry['iter'], entry['num_frame'], entry['gt_size']) for entry in stages]
+
+
+@pytest.mark.parametrize(
+    ('changes', 'shapes'),
+    [
+        (REDS, [(270, 11, 64), (270, 11, 128), (15, 15, 256)]),
+        (vimeo(7), [(270, 5, 64), (270, 5, 128), (15, 7, 256)]),
+        (vimeo(-1, **FLIPS), [(270, 10, 64), (270, 10, 128), (15, 14, 256)]),
+        (edvr(256), [(270, 5, 64), (270, 5, 128), (15, 5, 256)]),
+        ({**REDS, 'datasets__train__gt_size': 128}, [(540, 11, 64), (15, 15, 128)]),  # LQ 8 is below 16: one stage
+        (window('Vimeo90KDataset', 'TOFlow', 112, scale=1), [(270, 7, 32), (270, 7, 48), (15, 7, 112)]),
+    ],
+    ids=['basicvsr', 'vimeo', 'vimeo, flips', 'edvr', 'one small stage', 'toflow'],
+)  # fmt: skip
+def test_fast_recipe_has_nearly_twice_the_iterations_nearly_all_of_them_small(changes, shapes):
+    assert fast_shapes(changes) == shapes
+
+
+def test_fast_recipe_scales_what_counts_iterations_and_adds_its_options():
+    new = convert(options(Path('.'), **{**edvr(256), **LENGTH, 'train__tsa_iter': 30}), 'fast').options['train']
+    assert (new['total_iter'], new['tsa_iter'], new['channels_last'], new['amp']) == (555, 56, True, 'bf16')
+    assert new['scheduler'] == {
+        'type': MULTIGRID,
+        'restart': 'shape',
+        'anneal': 'last',
+        'warmup_iter': 37,
+        'restart_weights': [0.5, 0.5, 1],
+        'eta_min': 1e-7,
     }
-    # Batches by hand: 60/7, 60/11, 60/15 bounded by 4; 15/7 = 2, 1, 1. 200/4 + 33.3/2 + 33.3 + 33.3 = 133.3.
-    assert [(s.num_iter, s.shape.batch_size_per_gpu) for s in new.schedule.segments] == [
-        (16, 4), (17, 4), (16, 4), (17, 2), (33, 1), (34, 1),
-    ]  # fmt: skip
-    assert (new.options['train']['total_iter'], new.options['train']['fix_flow']) == (133, 13)
-    assert new.options['train']['scheduler']['batch_scaling'] == 'sqrt'
+
+
+def test_fast_recipe_ends_with_the_full_shape_however_short_the_run():
+    short = {'train__total_iter': 4, 'train__scheduler__periods': [4]}
+    new = convert(options(Path('.'), **{**REDS, **short}), 'fast')
+    assert [segment.num_iter for segment in new.schedule.segments] == [4, 4, 1]
+
+
+def test_fast_recipe_keeps_options_of_the_run():
+    new = convert(options(Path('.'), **{**REDS, **LENGTH, 'train__amp': 'fp16'}), 'fast').options['train']
+    assert new['amp'] == 'fp16'
+
+
+def test_fast_recipe_refuses_a_run_whose_crops_stay_large():
+    line = (
+        r'multigrid.stages: must have fewer pixels than the stock run, got 137% of them: crops are 256. '
+        'Use --recipe paper'
+    )
+    with pytest.raises(InputError, match=line):
+        convert(options(Path('.'), **{**gan(256, **VGG), **LENGTH}), 'fast')
+
+
+def test_fast_file_says_what_each_line_is_for_and_compares_with_the_stock_run(tmp_path, capsys):
+    (tmp_path / 'stock.yml').write_text(STOCK)
+    main(['convert', '-opt', str(tmp_path / 'stock.yml'), '-o', str(tmp_path / 'mg.yml'), '--recipe', 'fast'])
+    shapes = """\
+# the shapes of the run
+multigrid:
+  stages:  # LQ 16, 32, 64
+    - {iter: 270000, gt_size: 64, num_frame: 11}
+    - {iter: 270000, gt_size: 128, num_frame: 11}
+    - {iter: 15000, gt_size: 256, num_frame: 15}
+"""
+    text = (tmp_path / 'mg.yml').read_text()
+    assert shapes in text
+    assert '  channels_last: true  # the layout that convolutions are fastest in\n' in text
+    # By hand: 4 x (270000 x 11 x (64^2 + 128^2) + 15000 x 15 x 256^2) = 604.57e9; 300000 x 4 x 15 x 256^2 is 3.90 times that.
+    said = capsys.readouterr().out
+    assert 'against 2359.296 for 300000 iterations of the full shape: 3.90x fewer.' in said
+    assert 'The paper stays at 32 or more: it lost quality with 16.' in said
 
 
 def test_convert_with_the_plain_recipe_swaps_types_alone(tmp_path):

@@ -42,7 +42,9 @@ def run(args: argparse.Namespace) -> None:
         InputError: If the file cannot be converted, or the new one not be written.
     """
     check_out(args.out)
-    write_conversion(args.opt, args.out, convert(read_with_numbers(args.opt), args.recipe))
+    stock = read_with_numbers(args.opt)
+    conversion = convert(stock, args.recipe)
+    write_conversion(args.opt, args.out, conversion, int(stock['train']['total_iter']))
 
 
 def read_with_numbers(opt_file: str) -> dict[str, Any]:
@@ -67,8 +69,14 @@ def check_out(out: Path) -> None:
     check_writable('-o', out)
 
 
-def write_conversion(opt_file: str, out: Path, conversion: Conversion) -> None:
+def write_conversion(opt_file: str, out: Path, conversion: Conversion, stock_iter: int | None = None) -> None:
     """Writes the new file, and prints why it is as it is and what its run will do.
+
+    Args:
+        opt_file: The old file.
+        out: The new one.
+        conversion: What is new.
+        stock_iter: Iterations of the full shape to compare the new run with; as many as it has without it.
 
     Raises:
         InputError: If the text cannot be edited, or the file not be written.
@@ -78,6 +86,6 @@ def write_conversion(opt_file: str, out: Path, conversion: Conversion) -> None:
     world_size = world_size_of(conversion.options)
     print(*conversion.reasons, sep='\n', end='\n\n')
     print(stage_table(conversion.schedule, world_size))
-    print(comparison(conversion.schedule, world_size))
+    print(comparison(conversion.schedule, world_size, stock_iter))
     for note in shape_notes(conversion.schedule, conversion.options.get('scale', 1)):
         print(note)

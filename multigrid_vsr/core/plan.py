@@ -105,10 +105,17 @@ def total_samples(schedule: Schedule) -> int:
     return sum(segment.num_iter * segment.shape.batch_size_per_gpu for segment in schedule.segments)
 
 
-def comparison(schedule: Schedule, world_size: int = 1) -> str:
-    """The sentences below the table: the run against one of the full shape throughout, of as many samples too."""
+def comparison(schedule: Schedule, world_size: int = 1, stock_iter: int | None = None) -> str:
+    """The sentences below the table: the run against one of the full shape throughout, of as many samples too.
+
+    Args:
+        schedule: Shapes of the run.
+        world_size: Number of processes.
+        stock_iter: Iterations of the run to compare with, where it is known; as many as this one without it.
+    """
     pixels = total_pixels(schedule) * world_size
-    full = schedule.total_iter * schedule.full_shape.pixels * world_size
+    full_iter = schedule.total_iter if stock_iter is None else stock_iter
+    full = full_iter * schedule.full_shape.pixels * world_size
     unit, per_unit = _unit(schedule, world_size)
     batch = schedule.full_shape.batch_size_per_gpu
     iterations = round(total_samples(schedule) / batch)
@@ -117,7 +124,7 @@ def comparison(schedule: Schedule, world_size: int = 1) -> str:
         same = iterations * schedule.full_shape.pixels * world_size
         of_samples = f' Its samples are those of {iterations} such iterations: {same / pixels:.2f}x fewer.'
     return (
-        f'{pixels / per_unit:.3f} {unit} against {full / per_unit:.3f} for {schedule.total_iter} iterations of the '
+        f'{pixels / per_unit:.3f} {unit} against {full / per_unit:.3f} for {full_iter} iterations of the '
         f'full shape: {full / pixels:.2f}x fewer.{of_samples} Wall-clock follows pixels only as far as the GPU is busy.'
     )
 

@@ -7,33 +7,28 @@ arch takes.
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fractions import Fraction
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.schedule import Schedule, split
+from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.options import mixed_precision_model
 from multigrid_vsr.options.arch_limits import (
     STATED_LIMITS,
-    UNET_MULTIPLE,
-    ArchLimits,
     check_arch,
-    fixed_gt_size,
     limits_of,
-    target_of,
 )
 from multigrid_vsr.options.iteration_counts import SCHEDULE_COUNTS, scaled
 from multigrid_vsr.options.known_types import DATASETS_OF_WINDOWS, STOCK_DATASETS, STOCK_MODELS
-from multigrid_vsr.options.multigrid_block import check_blocks, schedule_from_options, total_iter_of_samples
+from multigrid_vsr.options.multigrid_block import check_blocks, schedule_from_options
+from multigrid_vsr.options.recipe_shapes import shapes_of, sides_of
 from multigrid_vsr.options.recipes import MOST_WARMUP, RECIPES, WARMUP_PART, Recipe
 from multigrid_vsr.options.table import SCHEDULER_TYPE
 from multigrid_vsr.options.train_block import checked_schedule
-from multigrid_vsr.options.windows import has_built_in_size, limits_with_windows
 
 
 @dataclass(frozen=True)
@@ -110,32 +105,29 @@ def _with_schedule(
     reasons: list[str],
 ) -> dict[str, Any]:
     """Adds the shapes and the rule of the rate; says so in ``comments`` and ``reasons``."""
-    total_iter = int(opt['train']['total_iter'])
-    block, why = _shapes(opt, recipe, full, limits_with_windows(opt))
-    reasons += why
-    stages, part = len(block.get('gt_size', [full.gt_size])), 'every stage' if 'gt_size' in block else 'the run'
-    comments['multigrid'] = 'the shapes of the run'
-    if 'gt_size' in block:
-        sides = ', '.join(str(gt_size // int(opt.get('scale', 1))) for gt_size in block['gt_size'])
-        comments['multigrid.gt_size'] = f'spatial stages{"" if recipe.batch else ", equally long"}: LQ {sides}'
-    comments['multigrid.num_frame'] = f'equal parts of {part}'
-    if recipe.batch:
-        shares = recipe.stage_shares if stages == len(recipe.stage_shares) else (1,) * stages
-        block |= {'stage_iter': split(total_iter, shares), **recipe.batch}
-        block['max_batch_size_per_gpu'] = recipe.most_growth * full.batch_size_per_gpu
-        comments['multigrid.stage_iter'] = 'length of each stage in samples, as iterations of the full batch'
-        comments['multigrid.share'] = 'a larger batch gets fewer iterations'
-        comments['multigrid.batch_size_per_gpu'] = 'as many pixels at every shape'
-        comments['multigrid.max_batch_size_per_gpu'] = f'at most {recipe.most_growth} times the full batch'
-        reasons.append(f'multigrid.stage_iter: {block["stage_iter"]}, and larger batches in smaller shapes')
+    block = shapes_of(recipe, opt, full, reasons)
+    sides = sides_of(block, full)
+    lq_sides = ', '.join(str(side // int(opt.get('scale', 1))) for side in sides)
+    comments |= {
+        'multigrid': 'the shapes of the run',
+        'multigrid.stages': f'LQ {lq_sides}',
+        'multigrid.gt_size': f'spatial stages, equally long: LQ {lq_sides}',
+        'multigrid.num_frame': f'equal parts of {"every stage" if "gt_size" in block else "the run"}',
+    }
     if 'multigrid' in opt:
         reasons += [f'multigrid.{key}: {value} stays' for key, value in opt['multigrid'].items()]
         opt['multigrid'] = {**opt['multigrid'], **block}
     else:
         opt = insert(opt, 'datasets', 'multigrid', block)
-    opt['train'] = _with_rule(opt, recipe, stages, comments, reasons)
-    if recipe.batch:
-        opt = scaled(opt, Fraction(total_iter_of_samples(opt), total_iter), SCHEDULE_COUNTS, reasons)
+    stock_iter = int(opt['train']['total_iter'])
+    total_iter = sum(entry['iter'] for entry in block.get('stages', [])) or stock_iter
+    opt['train'] = _with_rule(opt, recipe, len(sides), total_iter, comments, reasons)
+    opt = scaled(opt, Fraction(total_iter, stock_iter), SCHEDULE_COUNTS, reasons)
+    for key, (value, comment) in recipe.train.items():
+        if key not in opt['train']:
+            opt['train'] = insert(opt['train'], 'total_iter', key, value)
+            comments[f'train.{key}'] = comment
+            reasons.append(f'train.{key}: {value}, {comment}')
     return opt
 
 
@@ -163,64 +155,13 @@ def _convert_vimeo_frames(dataset_opt: dict[str, Any], stock_type: str) -> list[
     return [f'datasets.train.num_frame: {frames}, {meaning}']
 
 
-def _shapes(
-    opt: Mapping[str, Any], recipe: Recipe, full: BatchShape, limits: ArchLimits
-) -> tuple[dict[str, Any], list[str]]:
-    """What grows, and why."""
-    block: dict[str, Any] = {}
-    reasons = []
-    for key, (values, reason) in {
-        'gt_size': _gt_sizes(opt, recipe, full.gt_size, limits),
-        'num_frame': _num_frames(opt, recipe, full.num_frame, limits),
-    }.items():
-        if len(values) > 1:
-            block[key] = values
-        reasons.append(f'multigrid.{key}: {block.get(key, "left out")}, {reason}')
-    if not block:
-        raise OptionError(
-            'multigrid',
-            'let gt_size or num_frame grow',
-            f'gt_size {full.gt_size} and num_frame {full.num_frame} alone',
-            'No smaller shape that the recipe has fits this run: use --recipe plain.',
-        )
-    return block, reasons
-
-
-def _gt_sizes(opt: Mapping[str, Any], recipe: Recipe, full: int, limits: ArchLimits) -> tuple[list[int], str]:
-    """The spatial stages, and why."""
-    if fixed_gt_size(opt) is not None:
-        return [full], f'the {opt["network_d"]["type"]} takes {full} pixels alone'
-    if has_built_in_size(opt):
-        size = opt['network_g']['img_size']
-        return [full], f'network_g.img_size builds the arch for {size}; state multigrid.lq_multiple if it takes others'
-    scale = int(opt.get('scale', 1))
-    multiple = scale * limits.lq_multiple
-    if (opt.get('network_d') or {}).get('type') == 'UNetDiscriminatorSN':
-        multiple = math.lcm(multiple, UNET_MULTIPLE)
-    return _grow(full, recipe.sides, multiple, scale * max(recipe.least_lq, limits.lq_least))
-
-
-def _num_frames(opt: Mapping[str, Any], recipe: Recipe, full: int, limits: ArchLimits) -> tuple[list[int], str]:
-    """The frames inside each stage, and why."""
-    if target_of(opt) == 'center':
-        return [full], f'an arch with one target frame has its {full} frames built in'
-    dataset_opt = opt['datasets']['train']
-    flips = dataset_opt['type'] == 'MultigridVimeo90KDataset' and dataset_opt.get('flip_sequence')
-    return _grow(full, recipe.frames, 2 if flips else 1, max(recipe.least_frames, limits.least_frames))
-
-
-def _grow(full: int, shares: Sequence[Fraction], multiple: int, least: int) -> tuple[list[int], str]:
-    """The shares of ``full``, each at least ``least``, then all of it; without repeats."""
-    least = math.ceil(least / multiple) * multiple
-    sizes = {max(least, int(share * full) // multiple * multiple) for share in shares}
-    reason = f'{", ".join(map(str, shares))} and all of {full}, rounded down'
-    if multiple > 1:
-        reason += f' to multiples of {multiple}'
-    return [*sorted(size for size in sizes if size < full), full], f'{reason}, {least} or more'
-
-
 def _with_rule(
-    opt: Mapping[str, Any], recipe: Recipe, stages: int, comments: dict[str, str], reasons: list[str]
+    opt: Mapping[str, Any],
+    recipe: Recipe,
+    stages: int,
+    total_iter: int,
+    comments: dict[str, str],
+    reasons: list[str],
 ) -> dict[str, Any]:
     """``train`` with the recipe's rule of the rate in the place of a cosine of BasicSR's."""
     train_opt: dict[str, Any] = dict(opt['train'])
@@ -232,11 +173,11 @@ def _with_rule(
         key: value for key, value in train_opt['scheduler'].items() if key not in ('periods', 'restart_weights')
     }
     scheduler['type'] = SCHEDULER_TYPE
-    ramp = min(MOST_WARMUP, int(train_opt['total_iter']) // WARMUP_PART) or -1
+    ramp = min(MOST_WARMUP, total_iter // WARMUP_PART) or -1
     rule = {**recipe.scheduler, 'warmup_iter': ramp}
-    weights = recipe.weights.get(opt['network_g'].get('type', ''))
-    if weights and len(weights) == stages:
-        rule['restart_weights'] = list(weights)
+    small_rate = recipe.small_rates.get(opt['network_g'].get('type', ''))
+    if small_rate and stages > 1:
+        rule['restart_weights'] = [*[small_rate] * (stages - 1), 1]
     for after, (key, value) in zip(['type', *rule], rule.items()):
         scheduler = insert(scheduler, after, key, value)
         comments[f'train.scheduler.{key}'] = _RULE_COMMENTS[key]
@@ -255,8 +196,7 @@ _RULE_COMMENTS = {
     'restart': 'the rate starts again at every change of the shape',
     'anneal': 'it stays near its start until the last shape, and falls there',
     'warmup_iter': 'iterations of a linear ramp at the start',
-    'batch_scaling': 'the rate follows the batch of each shape',
-    'restart_weights': 'the first spatial stage begins at half the rate',
+    'restart_weights': 'the small stages begin at half the rate',
 }
 
 

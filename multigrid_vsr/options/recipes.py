@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-HALF, THREE_QUARTERS = Fraction(1, 2), Fraction(3, 4)
+QUARTER, HALF, THREE_QUARTERS = Fraction(1, 4), Fraction(1, 2), Fraction(3, 4)
 MOST_WARMUP, WARMUP_PART = 5000, 15  # the paper's ramp: 5000 iterations of 75,000; a shorter run has as large a part
+Stage = tuple[Fraction | int, Fraction | int, Fraction | int]
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,11 @@ class Recipe:
         least_lq: LQ side that none of them is below, in pixels.
         frames: Frame counts inside a stage before the last, as shares of the full one.
         least_frames: Frame count that none of them is below.
-        stage_shares: Lengths of two spatial stages; empty for equal ones.
-        batch: More options of ``multigrid``; with ``share: samples`` the samples of the stock run are kept.
-        most_growth: Bound of an early batch beside ``batch_size_per_gpu: volume``, in full ones.
+        stages: Instead of ``sides`` and ``frames``, each segment: its iterations as a share of the stock run's, its
+            side and its frames.
         scheduler: Options of ``MultigridCosineLR``.
-        weights: ``restart_weights`` of an arch, one for each of two spatial stages.
+        small_rates: By the name of an arch, the share of the rate that a spatial stage before the last begins with.
+        train: More options of ``train``, each with what to say beside it in the file.
     """
 
     source: str
@@ -33,31 +34,38 @@ class Recipe:
     least_lq: int = 32
     frames: tuple[Fraction, ...] = ()
     least_frames: int = 6
-    stage_shares: tuple[int, ...] = ()
-    batch: Mapping[str, str] = field(default_factory=dict)
-    most_growth: int = 1
+    stages: tuple[Stage, ...] = ()
     scheduler: Mapping[str, Any] = field(default_factory=dict)
-    weights: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    small_rates: Mapping[str, float] = field(default_factory=dict)
+    train: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
 
 
+_RULE = {'restart': 'shape', 'anneal': 'last'}
+_SMALL_RATES = {'EDVR': 0.5}  # a larger rate at LQ 32 "may cause severe performance drop" there
 RECIPES = {
     'paper': Recipe(
         source='arXiv 2205.05069: two spatial stages, three frame counts inside each, equation 1 of the rate, one ramp',
         sides=(HALF,),
         frames=(HALF, THREE_QUARTERS),
-        scheduler={'restart': 'shape', 'anneal': 'last'},
-        weights={'EDVR': (0.5, 1)},  # a larger rate at LQ 32 "may cause severe performance drop" there
+        scheduler=_RULE,
+        small_rates=_SMALL_RATES,
     ),
     'fast': Recipe(
-        source="this project's own, not measured at full scale: the paper's shapes and rule, twice as many samples in "
-        'the small stage, up to four times as many at a time, and the rate by the square root of the batch',
-        sides=(HALF,),
-        frames=(HALF, THREE_QUARTERS),
-        stage_shares=(2, 1),
-        batch={'share': 'samples', 'batch_size_per_gpu': 'volume'},
-        most_growth=4,
-        scheduler={'restart': 'shape', 'anneal': 'last', 'batch_scaling': 'sqrt'},
-        weights={'EDVR': (0.5, 1)},
+        source="this project's own, measured on a small network in short runs alone (docs/benchmarks.md): nearly twice "
+        'the iterations, nearly all of them small',
+        least_lq=16,
+        least_frames=5,
+        stages=(
+            (Fraction(9, 10), QUARTER, THREE_QUARTERS),
+            (Fraction(9, 10), HALF, THREE_QUARTERS),
+            (Fraction(1, 20), 1, 1),
+        ),
+        scheduler=_RULE,
+        small_rates=_SMALL_RATES,
+        train={
+            'channels_last': (True, 'the layout that convolutions are fastest in'),
+            'amp': ('bf16', 'half precision; the flow network and the last sum stay in float32'),
+        },
     ),
     'plain': Recipe(source="the stock run as it is, with this project's model and loading"),
 }

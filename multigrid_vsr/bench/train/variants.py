@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-QUARTER, HALF, THREE_QUARTERS = Fraction(1, 4), Fraction(1, 2), Fraction(3, 4)
+from multigrid_vsr.options.recipes import HALF, QUARTER, RECIPES, THREE_QUARTERS
+
 Stage = tuple[float | Fraction, float | Fraction, float | Fraction]
 
 
@@ -50,7 +51,7 @@ class Variant:
 
 _VOLUME = {'batch_size_per_gpu': 'volume', 'max_batch_size_per_gpu': 8}
 _CONSTANT = {'type': 'MultiStepLR', 'milestones': [10**9], 'gamma': 1}
-_FAST = ((0.9, QUARTER, THREE_QUARTERS), (0.9, HALF, THREE_QUARTERS), (0.05, 1, 1))
+_FAST = RECIPES['fast'].stages
 _OPTIONS = {'channels_last': True, 'amp': 'bf16', 'fix_flow': 10**9}
 _FULL = ((Fraction(1, 6), 1, 1),) * 6  # as many periods as the paper's, all of the full shape
 
