@@ -258,7 +258,7 @@ def test_iterations_are_timed_once_the_most_telling_first():
     assert rows[6] == ('none', BatchShape(4, 7, 128))
     assert [
         row[1].batch_size_per_gpu for row in rows if row[0] == 'none' and (row[1].num_frame, row[1].gt_size) == (7, 128)
-    ] == [4, 16, 8, 32]
+    ] == [4, 8, 16, 32]
 
 
 def test_report_has_both_files_after_every_row_with_errors_and_notes(tmp_path):

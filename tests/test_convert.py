@@ -388,11 +388,12 @@ def fast_shapes(changes: dict) -> list[tuple[int, int, int]]:
         (REDS, [(270, 11, 64), (270, 11, 128), (15, 15, 256)]),
         (vimeo(7), [(270, 5, 64), (270, 5, 128), (15, 7, 256)]),
         (vimeo(-1, **FLIPS), [(270, 10, 64), (270, 10, 128), (15, 14, 256)]),
+        ({**REDS, 'multigrid': {'lq_least': 32}}, [(540, 11, 128), (15, 15, 256)]),
         (edvr(256), [(270, 5, 64), (270, 5, 128), (15, 5, 256)]),
         ({**REDS, 'datasets__train__gt_size': 128}, [(540, 11, 64), (15, 15, 128)]),  # LQ 8 is below 16: one stage
         (window('Vimeo90KDataset', 'TOFlow', 112, scale=1), [(270, 7, 32), (270, 7, 48), (15, 7, 112)]),
     ],
-    ids=['basicvsr', 'vimeo', 'vimeo, flips', 'edvr', 'one small stage', 'toflow'],
+    ids=['basicvsr', 'vimeo', 'vimeo, flips', 'LQ 32 or more', 'edvr', 'one small stage', 'toflow'],
 )  # fmt: skip
 def test_fast_recipe_has_nearly_twice_the_iterations_nearly_all_of_them_small(changes, shapes):
     assert fast_shapes(changes) == shapes
