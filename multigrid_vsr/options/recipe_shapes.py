@@ -23,10 +23,14 @@ class _Sizes(NamedTuple):
     least: int
     why: str = ''
 
+    @property
+    def smallest(self) -> int:
+        """The first multiple that is not below ``least``."""
+        return math.ceil(self.least / self.multiple) * self.multiple
+
     def share(self, share: Fraction | int) -> int:
         """A share of all, rounded down to what may be."""
-        least = math.ceil(self.least / self.multiple) * self.multiple
-        return min(self.full, max(least, int(share * self.full) // self.multiple * self.multiple))
+        return min(self.full, max(self.smallest, int(share * self.full) // self.multiple * self.multiple))
 
     def grown(self, shares: Sequence[Fraction]) -> list[int]:
         """The shares and all, without repeats."""
@@ -36,9 +40,8 @@ class _Sizes(NamedTuple):
         """How the sizes follow from the shares."""
         if self.why:
             return self.why
-        least = math.ceil(self.least / self.multiple) * self.multiple
         rounded = f' to multiples of {self.multiple}' if self.multiple > 1 else ''
-        return f'{", ".join(map(str, shares))} and all of {self.full}, rounded down{rounded}, {least} or more'
+        return f'{", ".join(map(str, shares))} and all of {self.full}, rounded down{rounded}, {self.smallest} or more'
 
 
 def shapes_of(recipe: Recipe, opt: Mapping[str, Any], full: BatchShape, reasons: list[str]) -> dict[str, Any]:
