@@ -75,7 +75,7 @@ class Fake:
 def test_measure_prints_what_fits_and_the_lines_to_paste(tmp_path, clips, monkeypatch):
     monkeypatch.setattr(batch_size, 'enough', max)
     schedule = schedule_from_options(options(clips))
-    printed = '\n'.join(batch_size.measure(Fake(), schedule, limit=12, iters=1))
+    printed = '\n'.join(batch_size.measure(Fake(), schedule, False, limit=12, iters=1))
     rows = [line.split()[:3] for line in printed.splitlines()[2:8]]
     # 60 pixels of 64x64 hold 60 / (frames * (gt_size / 64)^2) samples, rounded down.
     assert rows == [
@@ -91,14 +91,22 @@ def test_measure_of_other_schedules_prints_their_stages(clips, monkeypatch):
     monkeypatch.setattr(batch_size, 'enough', max)
     stages = [{'iter': 3, 'gt_size': 128, 'num_frame': 2}, {'iter': 4, 'gt_size': 64}, {'iter': 6}]
     schedule = schedule_from_options(options(clips, multigrid={'stages': stages}))
-    printed = '\n'.join(batch_size.measure(Fake(), schedule, limit=12, iters=1))
-    assert yaml.safe_load('\n'.join(printed.splitlines()[-4:])) == {
+    printed = '\n'.join(batch_size.measure(Fake(), schedule, True, limit=12, iters=1))
+    assert yaml.safe_load('\n'.join(printed.splitlines()[-5:])) == {
         'stages': [
             {'iter': 3, 'gt_size': 128, 'num_frame': 2, 'batch_size_per_gpu': 7},
             {'iter': 4, 'gt_size': 64, 'num_frame': 4, 'batch_size_per_gpu': 12},
             {'iter': 6, 'gt_size': 128, 'num_frame': 4, 'batch_size_per_gpu': 3},
         ]
     }
+    assert printed.splitlines()[-1] == '  # with as many samples as now: multigrid-vsr fit --fill "[7, 12, 3]"'
+
+
+def test_measure_of_stages_that_could_be_lists_prints_stages(clips):
+    stages = [{'iter': 6, 'gt_size': 64}, {'iter': 7}]
+    schedule = schedule_from_options(options(clips, multigrid={'stages': stages}))
+    printed = '\n'.join(batch_size.measure(Fake(), schedule, True, limit=4, iters=1))
+    assert [entry['iter'] for entry in yaml.safe_load('\n'.join(printed.splitlines()[-4:]))['stages']] == [6, 7]
 
 
 def test_measure_of_a_shape_that_never_fits_says_so(clips):
@@ -106,7 +114,7 @@ def test_measure_of_a_shape_that_never_fits_says_so(clips):
     with pytest.raises(
         InputError, match=r'multigrid: must have shapes of which the GPU holds one sample, got num_frame 4'
     ):
-        list(batch_size.measure(Fake(), schedule_from_options(opt), limit=4, iters=1))
+        list(batch_size.measure(Fake(), schedule_from_options(opt), False, limit=4, iters=1))
 
 
 def test_batch_command_measures_a_real_model(tmp_path, clips):
@@ -166,7 +174,7 @@ def test_measure_takes_any_word_for_full_memory_and_keeps_its_rows_at_another_er
             if len(self.lq) > 3:
                 raise RuntimeError('cuDNN error: CUDNN_STATUS_NOT_SUPPORTED')
 
-    printed = batch_size.measure(Unusual(), schedule, limit=12, iters=1)
+    printed = batch_size.measure(Unusual(), schedule, False, limit=12, iters=1)
     rows = [next(printed).split()[:3] for _ in range(3)]
     with pytest.raises(RuntimeError, match='an illegal memory access'):
         next(printed)

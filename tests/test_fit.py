@@ -143,6 +143,21 @@ def test_fit_with_measured_batches_fills_small_shapes_at_equal_samples():
     assert new.options['train']['scheduler']['warmup_iter'] == 26  # 403 / 15
 
 
+def test_fit_with_measured_batches_fills_the_entries_of_stages_at_equal_samples():
+    stages = [{'iter': 300, 'gt_size': 128, 'num_frame': 7}, {'iter': 240, 'gt_size': 128}, {'iter': 60}]
+    new = fit(run_options(multigrid={'stages': stages}), Wishes(fill=[34, 9, 3], samples=2))
+    assert new.options['multigrid'] == {
+        'stages': [
+            {'iter': 149, 'gt_size': 128, 'num_frame': 7, 'batch_size_per_gpu': 16},  # at most 4 times 4
+            {'iter': 214, 'gt_size': 128, 'batch_size_per_gpu': 9},
+            {'iter': 120},
+        ],
+        'max_batch_size_per_gpu': 3,
+    }
+    assert new.options['train']['total_iter'] == 483  # 600/4 + 480/(9/4) + 120 = 483.3, boundaries rounded down
+    assert new.options['train']['scheduler']['batch_scaling'] == 'linear'
+
+
 def test_fit_scales_batches_and_stages_that_the_file_writes_out():
     stages = [{'iter': 200, 'gt_size': 128, 'batch_size_per_gpu': 6}, {'iter': 400}]
     new = fit(run_options(multigrid={'stages': stages}), Wishes(batch=64, samples=0.5))
@@ -198,6 +213,16 @@ def test_fit_to_a_smaller_batch_makes_no_ramp():
         ),
         ({'model_type': 'VideoRecurrentModel', 'multigrid': None}, Wishes(fill=4), '--fill: must stand beside a file of'),
         ({}, Wishes(fill=[4, 4, 4]), '--fill: must be 2 entries, one for each stage, each a number or 2, one for each'),
+        (
+            {'multigrid': {'stages': [{'iter': 200, 'gt_size': 128}, {'iter': 400}]}},
+            Wishes(fill=[4, 4, 4]),
+            '--fill: must be 2 entries, one for each stage, each a number, got [4, 4, 4]. Take the line that',
+        ),
+        (
+            {'multigrid': {'stages': [{'iter': 200, 'gt_size': 128, 'batch_size_per_gpu': 6}, {'iter': 400}]}},
+            Wishes(fill=[8, 4]),
+            '--fill: must be a number beside a block with batches of its own, got batch_size_per_gpu. Remove',
+        ),
         ({}, Wishes(fill=0), '--fill: must be a whole number of at least 1, got 0.'),
         (
             {'multigrid': {'gt_size': [128, 256], 'batch_size_per_gpu': [8, 4]}},

@@ -20,12 +20,13 @@ from multigrid_vsr.models.preflight import random_batch
 _ROW = '{:>7}  {:>9}  {:>11}  {:>14}  {:>6}  {:>9}'
 
 
-def measure(model: Any, schedule: Schedule, limit: int, iters: int) -> Iterator[str]:
+def measure(model: Any, schedule: Schedule, has_entries: bool, limit: int, iters: int) -> Iterator[str]:
     """Tries batches of every shape of a run.
 
     Args:
         model: A ``MultigridVideoModel`` on one device; its weights are spoilt.
         schedule: Shapes of the run.
+        has_entries: Whether ``multigrid.stages`` writes each segment out.
         limit: Largest batch to try.
         iters: Iterations of which the median is taken, after two others.
 
@@ -50,26 +51,29 @@ def measure(model: Any, schedule: Schedule, limit: int, iters: int) -> Iterator[
         fits = f'{most}' if most < limit else f'{most} or more'
         yield _ROW.format(gt_size, num_frame, fits, f'{rates[1]:.1f}', best, f'{rates[best]:.1f}')
     yield ''
-    yield from _lines(schedule, batches)
+    yield from (_entries if has_entries else _lists)(schedule, batches)
 
 
-def _lines(schedule: Schedule, batches: dict[tuple[int, int], int]) -> Iterator[str]:
-    """What to put below ``multigrid``: a batch for each stage and frame count, or whole entries for other schedules."""
-    stages: dict[int, list[tuple[int, int]]] = {}
+def _lists(schedule: Schedule, batches: dict[tuple[int, int], int]) -> Iterator[str]:
+    """What to put below ``multigrid``: a batch for each stage and frame count."""
+    stages: dict[int, list[int]] = {}
     for segment in schedule.segments:
-        stages.setdefault(segment.shape.gt_size, []).append((segment.shape.num_frame, segment.shape.gt_size))
-    frames = {tuple(num_frame for num_frame, _ in stage) for stage in stages.values()}
-    if len(frames) == 1 and len(stages) == len({segment.stage for segment in schedule.segments}):
-        rows = [[batches[shape] for shape in stage] for stage in stages.values()]
-        yield f'  batch_size_per_gpu: {[row[0] if len(set(row)) == 1 else row for row in rows]}'
-        return
+        shape = segment.shape
+        stages.setdefault(segment.stage, []).append(batches[shape.num_frame, shape.gt_size])
+    yield f'  batch_size_per_gpu: {[row[0] if len(set(row)) == 1 else row for row in stages.values()]}'
+
+
+def _entries(schedule: Schedule, batches: dict[tuple[int, int], int]) -> Iterator[str]:
+    """The same as entries of ``stages``, and what ``fit`` takes to make fewer iterations of larger batches."""
+    held = [batches[segment.shape.num_frame, segment.shape.gt_size] for segment in schedule.segments]
     yield '  stages:'
-    for segment in schedule.segments:
+    for segment, batch in zip(schedule.segments, held):
         shape = segment.shape
         yield (
             f'    - {{iter: {segment.num_iter}, gt_size: {shape.gt_size}, num_frame: {shape.num_frame}, '
-            f'batch_size_per_gpu: {batches[shape.num_frame, shape.gt_size]}}}'
+            f'batch_size_per_gpu: {batch}}}'
         )
+    yield f'  # with as many samples as now: multigrid-vsr fit --fill "{held}"'
 
 
 def _samples_a_second(model: Any, iters: int, num_frame: int, gt_size: int, batch: int) -> float | None:

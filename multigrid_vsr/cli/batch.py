@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> None:
     opt, _ = basicsr.utils.options.parse_options(os.getcwd(), is_train=True)
     for key in ('compile', 'cuda_graph'):
         opt['train'].pop(key, None)
-    (opt.get('multigrid') or {}).pop('max_batch_size_per_gpu', None)
-    for line in measure(build(opt), opt['datasets']['train']['multigrid'], args.limit, args.iters):
+    block = opt.get('multigrid') or {}
+    block.pop('max_batch_size_per_gpu', None)
+    schedule = opt['datasets']['train']['multigrid']
+    for line in measure(build(opt), schedule, bool(block.get('stages')), args.limit, args.iters):
         print(line, flush=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.schedule import split
+from multigrid_vsr.core.schedule import exact_iterations, split
 from multigrid_vsr.options.kinds import WHOLE, list_of, one_or_list_of
 from multigrid_vsr.options.multigrid_block import full_shape, uses_multigrid
 
@@ -27,7 +27,7 @@ def filled(
     Args:
         opt: Options of a run of this project.
         fill: Samples that a GPU holds at the full shape, or a list of those of each stage, each a number or a list of
-            those of each frame count.
+            those of each frame count; of each entry beside ``stages``.
         stage_total: Iterations of the full batch that the run's samples are.
         rate: ``batch_scaling`` of early batches.
         comments: Gets the comment of each new option.
@@ -42,17 +42,18 @@ def filled(
     if not uses_multigrid(opt):
         raise OptionError('--fill', 'stand beside a file of this project', opt.get('model_type'), 'Convert it first.')
     block = dict(opt.get('multigrid') or {})
-    own = [key for key in ('stages', 'batch_size_per_gpu') if block.get(key) is not None]
+    entries = block.get('stages') or []
+    own = any(values.get('batch_size_per_gpu') is not None for values in (block, *entries))
     if own and not isinstance(fill, int):
         raise OptionError(
             '--fill',
             'be a number beside a block with batches of its own',
-            own[0],
-            f'Remove `{own[0]}`, or give a number.',
+            'batch_size_per_gpu',
+            'Remove `batch_size_per_gpu` there, or give a number.',
         )
     batch = full_shape(opt).batch_size_per_gpu
     stages, frames = (len(block.get(key) or [1]) for key in ('gt_size', 'num_frame'))
-    rows = _rows(fill, batch, stages, frames)
+    rows = _rows(fill, batch, *((len(entries), 1) if entries else (stages, frames)))
     batches = [[max(batch, min(held, MOST_GROWTH * batch)) for held in row] for row in rows]
     batches[-1][-1] = batch
     new: dict[str, Any] = {}
@@ -66,15 +67,20 @@ def filled(
     most = max(max(row) for row in batches)
     scheduler = dict(opt['train']['scheduler'])
     if most > batch:
-        new['batch_size_per_gpu'] = [row[0] if len(set(row)) == 1 else row for row in batches]
-        new['share'] = 'samples'
-        new['stage_iter'] = block.get('stage_iter') or split(stage_total, [1] * stages)
+        short_rows = [row[0] if len(set(row)) == 1 else row for row in batches]
+        changed = 'multigrid.stages' if entries else 'multigrid.batch_size_per_gpu'
+        if entries:
+            new['stages'] = _entries(entries, [row[0] for row in batches], batch)
+        else:
+            new['batch_size_per_gpu'] = short_rows
+            new['share'] = 'samples'
+            new['stage_iter'] = block.get('stage_iter') or split(stage_total, [1] * stages)
+            comments['multigrid.batch_size_per_gpu'] = 'what fills a GPU, for each stage and frame count'
+            comments['multigrid.share'] = 'a larger batch gets fewer iterations'
+            comments['multigrid.stage_iter'] = 'length of each stage in samples, as iterations of the full batch'
         scheduler['batch_scaling'] = rate
-        comments['multigrid.batch_size_per_gpu'] = 'what fills a GPU, for each stage and frame count'
-        comments['multigrid.share'] = 'a larger batch gets fewer iterations'
-        comments['multigrid.stage_iter'] = 'length of each stage in samples, as iterations of the full batch'
         comments['train.scheduler.batch_scaling'] = 'the rate follows the batch of each shape'
-        reasons.append(f'multigrid.batch_size_per_gpu: {new["batch_size_per_gpu"]}, at equal samples')
+        reasons.append(f'{changed}: batches of {short_rows}, at equal samples')
     comments['multigrid'] = 'the shapes of the run'
     options = {**opt, 'multigrid': block | new, 'train': {**opt['train'], 'scheduler': scheduler}}
     if not block and new:  # where a block belongs
@@ -82,6 +88,16 @@ def filled(
         keys.insert(keys.index('datasets') + 1, 'multigrid')
         options = {key: options[key] for key in keys}
     return (options if new else dict(opt)), most / batch
+
+
+def _entries(entries: Sequence[Mapping[str, Any]], batches: Sequence[int], batch: int) -> list[dict[str, Any]]:
+    """``stages`` with other batches at equal samples."""
+    rows = exact_iterations([entry['iter'] for entry in entries], [1], [[held] for held in batches], batch)
+    exact = [iters for row in rows for iters in row]
+    return [
+        {**entry, 'iter': count, **({'batch_size_per_gpu': held} if held != batch else {})}
+        for entry, count, held in zip(entries, split(round(sum(exact)), exact), batches)
+    ]
 
 
 def _rows(fill: int | Sequence[Any], batch: int, stages: int, frames: int) -> list[list[int]]:
@@ -92,6 +108,7 @@ def _rows(fill: int | Sequence[Any], batch: int, stages: int, frames: int) -> li
         return rows
     rows = [entry if isinstance(entry, list) else [entry] * frames for entry in _LIST.check('--fill', fill)]
     if len(rows) != stages or any(len(row) != frames for row in rows):
-        rule = f'be {stages} entries, one for each stage, each a number or {frames}, one for each num_frame'
+        frames_rule = f', each a number or {frames}, one for each num_frame' if frames > 1 else ', each a number'
+        rule = f'be {stages} entries, one for each stage{frames_rule}'
         raise OptionError('--fill', rule, fill, 'Take the line that `multigrid-vsr batch` prints for this file.')
     return rows

@@ -94,6 +94,8 @@ def fit(opt: Mapping[str, Any], wishes: Wishes) -> Conversion:
     block = new.get('multigrid') or {}
     if block.get('share') == 'samples' and block.get('stage_iter'):
         total_iter = total_iter_of_samples(new)
+    elif block.get('stages'):
+        total_iter = sum(entry['iter'] for entry in block['stages'])
     new = scaled(new, Fraction(total_iter, old.total_iter), ALL_COUNTS, reasons)
     _fit_rate(new, growth, wishes.rate, reasons)
     new = _with_ramp(new, _ramp(opt, old), total_iter, growth > 1 and wishes.rate != 'none', comments, reasons)
