@@ -16,6 +16,7 @@ from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.models.memory import is_out_of_memory
 from multigrid_vsr.models.preflight import random_batch
+from multigrid_vsr.options.fill import shortened
 
 _ROW = '{:>7}  {:>9}  {:>11}  {:>14}  {:>6}  {:>9}'
 
@@ -60,7 +61,7 @@ def _lists(schedule: Schedule, batches: dict[tuple[int, int], int]) -> Iterator[
     for segment in schedule.segments:
         shape = segment.shape
         stages.setdefault(segment.stage, []).append(batches[shape.num_frame, shape.gt_size])
-    yield f'  batch_size_per_gpu: {[row[0] if len(set(row)) == 1 else row for row in stages.values()]}'
+    yield f'  batch_size_per_gpu: {shortened(list(stages.values()))}'
 
 
 def _entries(schedule: Schedule, batches: dict[tuple[int, int], int]) -> Iterator[str]:

@@ -12,6 +12,12 @@ from multigrid_vsr.options.multigrid_block import full_shape, uses_multigrid
 
 MOST_GROWTH = 4  # how many times the full batch an early one is at most: a rate that follows it is not sure beyond
 _LIST = list_of(one_or_list_of(WHOLE))
+_COMMENTS = {
+    'max_batch_size_per_gpu': 'samples that go through the network at a time',
+    'batch_size_per_gpu': 'what fills a GPU, for each stage and frame count',
+    'share': 'a larger batch gets fewer iterations',
+    'stage_iter': 'length of each stage in samples, as iterations of the full batch',
+}
 
 
 def filled(
@@ -59,7 +65,6 @@ def filled(
     new: dict[str, Any] = {}
     if (short := rows[-1][-1]) < batch:
         new['max_batch_size_per_gpu'] = short
-        comments['multigrid.max_batch_size_per_gpu'] = 'samples that go through the network at a time'
         reasons.append(
             f'multigrid.max_batch_size_per_gpu: {short}: {batch} samples a GPU go through the network {short} at a '
             'time, with the gradient of them all'
@@ -67,21 +72,18 @@ def filled(
     most = max(max(row) for row in batches)
     scheduler = dict(opt['train']['scheduler'])
     if most > batch:
-        short_rows = [row[0] if len(set(row)) == 1 else row for row in batches]
-        changed = 'multigrid.stages' if entries else 'multigrid.batch_size_per_gpu'
         if entries:
-            new['stages'] = _entries(entries, [row[0] for row in batches], batch)
+            new['stages'] = _entries(entries, [held for (held,) in batches], batch)
         else:
-            new['batch_size_per_gpu'] = short_rows
+            new['batch_size_per_gpu'] = shortened(batches)
             new['share'] = 'samples'
             new['stage_iter'] = block.get('stage_iter') or split(stage_total, [1] * stages)
-            comments['multigrid.batch_size_per_gpu'] = 'what fills a GPU, for each stage and frame count'
-            comments['multigrid.share'] = 'a larger batch gets fewer iterations'
-            comments['multigrid.stage_iter'] = 'length of each stage in samples, as iterations of the full batch'
         scheduler['batch_scaling'] = rate
         comments['train.scheduler.batch_scaling'] = 'the rate follows the batch of each shape'
-        reasons.append(f'{changed}: batches of {short_rows}, at equal samples')
+        changed = 'stages' if entries else 'batch_size_per_gpu'
+        reasons.append(f'multigrid.{changed}: batches of {shortened(batches)}, at equal samples')
     comments['multigrid'] = 'the shapes of the run'
+    comments |= {f'multigrid.{key}': _COMMENTS[key] for key in new if key in _COMMENTS}
     options = {**opt, 'multigrid': block | new, 'train': {**opt['train'], 'scheduler': scheduler}}
     if not block and new:  # where a block belongs
         keys = [key for key in opt if key != 'multigrid']
@@ -90,10 +92,15 @@ def filled(
     return (options if new else dict(opt)), most / batch
 
 
+def shortened(batches: Sequence[list[int]]) -> list[int | list[int]]:
+    """Batches of each stage and frame count as an option file writes them: one number where a stage has one batch."""
+    return [row[0] if len(set(row)) == 1 else row for row in batches]
+
+
 def _entries(entries: Sequence[Mapping[str, Any]], batches: Sequence[int], batch: int) -> list[dict[str, Any]]:
     """``stages`` with other batches at equal samples."""
     rows = exact_iterations([entry['iter'] for entry in entries], [1], [[held] for held in batches], batch)
-    exact = [iters for row in rows for iters in row]
+    exact = [iters for (iters,) in rows]
     return [
         {**entry, 'iter': count, **({'batch_size_per_gpu': held} if held != batch else {})}
         for entry, count, held in zip(entries, split(round(sum(exact)), exact), batches)
