@@ -264,7 +264,9 @@ def test_committed_tables_are_those_of_the_committed_runs(capsys):
     assert (ROOT / 'docs/bench_train.txt').read_text() == committed_tables(capsys)
 
 
-@pytest.mark.parametrize('page', ['README.md', 'docs/method.md', 'docs/benchmarks.md', 'multigrid_vsr/demo/report.py'])
+@pytest.mark.parametrize(
+    'page', ['README.md', 'docs/method.md', 'docs/benchmarks.md', 'docs/claims.md', 'multigrid_vsr/demo/report.py']
+)
 def test_differences_that_are_quoted_are_those_of_the_committed_runs(page, capsys):
     printed = committed_tables(capsys)
     quoted = re.findall(r'[+-]\d\.\d{3} \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\]', (ROOT / page).read_text())

@@ -44,7 +44,7 @@ def summary(bicubic: float, runs: Mapping[str, History]) -> str:
         f'The multigrid run took {seconds / stock_seconds:.2f} of the time of the stock run and ends '
         f'{multigrid - stock:+.2f} dB from it. Above bicubic: {" and ".join(above) or "neither"}.\n'
         "The stock run has BasicSR's own schedule, the multigrid run the paper's rate, which alone changes the PSNR: "
-        f'in docs/benchmarks.md the full shape at that rate ends {RATE_ALONE} dB from stock (three seeds).\n'
+        f'in docs/claims.md the full shape at that rate ends {RATE_ALONE} dB from stock (three seeds).\n'
         'One seed, a tiny network and minutes of training: an illustration, not a benchmark.'
     )
 
