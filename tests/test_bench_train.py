@@ -255,6 +255,9 @@ def test_retime_replaces_all_times_and_keeps_the_runs(tmp_path, monkeypatch):
     assert [each.name for each in tmp_path.iterdir()] == ['results.jsonl']
 
 
+DIFFERENCE = r'([+-]\d\.\d{3} \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\])'
+
+
 def committed_tables(capsys):
     cli.main(['bench', 'train', '--results', str(ROOT / 'docs/bench_train.jsonl'), '--table'])
     return capsys.readouterr().out
@@ -269,9 +272,16 @@ def test_committed_tables_are_those_of_the_committed_runs(capsys):
 )
 def test_differences_that_are_quoted_are_those_of_the_committed_runs(page, capsys):
     printed = committed_tables(capsys)
-    quoted = re.findall(r'[+-]\d\.\d{3} \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\]', (ROOT / page).read_text())
+    quoted = re.findall(DIFFERENCE, (ROOT / page).read_text())
     assert quoted
     assert [figure for figure in quoted if figure not in printed] == []
+
+
+def test_verdicts_of_the_page_of_claims_are_those_of_the_committed_runs(capsys):
+    decided = re.compile(DIFFERENCE + r'(?: \| |, |  +)(supported|refuted|cannot tell)')
+    stated = decided.findall((ROOT / 'docs/claims.md').read_text())
+    assert len(stated) > 30
+    assert set(stated) - set(decided.findall(committed_tables(capsys))) == set()
 
 
 def test_claims_compare_variants_that_there_are():
