@@ -34,7 +34,7 @@ def trained(root: Path, opt: Mapping[str, Any], label: str, threads: int | None)
     path = root / f'{opt["name"]}.yml'
     path.write_text(yaml.safe_dump(dict(opt), sort_keys=False))
     folder = root / 'experiments' / opt['name']
-    is_stock = opt['model_type'] == 'VideoRecurrentModel'
+    is_stock = opt['model_type'] != 'MultigridVideoModel'
     if is_stock:
         shutil.rmtree(folder, ignore_errors=True)
     training.train_file(path, opt['train']['total_iter'], label, threads, *(() if is_stock else ('--auto_resume',)))

@@ -66,6 +66,9 @@ def options(run: Run, num_gpu: int = 0, checkpoints: int = CHECKPOINTS) -> dict[
     opt['train'].update({'ema_decay': EMA_DECAY, **(_flow(run) if 'spynet_path' in network else {}), **variant.train})
     opt['train']['optim_g']['lr'] = run.rate
     opt.pop('multigrid', None)
+    if variant.setup == 'stock' and run.arch == 'edvr':  # it gives the frame in the middle alone
+        opt['model_type'] = 'EDVRModel'
+        opt['datasets']['train'].update(type='REDSDataset', dataroot_flow=None)
     if variant.setup == 'plain':
         opt['train']['scheduler'] = _demo('stock', run)['train']['scheduler']
     elif variant.setup == 'multigrid':

@@ -71,6 +71,16 @@ class Times:
             left -= min(count, left)
         return total
 
+    def loading(self, run: Run, result: Result, loads: str = 'own') -> float | None:
+        """The seconds of its loading alone, of ``own`` or ``full`` shapes; ``None`` where one has not been timed."""
+        cases = [
+            (count, case_of(run, shape if loads == 'own' else result.segments[-1][1]))
+            for count, shape in result.segments
+        ]
+        if any(case not in self._loads for _, case in cases):
+            return None
+        return sum(count * self._loads[case] for count, case in cases) / 1e3
+
 
 def read_runs(path: Path) -> dict[Run, Result]:
     """The runs that are done."""

@@ -118,8 +118,10 @@ def loading_table(results: Results, times: Times, runs: Sequence[Run]) -> str:
     for name, loads in (('stock', 'own'), ('plain', 'own'), ('paper', 'own'), ('paper', 'full')):
         for run in (run for run in runs if run.variant == name and run.seed == runs[0].seed):
             whole, steps = (times.seconds(run, results[run], loads=which) for which in (loads, 'none'))
-            rows.append((name, 'the shape' if loads == 'own' else 'the full shape', _seconds(steps), _seconds(whole)))
-    return format_table(('variant', 'loads', 'steps', 'time'), rows) if len(rows) > 1 else ''
+            loading = times.loading(run, results[run], loads)
+            what = 'the shape' if loads == 'own' else 'the full shape'
+            rows.append((name, what, _seconds(loading, 1), _seconds(steps), _seconds(whole)))
+    return format_table(('variant', 'loads', 'loading', 'steps', 'time'), rows) if len(rows) > 1 else ''
 
 
 def claims_table(results: Results, runs: Sequence[Run]) -> str:
@@ -140,5 +142,5 @@ def _difference(differences: Sequence[float]) -> str:
     return f'{statistics.mean(differences):+.3f} [{low:+.3f}, {high:+.3f}]'
 
 
-def _seconds(value: float | None) -> str:
-    return '-' if value is None else f'{value:.0f}'
+def _seconds(value: float | None, digits: int = 0) -> str:
+    return '-' if value is None else f'{value:.{digits}f}'

@@ -85,7 +85,8 @@ def _model_of(run: Run) -> Any:
 
 
 def _step_timer(model: Any, shape: BatchShape) -> Callable[[], float]:
-    batch = batches_of(shape)[model.opt['model_type']]
+    is_ours = model.opt['model_type'] == 'MultigridVideoModel'
+    batch = batches_of(shape)['MultigridVideoModel' if is_ours else 'VideoRecurrentModel']
     if model.opt['datasets']['train']['target'] == 'center':
         batch['gt'] = batch['gt'][:, shape.num_frame // 2]
     return lambda: run_step(model, batch)
