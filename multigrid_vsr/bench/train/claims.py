@@ -74,6 +74,9 @@ CLAIMS = (
     Claim(5, 'and where the weights are averaged', 'last_sixth', 'last_sixth_constant'),
     Claim(6, '`volume` at equal samples is as good as the constant batch', 'volume_samples', 'paper', SAME),
     Claim(6, '`volume` at equal iterations is better than at equal samples', 'volume', 'volume_samples'),
+    Claim(
+        6, 'with the rate by the square root of the batch it is better than in proportion', 'volume', 'volume_linear'
+    ),
     Claim(7, "this project's model and loading, without the block, are as good as stock", 'plain', 'stock', SAME),
     Claim(8, 'half the time is as good as the full shape', 'half', 'full', SAME),
     Claim(8, 'a third of it', 'third', 'full', SAME),

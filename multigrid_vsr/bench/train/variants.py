@@ -101,6 +101,7 @@ VARIANTS = {
     'last_sixth_constant': Variant(stage_shares=(5, 1), scheduler=_CONSTANT),
     # 6: small shapes with more samples at a time
     'volume': Variant(multigrid=_VOLUME, scheduler={'batch_scaling': 'sqrt'}),
+    'volume_linear': Variant(multigrid=_VOLUME, scheduler={'batch_scaling': 'linear'}),
     'volume_samples': Variant(multigrid={**_VOLUME, 'share': 'samples'}, scheduler={'batch_scaling': 'sqrt'}),
     # 8: more small iterations, so that the time is about a half, a third, a quarter of `full`
     'half': Variant(stages=((0.5, HALF, THREE_QUARTERS), (0.3, HALF, 1), (Fraction(1, 6), 1, 1))),
