@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--rounds', type=int, default=5, help='rounds of timing before and after (default: 5)')
     parser.add_argument('--checkpoints', type=int, default=4, help='PSNR is measured so often in a run (default: 4)')
     parser.add_argument('--flow_iters', type=int, default=400, help='of the flow network of all runs (default: 400)')
-    parser.add_argument('--start_iters', type=int, default=240, help='of the network of all runs (default: 240)')
+    parser.add_argument('--start_iters', type=int, help='of the network of all runs (default: 240, edvr: 720)')
     parser.add_argument('--results', type=Path, help='JSONL of the results (default: results.jsonl in --data)')
     parser.add_argument('--retime', action='store_true', help='time the shapes of --results anew, all on this machine')
     parser.add_argument('--table', action='store_true', help='print the tables of --results, train nothing')

@@ -41,7 +41,7 @@ def train(
     jobs: int | None,
     checkpoints: int,
     flow_iters: int,
-    start_iters: int,
+    start_iters: int | None,
 ) -> None:
     """Trains what is missing, several runs at a time, and times the iterations of all before and after it.
 
@@ -53,7 +53,7 @@ def train(
         jobs: Runs at a time, each with one thread or one GPU; ``None`` for one run with torch's own threads.
         checkpoints: How many times PSNR is measured in a run, its end included.
         flow_iters: Iterations of the flow network that all begin with.
-        start_iters: Iterations of the network that the runs of an arch begin with.
+        start_iters: Iterations of the network that the runs of an arch begin with; ``None`` for enough.
 
     Raises:
         InputError: If the video of the demo is not installed, or a run fails.
