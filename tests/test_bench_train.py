@@ -101,6 +101,15 @@ def test_options_of_a_variant_differ_from_the_papers_where_it_says_so():
     assert (batch4['train']['total_iter'], batch4['train']['optim_g']['lr']) == (90, 0.004)
     assert batch4['train']['scheduler']['warmup_iter'] == 6
     assert of('batch4')['train']['optim_g']['lr'] == 0.008
+
+    def small_rates(name, arch):
+        return options(A_RUN._replace(variant=name, arch=arch))['train']['scheduler'].get('restart_weights')
+
+    assert [small_rates(name, 'edvr') for name in ('paper', 'cosine', 'full', 'other_small_rate')] == [
+        [0.5, 1], [0.5, 1], None, None,
+    ]  # fmt: skip
+    assert [small_rates(name, 'edvr') for name in ('at_once', 'fast')] == [[0.5, 0.5, 1], [0.5, 1]]
+    assert [small_rates(name, 'basicvsr') for name in ('paper', 'other_small_rate')] == [None, [0.5, 1]]
     assert of('batch4_no_ramp')['train']['scheduler']['warmup_iter'] == -1
     assert of('last_sixth')['multigrid']['stage_iter'] == [300, 60]
     assert of('full')['multigrid'] == {'stages': [{'iter': 60, 'gt_size': 128, 'num_frame': 7}] * 6}

@@ -43,6 +43,7 @@ CLAIMS = (
     Claim(1, 'and than annealing each period', 'paper', 'each_shape'),
     Claim(1, 'starting again at each frame count is better than at each stage', 'each_shape', 'each_stage'),
     Claim(1, 'constant, then linear, is as good as the paper', 'linear', 'paper', SAME),
+    Claim(1, 'small stages at half the rate with EDVR alone are better', 'paper', 'other_small_rate'),
     Claim(1, "the rate's rule alone: the full shape under it is better than stock", 'full', 'stock'),
     Claim(1, "the paper's recipe is not below the full shape under the same rule", 'paper', 'full', SAME),
     Claim(1, 'so it is from an untrained network, as the demo begins', 'untrained_full', 'untrained_stock'),

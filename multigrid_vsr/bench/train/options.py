@@ -13,8 +13,8 @@ from multigrid_vsr.core.lr import BATCH_SCALINGS
 from multigrid_vsr.core.schedule import split
 from multigrid_vsr.demo import training
 from multigrid_vsr.demo.dataset import SCALE
-from multigrid_vsr.options.multigrid_block import total_iter_of_samples
-from multigrid_vsr.options.recipes import WARMUP_PART
+from multigrid_vsr.options.multigrid_block import schedule_from_options, total_iter_of_samples
+from multigrid_vsr.options.recipes import RECIPES, WARMUP_PART
 
 BATCH = 2
 EMA_DECAY = 0.95
@@ -130,4 +130,15 @@ def _follow(opt: dict[str, Any], variant: Variant, run: Run) -> None:
     if 'type' in variant.scheduler:
         train_opt.update(scheduler=dict(variant.scheduler), warmup_iter=ramp)
     else:
-        train_opt['scheduler'].update(warmup_iter=ramp, **variant.scheduler)
+        train_opt['scheduler'].update(warmup_iter=ramp, **variant.scheduler, **_small_rates(opt, variant))
+
+
+def _small_rates(opt: dict[str, Any], variant: Variant) -> dict[str, list[float]]:
+    """``restart_weights``, where the paper has the small stages of an arch begin below the rate."""
+    small = RECIPES['paper'].small_rates.get(opt['network_g']['type'], 1)
+    if variant.other_small_rate:
+        small = 0.5 if small == 1 else 1
+    schedule = schedule_from_options(opt)
+    sides = {segment.stage: segment.shape.gt_size for segment in schedule.segments}
+    weights = [1 if side == schedule.full_shape.gt_size else small for side in sides.values()]
+    return {} if weights == [1] * len(weights) else {'restart_weights': weights}

@@ -25,6 +25,8 @@ class Variant:
         batch: How many times the batch; the iterations are divided by it.
         rate: How the rate follows ``batch``: ``none``, ``sqrt`` or ``linear``.
         ramp: Whether there is one.
+        other_small_rate: Whether the small stages begin at the whole rate with EDVR and at half with other archs, the
+            other way round than in the paper.
         multigrid: More options of ``multigrid``.
         scheduler: More options of ``train.scheduler``.
         train: More options of ``train``.
@@ -41,6 +43,7 @@ class Variant:
     batch: int = 1
     rate: str = 'linear'
     ramp: bool = True
+    other_small_rate: bool = False
     multigrid: Mapping[str, Any] = field(default_factory=dict)
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
@@ -72,6 +75,7 @@ VARIANTS = {
     'each_stage': Variant(scheduler={'restart': 'stage', 'anneal': 'each'}),
     'each_shape': Variant(scheduler={'anneal': 'each'}),
     'linear': Variant(scheduler={'anneal': 'linear'}),
+    'other_small_rate': Variant(other_small_rate=True),
     # 2: a larger batch, at equal samples
     'batch2_none': Variant(batch=2, rate='none'),
     'batch2_sqrt': Variant(batch=2, rate='sqrt'),
