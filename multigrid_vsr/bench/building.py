@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,11 @@ from multigrid_vsr.host.registering import register
 def one_device() -> int:
     """``num_gpu`` of a measurement: one GPU, or the CPU."""
     return min(torch.cuda.device_count(), 1)
+
+
+def model_of_windows(network_opt: Mapping[str, Any]) -> str:
+    """``model_type`` of BasicSR's for a network that gives the frame in the middle of a window."""
+    return 'EDVRModel' if network_opt['type'] == 'EDVR' else 'VideoBaseModel'
 
 
 def build(opt: dict[str, Any]) -> Any:

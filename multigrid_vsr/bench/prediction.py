@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from multigrid_vsr.bench.building import model_of_windows
 from multigrid_vsr.core.errors import one_line
 from multigrid_vsr.core.plan import format_table, total_samples
 from multigrid_vsr.core.run_lines import span
@@ -197,5 +198,5 @@ def _stock_type(opt: dict[str, Any]) -> str | None:
     if opt['model_type'] != 'MultigridVideoModel':
         return None
     if opt['datasets']['train']['target'] == 'center':
-        return 'EDVRModel' if opt['network_g']['type'] == 'EDVR' else 'VideoBaseModel'
+        return model_of_windows(opt['network_g'])
     return 'VideoRecurrentModel'

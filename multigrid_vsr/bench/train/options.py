@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from multigrid_vsr.bench.building import model_of_windows
 from multigrid_vsr.bench.train.variants import VARIANTS, Variant
 from multigrid_vsr.core.lr import BATCH_SCALINGS
 from multigrid_vsr.core.schedule import split
 from multigrid_vsr.demo import training
 from multigrid_vsr.demo.dataset import SCALE
+from multigrid_vsr.options.arch_limits import target_of
 from multigrid_vsr.options.multigrid_block import schedule_from_options, total_iter_of_samples
 from multigrid_vsr.options.recipes import RECIPES, WARMUP_PART
 
@@ -66,8 +68,8 @@ def options(run: Run, num_gpu: int = 0, checkpoints: int = CHECKPOINTS) -> dict[
     opt['train'].update({'ema_decay': EMA_DECAY, **(_flow(run) if 'spynet_path' in network else {}), **variant.train})
     opt['train']['optim_g']['lr'] = run.rate
     opt.pop('multigrid', None)
-    if variant.setup == 'stock' and run.arch == 'edvr':  # it gives the frame in the middle alone
-        opt['model_type'] = 'EDVRModel'
+    if variant.setup == 'stock' and target_of(opt) == 'center':
+        opt['model_type'] = model_of_windows(network)
         opt['datasets']['train'].update(type='REDSDataset', dataroot_flow=None)
     if variant.setup == 'plain':
         opt['train']['scheduler'] = _demo('stock', run)['train']['scheduler']
@@ -138,7 +140,5 @@ def _small_rates(opt: dict[str, Any], variant: Variant) -> dict[str, list[float]
     small = RECIPES['paper'].small_rates.get(opt['network_g']['type'], 1)
     if variant.other_small_rate:
         small = 0.5 if small == 1 else 1
-    schedule = schedule_from_options(opt)
-    sides = {segment.stage: segment.shape.gt_size for segment in schedule.segments}
-    weights = [1 if side == schedule.full_shape.gt_size else small for side in sides.values()]
-    return {} if weights == [1] * len(weights) else {'restart_weights': weights}
+    small_stages = schedule_from_options(opt).segments[-1].stage
+    return {'restart_weights': [*[small] * small_stages, 1]} if small_stages and small != 1 else {}
