@@ -71,8 +71,12 @@ CLAIMS = (
     Claim(5, 'one of a twelfth', 'last_twelfth', 'paper', SAME),
     Claim(5, 'annealing at the end is better than a constant rate', 'paper', 'constant', averaged=False),
     Claim(5, 'and where the weights are averaged', 'paper', 'constant'),
+    Claim(5, 'with a last stage of a third', 'last_third', 'last_third_constant', averaged=False),
+    Claim(5, 'and where the weights are averaged', 'last_third', 'last_third_constant'),
     Claim(5, 'with a last stage of a sixth', 'last_sixth', 'last_sixth_constant', averaged=False),
     Claim(5, 'and where the weights are averaged', 'last_sixth', 'last_sixth_constant'),
+    Claim(5, 'with a last stage of a twelfth', 'last_twelfth', 'last_twelfth_constant', averaged=False),
+    Claim(5, 'and where the weights are averaged', 'last_twelfth', 'last_twelfth_constant'),
     Claim(6, '`volume` at equal samples is as good as the constant batch', 'volume_samples', 'paper', SAME),
     Claim(6, '`volume` at equal iterations is better than at equal samples', 'volume', 'volume_samples'),
     Claim(

@@ -102,7 +102,9 @@ VARIANTS = {
     'last_sixth': Variant(stage_shares=(5, 1)),
     'last_twelfth': Variant(stage_shares=(11, 1)),
     'constant': Variant(scheduler=_CONSTANT),
+    'last_third_constant': Variant(stage_shares=(2, 1), scheduler=_CONSTANT),
     'last_sixth_constant': Variant(stage_shares=(5, 1), scheduler=_CONSTANT),
+    'last_twelfth_constant': Variant(stage_shares=(11, 1), scheduler=_CONSTANT),
     # 6: small shapes with more samples at a time
     'volume': Variant(multigrid=_VOLUME, scheduler={'batch_scaling': 'sqrt'}),
     'volume_linear': Variant(multigrid=_VOLUME, scheduler={'batch_scaling': 'linear'}),
