@@ -111,7 +111,17 @@ def _stages(variant: Variant, run: Run, is_fixed: bool) -> dict[str, Any]:
         if not is_fixed:
             entry['num_frame'] = math.floor(run.num_frame * frames)
         entries.append(entry)
-    return {'stages': entries}
+    if variant.fill == 1:
+        return {'stages': entries}
+    first, *others = entries
+    unfilled = round(run.iters * variant.unfilled)
+    early = [{**first, 'iter': unfilled}] if unfilled else []
+    small = [{**first, 'iter': first['iter'] - unfilled}, *others[:-1]]
+    filled = [
+        {**entry, 'iter': round(entry['iter'] / variant.fill), 'batch_size_per_gpu': BATCH * variant.fill}
+        for entry in small
+    ]
+    return {'stages': [*early, *filled, others[-1]]}
 
 
 def _side(run: Run, share: float | Fraction, least_lq: int) -> int:

@@ -21,6 +21,8 @@ class Variant:
         frames: Frame counts inside a stage, as shares of the full one.
         stage_shares: Lengths of the spatial stages; empty for equal ones.
         stages: Instead of these, each segment: its iterations as a share of ``--iters``, its crop and its frames.
+        fill: Beside ``stages``, how many times the batch smaller shapes have, at equal samples.
+        unfilled: Share of ``--iters`` that the first segment keeps the batch itself for, before it is filled.
         least_lq: LQ side in pixels that no crop is below.
         batch: How many times the batch; the iterations are divided by it.
         rate: How the rate follows ``batch``: ``none``, ``sqrt`` or ``linear``.
@@ -39,6 +41,8 @@ class Variant:
     frames: tuple[Fraction | int, ...] = (HALF, THREE_QUARTERS, 1)
     stage_shares: tuple[int, ...] = ()
     stages: tuple[Stage, ...] = ()
+    fill: int = 1
+    unfilled: float = 0
     least_lq: int = 0
     batch: int = 1
     rate: str = 'linear'
@@ -55,6 +59,7 @@ class Variant:
 _VOLUME = {'batch_size_per_gpu': 'volume', 'max_batch_size_per_gpu': 8}
 _CONSTANT = {'type': 'MultiStepLR', 'milestones': [10**9], 'gamma': 1}
 _FAST = RECIPES['fast'].stages
+_SQRT, _LINEAR = ({'batch_scaling': scaling} for scaling in ('sqrt', 'linear'))
 _OPTIONS = {'channels_last': True, 'amp': 'bf16', 'fix_flow': 10**9}
 _FULL = ((Fraction(1, 6), 1, 1),) * 6  # as many periods as the paper's, all of the full shape
 
@@ -118,4 +123,17 @@ VARIANTS = {
     'fast_options': Variant(stages=_FAST, least_lq=16, train=_OPTIONS),
     'untrained_fast': Variant(starts_trained=False, stages=_FAST, least_lq=16),
     'untrained_fast_options': Variant(starts_trained=False, stages=_FAST, least_lq=16, train=_OPTIONS),
+    # 10: the small shapes of `fast` with more samples at a time, at equal samples
+    'fill4': Variant(stages=_FAST, fill=4, least_lq=16, scheduler=_SQRT),
+    'fill4_linear': Variant(stages=_FAST, fill=4, least_lq=16, scheduler=_LINEAR),
+    'fill4_none': Variant(stages=_FAST, fill=4, least_lq=16),
+    'fill2': Variant(stages=_FAST, fill=2, least_lq=16, scheduler=_SQRT),
+    'fill4_late': Variant(stages=_FAST, fill=4, unfilled=0.4, least_lq=16, scheduler=_SQRT),
+    'untrained_fill4': Variant(starts_trained=False, stages=_FAST, fill=4, least_lq=16, scheduler=_SQRT),
+    'untrained_fill4_linear': Variant(starts_trained=False, stages=_FAST, fill=4, least_lq=16, scheduler=_LINEAR),
+    'untrained_fill4_none': Variant(starts_trained=False, stages=_FAST, fill=4, least_lq=16),
+    'untrained_fill2': Variant(starts_trained=False, stages=_FAST, fill=2, least_lq=16, scheduler=_SQRT),
+    'untrained_fill4_late': Variant(
+        starts_trained=False, stages=_FAST, fill=4, unfilled=0.4, least_lq=16, scheduler=_SQRT
+    ),
 }
