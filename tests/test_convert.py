@@ -14,8 +14,10 @@ from runs import options, write
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.lr import CosineSchedule
+from multigrid_vsr.core.plan import total_samples
 from multigrid_vsr.options.arch_limits import check_arch
 from multigrid_vsr.options.conversion import convert
+from multigrid_vsr.options.launches import known_run_launches
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 from multigrid_vsr.options.option_file import read_options
 from multigrid_vsr.options.option_text import rewrite
@@ -62,11 +64,18 @@ train:
   total_iter: !!float 3e5
 """
 
+STOCK_RUN = """
+# the run that this file was made from: plan, log and report compare with it
+stock_run:
+  total_iter: {}  # its iterations
+  batch_size: {}  # its samples an iteration, on all GPUs
+"""
+
 # Written by hand.
 CHANGED = """\
 -name: 'run'   # odd   spacing stays
 -model_type: "VideoRecurrentModel"  # quoted
-+name: run_multigrid   # odd   spacing stays
++name: run_paper   # odd   spacing stays
 +model_type: MultigridVideoModel  # quoted
 -    type:   REDSRecurrentDataset
 +    type:   MultigridREDSDataset
@@ -74,6 +83,11 @@ CHANGED = """\
 +multigrid:
 +  gt_size: [128, 256]  # spatial stages, equally long: LQ 32, 64
 +  num_frame: [7, 11, 15]  # equal parts of every stage
++
++# the run that this file was made from: plan, log and report compare with it
++stock_run:
++  total_iter: 300000  # its iterations
++  batch_size: 8  # its samples an iteration, on all GPUs
 +
 -    type: CosineAnnealingRestartLR
 -    periods: [100000, 100000,
@@ -83,18 +97,20 @@ CHANGED = """\
 +    restart: shape  # the rate starts again at every change of the shape
 +    anneal: last  # it stays near its start until the last shape, and falls there
 +    warmup_iter: 5000  # iterations of a linear ramp at the start
++  cuda_graph: true  # one launch an iteration on a GPU, the same bits; not measured on a GPU yet
 """
 
 PRINTED = """\
 Recipe paper: arXiv 2205.05069: two spatial stages, three frame counts inside each, equation 1 of the rate, one ramp.
-name: run_multigrid, so that the stock run keeps its folder
+name: run_paper, so that the stock run keeps its folder
 model_type: MultigridVideoModel for VideoRecurrentModel
 datasets.train.type: MultigridREDSDataset for REDSRecurrentDataset
 multigrid.gt_size: [128, 256], 1/2 and all of 256, rounded down to multiples of 4, 128 or more
 multigrid.num_frame: [7, 11, 15], 1/2, 3/4 and all of 15, rounded down, 6 or more
 train.scheduler: MultigridCosineLR without periods and restart_weights, restart: shape, anneal: last, warmup_iter: 5000
+train.cuda_graph: True, one launch an iteration on a GPU, the same bits; not measured on a GPU yet
 
-stage     iterations   count  gt_size  num_frame  batch/gpu  samples   Gpixels    cost
+stage     iterations   count  gt_size  num_frame  batch/gpu  samples   Gpixels    cost  Mlaunches
 """
 
 
@@ -115,10 +131,11 @@ def test_convert_changes_the_lines_that_it_has_to_and_says_why(tmp_path, capsys)
     after = converted(tmp_path, STOCK)
     assert changed_lines(STOCK, after) == CHANGED
     assert '    # val_two: of the block above\n\n# the shapes' in after
-    assert '# equal parts of every stage\n\n\n# network structures\n' in after
+    assert '# equal parts of every stage\n\n# the run that' in after
+    assert 'on all GPUs\n\n\n# network structures\n' in after
     printed = capsys.readouterr().out
     assert printed.startswith(PRINTED)
-    assert printed.count('\n') == 8 + 2 + 6 + 2  # reasons, header, rows, the whole run and the comparison
+    assert printed.count('\n') == 9 + 2 + 6 + 1 + 2  # reasons, header, rows, the whole run, pixels and launches
 
 
 def test_convert_keeps_windows_line_ends_and_the_mark_at_the_start(tmp_path):
@@ -142,7 +159,8 @@ LIMITS = [
 @pytest.mark.parametrize(('before', 'after', 'lines'), LIMITS)
 def test_convert_keeps_the_limits_that_a_file_states_and_adds_the_shapes(before, after, lines, tmp_path, capsys):
     text = STOCK.replace('# network structures\n', f'{before}# network structures\n')
-    assert f'{after}# network structures\n' in converted(tmp_path, text)
+    rest = converted(tmp_path, text).partition(after)[2]
+    assert rest.lstrip().startswith('# the run that this file was made from')
     assert [line for line in capsys.readouterr().out.splitlines() if line.endswith(' stays')] == lines
 
 
@@ -161,6 +179,7 @@ def test_convert_with_datasets_last_and_no_line_end_adds_the_block_below(tmp_pat
         '    num_frame: -1\n\n# the shapes of the run\nmultigrid:\n'
         '  gt_size: [128, 256]  # spatial stages, equally long: LQ 32, 64\n'
         '  num_frame: [7, 11, 15]  # equal parts of every stage\n'
+        f'{STOCK_RUN.format(300000, 8)}'
     )
 
 
@@ -206,12 +225,13 @@ def test_convert_edits_blocks_in_braces(before, after, tmp_path):
     )
     block = (
         '\n# the shapes of the run\nmultigrid:\n  gt_size: [128, 256]  # spatial stages, equally long: LQ 32, 64\n'
-        '  num_frame: [7, 11, 15]  # equal parts of every stage\n'
+        f'  num_frame: [7, 11, 15]  # equal parts of every stage\n{STOCK_RUN.format(9, 1)}'
     )
     expected = text.replace('model_type: Video', 'model_type: MultigridVideo').replace('Recurrent', '', 1)
     expected = expected.replace('REDSRecurrentDataset', 'MultigridREDSDataset')
     expected = expected.replace('  # one line\n', f'  # one line\n{block}')
     expected = expected.replace(before.replace('  # c', ''), after.replace('  # c', ''))
+    expected = expected.replace('total_iter: 9, sch', 'total_iter: 9, cuda_graph: true, sch')
     assert converted(tmp_path, text) == expected
 
 
@@ -378,7 +398,8 @@ LENGTH = {'train__total_iter': 300, 'train__scheduler__periods': [300]}
 
 
 def fast_shapes(changes: dict) -> list[tuple[int, int, int]]:
-    stages = convert(options(Path('.'), **{**changes, **LENGTH}), 'fast').options['multigrid']['stages']
+    stages = convert(options(Path('.'), **{**changes, **LENGTH}), 'fast', fill=False).options['multigrid']['stages']
+    assert not any('batch_size_per_gpu' in entry for entry in stages)
     return [(entry['iter'], entry['num_frame'], entry['gt_size']) for entry in stages]
 
 
@@ -401,21 +422,97 @@ def test_fast_recipe_has_nearly_twice_the_iterations_nearly_all_of_them_small(ch
 
 def test_fast_recipe_scales_what_counts_iterations_and_adds_its_options():
     new = convert(options(Path('.'), **{**edvr(256), **LENGTH, 'train__tsa_iter': 30}), 'fast').options['train']
-    assert (new['total_iter'], new['tsa_iter'], new['channels_last'], new['amp']) == (555, 56, True, 'bf16')
+    # By hand: 270 / 4 is 67.5, which rounds to 68; 68 + 68 + 15 = 151, half of the stock run's 300.
+    assert (new['total_iter'], new['tsa_iter']) == (151, 15)
+    assert (new['channels_last'], new['amp'], new['cuda_graph']) == (True, 'bf16', True)
     assert new['scheduler'] == {
         'type': MULTIGRID,
         'restart': 'shape',
         'anneal': 'last',
-        'warmup_iter': 37,
+        'warmup_iter': 10,
         'restart_weights': [0.5, 0.5, 1],
         'eta_min': 1e-7,
+        'batch_scaling': 'sqrt',
     }
+
+
+FILLED = [  # the stock run, its batch, samples of the data; batches of the filled entries, and the lines that say why
+    (REDS, 4, None, [16, 16], []),
+    (vimeo(7), 4, None, [16, 16], []),
+    (edvr(256), 4, None, [16, 16], []),
+    ({**REDS, 'datasets__train__gt_size': 128}, 2, None, [8], []),
+    # By hand: 2 x 14 x 112^2 / (10 x 80^2) = 5.49; 112 / 2 is 56, which an LQ side of 20 raises to 80.
+    ({**vimeo(-1, **FLIPS), 'datasets__train__gt_size': 112, 'multigrid': {'lq_least': 20}}, 2, None, [5], [
+        '10 frames of 80 pixels: a batch of 5, not 8: it has the pixels of the full shape',
+    ]),
+    (REDS, 4, 9, [9, 9], ['11 frames of 64 pixels: a batch of 9, not 16: the data has 9 samples', '11 frames of 128 pixels: a batch of 9, not 16: the data has 9 samples']),
+    (REDS, 4, 3, [4, 4], None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('changes', 'batch', 'num_samples', 'batches', 'lines'), FILLED)
+def test_fast_recipe_fills_small_shapes_as_far_as_memory_and_data_allow(changes, batch, num_samples, batches, lines):
+    stock = options(Path('.'), **{**changes, **LENGTH, 'datasets__train__batch_size_per_gpu': batch})
+    unfilled = convert(stock, 'fast', fill=False).schedule
+    new = convert(stock, 'fast', num_samples=num_samples)
+    shapes = [segment.shape for segment in new.schedule.segments]
+    assert [shape.batch_size_per_gpu for shape in shapes] == [*batches, batch]
+    assert all(shape.pixels <= new.schedule.full_shape.pixels for shape in shapes)
+    if lines is not None:
+        assert [line for line in new.reasons if ': a batch of ' in line] == lines
+    assert total_samples(new.schedule) == pytest.approx(total_samples(unfilled), rel=0.01)
+
+
+def test_paper_recipe_filled_has_the_paper_s_shapes_at_equal_samples():
+    stock = options(Path('.'), **{**REDS, 'train__total_iter': 30000, 'datasets__train__batch_size_per_gpu': 4})
+    new, paper = convert(stock, 'paper', fill=True), convert(stock).schedule
+    # By hand: floor(4 x 15 x 256^2 / (t x g^2)), at most 16.
+    assert new.options['multigrid'] == {
+        'gt_size': [128, 256],
+        'num_frame': [7, 11, 15],
+        'batch_size_per_gpu': [16, [8, 5, 4]],
+        'share': 'samples',
+        'stage_iter': [15000, 15000],
+    }
+    assert new.options['name'] != convert(stock).options['name']
+    shapes = [[(s.shape.num_frame, s.shape.gt_size) for s in run.segments] for run in (new.schedule, paper)]
+    assert shapes[0] == shapes[1]
+    assert total_samples(new.schedule) == pytest.approx(total_samples(paper), rel=1e-3)
+    assert new.options['train']['scheduler']['batch_scaling'] == 'sqrt'
+
+
+def test_plain_recipe_refuses_to_be_filled():
+    with pytest.raises(
+        InputError, match=r'--fill: must stand beside a recipe with small shapes, got plain\. Leave it out'
+    ):
+        convert(options(Path('.'), **REDS), 'plain', fill=True)
+
+
+LAUNCHES = [  # BasicSR's own files: arch, its options, frames, the most of stock's launches that `fast` may have
+    ('BasicVSR', {'num_feat': 64, 'num_block': 30}, 15, 0.40),
+    ('IconVSR', {'num_feat': 64, 'num_block': 30, 'keyframe_stride': 5, 'temporal_padding': 2}, 15, 0.50),
+    ('BasicVSRPlusPlus', {'mid_channels': 64, 'num_blocks': 7, 'is_low_res_input': True}, 30, 0.50),
+]
+
+
+@pytest.mark.parametrize(('arch', 'arguments', 'num_frame', 'most'), LAUNCHES)
+def test_fast_recipe_launches_less_than_half_of_stock_with_as_many_samples_as_unfilled(
+    arch, arguments, num_frame, most
+):
+    length = {'train__total_iter': 300000, 'train__scheduler__periods': [300000]}
+    stock = options(Path('.'), **{**reds(num_frame, **network(arch, **arguments)), **length})
+    new, unfilled = convert(stock, 'fast'), convert(stock, 'fast', fill=False)
+    launches = known_run_launches(new.options, new.schedule)
+    share = launches.total(new.schedule) / (300000 * launches.stock)
+    assert 0.3 < share <= most
+    assert known_run_launches(unfilled.options, unfilled.schedule).total(unfilled.schedule) > 300000 * launches.stock
+    assert total_samples(new.schedule) >= total_samples(unfilled.schedule)
 
 
 def test_fast_recipe_ends_with_the_full_shape_however_short_the_run():
     short = {'train__total_iter': 4, 'train__scheduler__periods': [4]}
     new = convert(options(Path('.'), **{**REDS, **short}), 'fast')
-    assert [segment.num_iter for segment in new.schedule.segments] == [4, 4, 1]
+    assert [segment.num_iter for segment in new.schedule.segments] == [1, 1, 1]
 
 
 def test_fast_recipe_keeps_options_of_the_run():
@@ -439,23 +536,33 @@ def test_fast_file_says_what_each_line_is_for_and_compares_with_the_stock_run(tm
 # the shapes of the run
 multigrid:
   stages:  # LQ 16, 32, 64
-    - {iter: 270000, gt_size: 64, num_frame: 11}
-    - {iter: 270000, gt_size: 128, num_frame: 11}
+    - {iter: 67500, gt_size: 64, num_frame: 11, batch_size_per_gpu: 16}
+    - {iter: 67500, gt_size: 128, num_frame: 11, batch_size_per_gpu: 16}
     - {iter: 15000, gt_size: 256, num_frame: 15}
 """
     text = (tmp_path / 'mg.yml').read_text()
     assert shapes in text
     assert '  channels_last: true  # the layout that convolutions are fastest in\n' in text
-    # By hand: 4 x (270000 x 11 x (64^2 + 128^2) + 15000 x 15 x 256^2) = 604.57e9; 300000 x 4 x 15 x 256^2 is 3.90 times that.
+    # By hand: 2 x 4 x (270000 x 11 x (64^2 + 128^2) + 15000 x 15 x 256^2) = 604.57e9; 300000 x 8 x 15 x 256^2 is 3.90 times that.
+    # 2 x 67500 x (680 + 11 x 650) + 15000 x (680 + 15 x 650) against 300000 x (680 + 15 x 716) launches.
     said = capsys.readouterr().out
-    assert 'against 2359.296 for 300000 iterations of the full shape: 3.90x fewer.' in said
+    assert (
+        'against 2359.296 for the stock run, 300000 iterations of 8 samples: 3.90x fewer, with 1.85x the samples.'
+        in said
+    )
+    assert (
+        'Kernel launches on each GPU: 1214 million against 3426 of stock, 0.35 as many. At 5 us each they take at least '
+        '1.7 h against 4.8 h. With train.cuda_graph launches do not bind.\n' in said
+    )
     assert 'The paper stays at 32 or more: it lost quality with 16.' in said
 
 
 def test_convert_with_the_plain_recipe_swaps_types_alone(tmp_path):
     (tmp_path / 'stock.yml').write_text(STOCK)
     main(['convert', '-opt', str(tmp_path / 'stock.yml'), '-o', str(tmp_path / 'mg.yml'), '--recipe', 'plain'])
-    assert changed_lines(STOCK, (tmp_path / 'mg.yml').read_text()) == CHANGED[: CHANGED.index('+# the shapes')]
+    assert changed_lines(STOCK, (tmp_path / 'mg.yml').read_text()) == CHANGED[: CHANGED.index('+# the shapes')].replace(
+        'run_paper', 'run_plain'
+    )
 
 
 def test_recipe_of_the_paper_gives_edvr_half_the_rate_in_the_small_stage():

@@ -52,6 +52,11 @@ CHANGED = """\
 +name: M_b64
 -num_gpu: 4  # of 32 GB
 +num_gpu: 16  # of 32 GB
++
++# the run that this file was made from: plan, log and report compare with it
++stock_run:
++  total_iter: 300000  # its iterations
++  batch_size: 16  # its samples an iteration, on all GPUs
 -    lr: !!float 2e-4  # the usual one
 +    lr: 0.0008  # the usual one
 -    periods: [150000,  # a half
@@ -143,18 +148,32 @@ def test_fit_with_measured_batches_fills_small_shapes_at_equal_samples():
     assert new.options['train']['scheduler']['warmup_iter'] == 26  # 403 / 15
 
 
+def test_fit_of_a_converted_file_keeps_what_the_stock_run_was():
+    converted = convert(yaml.safe_load(BASELINE), 'fast').options
+    assert converted['stock_run'] == {'total_iter': 300000, 'batch_size': 16}
+    for wishes in (Wishes(gpus=2, batch=16), Wishes(gpus=16, batch=64), Wishes(samples=0.5)):
+        assert fit(converted, wishes).options['stock_run'] == {'total_iter': 300000, 'batch_size': 16}
+    # The file says 4 GPUs and its user 8, so the stock run had 8 times 4 samples too.
+    new = fit(converted, Wishes(file_gpus=8, gpus=4))
+    assert new.options['stock_run'] == {'total_iter': 300000, 'batch_size': 32}
+
+
+def test_fit_of_a_run_whose_stock_run_nobody_knows_writes_none():
+    assert 'stock_run' not in fit(run_options(multigrid={'gt_size': [128, 256]}), Wishes(samples=2)).options
+
+
 def test_fit_with_measured_batches_fills_the_entries_of_stages_at_equal_samples():
     stages = [{'iter': 300, 'gt_size': 128, 'num_frame': 7}, {'iter': 240, 'gt_size': 128}, {'iter': 60}]
     new = fit(run_options(multigrid={'stages': stages}), Wishes(fill=[34, 9, 3], samples=2))
     assert new.options['multigrid'] == {
         'stages': [
-            {'iter': 149, 'gt_size': 128, 'num_frame': 7, 'batch_size_per_gpu': 16},  # at most 4 times 4
-            {'iter': 214, 'gt_size': 128, 'batch_size_per_gpu': 9},
+            {'iter': 150, 'gt_size': 128, 'num_frame': 7, 'batch_size_per_gpu': 16},  # at most 4 times 4
+            {'iter': 213, 'gt_size': 128, 'batch_size_per_gpu': 9},
             {'iter': 120},
         ],
         'max_batch_size_per_gpu': 3,
     }
-    assert new.options['train']['total_iter'] == 483  # 600/4 + 480/(9/4) + 120 = 483.3, boundaries rounded down
+    assert new.options['train']['total_iter'] == 483  # 600/4 + 480/(9/4) + 120 = 483.3
     assert new.options['train']['scheduler']['batch_scaling'] == 'linear'
 
 

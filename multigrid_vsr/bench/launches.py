@@ -25,7 +25,9 @@ from torch.utils._pytree import tree_leaves
 
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.plan import format_table
+from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.models.acceleration import leave_out_checks
+from multigrid_vsr.options.launches import frame_counts
 from multigrid_vsr.options.option_file import read_options
 from multigrid_vsr.options.train_block import checked_schedule
 
@@ -168,6 +170,30 @@ def _on_device(build: Callable[[], torch.nn.Module], device: str) -> torch.nn.Mo
     return network
 
 
+def count_run(opt: Mapping[str, Any], schedule: Schedule) -> dict[int, tuple[int, int]]:
+    """Launches of an iteration of BasicSR's arch and of the patched one, by number of frames.
+
+    Args:
+        opt: Options of a run, whose arch is registered.
+        schedule: Its shapes.
+
+    Raises:
+        InputError: If torch is too old to count.
+    """
+    _check_torch()
+    lq_size = schedule.full_shape.gt_size // opt.get('scale', 1)
+    shapes = [(frames, lq_size) for frames in sorted(frame_counts(schedule))]
+    return {frames: (row[3], row[6]) for (frames, _), row in zip(shapes, compare(opt['network_g'], shapes))}
+
+
+def _check_torch() -> None:
+    if torch.__version__ < OLDEST_TORCH:
+        raise InputError(
+            f'torch: must be {OLDEST_TORCH} or newer to count launches, got {torch.__version__}. '
+            'Run it in an environment of its own, on any machine.'
+        )
+
+
 def measure(opt_file: str | None = None) -> None:
     """Prints launches and waits of an iteration of each arch as BasicSR has it and as it is here.
 
@@ -177,11 +203,7 @@ def measure(opt_file: str | None = None) -> None:
     Raises:
         InputError: If it cannot be read, an option breaks its rule, or torch is older than 2.10.
     """
-    if torch.__version__ < OLDEST_TORCH:
-        raise InputError(
-            f'torch: must be {OLDEST_TORCH} or newer to count launches, got {torch.__version__}. '
-            'Run it in an environment of its own, on any machine.'
-        )
+    _check_torch()
     networks = (_of_file(opt_file),) if opt_file else NETWORKS
     rows = [(*row[:2], *map(str, row[2:])) for network in networks for row in compare(*network)]
     print('Kernels that the forward and a whole iteration launch, and how often it waits for the device:')

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from multigrid_vsr.cli.files import check_writable, write_whole
-from multigrid_vsr.cli.plan import world_size_of
+from multigrid_vsr.cli.plan import launches_of
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.plan import comparison, shape_notes, stage_table
+from multigrid_vsr.data.check import count_samples
 from multigrid_vsr.options.conversion import Conversion, convert
+from multigrid_vsr.options.multigrid_block import check_blocks
 from multigrid_vsr.options.option_file import read_options
 from multigrid_vsr.options.option_text import rewrite
 from multigrid_vsr.options.recipes import RECIPES
 from multigrid_vsr.options.settle import take_numbers
+from multigrid_vsr.options.stock_run import gpus_of, stock_run_of
 
 _EXAMPLES = (
     'multigrid-vsr convert -opt stock.yml -o mg.yml',
@@ -32,6 +35,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         '--recipe', choices=list(RECIPES), default='paper', help='shapes and rule of the rate (default: paper)'
     )
+    parser.add_argument(
+        '--fill',
+        action=argparse.BooleanOptionalAction,
+        help='more samples at a time in small shapes, at equal samples (default: as the recipe has it, fast alone)',
+    )
     return parser
 
 
@@ -43,8 +51,8 @@ def run(args: argparse.Namespace) -> None:
     """
     check_out(args.out)
     stock = read_with_numbers(args.opt)
-    conversion = convert(stock, args.recipe)
-    write_conversion(args.opt, args.out, conversion, int(stock['train']['total_iter']))
+    check_blocks(stock, 'datasets', 'datasets.train')
+    write_conversion(args.opt, args.out, convert(stock, args.recipe, args.fill, count_samples(stock)))
 
 
 def read_with_numbers(opt_file: str) -> dict[str, Any]:
@@ -69,23 +77,23 @@ def check_out(out: Path) -> None:
     check_writable('-o', out)
 
 
-def write_conversion(opt_file: str, out: Path, conversion: Conversion, stock_iter: int | None = None) -> None:
+def write_conversion(opt_file: str, out: Path, conversion: Conversion) -> None:
     """Writes the new file, and prints why it is as it is and what its run will do.
 
     Args:
         opt_file: The old file.
         out: The new one.
         conversion: What is new.
-        stock_iter: Iterations of the full shape to compare the new run with; as many as it has without it.
 
     Raises:
         InputError: If the text cannot be edited, or the file not be written.
     """
     text = Path(opt_file).read_bytes().decode()  # read_text would change the line ends
     write_whole('-o', out, rewrite(text, conversion.options, conversion.comments).encode())
-    world_size = world_size_of(conversion.options)
     print(*conversion.reasons, sep='\n', end='\n\n')
-    print(stage_table(conversion.schedule, world_size))
-    print(comparison(conversion.schedule, world_size, stock_iter))
-    for note in shape_notes(conversion.schedule, conversion.options.get('scale', 1)):
-        print(note)
+    opt, schedule = conversion.options, conversion.schedule
+    world_size = gpus_of(opt)
+    launches, notes = launches_of(opt, schedule)
+    print(stage_table(schedule, world_size, launches=launches))
+    print(comparison(schedule, world_size, stock_run_of(opt, world_size), launches))
+    print(*(f'{note}\n' for note in (*shape_notes(schedule, opt.get('scale', 1)), *notes)), sep='', end='')

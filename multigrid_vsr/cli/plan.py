@@ -15,15 +15,17 @@ from typing import Any
 
 from multigrid_vsr.cli.arguments import check_least
 from multigrid_vsr.cli.files import check_writable, write_whole
-from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.plan import comparison, plan_data, shape_notes, stage_table
+from multigrid_vsr.core.errors import OptionError, one_line
+from multigrid_vsr.core.plan import Launches, comparison, plan_data, shape_notes, stage_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.check import check_data
 from multigrid_vsr.frames.clips import MissingData
+from multigrid_vsr.options.launches import known_run_launches, run_launches
 from multigrid_vsr.options.multigrid_block import uses_multigrid
 from multigrid_vsr.options.option_file import read_options
 from multigrid_vsr.options.scheduler import rate_of
 from multigrid_vsr.options.settle import settle
+from multigrid_vsr.options.stock_run import gpus_of, stock_run_of
 from multigrid_vsr.options.train_block import checked_schedule
 
 _EXAMPLES = (
@@ -56,18 +58,20 @@ def run(args: argparse.Namespace) -> None:
     notes = settle(opt)
     schedule = checked_schedule(opt)
     notes += shape_notes(schedule, opt.get('scale', 1))
-    world_size = args.gpus or world_size_of(opt)
+    world_size = args.gpus or gpus_of(opt)
     if uses_multigrid(opt):
         notes += _checked_run(opt, schedule, world_size)
     else:
         notes.append(
             "A plain run of BasicSR, with neither a block nor the Multigrid types: BasicSR's options not checked."
         )
-    rate = rate_of(opt['train'], schedule)
+    rate, stock = rate_of(opt['train'], schedule), stock_run_of(opt, world_size)
+    launches, launch_notes = launches_of(opt, schedule)
+    notes += launch_notes
     data_notes = data_lines(opt, schedule, world_size)
     if not args.json:
-        print(stage_table(schedule, world_size, rate))
-        print(comparison(schedule, world_size))
+        print(stage_table(schedule, world_size, rate, launches))
+        print(comparison(schedule, world_size, stock, launches))
         print(*notes, *data_notes, sep='\n')
     if args.plot is not None:
         from multigrid_vsr.report.plan_plot import plot_plan
@@ -75,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
         write_whole('--plot', args.plot, plot_plan(schedule, rate, str(opt.get('name')), args.plot.suffix[1:].lower()))
     prediction = _predict(args, opt) if args.measure else None
     if args.json:
-        data = plan_data(schedule, world_size, rate)
+        data = plan_data(schedule, world_size, rate, stock, launches)
         measured = {'measured': prediction.as_data()} if prediction else {}
         print(json.dumps({'name': opt.get('name'), **data, 'notes': [*notes, *data_notes], **measured}, indent=1))
     elif prediction:
@@ -84,6 +88,25 @@ def run(args: argparse.Namespace) -> None:
         from multigrid_vsr.host.device_check import check_num_gpu
 
         check_num_gpu(opt)
+
+
+def launches_of(opt: Mapping[str, Any], schedule: Schedule) -> tuple[Launches | None, list[str]]:
+    """Kernel launches of a run on a GPU: by the table, or counted where the arch is not in it.
+
+    Returns:
+        Nothing for a run on the CPU; with a note where they cannot be counted here.
+    """
+    if opt.get('num_gpu') == 0:
+        return None, []
+    known = known_run_launches(opt, schedule)
+    if known is not None:
+        return known, []
+    from multigrid_vsr.bench.launches import count_run  # with torch, which takes seconds
+
+    try:
+        return run_launches(opt, schedule, count_run(opt, schedule)), []
+    except Exception as error:  # whatever an arch raises that has never seen such tensors
+        return None, [f'Kernel launches not counted: {one_line(error) or type(error).__name__}']
 
 
 def _check_plot(path: Path | None) -> None:
@@ -134,9 +157,3 @@ def _checked_run(opt: dict[str, Any], schedule: Schedule, world_size: int) -> li
         experiments = opt['path'].get('experiments_root') or os.path.join(os.getcwd(), 'experiments')
         check_state(opt, schedule, world_size, os.path.join(experiments, opt['name']))
     return [f'Data not checked. {error}' for error in missing]
-
-
-def world_size_of(opt: Mapping[str, Any]) -> int:
-    """``num_gpu`` of the file; 1 where it is ``auto``, or 0 for the CPU."""
-    num_gpu = opt.get('num_gpu')
-    return (num_gpu if isinstance(num_gpu, int) else 1) or 1

@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from multigrid_vsr.core.lr import Rate
 from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.core.shapes import BatchShape
+
+LAUNCH_SECONDS = 5e-6  # what a launch costs the host at least: 5 to 8 us were seen with eager PyTorch
+
+
+@dataclass(frozen=True)
+class StockRun:
+    """The run of BasicSR that a run is compared with; it has the full shape throughout.
+
+    Attributes:
+        total_iter: Its iterations.
+        batch_size: Samples of an iteration on all GPUs.
+    """
+
+    total_iter: int
+    batch_size: float
+
+
+@dataclass(frozen=True)
+class Launches:
+    """Kernels that one GPU launches in an iteration: forward and backward.
+
+    Attributes:
+        here: Launches at each shape of the run, of all micro-batches.
+        stock: Launches of BasicSR's own arch at the full number of frames.
+        has_graph: Whether the run launches an iteration as one CUDA graph.
+    """
+
+    here: Mapping[BatchShape, int]
+    stock: int
+    has_graph: bool
+
+    def total(self, schedule: Schedule) -> int:
+        """Launches of the whole run."""
+        return sum(segment.num_iter * self.here[segment.shape] for segment in schedule.segments)
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -17,7 +52,9 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return '\n'.join([lines[0], '-' * len(lines[0]), *lines[1:]])
 
 
-def stage_table(schedule: Schedule, world_size: int = 1, rate: Rate | None = None) -> str:
+def stage_table(
+    schedule: Schedule, world_size: int = 1, rate: Rate | None = None, launches: Launches | None = None
+) -> str:
     """The table that the log and ``multigrid-vsr plan`` print: a row for each segment, then the whole run.
 
     Iterations are written as BasicSR counts them, from 1. Samples and ground-truth pixels are those of all ranks;
@@ -27,53 +64,49 @@ def stage_table(schedule: Schedule, world_size: int = 1, rate: Rate | None = Non
         schedule: Shapes of the run.
         world_size: Number of GPUs.
         rate: The learning rate; ``None`` leaves its column out. It is that of the first and the last iteration.
+        launches: Kernel launches of one GPU; ``None`` leaves their column out.
     """
     unit, per_unit = _unit(schedule, world_size)
-    header: tuple[str, ...] = ('stage', 'iterations', 'count', 'gt_size', 'num_frame', 'batch/gpu', 'samples', unit)
-    header += ('cost',)
+    header = ['stage', 'iterations', 'count', 'gt_size', 'num_frame', 'batch/gpu', 'samples', unit, 'cost']
+    header += ['Mlaunches'] if launches else []
+    header += ['learning rate'] if rate else []
     rows = []
     for segment in schedule.segments:
         shape = segment.shape
-        rows.append(
-            (
-                f'{segment.stage + 1}',
-                f'{segment.start + 1}-{segment.end}',
-                f'{segment.num_iter}',
-                f'{shape.gt_size}',
-                f'{shape.num_frame}',
-                f'{shape.batch_size_per_gpu}',
-                f'{segment.num_iter * shape.batch_size_per_gpu * world_size}',
-                f'{segment.num_iter * shape.pixels * world_size / per_unit:.3f}',
-                f'{shape.pixels / schedule.full_shape.pixels:.1%}',
-                f'{rate(segment.start):.2e} to {rate(segment.end - 1):.2e}' if rate else '',
-            )
-        )
+        row = [
+            f'{segment.stage + 1}',
+            f'{segment.start + 1}-{segment.end}',
+            f'{segment.num_iter}',
+            f'{shape.gt_size}',
+            f'{shape.num_frame}',
+            f'{shape.batch_size_per_gpu}',
+            f'{segment.num_iter * shape.batch_size_per_gpu * world_size}',
+            f'{segment.num_iter * shape.pixels * world_size / per_unit:.3f}',
+            f'{shape.pixels / schedule.full_shape.pixels:.1%}',
+        ]
+        row += [f'{segment.num_iter * launches.here[shape] / 1e6:.3f}'] if launches else []
+        row += [f'{rate(segment.start):.2e} to {rate(segment.end - 1):.2e}'] if rate else []
+        rows.append(row)
     samples = total_samples(schedule) * world_size
     pixels = total_pixels(schedule) * world_size
     full = schedule.total_iter * schedule.full_shape.pixels * world_size
-    rows.append(
-        (
-            'all',
-            f'1-{schedule.total_iter}',
-            f'{schedule.total_iter}',
-            '',
-            '',
-            '',
-            f'{samples}',
-            f'{pixels / per_unit:.3f}',
-            f'{pixels / full:.1%}',
-            '',
-        )
-    )
-    if rate is None:
-        return format_table(header, [row[:-1] for row in rows])
-    return format_table((*header, 'learning rate'), rows)
+    total = ['all', f'1-{schedule.total_iter}', f'{schedule.total_iter}', '', '', '', f'{samples}']
+    total += [f'{pixels / per_unit:.3f}', f'{pixels / full:.1%}']
+    total += [f'{launches.total(schedule) / 1e6:.3f}'] if launches else []
+    total += [''] if rate else []
+    return format_table(header, [*rows, total])
 
 
-def plan_data(schedule: Schedule, world_size: int, rate: Rate | None) -> dict[str, Any]:
+def plan_data(
+    schedule: Schedule,
+    world_size: int,
+    rate: Rate | None,
+    stock: StockRun | None = None,
+    launches: Launches | None = None,
+) -> dict[str, Any]:
     """What :func:`stage_table` and :func:`comparison` say, as plain data; all samples and pixels are of all ranks."""
     full = schedule.full_shape
-    return {
+    data = {
         'segments': [
             {
                 'stage': segment.stage + 1,
@@ -84,6 +117,7 @@ def plan_data(schedule: Schedule, world_size: int, rate: Rate | None) -> dict[st
                 'pixels': segment.num_iter * segment.shape.pixels * world_size,
                 'cost': segment.shape.pixels / full.pixels,
                 'lr': [rate(segment.start), rate(segment.end - 1)] if rate else None,
+                **({'launches': segment.num_iter * launches.here[segment.shape]} if launches else {}),
             }
             for segment in schedule.segments
         ],
@@ -92,7 +126,17 @@ def plan_data(schedule: Schedule, world_size: int, rate: Rate | None) -> dict[st
         'samples': total_samples(schedule) * world_size,
         'pixels': total_pixels(schedule) * world_size,
         'full_shape_pixels': schedule.total_iter * full.pixels * world_size,
+        'launches': launches.total(schedule) if launches else None,
+        'stock': None,
     }
+    if stock is not None:
+        data['stock'] = {
+            'total_iter': stock.total_iter,
+            'samples': stock.total_iter * stock.batch_size,
+            'pixels': stock_pixels(schedule, stock),
+            'launches': stock.total_iter * launches.stock if launches else None,
+        }
+    return data
 
 
 def total_pixels(schedule: Schedule) -> int:
@@ -105,28 +149,58 @@ def total_samples(schedule: Schedule) -> int:
     return sum(segment.num_iter * segment.shape.batch_size_per_gpu for segment in schedule.segments)
 
 
-def comparison(schedule: Schedule, world_size: int = 1, stock_iter: int | None = None) -> str:
-    """The sentences below the table: the run against one of the full shape throughout, of as many samples too.
+def stock_pixels(schedule: Schedule, stock: StockRun) -> float:
+    """Ground-truth pixels that all GPUs train on in the stock run."""
+    full = schedule.full_shape
+    return stock.total_iter * stock.batch_size * full.num_frame * full.gt_size**2
+
+
+def comparison(
+    schedule: Schedule, world_size: int = 1, stock: StockRun | None = None, launches: Launches | None = None
+) -> str:
+    """The lines below the table: the run against the stock run, in pixels and in kernel launches.
 
     Args:
         schedule: Shapes of the run.
-        world_size: Number of processes.
-        stock_iter: Iterations of the run to compare with, where it is known; as many as this one without it.
+        world_size: Number of GPUs.
+        stock: The stock run; without it the comparison is with as many iterations of the full shape.
+        launches: Kernel launches of one GPU; ``None`` leaves their line out.
     """
-    pixels = total_pixels(schedule) * world_size
-    full_iter = schedule.total_iter if stock_iter is None else stock_iter
-    full = full_iter * schedule.full_shape.pixels * world_size
+    known = stock or StockRun(schedule.total_iter, schedule.full_shape.batch_size_per_gpu * world_size)
+    pixels, full = total_pixels(schedule) * world_size, stock_pixels(schedule, known)
     unit, per_unit = _unit(schedule, world_size)
-    batch = schedule.full_shape.batch_size_per_gpu
-    iterations = round(total_samples(schedule) / batch)
-    of_samples = ''
-    if iterations != schedule.total_iter:
-        same = iterations * schedule.full_shape.pixels * world_size
-        of_samples = f' Its samples are those of {iterations} such iterations: {same / pixels:.2f}x fewer.'
-    return (
-        f'{pixels / per_unit:.3f} {unit} against {full / per_unit:.3f} for {full_iter} iterations of the '
-        f'full shape: {full / pixels:.2f}x fewer.{of_samples} Wall-clock follows pixels only as far as the GPU is busy.'
+    if stock is None:
+        other, share = f'for {known.total_iter} iterations of the full shape', ' at equal iterations'
+    else:
+        samples = total_samples(schedule) * world_size / (stock.total_iter * stock.batch_size)
+        other = f'for the stock run, {stock.total_iter} iterations of {stock.batch_size:g} samples'
+        share = f', with {samples:.2f}x the samples'
+    lines = [
+        f'{pixels / per_unit:.3f} {unit} against {full / per_unit:.3f} {other}: {full / pixels:.2f}x fewer{share}. '
+        'Wall-clock follows pixels only as far as the GPU is busy.'
+    ]
+    if launches is not None:
+        lines.append(
+            _launch_line(launches, schedule, known.total_iter, 'for the same' if stock is None else 'of stock')
+        )
+    return '\n'.join(lines)
+
+
+def _launch_line(launches: Launches, schedule: Schedule, stock_iter: int, stock: str) -> str:
+    here, there = launches.total(schedule), stock_iter * launches.stock
+    line = (
+        f'Kernel launches on each GPU: {here / 1e6:.0f} million against {there / 1e6:.0f} {stock}, '
+        f'{here / there:.2f} as many. At 5 us each they take at least {here * LAUNCH_SECONDS / 3600:.1f} h against '
+        f'{there * LAUNCH_SECONDS / 3600:.1f} h.'
     )
+    if launches.has_graph:
+        return f'{line} With train.cuda_graph launches do not bind.'
+    if here > there:
+        line += (
+            f'\nWarning: the run launches {here / there:.2f} times the kernels {stock}: on a fast GPU it may take '
+            'longer. Set train.cuda_graph: true, or fill the small shapes (convert --fill).'
+        )
+    return line
 
 
 LEAST_LQ, LEAST_FRAMES = 32, 6  # below them arXiv 2205.05069 saw losses

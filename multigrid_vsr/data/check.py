@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.frames.clip import VIMEO90K_NAMES, Clip
 from multigrid_vsr.frames.clips import frame_names, frames_needed, training_clips
 from multigrid_vsr.frames.compare import compare_with_files, say_changed_sources
 from multigrid_vsr.options.arch_limits import target_of
-from multigrid_vsr.options.known_types import DATASET_TYPES
+from multigrid_vsr.options.known_types import DATASET_TYPES, STOCK_DATASETS
 from multigrid_vsr.options.multigrid_block import uses_multigrid
 
 
@@ -110,9 +110,23 @@ def check_clips(clips: Sequence[Clip], schedule: Schedule, dataset_opt: Mapping[
             f'{gt_size} for clip {smallest.name} of {smallest.height}x{smallest.width}',
             'Lower it, or leave the clip out of meta_info_file.',
         )
-    # A sample is a frame of a clip in REDS, a clip in Vimeo90K.
+    _check_batches(_num_samples(clips, dataset_opt), schedule, world_size)
+
+
+def count_samples(opt: Mapping[str, Any]) -> int | None:
+    """Samples of the training set of a stock file; ``None`` where it is not on this machine or cannot be read."""
+    dataset_opt = opt['datasets']['train']
+    dataset_opt = {**dataset_opt, 'type': STOCK_DATASETS.get(dataset_opt.get('type'))}
+    try:
+        return _num_samples(training_clips(dataset_opt), dataset_opt)
+    except InputError:
+        return None
+
+
+def _num_samples(clips: Sequence[Clip], dataset_opt: Mapping[str, Any]) -> int:
+    """A sample is a frame of a clip in REDS, a clip in Vimeo90K."""
     is_vimeo = frame_names(dataset_opt) == VIMEO90K_NAMES
-    _check_batches(len(clips) if is_vimeo else sum(clip.num_frame for clip in clips), schedule, world_size)
+    return len(clips) if is_vimeo else sum(clip.num_frame for clip in clips)
 
 
 def _check_batches(num_samples: int, schedule: Schedule, world_size: int) -> None:

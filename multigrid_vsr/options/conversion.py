@@ -22,13 +22,15 @@ from multigrid_vsr.options.arch_limits import (
     check_arch,
     limits_of,
 )
+from multigrid_vsr.options.fill import batches_that_fill, with_batches
 from multigrid_vsr.options.iteration_counts import SCHEDULE_COUNTS, scaled
-from multigrid_vsr.options.known_types import DATASETS_OF_WINDOWS, STOCK_DATASETS, STOCK_MODELS
-from multigrid_vsr.options.multigrid_block import check_blocks, schedule_from_options
+from multigrid_vsr.options.known_types import DATASETS_OF_WINDOWS, STOCK_DATASETS, STOCK_MODELS, is_gan
+from multigrid_vsr.options.multigrid_block import check_blocks, schedule_from_options, total_iter_of
 from multigrid_vsr.options.recipe_shapes import shapes_of, sides_of
 from multigrid_vsr.options.recipes import MOST_WARMUP, RECIPES, WARMUP_PART, Recipe
+from multigrid_vsr.options.stock_run import COMMENTS, gpus_of, with_stock_run
 from multigrid_vsr.options.table import SCHEDULER_TYPE
-from multigrid_vsr.options.train_block import checked_schedule
+from multigrid_vsr.options.train_block import NOT_IN_A_GAN_RUN, checked_schedule
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,19 @@ class Conversion:
     schedule: Schedule
 
 
-def convert(stock: Mapping[str, Any], recipe_name: str = 'paper') -> Conversion:
+FILL_RATE = 'sqrt'  # of the batch: in proportion, a run from an untrained network stays bilinear (docs/benchmarks.md)
+
+
+def convert(
+    stock: Mapping[str, Any], recipe_name: str = 'paper', fill: bool | None = None, num_samples: int | None = None
+) -> Conversion:
     """Decides what changes in a stock run, and checks the outcome as a training run does.
 
     Args:
         stock: The options of a BasicSR run, as read from YAML.
         recipe_name: One of ``RECIPES``.
+        fill: Whether small shapes have larger batches, at equal samples; ``None`` for what the recipe says.
+        num_samples: Samples of the training set; ``None`` where it is not on this machine.
 
     Raises:
         OptionError: If it is no video training run, is converted already, or has nothing to grow.
@@ -66,8 +75,12 @@ def convert(stock: Mapping[str, Any], recipe_name: str = 'paper') -> Conversion:
     check_blocks(stock, 'datasets', 'datasets.train', 'train', 'train.scheduler', 'network_g')
     opt = copy.deepcopy(dict(stock))
     reasons = [f'Recipe {recipe_name}: {recipe.source}.']
+    is_filled = recipe.is_filled if fill is None else fill
+    if is_filled and not recipe.scheduler:
+        raise OptionError('--fill', 'stand beside a recipe with small shapes', recipe_name, 'Leave it out.')
     if 'name' in opt:
-        opt['name'] = f'{opt["name"]}_multigrid'
+        variant = '' if is_filled == recipe.is_filled else '_filled' if is_filled else '_unfilled'
+        opt['name'] = f'{opt["name"]}_{recipe_name}{variant}'
         reasons.append(f'name: {opt["name"]}, so that the stock run keeps its folder')
     reasons += [
         _convert_type('model_type', opt, 'model_type', STOCK_MODELS),
@@ -93,7 +106,8 @@ def convert(stock: Mapping[str, Any], recipe_name: str = 'paper') -> Conversion:
     schedule = schedule_from_options(opt)  # the full shape: what is wrong with it was so before
     check_arch(opt, schedule)
     if recipe.scheduler:
-        opt = _with_schedule(opt, recipe, schedule.full_shape, comments, reasons)
+        samples = num_samples, is_filled
+        opt = _with_schedule(opt, recipe, schedule.full_shape, samples, comments, reasons)
     return Conversion(opt, comments, reasons, checked_schedule(opt))
 
 
@@ -101,10 +115,11 @@ def _with_schedule(
     opt: dict[str, Any],
     recipe: Recipe,
     full: BatchShape,
+    samples: tuple[int | None, bool],
     comments: dict[str, str],
     reasons: list[str],
 ) -> dict[str, Any]:
-    """Adds the shapes and the rule of the rate; says so in ``comments`` and ``reasons``."""
+    """Adds the shapes, their batches and the rule of the rate; says so in ``comments`` and ``reasons``."""
     block = shapes_of(recipe, opt, full, reasons)
     sides = sides_of(block, full)
     lq_sides = ', '.join(str(side // int(opt.get('scale', 1))) for side in sides)
@@ -120,11 +135,18 @@ def _with_schedule(
     else:
         opt = insert(opt, 'datasets', 'multigrid', block)
     stock_iter = int(opt['train']['total_iter'])
-    total_iter = sum(entry['iter'] for entry in block.get('stages', [])) or stock_iter
+    num_samples, is_filled = samples
+    if is_filled:
+        batches = batches_that_fill(opt['multigrid'], full, gpus_of(opt), num_samples, reasons)
+        batches[-1][-1] = full.batch_size_per_gpu
+        opt = with_batches(opt, batches, stock_iter, FILL_RATE, comments, reasons)
+    total_iter = total_iter_of(opt) or stock_iter
     opt['train'] = _with_rule(opt, recipe, len(sides), total_iter, comments, reasons)
     opt = scaled(opt, Fraction(total_iter, stock_iter), SCHEDULE_COUNTS, reasons)
+    opt = with_stock_run(opt, stock_iter, full.batch_size_per_gpu * gpus_of(opt))
+    comments |= COMMENTS
     for key, (value, comment) in recipe.train.items():
-        if key not in opt['train']:
+        if key not in opt['train'] and not (is_gan(opt) and key in NOT_IN_A_GAN_RUN):
             opt['train'] = insert(opt['train'], 'total_iter', key, value)
             comments[f'train.{key}'] = comment
             reasons.append(f'train.{key}: {value}, {comment}')

@@ -1,4 +1,4 @@
-"""Batches that fill a GPU, as ``multigrid-vsr batch`` measures them, put into a run of equal samples."""
+"""Larger batches at small shapes, at equal samples: fewer and fuller iterations."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.schedule import exact_iterations, split
+from multigrid_vsr.core.schedule import split
+from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.options.kinds import WHOLE, list_of, one_or_list_of
 from multigrid_vsr.options.multigrid_block import full_shape, uses_multigrid
 
-MOST_GROWTH = 4  # how many times the full batch an early one is at most: a rate that follows it is not sure beyond
+MOST_GROWTH = 4  # times the full batch: the bench has measured no more, and a rate that follows it is not sure beyond
 _LIST = list_of(one_or_list_of(WHOLE))
 _COMMENTS = {
     'max_batch_size_per_gpu': 'samples that go through the network at a time',
@@ -55,55 +56,119 @@ def filled(
             '--fill',
             'be a number beside a block with batches of its own',
             'batch_size_per_gpu',
-            'Remove `batch_size_per_gpu` there, or give a number.',
+            'Remove `batch_size_per_gpu` there, convert with --no-fill, or give a number.',
         )
     batch = full_shape(opt).batch_size_per_gpu
     stages, frames = (len(block.get(key) or [1]) for key in ('gt_size', 'num_frame'))
     rows = _rows(fill, batch, *((len(entries), 1) if entries else (stages, frames)))
     batches = [[max(batch, min(held, MOST_GROWTH * batch)) for held in row] for row in rows]
     batches[-1][-1] = batch
-    new: dict[str, Any] = {}
+    options = dict(opt)
     if (short := rows[-1][-1]) < batch:
-        new['max_batch_size_per_gpu'] = short
+        options = _with_block(opt, {'max_batch_size_per_gpu': short}, comments)
         reasons.append(
             f'multigrid.max_batch_size_per_gpu: {short}: {batch} samples a GPU go through the network {short} at a '
             'time, with the gradient of them all'
         )
-    most = max(max(row) for row in batches)
-    scheduler = dict(opt['train']['scheduler'])
-    if most > batch:
-        if entries:
-            new['stages'] = _entries(entries, [held for (held,) in batches], batch)
-        else:
-            new['batch_size_per_gpu'] = shortened(batches)
-            new['share'] = 'samples'
-            new['stage_iter'] = block.get('stage_iter') or split(stage_total, [1] * stages)
-        scheduler['batch_scaling'] = rate
-        comments['train.scheduler.batch_scaling'] = 'the rate follows the batch of each shape'
-        changed = 'stages' if entries else 'batch_size_per_gpu'
-        reasons.append(f'multigrid.{changed}: batches of {shortened(batches)}, at equal samples')
-    comments['multigrid'] = 'the shapes of the run'
+    return with_batches(options, batches, stage_total, rate, comments, reasons), max(map(max, batches)) / batch
+
+
+def batches_that_fill(
+    block: Mapping[str, Any], full: BatchShape, gpus: int, num_samples: int | None, reasons: list[str]
+) -> list[list[int]]:
+    """The batch of each shape: ``MOST_GROWTH`` times the full one, or what memory and data allow.
+
+    A batch has no more pixels than that of the full shape, which the memory holds.
+
+    Args:
+        block: The ``multigrid`` block, with one batch throughout.
+        full: The full shape.
+        gpus: GPUs that share a global batch.
+        num_samples: Samples of the training set; ``None`` where it is not on this machine.
+        reasons: Gets a line for each shape whose batch stays below ``MOST_GROWTH`` times the full one.
+
+    Returns:
+        Samples of each GPU, for each stage and frame count; for each entry beside ``stages``.
+    """
+
+    def held(gt_size: int, num_frame: int) -> int:
+        most, why = full.samples_of(num_frame, gt_size), 'it has the pixels of the full shape'
+        if num_samples is not None and num_samples // gpus < most:
+            most, why = num_samples // gpus, f'the data has {num_samples} samples'
+        batch = max(full.batch_size_per_gpu, min(wished, most))
+        if batch < wished and (gt_size, num_frame) != (full.gt_size, full.num_frame):
+            reasons.append(f'{num_frame} frames of {gt_size} pixels: a batch of {batch}, not {wished}: {why}')
+        return batch
+
+    wished = MOST_GROWTH * full.batch_size_per_gpu
+    if block.get('stages'):
+        return [[held(entry['gt_size'], entry['num_frame'])] for entry in block['stages']]
+    num_frames = block.get('num_frame', [full.num_frame])
+    return [[held(side, frames) for frames in num_frames] for side in block.get('gt_size', [full.gt_size])]
+
+
+def with_batches(
+    opt: Mapping[str, Any],
+    batches: Sequence[Sequence[int]],
+    stage_total: int,
+    rate: str,
+    comments: dict[str, str],
+    reasons: list[str],
+) -> dict[str, Any]:
+    """The options with larger batches at equal samples, and a rate that follows them.
+
+    Args:
+        opt: Options of a run of this project, with one batch throughout.
+        batches: Samples of each GPU, for each stage and frame count; for each entry beside ``stages``.
+        stage_total: Iterations of the full batch that the run's samples are.
+        rate: ``batch_scaling`` of the rate.
+        comments: Gets the comment of each new option.
+        reasons: Gets a line for each decision.
+    """
+    block = dict(opt.get('multigrid') or {})
+    batch = full_shape(opt).batch_size_per_gpu
+    if max(map(max, batches)) == batch:
+        return dict(opt)
+    if block.get('stages'):
+        new: dict[str, Any] = {'stages': _entries(block['stages'], [held for (held,) in batches], batch)}
+    else:
+        stages = len(block.get('gt_size') or [1])
+        new = {
+            'batch_size_per_gpu': shortened(batches),
+            'share': 'samples',
+            'stage_iter': block.get('stage_iter') or split(stage_total, [1] * stages),
+        }
+    reasons.append(f'multigrid.{next(iter(new))}: batches of {shortened(batches)}, at equal samples')
+    comments['train.scheduler.batch_scaling'] = 'the rate follows the batch of each shape'
+    options = _with_block(opt, new, comments)
+    scheduler = {**opt['train']['scheduler'], 'batch_scaling': rate}
+    return {**options, 'train': {**opt['train'], 'scheduler': scheduler}}
+
+
+def _with_block(opt: Mapping[str, Any], new: Mapping[str, Any], comments: dict[str, str]) -> dict[str, Any]:
+    """The options with more in the ``multigrid`` block, which is put behind the training set if it is new."""
+    comments.setdefault('multigrid', 'the shapes of the run')
     comments |= {f'multigrid.{key}': _COMMENTS[key] for key in new if key in _COMMENTS}
-    options = {**opt, 'multigrid': block | new, 'train': {**opt['train'], 'scheduler': scheduler}}
-    if not block and new:  # where a block belongs
-        keys = [key for key in opt if key != 'multigrid']
-        keys.insert(keys.index('datasets') + 1, 'multigrid')
-        options = {key: options[key] for key in keys}
-    return (options if new else dict(opt)), most / batch
+    block = {**(opt.get('multigrid') or {}), **new}
+    if opt.get('multigrid'):
+        return {**opt, 'multigrid': block}
+    keys = [key for key in opt if key != 'multigrid']
+    keys.insert(keys.index('datasets') + 1, 'multigrid')
+    return {key: block if key == 'multigrid' else opt[key] for key in keys}
 
 
-def shortened(batches: Sequence[list[int]]) -> list[int | list[int]]:
+def shortened(batches: Sequence[Sequence[int]]) -> list[int | list[int]]:
     """Batches of each stage and frame count as an option file writes them: one number where a stage has one batch."""
-    return [row[0] if len(set(row)) == 1 else row for row in batches]
+    return [row[0] if len(set(row)) == 1 else list(row) for row in batches]
 
 
-def _entries(entries: Sequence[Mapping[str, Any]], batches: Sequence[int], batch: int) -> list[dict[str, Any]]:
+def _entries(entries: Sequence[Mapping[str, Any]], batches: Sequence[int], batch: int) -> list[Mapping[str, Any]]:
     """``stages`` with other batches at equal samples."""
-    rows = exact_iterations([entry['iter'] for entry in entries], [1], [[held] for held in batches], batch)
-    exact = [iters for (iters,) in rows]
     return [
-        {**entry, 'iter': count, **({'batch_size_per_gpu': held} if held != batch else {})}
-        for entry, count, held in zip(entries, split(round(sum(exact)), exact), batches)
+        entry
+        if held == batch
+        else {**entry, 'iter': max(1, round(entry['iter'] * batch / held)), 'batch_size_per_gpu': held}
+        for entry, held in zip(entries, batches)
     ]
 
 

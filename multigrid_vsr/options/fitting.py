@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.options.conversion import Conversion, insert
 from multigrid_vsr.options.fill import filled
 from multigrid_vsr.options.iteration_counts import ALL_COUNTS, lengths, scaled
@@ -22,11 +23,12 @@ from multigrid_vsr.options.multigrid_block import (
     full_shape,
     lookup,
     schedule_from_options,
-    total_iter_of_samples,
+    total_iter_of,
     uses_multigrid,
 )
 from multigrid_vsr.options.recipes import MOST_WARMUP, WARMUP_PART
 from multigrid_vsr.options.scheduler import cosine_options
+from multigrid_vsr.options.stock_run import COMMENTS, stock_run_of, with_stock_run
 from multigrid_vsr.options.table import SCHEDULER_TYPE
 from multigrid_vsr.options.train_block import checked_schedule
 
@@ -79,8 +81,8 @@ def fit(opt: Mapping[str, Any], wishes: Wishes) -> Conversion:
         raise OptionError('--batch', f'be a multiple of the {gpus} GPUs', batch, f'The nearest is {near}.')
     growth, samples = Fraction(batch, old_batch), Fraction(str(wishes.samples))
 
-    new = copy.deepcopy(dict(opt))
-    comments: dict[str, str] = {}
+    new = _with_stock(opt, old, file_gpus)
+    comments = dict(COMMENTS)
     reasons = [_said(new, 'num_gpu', gpus)] if opt.get('num_gpu') != gpus else []
     if batch // gpus != per_gpu:
         reasons.append(_said(new, 'datasets.train.batch_size_per_gpu', batch // gpus, f'{batch} on {gpus} GPUs'))
@@ -90,12 +92,7 @@ def fit(opt: Mapping[str, Any], wishes: Wishes) -> Conversion:
     if wishes.fill is not None:
         new, most = filled(new, wishes.fill, round(old.total_iter * samples / growth), wishes.rate, comments, reasons)
         largest *= most
-    total_iter = round(old.total_iter * samples / growth) or 1
-    block = new.get('multigrid') or {}
-    if block.get('share') == 'samples' and block.get('stage_iter'):
-        total_iter = total_iter_of_samples(new)
-    elif block.get('stages'):
-        total_iter = sum(entry['iter'] for entry in block['stages'])
+    total_iter = total_iter_of(new) or round(old.total_iter * samples / growth) or 1
     new = scaled(new, Fraction(total_iter, old.total_iter), ALL_COUNTS, reasons)
     _fit_rate(new, growth, wishes.rate, reasons)
     new = _with_ramp(new, _ramp(opt, old), total_iter, growth > 1 and wishes.rate != 'none', comments, reasons)
@@ -104,7 +101,7 @@ def fit(opt: Mapping[str, Any], wishes: Wishes) -> Conversion:
             f'Warning: a batch of {largest:g} times the old one and a rate of as many; the paper went to '
             f'{MOST_LINEAR}. Consider --rate sqrt ({math.sqrt(largest):.3g} times).'
         )
-    if new == opt:
+    if {**new, 'stock_run': None} == {**opt, 'stock_run': None}:
         raise OptionError('fit', 'change something', 'what the run has already', 'Give --gpus, --batch or --samples.')
     if 'name' in new:
         part = (f'_b{batch}' if growth != 1 else '') + (f'_s{wishes.samples:g}' if samples != 1 else '')
@@ -112,6 +109,19 @@ def fit(opt: Mapping[str, Any], wishes: Wishes) -> Conversion:
         reasons.insert(0, _said(new, 'name', f'{new["name"]}{part}', 'so that both keep their folders'))
     reasons.insert(0, _summary(old_batch, batch, old.total_iter, total_iter, samples))
     return Conversion(new, comments, reasons, (checked_schedule if uses_multigrid(new) else schedule_from_options)(new))
+
+
+def _with_stock(opt: Mapping[str, Any], schedule: Schedule, file_gpus: int) -> dict[str, Any]:
+    """A copy of the options that says what the stock run was, where that is known.
+
+    A run that has the full shape throughout is the stock run itself.
+    """
+    new, stock = copy.deepcopy(dict(opt)), stock_run_of(opt, file_gpus)
+    if stock is not None:
+        new['stock_run']['batch_size'] = round(stock.batch_size)
+    elif all(segment.shape == schedule.full_shape for segment in schedule.segments):
+        new = with_stock_run(new, schedule.total_iter, schedule.full_shape.batch_size_per_gpu * file_gpus)
+    return new
 
 
 def _summary(old_batch: int, batch: int, old_iter: int, total_iter: int, samples: Fraction) -> str:

@@ -144,13 +144,18 @@ def _rounded(exact: list[list[Fraction]]) -> int:
     return max(1, round(sum(map(sum, exact))))
 
 
-def total_iter_of_samples(opt: Mapping[str, Any]) -> int:
-    """What ``train.total_iter`` has to be beside ``multigrid.share: samples`` and ``stage_iter``.
+def total_iter_of(opt: Mapping[str, Any]) -> int | None:
+    """What ``train.total_iter`` has to be by the lengths of the ``multigrid`` block; ``None`` where they follow it.
 
     Raises:
         OptionError: If an option breaks its rule.
     """
-    full, block = full_shape(opt), checked('multigrid', opt['multigrid'])
+    block = opt.get('multigrid') or {}
+    if block.get('stages'):
+        return sum(entry['iter'] for entry in block['stages'])
+    if block.get('share') != 'samples' or not block.get('stage_iter'):
+        return None
+    full, block = full_shape(opt), checked('multigrid', block)
     gt_sizes, num_frames = _growing(block, 'gt_size', full.gt_size), _growing(block, 'num_frame', full.num_frame)
     frame_ratio = block.get('frame_ratio', [1] * len(num_frames))
     batches = _batch_sizes(block, full, gt_sizes, num_frames)

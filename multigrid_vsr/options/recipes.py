@@ -26,6 +26,7 @@ class Recipe:
             side and its frames.
         scheduler: Options of ``MultigridCosineLR``.
         small_rates: By the name of an arch, the share of the rate that a spatial stage before the last begins with.
+        is_filled: Whether small shapes have more samples at a time, where the user does not say.
         train: More options of ``train``, each with what to say beside it in the file.
     """
 
@@ -37,11 +38,13 @@ class Recipe:
     stages: tuple[Stage, ...] = ()
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     small_rates: Mapping[str, float] = field(default_factory=dict)
+    is_filled: bool = False
     train: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
 
 
 _RULE = {'restart': 'shape', 'anneal': 'last'}
 _SMALL_RATES = {'EDVR': 0.5}  # a larger rate at LQ 32 "may cause severe performance drop" there
+_GRAPH = {'cuda_graph': (True, 'one launch an iteration on a GPU, the same bits; not measured on a GPU yet')}
 RECIPES = {
     'paper': Recipe(
         source='arXiv 2205.05069: two spatial stages, three frame counts inside each, equation 1 of the rate, one ramp',
@@ -49,10 +52,11 @@ RECIPES = {
         frames=(HALF, THREE_QUARTERS),
         scheduler=_RULE,
         small_rates=_SMALL_RATES,
+        train=_GRAPH,
     ),
     'fast': Recipe(
-        source="this project's own, measured on a small network in short runs alone (docs/benchmarks.md): nearly twice "
-        'the iterations, nearly all of them small',
+        source="this project's own, measured on a small network in short runs only (docs/benchmarks.md): nearly twice "
+        'the samples, nearly all of them small, and more of them at a time',
         least_lq=16,
         least_frames=5,
         stages=(
@@ -62,7 +66,9 @@ RECIPES = {
         ),
         scheduler=_RULE,
         small_rates=_SMALL_RATES,
+        is_filled=True,
         train={
+            **_GRAPH,
             'channels_last': (True, 'the layout that convolutions are fastest in'),
             'amp': ('bf16', 'half precision; the flow network and the last sum stay in float32'),
         },

@@ -92,7 +92,7 @@ def with_tables(text: str) -> str:
 def _markdown(block: str) -> str:
     """The rows of a block of this project, or all of BasicSR's, with their whole names."""
     lines = ['| option | value | without it | what it does |', '|---|---|---|---|']
-    names = {f'{block}.{option.key}': option.key for option in OWN_OPTIONS}
+    names = {option.name: option.key for option in OWN_OPTIONS if option.name == f'{block}.{option.key}'}
     if block == 'BasicSR':
         names = {option.name: option.name for option in BASICSR_OPTIONS}
     for option in (option for option in ALL_OPTIONS if option.name in names):

@@ -191,6 +191,15 @@ OPTIONS = (
     Option(f'{_ENTRIES}.gt_size', WHOLE, 'Ground truth side.', 'pixels', 'the full value', 'a multiple of `scale`'),
     Option(f'{_ENTRIES}.num_frame', WHOLE, 'Frames of a sample.', 'frames', 'the full value'),
     Option(f'{_ENTRIES}.batch_size_per_gpu', WHOLE, 'Samples of each GPU.', 'samples', 'that of `datasets.train`'),
+    # What it is compared with.
+    Option(
+        'stock_run',
+        BLOCK,
+        'The run that this file was made from, as `convert` and `fit` write it: what comparisons are with.',
+        default='comparisons are with as many iterations of the full shape',
+    ),
+    Option('stock_run.total_iter', WHOLE, 'Its iterations.', 'iterations'),
+    Option('stock_run.batch_size', WHOLE, 'Its samples in an iteration, on all GPUs of the file.', 'samples'),
     # How it trains.
     Option(
         'train.amp',
@@ -295,4 +304,5 @@ LOADER_KEYS = (  # of `datasets.train`, whatever the dataset
 )
 OF_TRAINING = ('train', 'logger', 'val_freq')  # what a test has no use for
 TEST_SET_KEYS = ('name', 'type', 'dataroot_gt')  # that a MultigridVideoTestDataset cannot do without
-STRICT = (_BLOCK, _ENTRIES, _DATASET, f'{_DATASET}.io_backend', _SCHEDULER)  # blocks that hold nothing else
+# Blocks that hold nothing else.
+STRICT = (_BLOCK, _ENTRIES, _DATASET, f'{_DATASET}.io_backend', 'stock_run', _SCHEDULER)

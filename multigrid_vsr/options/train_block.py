@@ -12,6 +12,9 @@ from multigrid_vsr.options.checked import checked
 from multigrid_vsr.options.known_types import STOCK_DATASETS, is_known_dataset
 from multigrid_vsr.options.multigrid_block import check_blocks, largest_part, lookup, schedule_from_options
 from multigrid_vsr.options.scheduler import check_scheduler
+from multigrid_vsr.options.stock_run import stock_run_of
+
+NOT_IN_A_GAN_RUN = {'amp': 'It trains in float32.', 'cuda_graph': "Its two steps are BasicSR's own code."}
 
 
 def checked_schedule(opt: Mapping[str, Any]) -> Schedule:
@@ -24,6 +27,7 @@ def checked_schedule(opt: Mapping[str, Any]) -> Schedule:
         OptionError: If an option breaks its rule.
     """
     schedule = schedule_from_options(opt)
+    stock_run_of(opt, 1)
     check_blocks(opt, 'network_g', 'train.scheduler')
     for block in ('train', 'datasets.train', 'path'):
         checked(block, lookup(opt, block) or {})
@@ -77,10 +81,9 @@ def _check_modules(train_opt: Mapping[str, Any]) -> None:
 def _check_gan(opt: Mapping[str, Any], schedule: Schedule) -> None:
     """What BasicSR's GAN iteration cannot do: it is its own code, in float32, on a whole batch of sequences."""
     shapes, part = [segment.shape for segment in schedule.segments], largest_part(opt)
-    if opt['train'].get('amp') is not None:
-        raise OptionError('train.amp', 'be left out of a GAN run', opt['train']['amp'], 'It trains in float32.')
-    if opt['train'].get('cuda_graph'):
-        raise OptionError('train.cuda_graph', 'be left out of a GAN run', True, "Its two steps are BasicSR's own code.")
+    for key, fix in NOT_IN_A_GAN_RUN.items():
+        if opt['train'].get(key):
+            raise OptionError(f'train.{key}', 'be left out of a GAN run', opt['train'][key], fix)
     if part and any(shape.batch_size_per_gpu > part.samples_of(shape.num_frame, shape.gt_size) for shape in shapes):
         raise OptionError(
             'multigrid.max_batch_size_per_gpu',

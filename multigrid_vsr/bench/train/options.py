@@ -15,7 +15,7 @@ from multigrid_vsr.core.schedule import split
 from multigrid_vsr.demo import training
 from multigrid_vsr.demo.dataset import SCALE
 from multigrid_vsr.options.arch_limits import target_of
-from multigrid_vsr.options.multigrid_block import schedule_from_options, total_iter_of_samples
+from multigrid_vsr.options.multigrid_block import schedule_from_options, total_iter_of
 from multigrid_vsr.options.recipes import RECIPES, WARMUP_PART
 
 BATCH = 2
@@ -130,14 +130,10 @@ def _side(run: Run, share: float | Fraction, least_lq: int) -> int:
 
 def _follow(opt: dict[str, Any], variant: Variant, run: Run) -> None:
     """Iterations, batch, rate and ramp, as the variant has them."""
-    train_opt, block = opt['train'], opt['multigrid']
+    train_opt = opt['train']
     opt['datasets']['train']['batch_size_per_gpu'] = BATCH * variant.batch
     train_opt['optim_g']['lr'] = run.rate * variant.batch ** BATCH_SCALINGS[variant.rate]
-    train_opt['total_iter'] = run.iters // variant.batch
-    if variant.stages:
-        train_opt['total_iter'] = sum(entry['iter'] for entry in block['stages'])
-    elif block.get('share') == 'samples':
-        train_opt['total_iter'] = total_iter_of_samples(opt)
+    train_opt['total_iter'] = total_iter_of(opt) or run.iters // variant.batch
     ramp = train_opt['total_iter'] // WARMUP_PART if variant.ramp else -1
     if 'type' in variant.scheduler:
         train_opt.update(scheduler=dict(variant.scheduler), warmup_iter=ramp)
