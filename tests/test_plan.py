@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from runs import options, write
+from runs import TRAIN, options, run, write
 from test_convert import REDS, network
 
 from multigrid_vsr.bench import launches
+from multigrid_vsr.bench.prediction import Prediction, ShapeCost
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.core.plan import StockRun
+from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.options.conversion import convert
 from multigrid_vsr.options.launches import known_launches
 from multigrid_vsr.options.train_block import checked_schedule
@@ -92,6 +96,25 @@ def test_plan_on_other_gpus_takes_the_stock_run_there_too(tmp_path, capsys):
     assert data['samples'] == 300000 * 32
     assert data['launches'] == 100000 * (8890 + 13650 + 18410)
     assert [segment['launches'] for segment in data['segments'][:2]] == [50000 * 8890, 50000 * 13650]
+
+
+def test_measured_hours_of_stock_are_those_of_the_stock_run():
+    full = BatchShape(4, 15, 256)
+    schedule = Schedule.from_shapes([(1000, BatchShape(16, 11, 64)), (100, full)], full)
+    costs = {segment.shape: ShapeCost(step=0.5, loading=0.0) for segment in schedule.segments}
+    unknown = Prediction(schedule, costs, None, stock_step=2.0)
+    assert unknown.stock_iterations == 4100  # 16000 + 400 samples
+    assert '4100 iterations of the full shape (the same samples) at 2 s' in str(unknown)
+    known = Prediction(schedule, costs, StockRun(3000, 4), stock_step=2.0)
+    assert (known.stock_iterations, known.stock_seconds, known.seconds) == (3000, 6000.0, 550.0)
+    assert '3000 iterations of the full shape (the samples of the stock run) at 2 s' in str(known)
+    assert '10.91 times as long.' in str(known)
+
+
+def test_log_of_a_run_compares_with_the_stock_run(tmp_path, clips):
+    opt = options(clips, multigrid={'gt_size': [64, 128]}, stock_run={'total_iter': 26, 'batch_size': 2})
+    log = run(*TRAIN, write(tmp_path, opt), cwd=tmp_path).stdout
+    assert 'for the stock run, 26 iterations of 2 samples: 6.12x fewer, with 0.25x the samples.' in log
 
 
 def test_plan_counts_the_launches_of_every_micro_batch(tmp_path, capsys):

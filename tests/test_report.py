@@ -149,6 +149,7 @@ def test_report_has_the_figures_of_the_logs(runs_folder, tmp_path):
     assert f'{float(psnr):.2f} dB' in html
     assert ssim in html
     assert html.count('<section class="card') == 3
+    assert html.count('x fewer than as many iterations of the full shape</dd>') == 1  # of the run that grows
     assert '<td>model_type</td><td>VideoRecurrentModel</td><td>MultigridVideoModel</td><td>SRModel</td>' in html
     assert '<td>multigrid.gt_size</td><td>–</td><td>[64, 128]</td><td>–</td>' in html
     assert 'manual_seed' not in html  # the same in all

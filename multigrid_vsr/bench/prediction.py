@@ -14,13 +14,14 @@ from tqdm import tqdm
 
 from multigrid_vsr.bench.building import model_of_windows
 from multigrid_vsr.core.errors import one_line
-from multigrid_vsr.core.plan import format_table, total_samples
+from multigrid_vsr.core.plan import StockRun, format_table, total_samples
 from multigrid_vsr.core.run_lines import span
 from multigrid_vsr.core.sampling import batch_requests
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.data.pixels import to_float_rgb
 from multigrid_vsr.models.memory import is_out_of_memory
+from multigrid_vsr.options.stock_run import stock_run_of
 
 _LOADS = 3
 
@@ -49,12 +50,14 @@ class Prediction:
     Attributes:
         schedule: Its shapes.
         costs: Of each shape.
+        stock: The stock run on one GPU; ``None`` where the file does not say what it was.
         stock_step: Seconds of an iteration of BasicSR's own model at the full shape; ``None`` where it cannot train it.
         why_not: The reason.
     """
 
     schedule: Schedule
     costs: dict[BatchShape, ShapeCost]
+    stock: StockRun | None
     stock_step: float | None
     why_not: str = ''
 
@@ -68,8 +71,10 @@ class Prediction:
 
     @property
     def stock_iterations(self) -> int:
-        """Iterations of the full shape with the samples of the run."""
-        return round(total_samples(self.schedule) / self.schedule.full_shape.batch_size_per_gpu)
+        """Iterations of the full shape with the samples of the stock run, or of this run where that is not known."""
+        stock = self.stock
+        samples = total_samples(self.schedule) if stock is None else stock.total_iter * stock.batch_size
+        return round(samples / self.schedule.full_shape.batch_size_per_gpu)
 
     @property
     def stock_seconds(self) -> float | None:
@@ -98,7 +103,8 @@ class Prediction:
         rows.append((f'1-{self.schedule.total_iter}', '', '', '', f'{self.seconds / 3600:.3g}'))
         table = format_table(('iterations', 'batch x frames x gt', 's a step', 'and waiting', 'hours'), rows)
         lines = [table, f'The run takes {span(self.seconds)}, without validation and checkpoints.']
-        stock = f"BasicSR's own model, {self.stock_iterations} iterations of the full shape (the same samples)"
+        whose = 'the same samples' if self.stock is None else 'the samples of the stock run'
+        stock = f"BasicSR's own model, {self.stock_iterations} iterations of the full shape ({whose})"
         if self.stock_seconds is None:
             lines.append(f'{stock}, cannot be timed: {self.why_not}.')
         else:
@@ -121,6 +127,7 @@ def predict(opt: dict[str, Any], rounds: int) -> Prediction:
     from basicsr.models import build_model
 
     torch.backends.cudnn.benchmark = True  # as in training
+    stock = stock_run_of(opt, 1)
     opt = {**opt, 'num_gpu': min(opt['num_gpu'], 1)}
     train_set = opt['datasets']['train']
     schedule: Schedule = train_set['multigrid']
@@ -142,7 +149,7 @@ def predict(opt: dict[str, Any], rounds: int) -> Prediction:
         step = sum(times[shape]) / len(times[shape])
         costs[shape] = ShapeCost(step, max(0.0, loads[shape] / workers - step) if workers else loads[shape])
     del model
-    return Prediction(schedule, costs, *_stock_step(opt, dataset, rounds))
+    return Prediction(schedule, costs, stock, *_stock_step(opt, dataset, rounds))
 
 
 def _load(dataset: Any, schedule: Schedule, shape: BatchShape) -> tuple[dict[str, Any], float]:

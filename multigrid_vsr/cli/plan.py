@@ -76,7 +76,8 @@ def run(args: argparse.Namespace) -> None:
     if args.plot is not None:
         from multigrid_vsr.report.plan_plot import plot_plan
 
-        write_whole('--plot', args.plot, plot_plan(schedule, rate, str(opt.get('name')), args.plot.suffix[1:].lower()))
+        drawn = plot_plan(schedule, rate, stock_run_of(opt, 1), str(opt.get('name')), args.plot.suffix[1:].lower())
+        write_whole('--plot', args.plot, drawn)
     prediction = _predict(args, opt) if args.measure else None
     if args.json:
         data = plan_data(schedule, world_size, rate, stock, launches)

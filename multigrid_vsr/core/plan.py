@@ -149,6 +149,17 @@ def total_samples(schedule: Schedule) -> int:
     return sum(segment.num_iter * segment.shape.batch_size_per_gpu for segment in schedule.segments)
 
 
+def fewer_pixels(schedule: Schedule, world_size: int, stock: StockRun | None) -> float:
+    """How many times fewer pixels a run has than the stock run, or than as many iterations of the full shape."""
+    stock = stock or as_many_iterations(schedule, world_size)
+    return stock_pixels(schedule, stock) / (total_pixels(schedule) * world_size)
+
+
+def as_many_iterations(schedule: Schedule, world_size: int) -> StockRun:
+    """A run of the full shape throughout with the iterations of a schedule, for a file that names no stock run."""
+    return StockRun(schedule.total_iter, schedule.full_shape.batch_size_per_gpu * world_size)
+
+
 def stock_pixels(schedule: Schedule, stock: StockRun) -> float:
     """Ground-truth pixels that all GPUs train on in the stock run."""
     full = schedule.full_shape
@@ -166,7 +177,7 @@ def comparison(
         stock: The stock run; without it the comparison is with as many iterations of the full shape.
         launches: Kernel launches of one GPU; ``None`` leaves their line out.
     """
-    known = stock or StockRun(schedule.total_iter, schedule.full_shape.batch_size_per_gpu * world_size)
+    known = stock or as_many_iterations(schedule, world_size)
     pixels, full = total_pixels(schedule) * world_size, stock_pixels(schedule, known)
     unit, per_unit = _unit(schedule, world_size)
     if stock is None:
@@ -175,8 +186,9 @@ def comparison(
         samples = total_samples(schedule) * world_size / (stock.total_iter * stock.batch_size)
         other = f'for the stock run, {stock.total_iter} iterations of {stock.batch_size:g} samples'
         share = f', with {samples:.2f}x the samples'
+    fewer = fewer_pixels(schedule, world_size, stock)
     lines = [
-        f'{pixels / per_unit:.3f} {unit} against {full / per_unit:.3f} {other}: {full / pixels:.2f}x fewer{share}. '
+        f'{pixels / per_unit:.3f} {unit} against {full / per_unit:.3f} {other}: {fewer:.2f}x fewer{share}. '
         'Wall-clock follows pixels only as far as the GPU is busy.'
     ]
     if launches is not None:

@@ -13,7 +13,7 @@ from basicsr.utils import get_root_logger
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.lr import Rate
-from multigrid_vsr.core.plan import shape_notes, stage_table
+from multigrid_vsr.core.plan import comparison, shape_notes, stage_table
 from multigrid_vsr.core.run_lines import span
 from multigrid_vsr.models import checkpoint
 from multigrid_vsr.models.grad_clip import GradClip
@@ -22,6 +22,8 @@ from multigrid_vsr.models.preflight import preflight
 from multigrid_vsr.models.progress import Progress, shows_progress
 from multigrid_vsr.models.run_clock import RunClock
 from multigrid_vsr.models.shape_times import time_shapes
+from multigrid_vsr.options.launches import known_run_launches
+from multigrid_vsr.options.stock_run import stock_run_of
 from multigrid_vsr.options.watch_table import MOST_NAN
 
 
@@ -49,7 +51,11 @@ class RunWatch:
         """The table that ``multigrid-vsr plan`` prints."""
         schedule, opt = self._model.schedule, self._model.opt
         if schedule is not None:
-            get_root_logger().info(f'Multigrid schedule:\n{stage_table(schedule, checkpoint.ranks(opt), rate)}')
+            ranks = checkpoint.ranks(opt)
+            launches = known_run_launches(opt, schedule) if self._model.device.type == 'cuda' else None
+            table = stage_table(schedule, ranks, rate, launches)
+            get_root_logger().info(f'Multigrid schedule:\n{table}')
+            get_root_logger().info(comparison(schedule, ranks, stock_run_of(opt, ranks), launches))
             for note in shape_notes(schedule, opt.get('scale', 1)):
                 get_root_logger().info(note)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import jinja2
 
+from multigrid_vsr.core.plan import fewer_pixels
+from multigrid_vsr.options.stock_run import stock_run_of
 from multigrid_vsr.report import analysis, chart
 from multigrid_vsr.report.experiment import Experiment, Point
 from multigrid_vsr.report.pictures import rows_of_crops
@@ -125,6 +127,10 @@ def _card(
         rows += [('time left then', experiment.eta)] if experiment.eta else []
     rows.append(('iterations', f'{done:,} of {total:,}'))
     rows.append(('samples', f'{experiment.samples(done):,}'))
+    if len(experiment.schedule.segments) > 1:
+        stock = stock_run_of(experiment.options, experiment.ranks)
+        other = 'the stock run' if stock else 'as many iterations of the full shape'
+        rows.append(('pixels', f'{fewer_pixels(experiment.schedule, experiment.ranks, stock):.2f}x fewer than {other}'))
     if experiment.parameters:
         rows.append(('parameters', f'{experiment.parameters:,}'))
     if experiment.starts:

@@ -8,7 +8,7 @@ from typing import Any
 
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.lr import Rate
-from multigrid_vsr.core.plan import total_pixels
+from multigrid_vsr.core.plan import StockRun, fewer_pixels
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.report.chart import count_label
 
@@ -18,12 +18,13 @@ _POINTS = 1000
 _LEAST_WIDTH = 0.065  # share of the axis that a label needs
 
 
-def plot_plan(schedule: Schedule, rate: Rate | None, title: str, kind: str) -> bytes:
+def plot_plan(schedule: Schedule, rate: Rate | None, stock: StockRun | None, title: str, kind: str) -> bytes:
     """Draws a schedule.
 
     Args:
         schedule: Shapes of the run.
         rate: Its learning rate, or ``None``.
+        stock: The stock run on as many GPUs as one of this run's; ``None`` where it is not known.
         title: Name of the run.
         kind: ``png`` or ``svg``.
 
@@ -39,8 +40,8 @@ def plot_plan(schedule: Schedule, rate: Rate | None, title: str, kind: str) -> b
     panels = 3 if rate else 2
     figure = Figure(figsize=(10, 6.2 if rate else 4.8), dpi=150, layout='constrained')
     axes = figure.subplots(panels, 1, sharex=True, height_ratios=[5, 1.3, 2][:panels])
-    share = total_pixels(schedule) / (schedule.total_iter * schedule.full_shape.pixels)
-    draw_cost(axes[0], schedule, f'{title}: {share:.0%} of the pixels of the full shape throughout')
+    other = 'the stock run' if stock else 'as many iterations of the full shape'
+    draw_cost(axes[0], schedule, f'{title}: {1 / fewer_pixels(schedule, 1, stock):.0%} of the pixels of {other}')
     _draw_batch(axes[1], schedule)
     if rate:
         _draw_rate(axes[2], schedule, rate)
