@@ -15,11 +15,11 @@ from multigrid_vsr.bench import launches
 from multigrid_vsr.bench.prediction import Prediction, ShapeCost
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.core.plan import StockRun
+from multigrid_vsr.core.plan import StockRun, fewer_pixels, total_samples
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.options.conversion import convert
-from multigrid_vsr.options.launches import known_launches
+from multigrid_vsr.options.launches import known_launches, known_run_launches
 from multigrid_vsr.options.train_block import checked_schedule
 
 LENGTH = {'train__total_iter': 300000, 'train__scheduler__periods': [300000], 'datasets__train__batch_size_per_gpu': 4}
@@ -130,6 +130,26 @@ def test_plan_counts_the_launches_of_every_micro_batch(tmp_path, capsys):
 def test_plan_for_the_cpu_says_nothing_of_launches(tmp_path, clips, capsys):
     main(['plan', '-opt', str(write(tmp_path, options(clips, multigrid={'gt_size': [64, 128]})))])
     assert 'aunches' not in capsys.readouterr().out
+
+
+def test_page_of_recipes_has_the_launches_that_plan_prints():
+    stock = options(Path('.'), **{**BASICVSR, 'num_gpu': 1})
+    runs = {
+        'paper': ('paper', None),
+        'paper --fill': ('paper', True),
+        'fast --no-fill': ('fast', False),
+        'fast': ('fast', None),
+    }
+    lines = []
+    for name, (recipe, fill) in runs.items():
+        new = convert(stock, recipe, fill)
+        launches = known_run_launches(new.options, new.schedule)
+        total, samples = launches.total(new.schedule), total_samples(new.schedule) / 1_200_000
+        pixels = 1 / fewer_pixels(new.schedule, 1, StockRun(300000, 4))
+        hours = f'{total * 5e-6 / 3600:.1f} h'
+        lines.append(f'| `{name}` | {pixels:.2f} | {samples:.3g} | {total / (300000 * 20300):.2f} | {hours} |')
+    page = (Path(__file__).parents[1] / 'docs/recipes.md').read_text()
+    assert '\n'.join(lines) in page
 
 
 @pytest.mark.parametrize(
