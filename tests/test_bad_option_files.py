@@ -90,7 +90,7 @@ BAD = [
     ({'num_gpu': 3}, r'num_gpu: must be at most the \d GPUs of this machine, got 3. Set num_gpu: auto.'),
     ({'num_gpu': 'all'}, 'num_gpu: must be a whole number or auto, got all. Set num_gpu: auto.'),
     ({'Multigird': {'gt_size': [64, 128]}}, 'Multigird: must be multigrid, got Multigird. Did you mean `multigrid`?'),
-    ({'train__amp': 'fp32'}, 'train.amp: must be bf16 or fp16, got fp32. Leave it out for float32.'),
+    ({'train__amp': 'fp32'}, 'train.amp: must be bf16, fp16, auto, got fp32. Leave it out for float32.'),
     ({'train__compile': 'fast'}, 'train.compile: must be one of true, false, default, .*, got fast. Leave it out'),
     (
         {'train__compile': 'reduce-overhead'},
@@ -112,6 +112,7 @@ BAD = [
         r'train.scheduler.periods: must add up to train.total_iter \(13\), got \[6, 6\] \(sum 12\). BasicSR would fail',
     ),
     ({**GAN, 'train__amp': 'bf16'}, 'train.amp: must be left out of a GAN run, got bf16. It trains in float32.'),
+    ({**GAN, 'train__amp': 'auto'}, 'train.amp: must be left out of a GAN run, got auto. It trains in float32.'),
     (
         {**GAN, 'train__cuda_graph': True},
         'train.cuda_graph: must be left out of a GAN run, got True. Its two steps are',

@@ -424,7 +424,7 @@ def test_fast_recipe_scales_what_counts_iterations_and_adds_its_options():
     new = convert(options(Path('.'), **{**edvr(256), **LENGTH, 'train__tsa_iter': 30}), 'fast').options['train']
     # By hand: 270 / 4 is 67.5, which rounds to 68; 68 + 68 + 15 = 151, half of the stock run's 300.
     assert (new['total_iter'], new['tsa_iter']) == (151, 15)
-    assert (new['channels_last'], new['amp'], new['cuda_graph']) == (True, 'bf16', True)
+    assert (new['channels_last'], new['amp'], new['cuda_graph']) == (True, 'auto', True)
     assert new['scheduler'] == {
         'type': MULTIGRID,
         'restart': 'shape',

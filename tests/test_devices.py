@@ -26,6 +26,8 @@ from test_distributed import COMMAND
 from test_loader import Requests, keys, loader
 
 from multigrid_vsr.cli import main
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.host import device_check
 
 ICONVSR = {
     'network_g': {'type': 'IconVSR', 'num_feat': 8, 'num_block': 1},
@@ -88,6 +90,27 @@ def test_run_that_the_devices_cannot_do_says_so_in_one_line(count, changes, line
     assert re.match(line, line_of(tmp_path, options(clips, **changes)))
 
 
+def test_gpu_without_bf16_refuses_it_in_one_line(tmp_path, clips, gpus, monkeypatch):
+    gpus(1)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: including_emulation)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'Tesla V100-SXM2-16GB')
+    assert line_of(tmp_path, options(clips, num_gpu=1, train__amp='bf16')) == (
+        'train.amp: must be fp16 or left out on Tesla V100-SXM2-16GB, which has no bf16, got bf16. '
+        'Or set auto, which takes what the GPU has.'
+    )
+    main(['plan', '-opt', str(tmp_path / 'run.yml')])  # for another machine
+
+
+def test_ranks_refuse_bf16_for_the_gpu_of_another(gpus, monkeypatch):
+    gpus(1)
+    monkeypatch.setattr(device_check, 'has_bf16', lambda device: True)
+    monkeypatch.setattr(device_check, 'of_all_ranks', lambda name: [name, 'Tesla V100', name])
+    with pytest.raises(OptionError, match=r'^train\.amp: must be fp16 or left out on Tesla V100, which has'):
+        device_check.check_bf16({'num_gpu': 1, 'train': {'amp': 'bf16'}})
+    for taken in ('fp16', 'auto', None):
+        device_check.check_bf16({'num_gpu': 1, 'train': {'amp': taken}})
+
+
 class Begun(Exception):
     """BasicSR is asked for its options: all checks are done."""
 
@@ -99,6 +122,8 @@ class Begun(Exception):
         (8, {'num_gpu': 2, 'train__amp': 'fp16'}, (), '2 GPUs in one process, several times slower'),
         (8, {'num_gpu': 1, 'train__amp': 'bf16'}, (), None),
         (8, {'num_gpu': 8, 'train__amp': 'bf16'}, ('--launcher', 'pytorch'), None),
+        (8, {'num_gpu': 2, 'train__amp': 'auto'}, (), '2 GPUs in one process, several times slower'),
+        (0, {**BASICVSRPP, 'train__amp': 'auto'}, (), None),
         # One GPU a task, or a node with fewer than the file says.
         (1, {'num_gpu': 8}, ('--launcher', 'slurm'), None),
         (4, {'num_gpu': 8}, ('--launcher', 'pytorch'), None),

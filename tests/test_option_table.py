@@ -98,7 +98,7 @@ WRONG = [
         'datasets.train.target: must be sequence or center, got middle. Leave it out',
     ),
     ({'path__resume_changed_schedule': 1}, 'path.resume_changed_schedule: must be true or false, got 1.'),
-    ({'train__amp': 'half'}, 'train.amp: must be bf16 or fp16, got half. Leave it out for float32.'),
+    ({'train__amp': 'half'}, 'train.amp: must be bf16, fp16, auto, got half. Leave it out for float32.'),
 ]
 
 

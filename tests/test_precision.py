@@ -1,13 +1,20 @@
-"""What stays in float32 in half precision."""
+"""What ``train.amp`` takes on a device, and what stays in float32 in half precision."""
 
 from __future__ import annotations
+
+import math
+import re
+from unittest import mock
 
 import pytest
 import torch
 from basicsr.archs import build_network
-from runs import options
+from probe import NETWORK, train_here
+from runs import TRAIN_PROBE, options, run, same_bits, torchrun, write
 from test_multigrid_video_model import build
 
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.models import precision, run_watch
 from multigrid_vsr.models.precision import keep_float32
 
 NETWORKS = [
@@ -76,3 +83,120 @@ def test_error_in_the_flow_network_leaves_autocast_as_it_was(monkeypatch):
         with pytest.raises(ZeroDivisionError):
             net(torch.rand(1, 2, 3, 32, 32))
         assert torch.is_autocast_enabled('cpu')
+
+
+V100, GTX, A100 = ('Tesla V100', False, (7, 0)), ('GTX 1080', False, (6, 1)), ('A100', True, (8, 0))
+
+
+def settled(network, device, gpus=1):
+    """What ``auto`` is in the options after it, and the log's line."""
+    train_opt = {'amp': 'auto'}
+    with mock.patch.object(precision, 'get_root_logger') as logger:
+        precision.settle_amp(train_opt, network, torch.device(device), gpus)
+    (line,) = logger().info.call_args.args
+    return train_opt['amp'], line
+
+
+def last_log(folder):
+    return max(folder.glob('experiments/run/train_*.log')).read_text()
+
+
+@pytest.mark.parametrize(
+    ('gpu', 'gpus', 'amp', 'line'),
+    [
+        (A100, 1, 'bf16', 'train.amp: auto takes bf16, which A100 has.'),
+        (V100, 1, 'fp16', 'train.amp: auto takes fp16, as Tesla V100 has no bf16.'),
+        (GTX, 1, None, 'train.amp: auto takes float32, as GTX 1080 has no bf16 and no tensor cores for fp16.'),
+        (A100, 2, 'fp16', 'train.amp: auto takes fp16, as one process with several GPUs has no bf16.'),
+        (GTX, 2, None, 'train.amp: auto takes float32, as GTX 1080 has no bf16 and no tensor cores for fp16.'),
+    ],
+)
+def test_auto_takes_what_the_gpu_has(gpu, gpus, amp, line, monkeypatch):
+    name, has_bf16, capability = gpu
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: name)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: has_bf16 or including_emulation)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: capability)
+    assert settled(torch.nn.Conv2d(3, 3, 3), 'cuda', gpus) == (amp, line)
+
+
+@pytest.mark.parametrize(
+    ('network', 'has_bf16', 'amp', 'line'),
+    [
+        ({'type': 'TOFlow'}, True, 'bf16', 'train.amp: auto takes bf16, which the CPU has.'),
+        ({'type': 'TOFlow'}, False, None, 'train.amp: auto takes float32, as the CPU has no bf16 instructions.'),
+        (
+            {'type': 'BasicVSRPlusPlus', 'mid_channels': 8, 'num_blocks': 1},
+            True,
+            None,
+            'train.amp: auto takes float32, as deformable convolutions are in float32 on a CPU.',
+        ),
+    ],
+)
+def test_auto_takes_what_the_cpu_has(network, has_bf16, amp, line, monkeypatch):
+    monkeypatch.setattr(precision, 'has_bf16', lambda device: has_bf16)
+    assert settled(build_network(dict(network)), 'cpu') == (amp, line)
+
+
+@pytest.mark.parametrize('has_bf16', [True, False])
+def test_run_with_auto_has_the_bits_of_what_it_takes_and_resumes_in_it(has_bf16, tmp_path, clips, monkeypatch):
+    monkeypatch.setattr(precision, 'has_bf16', lambda device: has_bf16)
+    opt = options(clips, network_g=NETWORK, train__amp='auto', logger__save_checkpoint_freq=6)
+    named = options(clips, network_g=NETWORK, train__amp='bf16' if has_bf16 else None, name='named')
+    train_here(tmp_path, opt)
+    train_here(tmp_path, named)
+    ours, theirs = (tmp_path / f'experiments/{name}/models/net_g_latest.pth' for name in ('run', 'named'))
+    assert same_bits(ours, theirs)
+    (tmp_path / 'experiments/run/training_states/12.state').unlink()
+    ours.unlink()
+    train_here(tmp_path, opt, '--auto_resume')
+    assert same_bits(ours, theirs)
+    assert f'train.amp: auto takes {"bf16" if has_bf16 else "float32"}, ' in last_log(tmp_path)
+    assert 'train.amp is' not in last_log(tmp_path)
+
+
+def test_run_that_resumes_in_another_precision_says_so(tmp_path, clips, monkeypatch):
+    opt = options(clips, network_g=NETWORK, train__amp='auto', logger__save_checkpoint_freq=6)
+    monkeypatch.setattr(precision, 'has_bf16', lambda device: True)
+    train_here(tmp_path, opt)
+    monkeypatch.setattr(precision, 'has_bf16', lambda device: False)
+    train_here(tmp_path, opt, '--auto_resume')
+    assert 'train.amp is float32 now, and was bf16.' in last_log(tmp_path)
+
+
+def test_ranks_take_what_the_least_of_them_has(tmp_path, clips):
+    script = tmp_path / 'train.py'
+    rank_0_has_it = 'import os; from multigrid_vsr.models import precision; precision.has_bf16 = lambda _: os.environ["RANK"] == "0"'
+    script.write_text(TRAIN_PROBE[2].replace('import probe;', f'import probe; {rank_0_has_it};'))
+    opt_file = write(tmp_path, options(clips, network_g=NETWORK, train__amp='auto', train__total_iter=2))
+    printed = run(*torchrun(script, 'train', '-opt', opt_file), cwd=tmp_path).stdout
+    assert 'train.amp: auto takes float32, as the CPU has no bf16 instructions.' in printed
+
+
+def test_cpu_without_bf16_trains_in_float32_with_auto_and_says_what_bf16_costs(tmp_path, clips):
+    """oneDNN goes without the instructions that it is told to."""
+    printed = {}
+    for amp in ('auto', 'bf16'):
+        opt = options(clips, name=amp, network_g=NETWORK, train__amp=amp, train__total_iter=1)
+        done = run(*TRAIN_PROBE, write(tmp_path, opt), cwd=tmp_path, ONEDNN_MAX_CPU_ISA='AVX2')
+        printed[amp] = done.stdout
+    assert 'train.amp: auto takes float32, as the CPU has no bf16 instructions.' in printed['auto']
+    assert re.search(
+        r'train\.amp: this CPU has no bf16 instructions\. A small convolution, forward and backward, takes \d+\.\d times as '
+        r'long in bf16 as in float32 \(measured\)\. Leave amp out, or set auto\.', printed['bf16'],
+    )  # fmt: skip
+    assert all(' iter:       1,' in text for text in printed.values())
+
+
+def test_factor_of_bf16_is_a_positive_number():
+    state = torch.get_rng_state()
+    assert 0 < precision.bf16_factor() < math.inf
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(('has_bf16', 'way'), [(True, 'use train.amp: bf16'), (False, 'leave train.amp out')])
+def test_run_in_fp16_that_ends_with_nan_names_what_the_device_has(has_bf16, way, tmp_path, clips, monkeypatch):
+    model, _ = build(tmp_path, options(clips, network_g=NETWORK, train__amp='fp16'))
+    monkeypatch.setattr(run_watch, 'has_bf16', lambda device: has_bf16)
+    model.watch.after_iteration(3, {})
+    with pytest.raises(OptionError, match=f'or {way}; no checkpoint was there yet'):
+        model.watch.give_up(3)

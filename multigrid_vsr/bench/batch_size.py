@@ -45,7 +45,7 @@ def measure(model: Any, schedule: Schedule, has_entries: bool, limit: int, iters
         if not rates:
             raise InputError(
                 f'multigrid: must have shapes of which the GPU holds one sample, got num_frame {num_frame} and '
-                f'gt_size {gt_size}. Leave that shape out, or set train.amp: bf16.'
+                f'gt_size {gt_size}. Leave that shape out, or set train.amp: auto.'
             )
         best, most = enough(rates), max(rates)
         batches[num_frame, gt_size] = best

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from basicsr.ops.dcn import ModulatedDeformConv
 
 from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.models.precision import has_bf16, has_deformable
+from multigrid_vsr.models.wrapping import of_all_ranks
 
 _SEVERAL = (
     'num_gpu: {0} GPUs in one process, several times slower than a process for each: torchrun --nproc_per_node={0} '
@@ -57,6 +58,24 @@ def check_several_gpus(opt: dict[str, Any], has_launcher: bool) -> list[str]:
     return [_SEVERAL.format(gpus)]
 
 
+def check_bf16(opt: dict[str, Any]) -> None:
+    """Refuses bf16 where a GPU of the run only emulates it; all ranks ask.
+
+    Args:
+        opt: The options of a training run, as ``parse_options`` gives them: each rank has its GPU.
+
+    Raises:
+        OptionError: On all ranks, if there is such a GPU.
+    """
+    if opt['train'].get('amp') != 'bf16' or opt['num_gpu'] == 0 or not torch.cuda.is_available():
+        return
+    lacking = None if has_bf16(torch.device('cuda')) else torch.cuda.get_device_name()
+    names = [name for name in of_all_ranks(lacking) if name is not None]
+    if names:
+        rule = f'be fp16 or left out on {names[0]}, which has no bf16'
+        raise OptionError('train.amp', rule, 'bf16', 'Or set auto, which takes what the GPU has.')
+
+
 def check_cpu(opt: dict[str, Any], network: torch.nn.Module) -> None:
     """Refuses what needs a GPU in a run on a CPU.
 
@@ -73,7 +92,7 @@ def check_cpu(opt: dict[str, Any], network: torch.nn.Module) -> None:
     if opt['datasets']['train'].get('prefetch_mode') == 'cuda':
         raise OptionError('datasets.train.prefetch_mode', 'be cpu or left out on a CPU', 'cuda', 'Change it.')
     amp = opt['train'].get('amp')
-    if amp is not None and any(isinstance(module, ModulatedDeformConv) for module in network.modules()):
+    if amp not in (None, 'auto') and has_deformable(network):
         arch = opt['network_g']['type']
         rule = f'be left out on a CPU for {arch}, whose deformable convolutions are in float32 alone there'
         raise OptionError('train.amp', rule, amp, 'Leave it out, or train on a GPU.')

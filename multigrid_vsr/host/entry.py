@@ -94,7 +94,7 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
         if not (follows_schedule or is_our_test):
             return original(root_path, is_train)
         # They import libraries that a plain run of BasicSR does without.
-        from multigrid_vsr.host.device_check import check_num_gpu, check_several_gpus, counted
+        from multigrid_vsr.host.device_check import check_bf16, check_num_gpu, check_several_gpus, counted
         from multigrid_vsr.host.run_check import check_run, check_state, check_test
         from multigrid_vsr.models.checkpoint import ranks
 
@@ -111,6 +111,7 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
         opt, args = original(root_path, is_train)
         settle(opt)
         if follows_schedule:
+            check_bf16(opt)
             opt['datasets']['train'].update(checked('datasets.train', written['datasets']['train']))
             _check_data(opt)
             opt['manual_seed'] = from_rank_0(opt['manual_seed'])  # without one in the file each rank draws its own

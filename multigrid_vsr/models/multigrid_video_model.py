@@ -16,7 +16,7 @@ from multigrid_vsr.models import acceleration
 from multigrid_vsr.models.cuda_graph import IterationGraph, graph_of
 from multigrid_vsr.models.held_fixed import fixed_names, hold_fixed, rate_groups
 from multigrid_vsr.models.multigrid_mixin import MultigridMixin
-from multigrid_vsr.models.precision import AMP_DTYPES, keep_float32
+from multigrid_vsr.models.precision import AMP_DTYPES, keep_float32, settle_amp
 from multigrid_vsr.models.validation import validate
 from multigrid_vsr.models.wrapping import without_vain_search, wrap
 from multigrid_vsr.options.multigrid_block import largest_part
@@ -43,9 +43,10 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
             return
         self._held_fixed = (False, False)
         self._is_preflighted = False
+        self.gpus = 1 if opt['dist'] else max(opt['num_gpu'], 1)  # `DataParallel` has the batches of all its GPUs
+        settle_amp(opt['train'], self.get_bare_model(self.net_g), self.device, self.gpus)
         self._amp_dtype = AMP_DTYPES[opt['train'].get('amp')]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp_dtype is torch.float16)
-        self.gpus = 1 if opt['dist'] else max(opt['num_gpu'], 1)  # `DataParallel` has the batches of all its GPUs
         self._largest_part = largest_part(opt)
         self._losses: dict[str, torch.Tensor] = {}
         self.log_dict: dict[str, float] = {}  # a step of a subclass may set it, or add to it

@@ -143,6 +143,7 @@ class RunKeeper:
             'optimizers': [optimizer.state_dict() for optimizer in model.optimizers],
             'trained_weights': optimizers.trained_weights(model.optimizers),
             'schedulers': [scheduler.state_dict() for scheduler in model.schedulers],
+            'amp': self._opt['train'].get('amp'),
             'scaler': model.scaler.state_dict() if hasattr(model, 'scaler') else {},
             'seed': self._opt['manual_seed'],
             'rng': rng,
@@ -166,6 +167,9 @@ class RunKeeper:
         A rank whose random state is not there keeps the one that it was seeded with, which no other rank has.
         """
         optimizers.put_trained_weights(self._model.optimizers, state.get('trained_weights', []))
+        amp = self._opt['train'].get('amp')
+        if (before := state.get('amp', amp)) != amp:
+            get_root_logger().warning(f'train.amp is {amp or "float32"} now, and was {before or "float32"}.')
         scaler = getattr(self._model, 'scaler', None)
         if scaler is not None and scaler.is_enabled() and state.get('scaler'):
             scaler.load_state_dict(state['scaler'])

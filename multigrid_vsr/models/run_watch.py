@@ -18,6 +18,7 @@ from multigrid_vsr.core.run_lines import span
 from multigrid_vsr.models import checkpoint
 from multigrid_vsr.models.grad_clip import GradClip
 from multigrid_vsr.models.loss_guard import LossGuard, are_finite
+from multigrid_vsr.models.precision import has_bf16
 from multigrid_vsr.models.preflight import preflight
 from multigrid_vsr.models.progress import Progress, shows_progress
 from multigrid_vsr.models.run_clock import RunClock
@@ -150,7 +151,8 @@ class RunWatch:
         rate = self._model.get_current_learning_rate()[0]
         ways = ['Lower train.optim_g.lr', 'lengthen train.scheduler.warmup_iter']
         ways += [] if self._clip else ['set train.grad_clip_norm: 1']
-        ways += ['use train.amp: bf16'] if train_opt.get('amp') == 'fp16' else []
+        if train_opt.get('amp') == 'fp16':
+            ways.append('use train.amp: bf16' if has_bf16(self._model.device) else 'leave train.amp out')
         states = checkpoint.saved_states(Path(self._model.opt['path']['training_states']))
         kept = f'--auto_resume goes on from iteration {states[0].stem}' if states else 'no checkpoint was there yet'
         found = f'none for {count}' if count else 'weights that are NaN'

@@ -57,6 +57,15 @@ def is_so_on_any_rank(is_so: bool, device: torch.device) -> bool:
     return bool(found)
 
 
+def of_all_ranks(value: Any) -> list[Any]:
+    """The values of all ranks; without a launcher that of this process."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [value]
+    values = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
 def average_gradients(gradients: Iterable[torch.Tensor | None]) -> None:
     """Exchanges gradients, in one call for each dtype: each becomes the mean over all ranks."""
     of_dtype: dict[torch.dtype, list[torch.Tensor]] = {}

@@ -70,7 +70,7 @@ RECIPES = {
         train={
             **_GRAPH,
             'channels_last': (True, 'the layout that convolutions are fastest in'),
-            'amp': ('bf16', 'half precision; the flow network and the last sum stay in float32'),
+            'amp': ('auto', 'bf16 where the device has it; the flow network and the last sum stay in float32'),
         },
     ),
     'plain': Recipe(source="the stock run as it is, with this project's model and loading"),

@@ -29,7 +29,7 @@ from multigrid_vsr.options.kinds import (
 SCHEDULER_TYPE = 'MultigridCosineLR'
 SHARES = ('iter', 'samples')
 IO_BACKENDS = ('disk', 'lmdb', 'packed')
-AMP_MODES = ('bf16', 'fp16')
+AMP_MODES = ('bf16', 'fp16', 'auto')
 COMPILE_MODES = (True, False, 'default', 'max-autotune-no-cudagraphs')  # the others keep gradients in freed memory
 WARMUP_PART, MOST_WARMUP = 24, 5000  # without `warmup_iter`: docs/method.md has the ablation that the first is from
 
@@ -204,7 +204,7 @@ OPTIONS = (
     Option(
         'train.amp',
         choice(*AMP_MODES, fix='Leave it out for float32.'),
-        'Precision of the network; the losses stay in float32.',
+        'Precision of the network; the losses stay in float32. `auto`: bf16 where the device has it.',
         default='float32',
         rule='not in a GAN run',
     ),
