@@ -200,6 +200,17 @@ def test_capture_that_cuda_cannot_end_ends_the_run_saved(first, reason, tmp_path
     assert same_bits(end_of(tmp_path, clips, '--auto_resume', **ONE_SHAPE), eager)
 
 
+@pytest.mark.parametrize('graph', [True, False])
+def test_shapes_are_timed_without_a_graph_and_none_is_advised_beside_one(graph, tmp_path, clips, stand_in, monkeypatch):
+    opt = options(clips, network_g=probe.NETWORK, train__cuda_graph=graph, train__total_iter=400)
+    model, _ = build(tmp_path, {**opt, 'multigrid': {'gt_size': [64, 128]}})
+    said = []
+    monkeypatch.setattr(type(model.watch.clock), 'say_tried', lambda self: said.append(list(self.tried)))
+    model.watch.try_shapes(1)
+    assert list(model.watch.clock.tried) == [BatchShape(1, 4, 64), BatchShape(1, 4, 128)]
+    assert said == ([] if graph else [list(model.watch.clock.tried)])
+
+
 def test_validation_gets_the_memory_of_the_graph_back(tmp_path, clips, stand_in):
     changes = {'multigrid': {'num_frame': [4]}, 'datasets__val': validation_set(clips), 'train__total_iter': 28}
     changes['val'] = {'val_freq': 7, 'save_img': False}
