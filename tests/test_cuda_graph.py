@@ -11,6 +11,7 @@ from pathlib import Path
 import probe
 import pytest
 import torch
+from basicsr.archs import build_network
 from graph_stand_in import StandIn, StandInGraph
 from probe import train_here
 from runs import options, run, same_bits, torchrun, write
@@ -246,6 +247,28 @@ def test_model_with_a_step_of_its_own_is_left_eager(tmp_path, clips, stand_in, c
     assert (
         'train.cuda_graph is off: checkpoint_modules set the random state again, which a graph cannot.' in caplog.text
     )
+
+
+@pytest.mark.parametrize(
+    ('network', 'shared'),
+    [
+        ({'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1}, []),  # a mean and a deviation that stay
+        ({'type': 'DUF', 'num_layer': 16}, [True]),  # BatchNorm
+        ({'type': 'NoisyProbe'}, [True]),
+        (probe.NETWORK, [True]),  # an arch that nobody knows
+    ],
+    ids=lambda value: value['type'] if isinstance(value, dict) else '',
+)
+def test_ranks_share_the_buffers_that_may_have_changed(network, shared, tmp_path, clips, stand_in, monkeypatch):
+    model, _ = build(tmp_path, options(clips, network_g=probe.NETWORK, train__cuda_graph=True))
+    model.net_g, model.opt['dist'] = build_network(network), True
+    model.lq, model.gt = torch.rand(1, 4, 3, 16, 16), torch.rand(1, 4, 3, 64, 64)
+    model.backward = lambda lq, gt: {}
+    found = []
+    monkeypatch.setattr(cuda_graph, 'share', lambda tensors: found.append(True))
+    monkeypatch.setattr(cuda_graph, 'average_gradients', lambda gradients: None)
+    cuda_graph.IterationGraph(model)(1)
+    assert found == shared
 
 
 SEGMENTS = Schedule.from_shapes([(100, BatchShape(2, 7, 64)), (200, BatchShape(2, 7, 128))], BatchShape(2, 7, 128))
