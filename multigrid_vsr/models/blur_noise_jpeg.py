@@ -27,8 +27,8 @@ _GRAY = 0.4  # share of samples whose noise is grey
 class BlurNoiseJPEG(torch.nn.Module):
     """The first order of Real-ESRGAN (Wang et al., arXiv 2107.10833, section 3.1), one draw for all frames of a sample.
 
-    Each frame has noise of its own, of the same deviation, and grey or coloured as the other frames. What is drawn once
-    is drawn on the host, so nothing waits for the device.
+    Each frame has noise of its own, of the same deviation, grey in all frames or in none. What is drawn once is drawn
+    on the host, so nothing waits for the device: BasicSR's own noise draws grey there, frame by frame.
 
     Args:
         blur_sigma: Bounds of the deviations of an isotropic or anisotropic Gaussian kernel, in ground truth pixels.
