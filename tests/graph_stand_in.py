@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import random
+import weakref
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from multigrid_vsr.models import cuda_graph
+from multigrid_vsr.models.memory import is_out_of_memory
 
 
 class StandInGraph(TorchDispatchMode):
@@ -30,6 +33,8 @@ class StandInGraph(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket.__name__ == '_local_scalar_dense':
             raise RuntimeError('operation not permitted when stream is capturing')
+        if func.overloadpacket.__name__ == 'convolution_backward' and self._host.fails is not None:
+            raise copy.copy(self._host.fails)
         for tensor in _tensors((args, kwargs)):
             place = tensor.untyped_storage().data_ptr()
             if place not in self._inside and place not in self._outside:
@@ -86,24 +91,49 @@ class StandIn:
 
     Attributes:
         log: What was asked for, in order.
-        fails: Whether no capture succeeds.
+        fails: What each capture raises in its backward.
+        fails_at_end: What the end of each capture raises.
+        stream: The current one.
     """
 
     def __init__(self, monkeypatch: Any) -> None:
         self.log: list[str] = []
-        self.fails = False
+        self.fails: RuntimeError | None = None
+        self.fails_at_end: RuntimeError | None = None
+        self.stream = _Stream()
+        self._newest: Any = lambda: None  # the last graph, while somebody holds it
+        self._is_capturing = False  # as torch's allocator believes
         self._waits: _Waits | None = None
         monkeypatch.setattr(cuda_graph, 'is_on_gpu', lambda model: True)
         # Here the device draws from the CPU's own generator.
         monkeypatch.setattr(cuda_graph, '_host_random_state', random.getstate)
-        for name in ('Stream', 'current_stream'):
-            monkeypatch.setattr(torch.cuda, name, lambda *_: _Stream())
-        monkeypatch.setattr(torch.cuda, 'stream', lambda stream: contextlib.nullcontext())
-        monkeypatch.setattr(torch.cuda, 'CUDAGraph', lambda: StandInGraph(self))
+        monkeypatch.setattr(torch.cuda, 'Stream', _Stream)
+        monkeypatch.setattr(torch.cuda, 'current_stream', lambda *_: self.stream)
+        monkeypatch.setattr(torch.cuda, 'set_stream', lambda stream: setattr(self, 'stream', stream))
+        monkeypatch.setattr(torch.cuda, 'stream', self._on_stream)
+        monkeypatch.setattr(torch.cuda, 'CUDAGraph', self._new_graph)
+        monkeypatch.setattr(torch.cuda, 'graph_pool_handle', lambda: (0, 1))
         monkeypatch.setattr(torch.cuda, 'graph', self._graph)
         monkeypatch.setattr(torch.cuda, 'get_sync_debug_mode', lambda: 0)
         monkeypatch.setattr(torch.cuda, 'set_sync_debug_mode', self._set_mode)
-        monkeypatch.setattr(torch.cuda, 'empty_cache', lambda: self.log.append('empty'))
+        monkeypatch.setattr(torch.cuda, 'empty_cache', self._empty_cache)
+
+    def _new_graph(self) -> StandInGraph:
+        graph = StandInGraph(self)
+        self._newest = weakref.ref(graph)
+        return graph
+
+    def _empty_cache(self) -> None:
+        if self._is_capturing:
+            raise RuntimeError('captures_underway.empty() INTERNAL ASSERT FAILED')
+        assert self._newest() is None, 'somebody holds the memory of the graph'
+        self.log.append('empty')
+
+    @contextlib.contextmanager
+    def _on_stream(self, stream: _Stream) -> Any:
+        before, self.stream = self.stream, stream
+        yield
+        self.stream = before
 
     def _set_mode(self, mode: int | str) -> None:
         if mode == 'error':
@@ -115,18 +145,23 @@ class StandIn:
             self._waits = None
 
     @contextlib.contextmanager
-    def _graph(self, graph: StandInGraph, **options: Any) -> Any:
-        assert options['capture_error_mode'] == 'thread_local'
+    def _graph(self, graph: StandInGraph, pool: Any, stream: _Stream, capture_error_mode: str) -> Any:
+        """As the installed one: where the end of the capture fails, the stream stays the current one."""
+        assert capture_error_mode == 'thread_local'
+        assert pool == (0, 1)
         state = torch.get_rng_state()  # nothing is drawn while it captures
+        before, self.stream, self._is_capturing = self.stream, stream, True
         try:
             with graph:
                 yield
-                if self.fails:
-                    raise RuntimeError('operation not permitted when stream is capturing')
         finally:
             with torch.no_grad():
                 graph.spoil()
             torch.set_rng_state(state)
+            self._is_capturing = self.fails_at_end is not None and not is_out_of_memory(self.fails_at_end)
+            if self.fails_at_end is not None:
+                raise copy.copy(self.fails_at_end)
+            self.stream = before
         self.log.append('capture')
 
 

@@ -154,6 +154,19 @@ class NoisyProbe(ShapeProbe):
 
 
 @ARCH_REGISTRY.register()
+class SkippingProbe(ShapeProbe):
+    """As by stochastic depth: every other iteration leaves a layer out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra = torch.nn.Conv2d(3, 3, 1)
+
+    def forward(self, lq: torch.Tensor) -> torch.Tensor:
+        is_in = self.training and len(seen) % 2 == 0
+        return super().forward(self.extra(lq.flatten(0, 1)).view_as(lq) if is_in else lq)
+
+
+@ARCH_REGISTRY.register()
 class StuckProbe(ShapeProbe):
     """Never comes back from its third iteration."""
 

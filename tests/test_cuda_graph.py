@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import random
 import re
+import shutil
 from pathlib import Path
 
 import probe
 import pytest
 import torch
+from basicsr.archs import build_network
 from graph_stand_in import StandIn, StandInGraph
 from probe import train_here
 from runs import options, run, same_bits, torchrun, write
@@ -20,9 +22,13 @@ from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.host.device_check import check_several_gpus
 from multigrid_vsr.models import cuda_graph
+from multigrid_vsr.models.captured import flat_like
 from multigrid_vsr.models.multigrid_video_model import MultigridVideoModel
 
 CAPTURED = ['tried', 'capture', *['replay'] * 4, 'drop', 'empty']  # seven iterations of a kind, the first three warm up
+NOT_PERMITTED = 'operation not permitted when stream is capturing'
+FULL = torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')
+ONE_SHAPE = {'multigrid': {'num_frame': [4]}}
 
 
 @pytest.fixture
@@ -31,13 +37,13 @@ def stand_in(monkeypatch):
     return StandIn(monkeypatch)
 
 
-def end_of(folder, clips, **changes):
+def end_of(folder, clips, *arguments, **changes):
     """The weights, EMA and optimizer after 28 iterations: 7 of each of four shapes."""
     changes = {'train__total_iter': 28, 'multigrid__num_frame': [3, 4], 'multigrid__gt_size': [64, 128], **changes}
     opt = options(clips, name='a', **{'network_g': {'type': 'NoisyProbe'}, 'train__ema_decay': 0.9, **changes})
     opt['logger']['save_checkpoint_freq'] = 28
     random.seed(0)
-    train_here(folder, opt)
+    train_here(folder, opt, *arguments)
     run_folder = folder / 'experiments/a'
     weights, state = (
         torch.load(run_folder / name, weights_only=True) for name in ('models/net_g_28.pth', 'training_states/28.state')
@@ -112,12 +118,12 @@ def test_thaw_captures_anew_and_a_short_rest_stays_eager(tmp_path, clips, stand_
     [
         ('value', r'called a synchronizing CUDA operation \(\w+\.py, line \d+\)'),
         ('random', 'it draws random numbers on the CPU, which a graph would repeat'),
-        ('', r'operation not permitted when stream is capturing \(\w+\.py, line \d+\)'),
+        ('', rf'{NOT_PERMITTED} \(\w+\.py, line \d+\)'),
     ],
 )
 def test_arch_that_cannot_be_captured_stays_eager_and_says_why(asks, reason, tmp_path, clips, stand_in, monkeypatch):
     monkeypatch.setattr(probe.NoisyProbe, 'asks', asks)
-    stand_in.fails = not asks
+    stand_in.fails = None if asks else RuntimeError(NOT_PERMITTED)
     changes = {'multigrid': {'num_frame': [4]}}
     eager = end_of(tmp_path, clips, **changes)
     (tmp_path / 'graph').mkdir()
@@ -127,6 +133,83 @@ def test_arch_that_cannot_be_captured_stays_eager_and_says_why(asks, reason, tmp
     lines = re.findall(r'No CUDA graph of 1 x 4 x 128: (.*)\.\n', log_of(tmp_path / 'graph'))
     assert len(lines) == 1
     assert re.fullmatch(reason, lines[0])
+
+
+@pytest.mark.parametrize(
+    ('captures', 'changes'),
+    [
+        ({}, {}),
+        ({'fails': FULL}, {}),
+        ({'fails_at_end': FULL}, {}),
+        ({}, {'multigrid': {'gt_size': [64, 128], 'num_frame': [4], 'stage_iter': [24, 4]}}),
+    ],
+    ids=['captured', 'out of memory', 'out of memory at its end', 'a shape that does not pay'],
+)
+def test_no_output_of_another_iteration_is_alive_in_a_forward(
+    captures, changes, tmp_path, clips, stand_in, monkeypatch
+):
+    """It would hold a second set of activations where memory is full, and parameters on the stream of the warm-up."""
+    vars(stand_in).update(captures)
+    backward, held = MultigridVideoModel.backward, []
+
+    def backward_that_looks(self, lq, gt):
+        held.append(getattr(self, 'output', None) is not None)
+        return backward(self, lq, gt)
+
+    monkeypatch.setattr(MultigridVideoModel, 'backward', backward_that_looks)
+    end_of(tmp_path, clips, **{**ONE_SHAPE, **changes}, train__cuda_graph=True)
+    assert len(held) >= 4
+    assert not any(held)
+
+
+@pytest.mark.parametrize('where', ['fails', 'fails_at_end'])
+def test_capture_that_memory_does_not_hold_leaves_the_run_eager(where, tmp_path, clips, stand_in):
+    """The stand-in looks that nobody holds the graph any more when its memory is given back."""
+    (tmp_path / 'eager').mkdir()
+    eager = end_of(tmp_path / 'eager', clips, **ONE_SHAPE)
+    setattr(stand_in, where, FULL)
+    assert same_bits(end_of(tmp_path, clips, **ONE_SHAPE, train__cuda_graph=True), eager)
+    assert stand_in.log == (['tried', 'capture', 'empty'] if where == 'fails' else ['tried', 'empty'])
+    line = r'No CUDA graph of 1 x 4 x 128: CUDA out of memory\. Tried to allocate 2\.00 GiB\. \(graph_stand_in\.py, line \d+\)\.'
+    assert len(re.findall(line, log_of(tmp_path))) == 1
+
+
+BROKEN = RuntimeError('CUDA error: operation failed due to a previous error during capture')
+
+
+@pytest.mark.parametrize(
+    ('first', 'reason'),
+    [
+        (RuntimeError('the first\nerror'), r'the first error \(graph_stand_in\.py, line \d+\)'),
+        (None, rf'{BROKEN} \(.*\)'),
+    ],
+    ids=['in the capture', 'at its end'],
+)
+def test_capture_that_cuda_cannot_end_ends_the_run_saved(first, reason, tmp_path, clips, stand_in):
+    (tmp_path / 'eager').mkdir()
+    eager = end_of(tmp_path / 'eager', clips, **ONE_SHAPE)
+    stand_in.fails, stand_in.fails_at_end, before = first, BROKEN, stand_in.stream
+    line = (
+        r'^train\.cuda_graph: must be left out for this network, got True \(CUDA cannot go on after the capture of '
+        rf'1 x 4 x 128: {reason}\)\. Leave it out and go on with --auto_resume\.$'
+    )
+    with pytest.raises(OptionError, match=line):
+        end_of(tmp_path, clips, **ONE_SHAPE, train__cuda_graph=True)
+    assert stand_in.log == ['tried']  # and nothing asks for `empty_cache`, which would raise
+    assert stand_in.stream is before
+    assert [path.name for path in (tmp_path / 'experiments/a/training_states').iterdir()] == ['3.state']
+    assert same_bits(end_of(tmp_path, clips, '--auto_resume', **ONE_SHAPE), eager)
+
+
+@pytest.mark.parametrize('graph', [True, False])
+def test_shapes_are_timed_without_a_graph_and_none_is_advised_beside_one(graph, tmp_path, clips, stand_in, monkeypatch):
+    opt = options(clips, network_g=probe.NETWORK, train__cuda_graph=graph, train__total_iter=400)
+    model, _ = build(tmp_path, {**opt, 'multigrid': {'gt_size': [64, 128]}})
+    said = []
+    monkeypatch.setattr(type(model.watch.clock), 'say_tried', lambda self: said.append(list(self.tried)))
+    model.watch.try_shapes(1)
+    assert list(model.watch.clock.tried) == [BatchShape(1, 4, 64), BatchShape(1, 4, 128)]
+    assert said == ([] if graph else [list(model.watch.clock.tried)])
 
 
 def test_validation_gets_the_memory_of_the_graph_back(tmp_path, clips, stand_in):
@@ -166,6 +249,28 @@ def test_model_with_a_step_of_its_own_is_left_eager(tmp_path, clips, stand_in, c
     )
 
 
+@pytest.mark.parametrize(
+    ('network', 'shared'),
+    [
+        ({'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1}, []),  # a mean and a deviation that stay
+        ({'type': 'DUF', 'num_layer': 16}, [True]),  # BatchNorm
+        ({'type': 'NoisyProbe'}, [True]),
+        (probe.NETWORK, [True]),  # an arch that nobody knows
+    ],
+    ids=lambda value: value['type'] if isinstance(value, dict) else '',
+)
+def test_ranks_share_the_buffers_that_may_have_changed(network, shared, tmp_path, clips, stand_in, monkeypatch):
+    model, _ = build(tmp_path, options(clips, network_g=probe.NETWORK, train__cuda_graph=True))
+    model.net_g, model.opt['dist'] = build_network(network), True
+    model.lq, model.gt = torch.rand(1, 4, 3, 16, 16), torch.rand(1, 4, 3, 64, 64)
+    model.backward = lambda lq, gt: {}
+    found = []
+    monkeypatch.setattr(cuda_graph, 'share', lambda tensors: found.append(True))
+    monkeypatch.setattr(cuda_graph, 'average_gradients', lambda gradients: None)
+    cuda_graph.IterationGraph(model)(1)
+    assert found == shared
+
+
 SEGMENTS = Schedule.from_shapes([(100, BatchShape(2, 7, 64)), (200, BatchShape(2, 7, 128))], BatchShape(2, 7, 128))
 VALIDATED = {'datasets': {'train': {}, 'val_1': {}}, 'val': {'val_freq': 80}}
 
@@ -199,13 +304,17 @@ def test_iterations_without_a_schedule_are_all_alike():
 
 
 def test_gradients_lie_one_behind_the_other_as_their_weights_are_laid_out():
-    weights = [torch.empty(2, 3, 4, 4).to(memory_format=torch.channels_last), torch.empty(5), torch.empty(7).half()]
-    flat, views = cuda_graph._flat_like(weights)
-    assert [(tensor.dtype, tensor.numel()) for tensor in flat] == [(torch.float32, 101), (torch.float16, 7)]
+    """Each begins at a multiple of 16 bytes."""
+    weights = [torch.empty(2, 3, 4, 4).to(memory_format=torch.channels_last), torch.empty(5), torch.empty(2)]
+    weights += [torch.empty(7).half(), torch.empty(2).half()]
+    flat, views = flat_like(weights)
+    assert [(tensor.dtype, tensor.numel()) for tensor in flat] == [(torch.float32, 106), (torch.float16, 10)]
     assert [(view.shape, view.stride()) for view in views] == [(w.shape, w.stride()) for w in weights]
+    assert [view.storage_offset() for view in views] == [0, 96, 104, 0, 8]
+    flat[0].fill_(9)
     for number, view in enumerate(views):
         view.fill_(number)
-    assert flat[0].tolist() == [0.0] * 96 + [1.0] * 5
+    assert flat[0].tolist() == [0.0] * 96 + [1.0] * 5 + [9.0] * 3 + [2.0] * 2
 
 
 @pytest.mark.parametrize('key', ['compile', 'cuda_graph'])
@@ -234,7 +343,8 @@ from multigrid_vsr.models import cuda_graph
 if {graph}:
     cuda_graph.LEAST_ITERATIONS = 5
     host = StandIn(pytest.MonkeyPatch())
-    host.fails = {fails} and os.environ['RANK'] == '1'
+    if os.environ['RANK'] == '1':
+        vars(host).update({captures})
 from multigrid_vsr.cli import main
 from multigrid_vsr.models.run_keeper import RunKeeper
 save = RunKeeper.save_networks
@@ -244,26 +354,55 @@ def save_on_each_rank(self, networks, label, current_iter):
 RunKeeper.save_networks = save_on_each_rank
 main()
 if {graph}:
-    assert host.log.count('replay') == (0 if {fails} else 8), host.log
+    assert host.log.count('replay') == {replays}, host.log
 """
 
 
-@pytest.mark.parametrize('fails', [False, True])
-def test_ranks_exchange_the_gradients_of_their_graphs(fails, tmp_path, clips):
+FAILS_ON_RANK_1 = "{'fails': RuntimeError('operation not permitted')}"
+BREAKS_ON_RANK_1 = "{'fails_at_end': RuntimeError('operation failed')}"
+
+
+def train_ranks(folder, clips, *arguments, graph, captures='{}', replays=8, ok=True):
+    """Two ranks, 7 iterations of each of two shapes; returns what they print."""
+    opt = options(clips, name=f'graph_{graph}', network_g={'type': 'NoisyProbe'}, train__cuda_graph=graph,
+                  multigrid={'gt_size': [64, 128]}, train__total_iter=14, path__experiments_root=str(folder))  # fmt: skip
+    script = folder / 'rank.py'
+    script.write_text(RANK.format(folder=str(Path(__file__).parent), graph=graph, captures=captures, replays=replays))
+    return run(*torchrun(script, 'train', '-opt', write(folder, opt), *arguments), cwd=folder, ok=ok).stdout
+
+
+def of_ranks(folder):
+    return [torch.load(folder / f'of_rank_{rank}.pth', weights_only=True) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize(('captures', 'replays'), [('{}', 8), (FAILS_ON_RANK_1, 0)], ids=['both', 'one fails'])
+def test_ranks_exchange_the_gradients_of_their_graphs(captures, replays, tmp_path, clips):
     """Two ranks, with statistics that rank 0 gives to all, against the two of ``DistributedDataParallel``.
 
     If one of them cannot capture, none does.
     """
-    found = []
-    for graph in (False, True):
-        opt = options(clips, name=f'graph_{graph}', network_g={'type': 'NoisyProbe'}, train__cuda_graph=graph,
-                      multigrid={'gt_size': [64, 128]}, train__total_iter=14, path__experiments_root=str(tmp_path))  # fmt: skip
-        script = tmp_path / 'rank.py'
-        script.write_text(RANK.format(folder=str(Path(__file__).parent), graph=graph, fails=fails))
-        opt_file = write(tmp_path, opt)
-        run(*torchrun(script, 'train', '-opt', opt_file), cwd=tmp_path)
-        found.append([torch.load(tmp_path / f'of_rank_{rank}.pth', weights_only=True) for rank in (0, 1)])
-    assert same_bits(*found)
-    first, second = found[0]
+    train_ranks(tmp_path, clips, graph=False)
+    stock = of_ranks(tmp_path)
+    printed = train_ranks(tmp_path, clips, graph=True, captures=captures, replays=replays)
+    reasons = re.findall(r'No CUDA graph of 1 x 4 x \d+: operation not permitted \(', printed)
+    assert len(reasons) == (0 if replays else 2)
+    first, second = of_ranks(tmp_path)
+    assert same_bits([first, second], stock)
     assert same_bits(first['conv.weight'], second['conv.weight'])
     assert not same_bits(first['norm.running_mean'], second['norm.running_mean'])  # each adds what it has seen
+
+
+def test_capture_that_cuda_cannot_end_on_one_rank_ends_all(tmp_path, clips):
+    train_ranks(tmp_path, clips, graph=False)
+    stock = of_ranks(tmp_path)
+    printed = train_ranks(tmp_path, clips, graph=True, captures=BREAKS_ON_RANK_1, ok=False)
+    line = (
+        r'train\.cuda_graph: must be left out for this network, got True \(.*: operation failed \(.*\)\)\. Leave it out'
+    )
+    assert len(re.findall(line, printed)) == 1
+    run_folder = tmp_path / 'graph_True'
+    assert [path.name for path in (run_folder / 'training_states').iterdir()] == ['3.state']
+    shutil.rmtree(tmp_path / 'graph_False')
+    run_folder.rename(tmp_path / 'graph_False')
+    train_ranks(tmp_path, clips, '--auto_resume', graph=False)
+    assert same_bits(of_ranks(tmp_path), stock)

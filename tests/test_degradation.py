@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 
@@ -9,13 +10,17 @@ import numpy as np
 import own_parts  # noqa: F401  # registers
 import pytest
 import torch
+from basicsr.utils.diffjpeg import DiffJPEG
 from probe import NETWORK, train_here
 from runs import SHAPES, options, same_bits
+from test_arch_speed import can_count
 from test_multigrid_video_model import METRICS, build, validation_set
 from test_own_dataset import CENTRE, LQ_SHAPES, blurred, of_windows
 
+from multigrid_vsr.bench import launches
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.models import blur_noise_jpeg
 from multigrid_vsr.models.degradation import build_degradation, degrade
 
 BLUR = {'type': 'BlurNoiseJPEG', 'noise_sigma': [1, 10], 'kernel_size': 7}
@@ -71,6 +76,45 @@ def test_degradation_of_a_sample_depends_on_its_seed_alone(clips):
     assert 0.005 < (both - shrunk).abs().mean() < 0.1
 
 
+def test_noise_of_a_sample_is_grey_in_all_frames_or_in_none_and_differs_between_frames():
+    """Of mid-grey frames, at a quality that leaves colours."""
+    gt = torch.full((1, 4, 3, 128, 128), 0.5)
+    noisy = build_degradation({'type': 'BlurNoiseJPEG', 'noise_sigma': [30, 30], 'jpeg_quality': [99, 99]}, 'cpu')
+    found = []
+    for seed in range(40):
+        frames = degrade(noisy, gt, [seed], 4)[0]
+        spread = [float((frame - frame.mean(0)).abs().max()) for frame in frames]  # of the channels
+        found.append({value > 0.05 for value in spread})
+        assert len({tuple(frame.flatten().tolist()) for frame in frames}) == 4
+    assert all(len(kinds) == 1 for kinds in found)
+    assert 8 < found.count({False}) < 24  # two of five
+
+
+@pytest.mark.parametrize('quality', [32, 40, 50, 62.5, 75, 95])
+def test_quality_of_all_frames_at_once_gives_the_bits_of_one_for_each(quality):
+    """Those of which float32 holds BasicSR's factor: of others a tensor's factor may be off by its last bit."""
+    jpeg, frames = DiffJPEG(differentiable=False), torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(jpeg(frames, quality), jpeg(frames, torch.full((4,), float(quality))))
+
+
+@can_count
+@pytest.mark.parametrize('num_frame', [7, 15])
+def test_degradation_waits_for_nothing_and_launches_as_much_whatever_the_frames(num_frame, monkeypatch):
+    monkeypatch.setattr(blur_noise_jpeg, 'seeded', lambda *_: contextlib.nullcontext())  # a GPU's states
+    random.seed(0), np.random.seed(0)
+    degradation = blur_noise_jpeg.BlurNoiseJPEG()
+    with launches.counted() as counts:
+        for module in degradation.modules():  # which BasicSR shares between all of them
+            for name, value in module._parameters.items():
+                module._parameters[name] = torch.nn.Parameter(torch.empty(value.shape, device='cuda'))
+        gt = torch.empty(4, num_frame, 3, 128, 128, device='cuda')
+        counts.launches = counts.waits = 0
+        with torch.no_grad():
+            degradation(gt, range(4), 4)
+    assert counts.waits == 0
+    assert 280 < counts.launches < 320
+
+
 def test_degradation_that_draws_from_global_states_is_repeatable(clips):
     gt, noisy = real_gt(clips), build_degradation({'type': 'noisy_mean', 'strength': 0.5}, 'cpu')
     first = degrade(noisy, gt, [1, 2], 4)
@@ -113,7 +157,15 @@ def test_validation_reads_its_lq_frames_as_without_degradation(tmp_path, clips):
         ({'strength': 1}, 'train.degradation: must be registered in DEGRADATION_REGISTRY, got nothing.'),
         ({'type': 'noisy_mean', 'strengths': 1}, 'train.degradation.strengths: must be one of strength, got .*`strength`'),
         ({'type': 'BlurNoiseJPEG', 'noise': 1}, 'train.degradation.noise: must be one of blur_sigma, noise_sigma'),
-        ({'type': 'BlurNoiseJPEG', 'blur_sigma': 1}, 'train.degradation: must hold arguments of BlurNoiseJPEG, got .*TypeE'),
+        ({'type': 'BlurNoiseJPEG', 'blur_sigma': 1}, r'train.degradation.blur_sigma: must be two rising numbers above 0, got 1\.'),
+        ({'type': 'BlurNoiseJPEG', 'blur_sigma': [2, 2]}, r'blur_sigma: must be two rising numbers above 0, got \[2, 2\]\.'),
+        ({'type': 'BlurNoiseJPEG', 'blur_sigma': [0, 2]}, r'blur_sigma: must be two rising numbers above 0, got \[0, 2\]\.'),
+        ({'type': 'BlurNoiseJPEG', 'noise_sigma': [-1, 2]}, r'noise_sigma: must be two numbers of at least 0, .* got \[-1, 2\]\.'),
+        ({'type': 'BlurNoiseJPEG', 'noise_sigma': [1, 2, 3]}, r'noise_sigma: must be two numbers .* got \[1, 2, 3\]\.'),
+        ({'type': 'BlurNoiseJPEG', 'jpeg_quality': [100, 100]}, r'jpeg_quality: must be two .* below 100, .* got \[100, 100\]\.'),
+        ({'type': 'BlurNoiseJPEG', 'jpeg_quality': [0, 95]}, r'jpeg_quality: must be two numbers above 0 .* got \[0, 95\]\.'),
+        ({'type': 'BlurNoiseJPEG', 'jpeg_quality': ['30', 95]}, r"jpeg_quality: must be two numbers .* got \['30', 95\]\."),
+        ({'type': 'BlurNoiseJPEG', 'kernel_size': 8}, r'train.degradation.kernel_size: must be an odd number above 0, got 8\.'),
         (3, 'train.degradation: must be a block of options, got 3.'),
     ],
     ids=str,

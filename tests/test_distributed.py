@@ -196,6 +196,20 @@ def test_ranks_wrap_the_network_anew_when_what_trains_changes(option, tmp_path, 
     assert log.count('find_unused_parameters is off from here.') == (option == 'find_unused_parameters')
 
 
+def test_arch_that_leaves_layers_out_keeps_the_search_for_unused_parameters(tmp_path, clips):
+    """The first iteration has a gradient of each; that says nothing of the second."""
+    opt = options(clips, network_g={'type': 'SkippingProbe'}, find_unused_parameters=True, multigrid=None,
+                  train__total_iter=6, path__experiments_root=str(tmp_path))  # fmt: skip
+    script = tmp_path / 'rank.py'
+    folder = str(Path(__file__).parent)
+    script.write_text(
+        f'import sys; sys.path.append({folder!r}); import probe; from multigrid_vsr.cli import main; main()'
+    )
+    log = run(*torchrun(script, 'train', '-opt', write(tmp_path, opt)), cwd=tmp_path).stdout
+    assert len(losses(log)) == 6
+    assert 'find_unused_parameters is off' not in log
+
+
 def slurm(folder, opt_file, *arguments):
     """Two tasks as ``srun`` starts them, and a ``scontrol`` that knows the host of a job."""
     scontrol = folder / 'bin/scontrol'

@@ -14,7 +14,8 @@ from multigrid_vsr.core.time_left import Pace, fit, iteration_seconds, times_bet
 from multigrid_vsr.models import run_clock
 from multigrid_vsr.models.shape_times import ShapeTime
 
-SMALL, TALL, LARGE = BatchShape(1, 2, 10), BatchShape(1, 4, 10), BatchShape(1, 4, 20)  # 200, 400, 1600 pixels
+SMALL, TALL = BatchShape(1, 2, 10), BatchShape(1, 4, 10)  # 200 and 400 pixels
+WIDE, LARGE = BatchShape(1, 2, 20), BatchShape(1, 4, 20)  # 800 and 1600 pixels
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,11 @@ def test_fit_of_times_is_seconds_a_frame_and_a_pixel(seconds, expected):
         ({LARGE: Pace(5.0, 0.25)}, {LARGE: 9.0}, 5.25),  # its own, waiting included
         ({SMALL: Pace(2.0)}, {}, 16.0),  # eight times the pixels
         ({SMALL: Pace(2.0), TALL: Pace(3.0)}, {SMALL: 1.0, TALL: 1.5, LARGE: 2.5}, 3.75),  # 1.25 more than tried
-        ({SMALL: Pace(0.8)}, {SMALL: 1.0, LARGE: 2.5}, 2.5),  # no less than tried
+        ({SMALL: Pace(0.8)}, {SMALL: 1.0, LARGE: 2.5}, 2.5),  # by graphs: the trial, which is less than eight times 0.8
+        ({SMALL: Pace(0.2)}, {SMALL: 1.0, LARGE: 2.5}, 1.6),  # eight times the pixels, which is less than the trial
+        # 0.2 s a frame and 0.0005 s a pixel
+        ({SMALL: Pace(0.5), WIDE: Pace(0.8)}, {SMALL: 1.0, WIDE: 1.6, LARGE: 3.0}, 1.6),
+        ({SMALL: Pace(0.5), WIDE: Pace(0.8)}, {SMALL: 1.0, WIDE: 1.6, LARGE: 1.5}, 1.5),
         ({}, {SMALL: 1.0, LARGE: 2.5}, 2.5),
         ({SMALL: Pace(1.0, 3.0)}, {SMALL: 1.0, LARGE: 2.5}, 8.0),  # loading binds: twice the frames
         ({SMALL: Pace(1.0, 0.1)}, {SMALL: 1.0, LARGE: 2.5}, 2.5),  # it does not
@@ -135,6 +140,18 @@ def test_time_left_by_pixels_alone_misses_where_launches_bind():
     assert found[40][1]['seconds_left'] == pytest.approx(
         end - found[40][2], rel=0.15
     )  # it has seen frames and pixels since
+
+
+def test_time_left_by_graphs_is_bounded_by_the_eager_trial_until_shapes_seen_tell():
+    graphs = (0.026, 0.055, 0.030, 0.067)
+    for tried, least, most in ((None, 2.3, 2.4), ((0.050, 0.105, 0.052, 0.104), 1.3, 1.4)):
+        found, end = Clocked(graphs, tried=tried).lines()
+        i, line, at = found[4]
+        assert i == 50
+        assert least < line['seconds_left'] / (end - at) < most
+        i, line, at = found[30]  # the third shape: as many frames as the first, four times the pixels
+        assert i == 310
+        assert line['seconds_left'] == pytest.approx(end - at, rel=0.05)
 
 
 def test_line_says_rates_of_all_ranks_and_the_share_of_waiting():

@@ -3,12 +3,14 @@
 An iteration takes as long as its kernels need to be launched, which follows its frames, or as long as they compute,
 which follows its pixels. Which of the two it is differs between shapes of one run, so a shape counts by its own time as
 far as there is one: as the run saw it, or as it was tried before. For others ``a * frames + b * pixels`` is fitted.
+Where the run is faster than the trial, as by CUDA graphs, a trial says only the most that a shape takes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from statistics import fmean
 
 from multigrid_vsr.core.schedule import Schedule
@@ -39,7 +41,7 @@ class Pace:
 
 
 Paces = Mapping[BatchShape, Pace]  # of the shapes that the run has seen, the last one last
-Tried = Mapping[BatchShape, float]  # seconds of a trial before the run, less than an iteration
+Tried = Mapping[BatchShape, float]  # seconds of an eager trial before the run, without the optimizer's step
 
 
 def iteration_seconds(shape: BatchShape, seen: Paces, tried: Tried) -> float:
@@ -56,12 +58,12 @@ def iteration_seconds(shape: BatchShape, seen: Paces, tried: Tried) -> float:
 
 
 def _step_seconds(shape: BatchShape, seen: Paces, tried: Tried) -> float:
-    if shape in tried:
-        beyond = [pace.step - tried[other] for other, pace in seen.items() if other in tried]
+    beyond = [pace.step - tried[other] for other, pace in seen.items() if other in tried]
+    if shape in tried and (not beyond or fmean(beyond) >= 0):
         # the optimizer's step and the like, the same for every shape
-        return tried[shape] + (max(0.0, fmean(beyond)) if beyond else 0.0)
+        return tried[shape] + (fmean(beyond) if beyond else 0.0)
     per_frame, per_pixel = fit({other: pace.step for other, pace in seen.items()})
-    return per_frame * shape.num_frame + per_pixel * shape.pixels
+    return min(per_frame * shape.num_frame + per_pixel * shape.pixels, tried.get(shape, inf))
 
 
 def _loading_seconds(shape: BatchShape, seen: Paces) -> float:

@@ -1,4 +1,4 @@
-"""BasicSR's archs with fewer kernels and without waits for the device, to the same bits."""
+"""BasicSR's archs with fewer kernels and without waits for the device, to the same bits in float32."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from multigrid_vsr.host.patch import HostChangedError, patch, replace, without
 @patch(
     '`flow_warp`',
     why='it makes its grid on the CPU at each call, and the host waits for the copy to the device',
-    needed='it asks for `type_as`; the grid is made on the device and kept by size, kind and device',
+    needed='it asks for `type_as`; the grid is made on the device and kept by size and device, in float32: '
+    "in bf16 BasicSR's is off by a pixel from 257 on",
     goes='when BasicSR makes it on the device',
 )
 def grid_on_device() -> None:
     import torch
     from torch.nn.functional import grid_sample
 
-    def new_grid(height: int, width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        rows, columns = (torch.arange(side, device=device).to(dtype) for side in (height, width))
-        return torch.stack(torch.meshgrid(rows, columns, indexing='ij')[::-1], 2).float()  # x, y
+    def new_grid(height: int, width: int, device: torch.device) -> torch.Tensor:
+        rows, columns = (torch.arange(side, dtype=torch.float32, device=device) for side in (height, width))
+        return torch.stack(torch.meshgrid(rows, columns, indexing='ij')[::-1], 2)  # x, y
 
-    # A network has seven at a time: of its frames, and of each level of its flow network.
+    # A network has seven at a time: of its frames, and of each level of its flow network. A CUDA graph reads those that
+    # were there when it was captured, so none may be pushed out while it lives: only other shapes and validations make
+    # others, and `IterationGraph.drop` comes before both.
     kept_grid = functools.lru_cache(maxsize=32)(new_grid)
 
     def warping(original: Any) -> Any:
@@ -42,7 +45,7 @@ def grid_on_device() -> None:
             height, width = x.shape[-2:]
             # Compiled, a grid is no kernel of its own.
             grid_of = new_grid if torch.compiler.is_compiling() else kept_grid
-            place = grid_of(height, width, x.dtype, x.device) + flow
+            place = grid_of(height, width, x.device) + flow
             across = 2.0 * place[:, :, :, 0] / max(width - 1, 1) - 1.0
             down = 2.0 * place[:, :, :, 1] / max(height - 1, 1) - 1.0
             scaled = torch.stack((across, down), dim=3)

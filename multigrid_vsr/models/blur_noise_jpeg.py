@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
-from basicsr.data.degradations import random_add_gaussian_noise_pt, random_mixed_kernels
+from basicsr.data.degradations import generate_gaussian_noise_pt, random_mixed_kernels
 from basicsr.utils.diffjpeg import DiffJPEG
 from basicsr.utils.img_process_util import filter2D
 from torch.nn.functional import interpolate
 
+from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.data.seeded import seeded
 from multigrid_vsr.models.degradation import DEGRADATION_REGISTRY
+from multigrid_vsr.options.kinds import is_number
 
+_OPTION = 'train.degradation'
 _SHRINKING = ('area', 'bilinear', 'bicubic')
+_GRAY = 0.4  # share of samples whose noise is grey
 
 
 @DEGRADATION_REGISTRY.register()
 class BlurNoiseJPEG(torch.nn.Module):
     """The first order of Real-ESRGAN (Wang et al., arXiv 2107.10833, section 3.1), one draw for all frames of a sample.
 
+    Each frame has noise of its own, of the same deviation, grey in all frames or in none. What is drawn once is drawn
+    on the host, so nothing waits for the device: BasicSR's own noise draws grey there, frame by frame.
+
     Args:
         blur_sigma: Bounds of the deviations of an isotropic or anisotropic Gaussian kernel, in ground truth pixels.
         noise_sigma: Bounds of the deviation of Gaussian noise, in 255ths.
-        jpeg_quality: Bounds of the quality of JPEG.
+        jpeg_quality: Bounds of the quality of JPEG, below 100: at 100 BasicSR's divides by 0.
         kernel_size: Side of the kernel, odd, in pixels.
+
+    Raises:
+        OptionError: If an argument is out of bounds.
     """
 
     def __init__(
@@ -36,9 +48,18 @@ class BlurNoiseJPEG(torch.nn.Module):
         kernel_size: int = 21,
     ) -> None:
         super().__init__()
-        self._blur_sigma = list(blur_sigma)
-        self._noise_sigma = noise_sigma
-        self._jpeg_quality = jpeg_quality
+        self._blur_sigma = _bounds('blur_sigma', blur_sigma, 'two rising numbers above 0', lambda a, b: 0 < a < b)
+        self._noise_sigma = _bounds(
+            'noise_sigma', noise_sigma, 'two numbers of at least 0, the smaller first', lambda a, b: 0 <= a <= b
+        )
+        self._jpeg_quality = _bounds(
+            'jpeg_quality',
+            jpeg_quality,
+            'two numbers above 0 and below 100, the smaller first',
+            lambda a, b: 0 < a <= b < 100,
+        )
+        if type(kernel_size) is not int or kernel_size < 1 or kernel_size % 2 == 0:
+            raise OptionError(f'{_OPTION}.kernel_size', 'be an odd number above 0', kernel_size, 'Correct the value.')
         self._kernel_size = kernel_size
         self._jpeg = DiffJPEG(differentiable=False)
 
@@ -53,11 +74,22 @@ class BlurNoiseJPEG(torch.nn.Module):
                 ['iso', 'aniso'], [0.7, 0.3], self._kernel_size, self._blur_sigma, self._blur_sigma, noise_range=None
             )
             sizes = (clip.shape[-2] // scale, clip.shape[-1] // scale)
-            frames = interpolate(
-                filter2D(clip, torch.from_numpy(kernel).to(clip)[None]), sizes, mode=random.choice(_SHRINKING)
-            )
-            sigma = random.uniform(*self._noise_sigma)
-            frames = random_add_gaussian_noise_pt(frames, sigma_range=(sigma, sigma), gray_prob=0.4)
-            quality = frames.new_full((len(frames),), random.uniform(*self._jpeg_quality))
-            frames = self._jpeg(frames, quality)
+            frames = interpolate(filter2D(clip, _beside(clip, kernel)[None]), sizes, mode=random.choice(_SHRINKING))
+            is_gray = np.random.uniform() < _GRAY
+            noisy = frames[:, :1] if is_gray else frames
+            frames = (frames + generate_gaussian_noise_pt(noisy, random.uniform(*self._noise_sigma))).clamp(0, 1)
+            frames = self._jpeg(frames, random.uniform(*self._jpeg_quality))
         return (frames.clamp(0, 1) * 255).round() / 255
+
+
+def _beside(clip: torch.Tensor, kernel: np.ndarray) -> torch.Tensor:
+    """A kernel as float32 on the device of a clip: out of pinned memory, whose copy the host does not wait for."""
+    on_host = torch.empty(kernel.shape, pin_memory=clip.is_cuda).copy_(torch.from_numpy(kernel))
+    return on_host.to(clip.device, non_blocking=True)
+
+
+def _bounds(name: str, value: Any, rule: str, holds: Callable[[float, float], bool]) -> list[float]:
+    is_pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_number, value))
+    if not is_pair or not holds(*value):
+        raise OptionError(f'{_OPTION}.{name}', f'be {rule}', value, 'Write it as [a, b].')
+    return list(value)

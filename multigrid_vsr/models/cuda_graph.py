@@ -8,30 +8,26 @@ overwrite what the backward needs.
 
 from __future__ import annotations
 
-import os
 import random
 import sys
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from basicsr.utils import get_root_logger
 
-from multigrid_vsr.core.errors import one_line
+from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.models.captured import Captured, Failure, Losses, capture, told
 from multigrid_vsr.models.memory import is_out_of_memory
 from multigrid_vsr.models.undo import remember
-from multigrid_vsr.models.wrapping import average_gradients, is_so_on_any_rank, share
+from multigrid_vsr.models.wrapping import average_gradients, buffers_may_differ, of_all_ranks, share
 
 LEAST_ITERATIONS = 50  # of a kind, for which capturing pays
 WARM_UP = 3  # iterations of a kind before it is captured, as torch's documentation has it; they train as any
 _OWN_STEP = ('optimize_parameters', 'update')
-
-Losses = dict[str, torch.Tensor]
 
 
 def graph_of(model: Any, base: type) -> IterationGraph | None:
@@ -81,22 +77,15 @@ def iterations_alike(current_iter: int, opt: Mapping[str, Any], schedule: Schedu
     return min(left)
 
 
-@dataclass
-class _Captured:
-    graph: Any
-    lq: torch.Tensor
-    gt: torch.Tensor
-    losses: Losses
-    gradients: list[torch.Tensor]  # flat, one for each dtype
-    of_parameter: list[tuple[torch.nn.Parameter, torch.Tensor]]  # views of them
-
-
 class IterationGraph:
     """Computes the gradients of each iteration: by a graph where one pays, else as ``model.backward`` does.
 
     Iterations are of a kind if their shapes are equal and the same parameters train. The first few of a kind warm up on
     a stream of their own; the last of these runs while torch raises at whatever waits for the device, which no graph
     can hold. A kind that waits, or cannot be captured, stays eager, with a line in the log.
+
+    Autograd ties a parameter to the stream on which it was first used, for as long as an output is alive. So the last
+    output goes before each forward. What a failed capture holds goes with it.
 
     Ranks exchange gradients here, once an iteration, and the network is bare: what ``DistributedDataParallel`` hooks
     into a backward belongs to the stream on which it was wrapped.
@@ -115,7 +104,8 @@ class IterationGraph:
         self._num_warm = 0
         self._losses: Losses = {}  # of the last iteration that warmed up, and what had a gradient in it
         self._trained: list[torch.nn.Parameter] = []
-        self._captured: _Captured | None = None
+        self._captured: Captured | None = None
+        self._shares_buffers = model.opt['dist'] and buffers_may_differ(model.net_g)
 
     def __call__(self, current_iter: int) -> Losses:
         """Computes the gradients of ``model.lq`` and ``model.gt``, the mean over all ranks.
@@ -129,19 +119,47 @@ class IterationGraph:
             self.drop()
             self._kind = kind
             self._pays = iterations_alike(current_iter, model.opt, model.schedule) >= LEAST_ITERATIONS
-        if model.opt['dist']:
+        if self._shares_buffers:
             share(list(model.net_g.buffers()))
-        if not self._pays or kind in self._stays_eager:
-            losses = self._eager()
-        elif self._num_warm < WARM_UP:
+        captured = self._captured
+        if captured is not None:
+            losses = captured.replay(model.lq, model.gt)
+        elif self._may_capture and self._num_warm < WARM_UP:
             losses = self._losses = self._warm_up()
             self._trained = [parameter for parameter in self._parameters if parameter.grad is not None]
         else:
-            losses = self._replay()
+            losses = self._eager()
         if model.opt['dist']:
-            captured = self._captured
             average_gradients(captured.gradients if captured else [p.grad for p in self._parameters])
         return losses
+
+    def after_step(self) -> OptionError | None:
+        """Captures an iteration once its kind is warm: between two, where nothing is half done.
+
+        Returns:
+            Why the run has to end, on all ranks: CUDA could not end the capture. ``None`` where it goes on.
+        """
+        if self._captured is not None or not self._may_capture or self._num_warm < WARM_UP:
+            return None
+        failure = self._agreed(self._capture())
+        if failure is None:
+            get_root_logger().info(f'Captured an iteration of {self._shape} as a CUDA graph.')
+        elif failure.is_fatal:
+            got = f'True (CUDA cannot go on after the capture of {self._shape}: {failure.reason})'
+            fix = 'Leave it out and go on with --auto_resume.'
+            return OptionError('train.cuda_graph', 'be left out for this network', got, fix)
+        else:
+            self._free()
+        return None
+
+    def _capture(self) -> Failure | None:
+        model = self._model
+        model.output = None
+        found = capture(model.backward, (model.lq, model.gt), self._losses, self._trained, self._stream)
+        if isinstance(found, Failure):
+            return found
+        self._captured = found
+        return None
 
     def begin(self) -> None:
         """Gives all ranks the weights of rank 0."""
@@ -150,21 +168,30 @@ class IterationGraph:
     def drop(self) -> None:
         """Gives the graph and its memory back: to other shapes, or to validation."""
         if self._captured is not None:
-            self._captured.graph.reset()
-            self._captured = None
-            self._model.optimizer_g.zero_grad()
-            self._model.output = None
-            torch.cuda.empty_cache()
+            self._free()
         self._kind, self._num_warm = None, 0
 
+    def _free(self) -> None:
+        """Gives back what a graph holds, also one that was not captured to its end."""
+        if self._captured is not None:
+            self._captured.graph.reset()
+            self._captured = None
+        self._model.optimizer_g.zero_grad()
+        self._model.output = None
+        torch.cuda.empty_cache()
+
+    @property
+    def _may_capture(self) -> bool:
+        return self._pays and self._kind not in self._stays_eager
+
     def _eager(self) -> Losses:
+        self._model.output = None
         self._model.optimizer_g.zero_grad()
         return self._model.backward(self._model.lq, self._model.gt)
 
     def _warm_up(self) -> Losses:
         self._num_warm += 1
         with _on(self._stream):
-            self._model.output = None  # with it goes what autograd knows of the stream before
             return self._eager() if self._num_warm < WARM_UP else self._tried()
 
     def _tried(self) -> Losses:
@@ -172,72 +199,37 @@ class IterationGraph:
         bring_back, drawn = remember(self._model), _host_random_state()
         mode = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode('error')
-        reason, losses = None, None
+        failure, losses = None, None
         try:
             losses = self._eager()
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            reason = _told(error)
+            failure = Failure(told(error))
         finally:
             torch.cuda.set_sync_debug_mode(mode)
         if losses is None:
             bring_back()
             losses = self._eager()
         elif _host_random_state() != drawn:
-            reason = 'it draws random numbers on the CPU, which a graph would repeat'
-        self._stay_eager_for(reason)
+            failure = Failure('it draws random numbers on the CPU, which a graph would repeat')
+        self._agreed(failure)
         return losses
 
-    def _stay_eager_for(self, reason: str | None) -> bool:
-        """Whether the kind cannot be captured, on this rank or on another: all exchange the same tensors."""
-        if self._model.opt['dist'] and is_so_on_any_rank(reason is not None, self._model.device):
-            reason = reason or 'another rank cannot capture it'
-        if reason is not None:
-            get_root_logger().info(f'No CUDA graph of {self._shape}: {reason}.')
+    def _agreed(self, failure: Failure | None) -> Failure | None:
+        """The failure of any rank, after which the kind stays eager on all: they exchange the same tensors."""
+        if self._model.opt['dist']:
+            failures = [found for found in of_all_ranks(failure) if found is not None]
+            failure = max(failures, key=lambda found: found.is_fatal, default=None)
+        if failure is not None and not failure.is_fatal:
+            get_root_logger().info(f'No CUDA graph of {self._shape}: {failure.reason}.')
             self._stays_eager.add(self._kind)
-        return reason is not None
+        return failure
 
     @property
     def _shape(self) -> str:
         batch, num_frame = self._model.lq.shape[:2]
         return f'{batch} x {num_frame} x {self._model.gt.shape[-1]}'
-
-    def _replay(self) -> Losses:
-        captured, reason = self._captured, None
-        if captured is None:
-            try:
-                captured = self._capture()
-            except RuntimeError as error:
-                reason = _told(error)
-            if self._stay_eager_for(reason) or captured is None:
-                return self._eager()
-            self._captured = captured
-            get_root_logger().info(f'Captured an iteration of {self._shape} as a CUDA graph.')
-        captured.lq.copy_(self._model.lq)
-        captured.gt.copy_(self._model.gt)
-        captured.graph.replay()
-        for parameter, gradient in captured.of_parameter:
-            parameter.grad = gradient
-        return captured.losses
-
-    def _capture(self) -> _Captured:
-        """Captures an iteration, which is not computed by that: what is read and written are tensors that stay."""
-        model = self._model
-        lq, gt = model.lq.clone(), model.gt.clone()
-        gradients, views = _flat_like(self._trained)
-        for parameter, view in zip(self._trained, views, strict=True):
-            parameter.grad = view
-        losses = {name: torch.empty_like(loss) for name, loss in self._losses.items()}
-        model.output = None
-        graph = torch.cuda.CUDAGraph()
-        # Other threads go on meanwhile: workers' batches are pinned, ranks are watched.
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode='thread_local'):
-            for gradient in gradients:
-                gradient.zero_()
-            for name, loss in model.backward(lq, gt).items():
-                losses[name].copy_(loss)
-        return _Captured(graph, lq, gt, losses, gradients, list(zip(self._trained, views, strict=True)))
 
 
 @contextmanager
@@ -249,26 +241,6 @@ def _on(stream: torch.cuda.Stream) -> Iterator[None]:
     torch.cuda.current_stream().wait_stream(stream)
 
 
-def _told(error: Exception) -> str:
-    """An error with the line that raised it."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f'{one_line(error)} ({os.path.basename(frame.filename)}, line {frame.lineno})'
-
-
 def _host_random_state() -> tuple[Any, ...]:
     numpy_state: Any = np.random.get_state()
     return torch.get_rng_state().numpy().tobytes(), random.getstate(), numpy_state[1].tobytes(), numpy_state[2]
-
-
-def _flat_like(tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Tensors laid out as others, one behind the other: what holds them, one for each dtype, and each of them."""
-    sizes: dict[torch.dtype, int] = {}
-    starts = []
-    for tensor in tensors:
-        starts.append(sizes.get(tensor.dtype, 0))
-        sizes[tensor.dtype] = starts[-1] + tensor.numel()
-    flat = {dtype: torch.empty(size, dtype=dtype, device=tensors[0].device) for dtype, size in sizes.items()}
-    views = [
-        flat[tensor.dtype].as_strided(tensor.shape, tensor.stride(), start) for tensor, start in zip(tensors, starts)
-    ]
-    return list(flat.values()), views

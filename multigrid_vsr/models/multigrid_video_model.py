@@ -121,12 +121,17 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         else:
             self.optimizer_g.zero_grad()
             self._losses = self.backward(self.lq, self.gt)
-        self.net_g = without_vain_search(self.net_g, self.opt, self.device)
+        if any(self.opt['train'].get(key) for key in _FIXING_OPTIONS):  # else the arch itself leaves parameters out
+            self.net_g = without_vain_search(self.net_g, self.opt, self.device)
         self.watch.before_step(self.scaler, self.optimizer_g)
         self.scaler.step(self.optimizer_g)
         self.scaler.update()
         if self.ema_decay > 0:
             self.model_ema(decay=self.ema_decay)
+        if self._graph is not None:
+            error = self._graph.after_step()
+            if error is not None:
+                self._keeper.end_with(error)
 
     def backward(self, lq: torch.Tensor, gt: torch.Tensor) -> dict[str, torch.Tensor]:
         """Adds the gradient of a batch, in parts of no more pixels than ``max_batch_size_per_gpu`` full samples have.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,8 @@ class RunKeeper:
         self._model = model
         self._opt = model.opt
         self._stop_signal = StopSignal(self._opt['dist'], model.device)
-        self._exit_status = 0
+        self._error: InputError | None = None
+        self._ends_with: InputError | SystemExit | None = None
         self._last_iter = 0  # done by this process
         self._is_failing = False
         self._kept = KeptCheckpoints(self._opt)
@@ -39,21 +39,31 @@ class RunKeeper:
     def _writes(self) -> bool:
         return self._opt['rank'] == 0 or self._is_failing
 
+    def end_with(self, error: InputError) -> None:
+        """Lets the run end with an error as soon as the iteration is done and saved; all ranks have to call it."""
+        self._error = error
+
     def after_iteration(self, current_iter: int) -> None:
-        """Saves the iteration if the run was asked to stop; it ends in :meth:`leave_if_stopped`."""
+        """Saves the iteration if the run has to stop; it ends in :meth:`leave_if_stopped`."""
         self._last_iter = current_iter
         signal = self._stop_signal.after_iteration()
-        if signal:
-            get_root_logger().warning(f'Asked to stop by signal {signal}: saving first.')
+        if signal or self._error:
+            why = 'The run cannot go on' if self._error else f'Asked to stop by signal {signal}'
+            get_root_logger().warning(f'{why}: saving first.')
             self._model.save(0, current_iter)
-            self._exit_status = 128 + signal
+            self._ends_with = self._error or SystemExit(128 + signal)
 
     def leave_if_stopped(self) -> None:
-        """Ends a run that was asked to stop: called by what BasicSR does after the line of the iteration is logged."""
-        if self._exit_status:
+        """Ends a run that has to stop: called by what BasicSR does after the line of the iteration is logged.
+
+        Raises:
+            InputError: What :meth:`end_with` was told.
+            SystemExit: After a signal.
+        """
+        if self._ends_with is not None:
             self._stop_signal.wait_for_all()
             self._model.watch.end()
-            sys.exit(self._exit_status)
+            raise self._ends_with
 
     def _save_before_failing(self) -> None:
         """Saves the last iteration of a run that a frame ends, on the rank that met it: others wait for its gradient.

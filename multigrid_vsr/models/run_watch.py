@@ -74,7 +74,8 @@ class RunWatch:
             with self.clock.spending('trial'):
                 preflight(self._model, self._model.schedule, current_iter)
                 self.clock.tried = time_shapes(self._model, self._model.schedule, current_iter)
-            self.clock.say_tried()
+            if not self._model.opt['train'].get('cuda_graph'):  # what the line advises
+                self.clock.say_tried()
 
     def before_step(self, scaler: torch.amp.GradScaler, optimizer: Any) -> None:
         """Called with the whole gradient, before the scaler's step: it is measured without the factor of fp16.

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -18,6 +19,9 @@ from multigrid_vsr.core.errors import one_line
 from multigrid_vsr.data.workers import kill_workers
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A rank that cannot connect says so at once, and the others wait for it as long as a group's timeout. Later a rank may
+# wait for another that saves or validates, so the group of the run has gloo's own, half an hour.
+_CONNECTS_WITHIN = timedelta(minutes=1)
 _MEANT_TWICE = 1.0  # seconds between two Ctrl-C of a person; a launcher passes its own on at once
 
 
@@ -89,20 +93,29 @@ class StopSignal:
 
 def _group_of_all(device: torch.device | str) -> tuple[Any, torch.device | str]:
     """A group over gloo, whose sums the device does not wait for; the run's own where gloo cannot connect."""
-    group, error = None, ''
+    trial, error = None, ''
+    _holds_on_all(True, device)  # none waits in the trial for one that still loads its weights
     try:
-        group = distributed.new_group(backend='gloo')
+        trial = distributed.new_group(backend='gloo', timeout=_CONNECTS_WITHIN)
     except RuntimeError as failure:
         error = one_line(failure)
-    connected = torch.tensor(int(group is not None), device=device)
-    distributed.all_reduce(connected, distributed.ReduceOp.MIN)  # all ranks, or none
-    if connected:
-        return group, 'cpu'
+    has_connected = _holds_on_all(trial is not None, device)
+    if trial is not None:
+        distributed.destroy_process_group(trial)
+    if has_connected:
+        return distributed.new_group(backend='gloo'), 'cpu'
     get_root_logger().warning(
         f'gloo cannot connect the ranks ({error or "on another rank"}): signals go over the backend of the run, which '
         'costs a wait an iteration. Set GLOO_SOCKET_IFNAME to the network interface of the nodes.'
     )
     return distributed.group.WORLD, device
+
+
+def _holds_on_all(holds: bool, device: torch.device | str) -> bool:
+    """Whether something holds on all ranks, as soon as all are here."""
+    held = torch.tensor(int(holds), device=device)
+    distributed.all_reduce(held, distributed.ReduceOp.MIN)
+    return bool(held)
 
 
 def _end_at_once(status: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from basicsr.utils import get_root_logger
 from torch import distributed, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -50,11 +51,17 @@ def share(tensors: list[torch.Tensor]) -> None:
         distributed._broadcast_coalesced(distributed.distributed_c10d._get_default_group(), tensors, 2**28, 0)
 
 
-def is_so_on_any_rank(is_so: bool, device: torch.device) -> bool:
-    """Whether something is so here or on another rank; all have to ask."""
-    found = torch.tensor(int(is_so), device=device)
-    distributed.all_reduce(found, distributed.ReduceOp.MAX)
-    return bool(found)
+def buffers_may_differ(network: nn.Module) -> bool:
+    """Whether the ranks' buffers may differ after an iteration: BasicSR's archs write to those of BatchNorm only."""
+    is_basicsrs = type(network).__module__.startswith('basicsr.archs.')
+    return not is_basicsrs or any(isinstance(module, _NormBase) for module in network.modules())
+
+
+def of_all_ranks(value: Any) -> list[Any]:
+    """What each rank gives, on all of them; all have to ask."""
+    values = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
 
 
 def of_all_ranks(value: Any) -> list[Any]:
