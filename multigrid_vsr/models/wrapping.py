@@ -58,14 +58,7 @@ def buffers_may_differ(network: nn.Module) -> bool:
 
 
 def of_all_ranks(value: Any) -> list[Any]:
-    """What each rank gives, on all of them; all have to ask."""
-    values = [None] * distributed.get_world_size()
-    distributed.all_gather_object(values, value)
-    return values
-
-
-def of_all_ranks(value: Any) -> list[Any]:
-    """The values of all ranks; without a launcher that of this process."""
+    """The values of all ranks, which all have to ask; without a launcher that of this process."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return [value]
     values = [None] * distributed.get_world_size()
