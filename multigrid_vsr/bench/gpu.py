@@ -49,7 +49,8 @@ class Bench:
     """
 
     def __init__(self, out: Path, minutes: float, is_dry: bool) -> None:
-        self._out, self._minutes, self._is_dry = out, minutes, is_dry
+        self._out, self._is_dry = out, is_dry
+        self._about = {'dry': 'on the CPU: no figure means anything'} if is_dry else {'minutes': minutes}
         self._sizes: Sizes = DRY if is_dry else FULL
         self._start = time.monotonic()
         self._end = self._start + (_DRY_SECONDS if is_dry else minutes * 60)
@@ -72,13 +73,8 @@ class Bench:
         shapes = [(s.shape.num_frame, s.shape.gt_size) for run in self._schedules.values() for s in run.segments]
         self._loaded = list(dict.fromkeys(shapes))
         self._loader.send(gpu_work.load, self._out, self._sizes, self._loaded, _LOADING_SECONDS)
-        about = {
-            'dry' if self._is_dry else 'minutes': 'on the CPU: no figure means anything'
-            if self._is_dry
-            else self._minutes,
-            'date': datetime.date.today().isoformat(),
-            **self._worker.call(gpu_work.device, seconds=self._left()),
-        }
+        device = self._worker.call(gpu_work.device, seconds=self._left())
+        about = {**self._about, 'date': datetime.date.today().isoformat(), **device}
         self._report = Report(self._out, about, self._sizes)
         first, late = step_rows(self._sizes)
         slow = [option for option in OPTIONS if 'compile' in option]
