@@ -9,39 +9,38 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from multigrid_vsr.bench import gpu_training, gpu_work
+from multigrid_vsr.bench import gpu_gradients, gpu_training, gpu_work
 from multigrid_vsr.bench.gpu_hours import STOCK_SAMPLES, gpu_hours
 from multigrid_vsr.bench.gpu_plan import (
+    COLUMNS,
     DRY,
     FULL,
-    IN_PARTS,
     OPTIONS,
-    RECIPE_COLUMNS,
-    SHARES,
+    SECONDS,
     STOCK,
     TOGETHER,
     Sizes,
-    recipe_options,
+    run_options,
+    schedules,
     step_rows,
-    stock_options,
 )
 from multigrid_vsr.bench.gpu_report import NO_TIME, Report, Row
 from multigrid_vsr.bench.worker import CallError, Worker
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.demo.dataset import prepare
-from multigrid_vsr.options.multigrid_block import schedule_from_options
 
 _LOADING_SECONDS = 1.0
 _LEAST_ITERS = 12  # of a training run: six segments of two lines
 _START_SECONDS = 15.0  # of a training run, before its first iteration
 _DRY_SECONDS = 3600.0
 _UNKNOWN_SECONDS = 0.5  # of an iteration that was not timed
-_RUNS = ((STOCK, STOCK), *((recipe, column) for recipe in ('paper', 'fast') for column in RECIPE_COLUMNS))
-_TRAINED = ((STOCK, STOCK), ('paper', 'none'), ('fast', TOGETHER))
+_TRAINED = ((STOCK, STOCK), ('fast', TOGETHER))
+_LAUNCHES_SECONDS = 3 * SECONDS['launches']
+_LAST_SECONDS = len(_TRAINED) * 75 + _LAUNCHES_SECONDS  # kept for the training runs and the launches
 
 
 class Bench:
-    """Measures part by part, each as long as its share of the time lasts; every row is printed and kept at once.
+    """Measures row by row, in order of worth; every row is printed and kept at once.
+
+    No row starts with less time left than the longest row of its kind took.
 
     Args:
         out: Folder for the figures, the data and the runs.
@@ -50,108 +49,141 @@ class Bench:
     """
 
     def __init__(self, out: Path, minutes: float, is_dry: bool) -> None:
-        self._out = out
+        self._out, self._is_dry = out, is_dry
+        self._about = {'dry': 'on the CPU: no figure means anything'} if is_dry else {'minutes': minutes}
         self._sizes: Sizes = DRY if is_dry else FULL
-        self._start, self._seconds = time.monotonic(), _DRY_SECONDS if is_dry else minutes * 60
-        begin = gpu_work.begin_dry if is_dry else gpu_work.begin
-        self._worker = Worker(partial(begin, out / 'gpu_worker.txt'), gpu_work.clean_up)
-        self._num_gpu = 0 if is_dry else 1
-        about = {
-            'dry' if is_dry else 'minutes': 'on the CPU: no figure means anything' if is_dry else minutes,
-            'date': datetime.date.today().isoformat(),
-            **self._worker.call(gpu_work.device, seconds=self._seconds),
-        }
-        self._report = Report(out, about, self._sizes)
+        self._start = time.monotonic()
+        self._end = self._start + (_DRY_SECONDS if is_dry else minutes * 60)
+        begin = partial(gpu_work.begin_dry if is_dry else gpu_work.begin, out / 'gpu_worker.txt')
+        self._worker, self._loader = (Worker(begin, gpu_work.clean_up) for _ in range(2))
+        self._longest: dict[str, float] = {}  # seconds of a row, by kind
+        self._given_up: set[str] = set()  # options with a row that was not done in time
 
     def run(self) -> None:
-        """Measures all parts, in order of worth."""
+        """Measures all of it."""
         try:
-            self._try_options()
-            self._time_steps()
-            self._time_loading()
-            self._predict_hours()
-            self._train()
+            self._measure_all()
         finally:
             self._worker.close()
+            self._loader.close()
 
-    def _try_options(self) -> None:
-        for option in (IN_PARTS, *OPTIONS):
-            for network, shapes in self._sizes.archs:
+    def _measure_all(self) -> None:
+        whole = STOCK_SAMPLES // self._sizes.full.batch_size_per_gpu
+        self._schedules = schedules(self._sizes, whole)
+        shapes = [(s.shape.num_frame, s.shape.gt_size) for run in self._schedules.values() for s in run.segments]
+        self._loaded = list(dict.fromkeys(shapes))
+        self._loader.send(gpu_work.load, self._out, self._sizes, self._loaded, _LOADING_SECONDS)
+        device = self._worker.call(gpu_work.device, seconds=self._left())
+        about = {**self._about, 'date': datetime.date.today().isoformat(), **device}
+        self._report = Report(self._out, about, self._sizes)
+        first, late = step_rows(self._sizes)
+        slow = [option for option in OPTIONS if 'compile' in option]
+        others = [option for option in OPTIONS if option not in (*COLUMNS, *slow)]
+
+        self._try_options(COLUMNS, self._sizes.archs[:1])
+        self._time_steps(first)
+        self._predict('hours')
+        self._try_options(COLUMNS, self._sizes.archs[1:])
+        self._take_loading()
+        self._try_options(others, self._sizes.archs, _LAST_SECONDS)
+        self._time_steps(late, _LAST_SECONDS)
+        self._try_options(slow, self._sizes.archs, _LAST_SECONDS)
+        self._worker.close()  # its cache holds memory of the GPU
+        self._train()
+        self._count_launches()  # in a new process, as the profiler slows what comes after it
+
+    def _try_options(self, options: Any, archs: Any, kept: float = 0.0) -> None:
+        for option in options:
+            for network, shapes in archs:
                 name = {'option': option, 'arch': network['type']}
-                self._measure('options', name, gpu_work.try_option, network, shapes, option, self._sizes.tried)
+                self._call('options', name, kept, gpu_gradients.try_option, network, shapes, option, self._sizes.tried)
 
-    def _time_steps(self) -> None:
-        small = self._sizes.shapes[0].gt_size
-        for option, shape in step_rows(self._sizes):
-            counts = shape.gt_size == small  # there are as many launches at any crop
+    def _time_steps(self, rows: Any, kept: float = 0.0) -> None:
+        for option, shape in rows:
             name = {'option': option, 'shape': str(shape)}
-            self._measure('steps', name, gpu_work.time_steps, self._sizes, option, shape, counts)
+            self._call('steps', name, kept, gpu_work.time_steps, self._sizes, option, shape)
 
-    def _time_loading(self) -> None:
-        prepare(self._out / 'data')
-        for shape in self._sizes.shapes:
-            name = {'num_frame': shape.num_frame, 'gt_size': shape.gt_size}
-            self._measure('loading', name, gpu_work.time_loading, self._sizes, *name.values(), _LOADING_SECONDS)
+    def _count_launches(self) -> None:
+        for option in (STOCK, *COLUMNS):
+            shape = self._sizes.shapes[0]
+            name = {'option': option, 'shape': str(shape)}
+            self._call('launches', name, 0.0, gpu_work.count_launches, self._sizes, option, shape)
 
-    def _predict_hours(self) -> None:
-        total_iter = STOCK_SAMPLES // self._sizes.full.batch_size_per_gpu
-        for run, option in _RUNS:
-            schedule = schedule_from_options(self._options_of(run, total_iter))
-            name = {'run': run, 'option': option, 'iterations': schedule.total_iter}
-            try:
-                self._add(Row('hours', name, self._hours(schedule, run, option)))
-            except KeyError:
-                self._add(Row('hours', name, error='not all of its shapes were measured'))
+    def _take_loading(self) -> None:
+        """The rows of loading, which ran beside, and the hours with them."""
+        try:
+            found = self._loader.result(max(0.0, min(self._left(), self._sizes.patience * SECONDS['loading'])))
+        except CallError as error:
+            return self._add(Row('loading', {'num_frame': 'all', 'gt_size': 'all'}, error=str(error)))
+        for place, (num_frame, gt_size) in enumerate(self._loaded):
+            ms = {name: values[place] for name, values in found.items()}
+            self._add(Row('loading', {'num_frame': num_frame, 'gt_size': gt_size}, ms))
+        self._predict('hours with loading', {name: dict(zip(self._loaded, ms)) for name, ms in found.items()})
 
-    def _hours(self, schedule: Schedule, run: str, option: str) -> dict[str, Any]:
-        """What a run will take one GPU: its steps alone, and with the loading of its workers."""
+    def _predict(self, part: str, loads: dict[str, dict[tuple[int, int], float]] | None = None) -> None:
+        """What each run will take one GPU."""
         steps = self._report.figures('steps', 'ms')
-        loads = self._report.figures('loading', 'stock_ms' if run == STOCK else 'packed_ms')
-        step_ms = {s.shape: steps[option, str(s.shape)] for s in schedule.segments}
-        alone = {(s.shape.num_frame, s.shape.gt_size): 0.0 for s in schedule.segments}
-        load_ms = {shape: loads[shape] for shape in alone}
-        return {
-            'gpu_hours_of_steps': gpu_hours(schedule, step_ms, alone, 1),
-            'gpu_hours': gpu_hours(schedule, step_ms, load_ms, self._sizes.workers),
-        }
+        for run, schedule in self._schedules.items():
+            load_ms = None if loads is None else loads['stock_ms' if run == STOCK else 'packed_ms']
+            for option in (STOCK,) if run == STOCK else COLUMNS:
+                name = {'run': run, 'option': option, 'iterations': schedule.total_iter}
+                step_ms = {s.shape: steps.get((option, str(s.shape))) for s in schedule.segments}
+                if None in step_ms.values():
+                    self._add(Row(part, name, error='not all of its shapes were measured'))
+                else:
+                    hours = gpu_hours(schedule, step_ms, load_ms, self._sizes.workers)  # type: ignore[arg-type]
+                    self._add(Row(part, name, {'gpu_hours': hours}))
 
     def _train(self) -> None:
         for place, (run, option) in enumerate(_TRAINED):
-            share = self._left('training') / (len(_TRAINED) - place)
+            left = self._left() - _LAUNCHES_SECONDS
+            share = max(left / (len(_TRAINED) - place), SECONDS['training'])
             opt = self._training_options(run, option, min(self._sizes.seconds, share - _START_SECONDS))
             name = {'run': run, 'option': option, 'iterations': opt['train']['total_iter']}
-            self._attempt('training', name, partial(gpu_training.train, self._out, opt))
+            needed, measure = SECONDS['training'], partial(gpu_training.train, self._out, opt, run == STOCK, share)
+            self._attempt('training', name, left >= needed, measure)
 
     def _training_options(self, run: str, option: str, seconds: float) -> dict[str, Any]:
         """A run of about so many seconds, by the hours that were predicted for a whole one."""
         whole = STOCK_SAMPLES // self._sizes.full.batch_size_per_gpu
-        predicted = {names[:2]: hours for names, hours in self._report.figures('hours', 'gpu_hours').items()}
+        parts = ('hours', 'hours with loading')  # the better one, where it is there
+        predicted = {names[:2]: h for part in parts for names, h in self._report.figures(part, 'gpu_hours').items()}
         hours = predicted.get((run, option), whole * _UNKNOWN_SECONDS / 3600)
-        opt = self._options_of(run, max(int(whole * seconds / (hours * 3600)), _LEAST_ITERS))
+        total_iter = max(int(whole * seconds / (hours * 3600)), _LEAST_ITERS)
+        opt = run_options(run, self._sizes, total_iter, 0 if self._is_dry else 1)
         opt['name'] = run
         changes = OPTIONS.get(option, {})
         optimizer = {'fused': True} if changes.get('optim_g', {}).get('fused') else {}
         opt['train'] |= {**changes, 'optim_g': opt['train']['optim_g'] | optimizer}
         return opt
 
-    def _options_of(self, run: str, total_iter: int) -> dict[str, Any]:
-        if run == STOCK:
-            return stock_options(self._sizes, total_iter, self._num_gpu)
-        return recipe_options(run, self._sizes, total_iter, self._num_gpu)
+    def _call(self, part: str, name: dict[str, Any], kept: float, function: Callable[..., Any], *args: Any) -> None:
+        """One row, in the process of the worker, if it can end with so many seconds left."""
+        option = name['option']
+        if option in self._given_up:
+            return self._add(Row(part, name, error='given up: a row of this option was not done in time'))
+        kind = 'compile' if 'compile' in option else part
+        longest = self._longest.get(kind, SECONDS[kind])
+        start, left = time.monotonic(), self._left() - kept
+        seconds = min(left, self._sizes.patience * max(longest, SECONDS[kind]))
+        call = partial(self._worker.call, function, self._out, *args, seconds=seconds)
+        has_figures, took = self._attempt(part, name, left >= longest, call), time.monotonic() - start
+        if has_figures:
+            self._longest[kind] = max(self._longest.get(kind, 0.0), took)
+        elif took >= seconds > 0:
+            self._given_up.add(option)
 
-    def _measure(self, part: str, name: dict[str, Any], function: Callable[..., Any], *arguments: Any) -> None:
-        """One row, in the process of the worker."""
-        self._attempt(part, name, lambda left: self._worker.call(function, self._out, *arguments, seconds=left))
-
-    def _attempt(self, part: str, name: dict[str, Any], measure: Callable[[float], dict[str, Any]]) -> None:
-        left = self._left(part)
+    def _attempt(self, part: str, name: dict[str, Any], has_time: bool, measure: Callable[[], dict[str, Any]]) -> bool:
+        """Adds a row; whether it has figures."""
         try:
-            self._add(Row(part, name, measure(left)) if left > 0 else Row(part, name, error=NO_TIME))
+            row = Row(part, name, measure()) if has_time else Row(part, name, error=NO_TIME)
         except CallError as error:
-            self._add(Row(part, name, error=str(error)))
+            row = Row(part, name, error=str(error))
+        self._add(row)
+        return row.error is None
 
-    def _left(self, part: str) -> float:
-        return self._start + self._seconds * SHARES[part] - time.monotonic()
+    def _left(self) -> float:
+        return self._end - time.monotonic()
 
     def _add(self, row: Row) -> None:
         self._report.add(row)

@@ -11,14 +11,17 @@ STOCK_SAMPLES = 300_000 * 16  # BasicSR's BasicVSR on REDS
 
 
 def gpu_hours(
-    schedule: Schedule, step_ms: Mapping[BatchShape, float], load_ms: Mapping[tuple[int, int], float], workers: int
+    schedule: Schedule,
+    step_ms: Mapping[BatchShape, float],
+    load_ms: Mapping[tuple[int, int], float] | None = None,
+    workers: int = 1,
 ) -> float:
     """Hours of one GPU: each iteration takes as long as its step, or as its batch takes to load if that is longer.
 
     Args:
         schedule: Shapes of the run.
         step_ms: Milliseconds of an iteration of each shape.
-        load_ms: Milliseconds that a sample of (num_frame, gt_size) takes one worker.
+        load_ms: Milliseconds that a sample of (num_frame, gt_size) takes one worker; without it none.
         workers: Workers of the GPU.
 
     Raises:
@@ -27,6 +30,6 @@ def gpu_hours(
     total = 0.0
     for segment in schedule.segments:
         shape = segment.shape
-        loading = load_ms[shape.num_frame, shape.gt_size] * shape.batch_size_per_gpu / workers
-        total += segment.num_iter * max(step_ms[shape], loading)
+        sample_ms = load_ms[shape.num_frame, shape.gt_size] if load_ms is not None else 0.0
+        total += segment.num_iter * max(step_ms[shape], sample_ms * shape.batch_size_per_gpu / workers)
     return total / 3_600_000

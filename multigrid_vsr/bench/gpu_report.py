@@ -37,7 +37,7 @@ class Row:
 
     def __str__(self) -> str:
         figures = ', '.join(f'{key} {_short(value)}' for key, value in self.result.items() if value not in (None, []))
-        return f'{self.part}: {", ".join(map(str, self.name.values()))}: {self.error or figures or "passes"}'
+        return f'{self.part}: {", ".join(map(str, self.name.values()))}: {self.error or figures}'
 
 
 class Report:
@@ -71,7 +71,7 @@ def markdown(about: dict[str, Any], rows: Sequence[Row], sizes: Sizes) -> str:
     parts = {part: [row for row in rows if row.part == part] for part in dict.fromkeys(row.part for row in rows)}
     lines = [', '.join(f'{key} {value}' for key, value in about.items()) + '.']
     for part, found in parts.items():
-        lines += ['', *_TABLES[part](found, sizes)]
+        lines += ['', *_TABLES.get(part, _plain)(found, sizes)]
     errors = [str(row) for row in rows if row.error not in (None, NO_TIME)]
     lines += ['', 'Errors:', '', *(f'- {error}' for error in errors)] if errors else []
     heard = dict.fromkeys(note for row in rows for note in row.result.get('notes', ()))
@@ -82,38 +82,42 @@ def markdown(about: dict[str, Any], rows: Sequence[Row], sizes: Sizes) -> str:
 def _options(rows: Sequence[Row], sizes: Sizes) -> list[str]:
     archs, names = (list(dict.fromkeys(row.name[key] for row in rows)) for key in ('arch', 'option'))
     cells = {(row.name['arch'], row.name['option']): row for row in rows}
-    return _table(('option', *archs), ([name, *(_passes(cells.get((arch, name))) for arch in archs)] for name in names))
+    table = _table(
+        ('option', *archs), ([name, *(_passes(cells.get((arch, name))) for arch in archs)] for name in names)
+    )
+    return ["The gradient against eager float32's, the largest difference of a part of the network:", '', *table]
 
 
 def _passes(row: Row | None) -> str:
     if row is None or row.error == NO_TIME:
         return '-'
-    return f'passes, loss {row.result["loss"]:.4f}' if row.error is None else 'error'
+    return f'{row.result["verdict"]}, {row.result["difference"]:.1g}' if row.error is None else 'error'
 
 
 def _steps(rows: Sequence[Row], sizes: Sizes) -> list[str]:
     columns, shapes = (list(dict.fromkeys(row.name[key] for row in rows)) for key in ('option', 'shape'))
-    ms = {(row.name['option'], row.name['shape']): row.result['ms'] for row in rows if row.error is None}
+    found = {(row.name['option'], row.name['shape']): row.result for row in rows if row.error is None}
+    ms = {name: result['ms'] for name, result in found.items()}
+    peaks = {name: result['peak_gib'] for name, result in found.items()}
     lines = ['ms an iteration, and how many times faster than stock at the same shape:', '']
     lines += _table(
         ('batch x frames x gt', *columns),
-        ([shape, *(_times(ms, column, shape) for column in columns)] for shape in shapes),
+        ([shape, *(_times(found, column, shape) for column in columns)] for shape in shapes),
     )
-    counted = [row for row in rows if 'launches' in row.result]
-    names = ('launches', 'kernels', 'waits', 'peak_gib')
-    lines += ['', 'Launches, kernels and waits of an iteration, and GiB at the peak:', '']
+    lines += ['', 'GiB at the peak:', '']
     lines += _table(
-        ('option', 'shape', *names),
-        ([row.name['option'], row.name['shape'], *(_short(row.result[n]) for n in names)] for row in counted),
+        ('batch x frames x gt', *columns),
+        ([shape, *(_short(peaks.get((column, shape))) for column in columns)] for shape in shapes),
     )
     return [*lines, '', *targets(ms, sizes)]
 
 
-def _times(ms: dict[tuple[str, str], float], column: str, shape: str) -> str:
-    if (column, shape) not in ms:
+def _times(found: dict[tuple[str, str], dict[str, Any]], column: str, shape: str) -> str:
+    if (column, shape) not in found:
         return '-'
-    ratio = f' ({ms[STOCK, shape] / ms[column, shape]:.2f}x)' if (STOCK, shape) in ms and column != STOCK else ''
-    return f'{ms[column, shape]:.1f}{ratio}'
+    ms, graph, stock = found[column, shape]['ms'], found[column, shape]['graph'], found.get((STOCK, shape))
+    ratio = f' ({stock["ms"] / ms:.2f}x)' if stock is not None and column != STOCK else ''
+    return f'{ms:.1f}{ratio}{f" {graph}" if graph else ""}'
 
 
 def targets(ms: dict[tuple[str, str], float], sizes: Sizes) -> list[str]:
@@ -150,7 +154,7 @@ def _plain(rows: Sequence[Row], sizes: Sizes) -> list[str]:
     return _table((*rows[0].name, *figures), cells)
 
 
-_TABLES = {'options': _options, 'steps': _steps, 'loading': _plain, 'hours': _plain, 'training': _plain}
+_TABLES = {'options': _options, 'steps': _steps}
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -12,20 +13,31 @@ from typing import Any
 
 import yaml
 
+from multigrid_vsr.bench.launches import as_basicsr_has_them
 from multigrid_vsr.bench.worker import CallError
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 from multigrid_vsr.report.log_file import Log, parse_log
 
-_GRACE = 20  # seconds for a run to save and end
+_GRACE = 10  # seconds for a run to save and end
+_STOCK = 'from multigrid_vsr.bench.gpu_training import train_stock; train_stock()'
 
 
-def train(root: Path, opt: dict[str, Any], seconds: float) -> dict[str, Any]:
+def train_stock() -> None:
+    """BasicSR's training script with its archs as it has them."""
+    from basicsr.train import train_pipeline
+
+    with as_basicsr_has_them():
+        train_pipeline(os.getcwd())
+
+
+def train(root: Path, opt: dict[str, Any], is_stock: bool, seconds: float) -> dict[str, Any]:
     """Trains an option file to its end, or for so many seconds, in a process of its own.
 
     Args:
         root: Folder of the demo; runs of the same name there are deleted.
         opt: The options.
-        seconds: Time it has, the start included.
+        is_stock: Whether the archs are BasicSR's own.
+        seconds: Time it has, its start and end included.
 
     Returns:
         Iterations, samples a second, milliseconds an iteration, the share of waiting for data, and the last loss.
@@ -36,11 +48,12 @@ def train(root: Path, opt: dict[str, Any], seconds: float) -> dict[str, Any]:
     folder = root / 'experiments' / opt['name']
     shutil.rmtree(folder, ignore_errors=True)
     (root / f'{opt["name"]}.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
-    command = [sys.executable, '-m', 'multigrid_vsr.cli', 'train', '-opt', f'{opt["name"]}.yml']
+    script = ('-c', _STOCK) if is_stock else ('-m', 'multigrid_vsr.cli', 'train')
+    command = [sys.executable, *script, '-opt', f'{opt["name"]}.yml']
     with open(root / f'{opt["name"]}.txt', 'w+') as printed:
         process = subprocess.Popen(command, cwd=root, text=True, stdout=printed, stderr=subprocess.STDOUT)
         try:
-            process.wait(seconds)
+            process.wait(seconds - _GRACE)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):

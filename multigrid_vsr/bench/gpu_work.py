@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
-import math
 import os
 import statistics
+import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,19 @@ from basicsr.data import build_dataset
 from torch import nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
+from tqdm import tqdm
 
 from multigrid_vsr.bench import loader
-from multigrid_vsr.bench.gpu_plan import IN_PARTS, OPTIONS, STOCK, Sizes, recipe_options, stock_options
+from multigrid_vsr.bench.gpu_plan import OPTIONS, STOCK, Sizes, run_options
+from multigrid_vsr.bench.launches import as_basicsr_has_them
 from multigrid_vsr.bench.step import batches_of, model_of
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import BatchShape, SampleRequest
+from multigrid_vsr.demo.dataset import prepare
 from multigrid_vsr.host.registering import register
 
-_LONG = 1000  # iterations of a segment: a graph of it pays
+_PATHS = ('dataroot_gt', 'dataroot_lq', 'meta_info_file')
+LONG = 1000  # iterations of a segment: a graph of it pays
 
 
 def begin(said: Path) -> None:
@@ -76,67 +80,60 @@ def device() -> dict[str, str]:
     return found
 
 
-def try_option(
-    root: Path, network: dict[str, Any], shapes: tuple[BatchShape, ...], option: str, counts: tuple[int, ...]
-) -> dict[str, Any]:
-    """Trains a few iterations of each shape with an option; the weights have to change, and the loss to be a number.
-
-    Returns:
-        The loss of the last one, and what the log says of graphs and warns of.
-    """
-    schedule = Schedule.from_shapes([(_LONG, shape) for shape in shapes], shapes[-1])
-    clean_up()
-    with _notes_of_the_log() as heard:
-        changes = OPTIONS.get(option, {})
-        max_batch = 1 if option == IN_PARTS else None
-        model = model_of(root, 'MultigridVideoModel', network, schedule, max_batch, **changes)
-        before = [parameter.detach().clone() for parameter in model.net_g.parameters()]
-        for place, (shape, count) in enumerate(zip(shapes, counts)):
-            batch = _batch(model, shape)
-            for iteration in range(place * _LONG + 1, place * _LONG + 1 + count):
-                _step(model, batch, iteration)
-        loss = sum(model.get_current_log().values())
-    if not math.isfinite(loss):
-        raise ArithmeticError(f'the loss is {loss}')
-    if all(torch.equal(old, new) for old, new in zip(before, model.net_g.parameters())):
-        raise ArithmeticError('no weight has changed')
-    return {'loss': loss, 'notes': heard}
-
-
-def time_steps(root: Path, sizes: Sizes, column: str, shape: BatchShape, counts_launches: bool) -> dict[str, Any]:
+def time_steps(root: Path, sizes: Sizes, column: str, shape: BatchShape) -> dict[str, Any]:
     """Times whole iterations at one shape, batches in memory, the log left out.
 
     Returns:
-        Milliseconds an iteration, GiB at the peak, what the log says of graphs and warns of, and launches, kernels and
-        waits of one.
+        Milliseconds an iteration, GiB at the peak, whether a graph was asked for and not captured, and what the log
+        says of graphs and warns of.
     """
     clean_up()
-    name = 'VideoRecurrentModel' if column == STOCK else 'MultigridVideoModel'
-    schedule = None if column == STOCK else Schedule.from_shapes([(_LONG, shape)], shape)
-    with _notes_of_the_log() as heard:
-        model = model_of(root, name, sizes.network, schedule, **OPTIONS.get(column, {}))
-        batch = _batch(model, shape, name)
-        iterations = iter(range(1, _LONG))
+    with notes_of_the_log() as heard, _iterations(root, sizes, column, shape) as step:
         for _ in range(sizes.warmup):
-            _step(model, batch, next(iterations))
+            step()
         times = []
         for _ in range(sizes.rounds):
             _wait()
             start = time.perf_counter()
             for _ in range(sizes.iters):
-                _step(model, batch, next(iterations))
+                step()
             _wait()
             times.append((time.perf_counter() - start) / sizes.iters * 1e3)
         peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
-        found: dict[str, Any] = {'ms': statistics.median(times), 'peak_gib': peak, 'notes': heard}
-        if counts_launches:
-            activities = [ProfilerActivity.CUDA] if torch.cuda.is_available() else [ProfilerActivity.CPU]
-            with profile(activities=activities) as profiler:
-                _step(model, batch, next(iterations))
+    graph = 'stays eager' if stays_eager(column, heard, 1) else None
+    return {'ms': statistics.median(times), 'peak_gib': peak, 'graph': graph, 'notes': heard}
+
+
+def count_launches(root: Path, sizes: Sizes, column: str, shape: BatchShape) -> dict[str, Any]:
+    """Launches, kernels and waits of an iteration, and milliseconds of its kernels.
+
+    A profiler slows what its process runs afterwards.
+    """
+    clean_up()
+    activities = [ProfilerActivity.CUDA] if torch.cuda.is_available() else [ProfilerActivity.CPU]
+    with _iterations(root, sizes, column, shape) as step, torch.backends.cudnn.flags(enabled=True, benchmark=False):
+        for _ in range(sizes.warmup):
+            step()
+        _wait()
+        with profile(activities=activities) as profiler:
+            step()
             _wait()
-            events = [(e.key, e.device_type == DeviceType.CUDA, e.count) for e in profiler.key_averages()]
-            found |= counts_of(events)
-    return found
+    events = profiler.key_averages()
+    on_device = [event for event in events if event.device_type == DeviceType.CUDA]
+    counts = counts_of((event.key, event in on_device, event.count) for event in events)
+    return {**counts, 'kernel_ms': sum(event.self_device_time_total for event in on_device) / 1e3}
+
+
+@contextmanager
+def _iterations(root: Path, sizes: Sizes, column: str, shape: BatchShape) -> Iterator[Callable[[], None]]:
+    """Gives what trains an iteration; stock's archs are BasicSR's own meanwhile."""
+    is_stock = column == STOCK
+    name = 'VideoRecurrentModel' if is_stock else 'MultigridVideoModel'
+    schedule = None if is_stock else Schedule.from_shapes([(LONG, shape)], shape)
+    with as_basicsr_has_them() if is_stock else nullcontext():
+        model = model_of(root, name, sizes.network, schedule, **OPTIONS.get(column, {}))
+        batch, iterations = batch_of(model, batches_of(shape)[name]), itertools.count(1)
+        yield lambda: train_step(model, batch, next(iterations))
 
 
 def counts_of(events: Iterable[tuple[str, bool, int]]) -> dict[str, int]:
@@ -156,17 +153,25 @@ def counts_of(events: Iterable[tuple[str, bool, int]]) -> dict[str, int]:
     return counts
 
 
-def time_loading(root: Path, sizes: Sizes, num_frame: int, gt_size: int, seconds: float) -> dict[str, float]:
-    """Milliseconds that a sample takes one process: BasicSR's from PNG files, ours from the packed store."""
-    options = {'stock_ms': stock_options(sizes, 12), 'packed_ms': recipe_options('plain', sizes, 12)}
-    found = {}
-    for name, opt in options.items():
-        dataset_opt = opt['datasets']['train']
-        dataset_opt |= {'phase': 'train', 'scale': opt['scale'], 'num_frame': num_frame, 'gt_size': gt_size}
-        dataset_opt |= {key: str(root / dataset_opt[key]) for key in ('dataroot_gt', 'dataroot_lq', 'meta_info_file')}
-        dataset = build_dataset(dataset_opt)
-        load = dataset.__getitem__ if name == 'stock_ms' else partial(_load_one, dataset, num_frame, gt_size)
-        found[name] = loader.timed(load, itertools.cycle(range(len(dataset))), seconds)
+def load(root: Path, sizes: Sizes, shapes: Iterable[tuple[int, int]], seconds: float) -> dict[str, list[float]]:
+    """Prepares the frames of the demo, and times how long a sample takes one process, at each (num_frame, gt_size).
+
+    Returns:
+        Milliseconds of each shape: BasicSR's dataset on PNG files, ours on the packed store.
+    """
+    os.nice(10)  # the processes that pack the frames share the cores with what is measured meanwhile
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, left behind when this process is killed
+    prepare(root / 'data')
+    found: dict[str, list[float]] = {}
+    for name, run in (('stock_ms', STOCK), ('packed_ms', 'plain')):
+        opt = run_options(run, sizes, 12)
+        dataset_opt = {**opt['datasets']['train'], 'phase': 'train', 'scale': opt['scale']}
+        dataset_opt |= {key: str(root / dataset_opt[key]) for key in _PATHS}
+        found[name] = []
+        for num_frame, gt_size in shapes:
+            dataset = build_dataset({**dataset_opt, 'num_frame': num_frame, 'gt_size': gt_size})
+            load_one = dataset.__getitem__ if run == STOCK else partial(_load_one, dataset, num_frame, gt_size)
+            found[name].append(loader.timed(load_one, itertools.cycle(range(len(dataset))), seconds))
     return found
 
 
@@ -174,14 +179,20 @@ def _load_one(dataset: Any, num_frame: int, gt_size: int, number: int) -> Any:
     return dataset[[SampleRequest(number, num_frame, gt_size, number)]]
 
 
-def _batch(model: Any, shape: BatchShape, name: str = 'MultigridVideoModel') -> dict[str, torch.Tensor]:
-    batch = batches_of(shape)[name]
+def batch_of(model: Any, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A batch as a loader gives it."""
     if model.opt['datasets']['train']['target'] == 'center':
-        batch['gt'] = batch['gt'][:, shape.num_frame // 2].contiguous()
-    return {key: value.pin_memory() for key, value in batch.items()} if torch.cuda.is_available() else batch
+        batch['gt'] = batch['gt'][:, batch['gt'].shape[1] // 2].contiguous()
+    return {key: on_host(frames) for key, frames in batch.items()}
 
 
-def _step(model: Any, batch: dict[str, torch.Tensor], iteration: int) -> None:
+def on_host(frames: torch.Tensor) -> torch.Tensor:
+    """Frames as a loader gives them."""
+    return frames.pin_memory() if torch.cuda.is_available() else frames.contiguous()
+
+
+def train_step(model: Any, batch: dict[str, torch.Tensor], iteration: int) -> None:
+    """An iteration, the log left out."""
     model.update_learning_rate(iteration)
     model.feed_data(batch)
     model.optimize_parameters(iteration)
@@ -192,15 +203,24 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
+def stays_eager(option: str, heard: list[str], count: int) -> bool:
+    """Whether an option asked for graphs, and less than so many were captured."""
+    return 'cuda_graph' in OPTIONS.get(option, {}) and sum(note.startswith('Captured ') for note in heard) < count
+
+
 @contextmanager
-def _notes_of_the_log() -> Iterator[list[str]]:
+def notes_of_the_log() -> Iterator[list[str]]:
+    """Gives what the log says of graphs and warns of."""
     heard: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
     handler.addFilter(lambda record: record.levelno >= logging.WARNING or 'graph' in record.getMessage())
     logger = logging.getLogger('basicsr')
+    level = logger.level
+    logger.setLevel(logging.INFO)  # BasicSR sets it where it has a file to log to
     logger.addHandler(handler)
     try:
         yield heard
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
+import signal
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -18,6 +20,8 @@ class CallError(Exception):
 
 class Worker:
     """Makes calls in a process of its own, which is started again after one that took it down.
+
+    What the process starts belongs to its group, and ends with it.
 
     Args:
         begin: Called first in the process.
@@ -35,10 +39,23 @@ class Worker:
         Raises:
             CallError: If there is no result.
         """
+        self.send(function, *arguments)
+        return self.result(seconds)
+
+    def send(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Begins a call; :meth:`result` waits for it."""
         if self._process is None or not self._process.is_alive():
             self._start()
         assert self._connection is not None
         self._connection.send((function, arguments))
+
+    def result(self, seconds: float) -> Any:
+        """The result of the call that was sent.
+
+        Raises:
+            CallError: If there is none after so many seconds.
+        """
+        assert self._connection is not None
         if not self._connection.poll(seconds):
             self.close()
             raise CallError(f'not done after {seconds:.0f} s')
@@ -56,8 +73,10 @@ class Worker:
         return result
 
     def close(self) -> None:
-        """Ends the process, whatever it does."""
+        """Ends the process and what it started, whatever they do."""
         if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):  # it has no group yet, or is gone
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.kill()
             self._process.join()
             self._process = None
@@ -65,12 +84,13 @@ class Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context('spawn')
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._begin, self._end), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, self._begin, self._end))
         self._process.start()
         theirs.close()
 
 
 def _serve(connection: Connection, begin: Callable[[], None], end: Callable[[], None]) -> None:
+    os.setsid()
     begin()
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:

@@ -13,7 +13,7 @@ from multigrid_vsr.core.errors import OptionError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder for all that it writes')
-    parser.add_argument('--minutes', type=float, default=9, help='time for all of it (default: 9)')
+    parser.add_argument('--minutes', type=float, default=9, help='time for all of it; 4 give the hours (default: 9)')
     parser.add_argument('--dry', action='store_true', help='try all of it, tiny, on the CPU, however long it takes')
 
 
