@@ -244,8 +244,10 @@ def test_nine_minutes_have_the_other_archs_loading_training_and_launches_too(tun
         *((column, 'BasicVSR') for column in columns),
         *((column, arch) for column in columns for arch in ARCHS[1:]),
     ]
-    assert set(names(done['steps'])) >= {('together, compile', '4x7x128x128'), ('together, compile', '4x15x256x256')}
-    assert len(done['loading']) == len({shape for run in ('paper', 'fast') for shape in grown_shapes(run)})
+    compiled = ('4x7x128x128', '4x15x256x256')[: 1 if tuning == 0.1 else 2]  # what time is left for
+    assert set(names(done['steps'])) >= {('together, compile', shape) for shape in compiled}
+    loaded = {shape.split('x', 1)[1] for run in ('paper', 'fast') for shape in grown_shapes(run)}  # whatever the batch
+    assert len(done['loading']) == len(loaded)
     assert len(done['hours']) == len(done['hours with loading']) == 10
     assert names(done['training']) == [('stock', 'stock'), ('fast', 'together')]
     assert names(done['launches'], 1) == [('stock',), *((column,) for column in columns)]
@@ -303,7 +305,7 @@ def test_gradient_that_is_no_number_in_one_part_is_wrong(compare):
 
 def test_graph_that_cannot_be_captured_stays_eager(compare, monkeypatch):
     assert compare('cuda_graph')['verdict'] == 'stays eager'  # there is no GPU
-    StandIn(monkeypatch).fails = True
+    StandIn(monkeypatch).fails = RuntimeError('operation not permitted when stream is capturing')
     assert compare('cuda_graph')['verdict'] == 'stays eager'
 
 
