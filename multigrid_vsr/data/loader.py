@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -93,9 +94,11 @@ class MultigridLoader:
     Attributes:
         before_failing: Called before a frame that cannot be read ends the run, so that the run is saved first. BasicSR
             shows neither loader nor model to the other.
+        waiting: Entered while a batch is waited for.
     """
 
     before_failing: ClassVar[Callable[[], None]] = staticmethod(lambda: None)
+    waiting: ClassVar[Callable[[], AbstractContextManager[None]]] = nullcontext
 
     def __init__(
         self,
@@ -122,11 +125,16 @@ class MultigridLoader:
         """Starts nothing before the first batch is asked for: BasicSR makes an iterator that it throws away."""
         if self._epoch_sampler is not None and self._epoch_sampler.epoch > 0:
             return
+        batches = self._batches()
+        if self._num_prefetch_queue > 0:
+            batches = in_background(batches, self._pixels(), self._capacity)
         try:
-            if self._num_prefetch_queue > 0:
-                yield from in_background(self._batches(), self._pixels(), self._capacity)
-            else:
-                yield from self._batches()
+            while True:
+                with type(self).waiting():
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                yield batch
         except InputError:
             type(self).before_failing()
             raise

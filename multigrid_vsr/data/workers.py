@@ -13,14 +13,15 @@ from typing import Any
 from basicsr.data import worker_init_fn
 from torch.utils.data import DataLoader
 
-LEFT_TO_THE_RUN = (signal.SIGTERM, signal.SIGINT)  # what workers ignore
+# What workers ignore: a job's end, Ctrl-C, a terminal that closes, and SLURM's --signal.
+LEFT_TO_THE_RUN = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _LONGEST_END = 1.0  # seconds; a process that waits for a dead disk does not even end when it is killed
 
 _workers: list[BaseProcess] = []
 
 
 def init_worker(worker_id: int, num_workers: int, rank: int, seed: int) -> None:
-    """Leaves SIGTERM and Ctrl-C, which reach all processes of a job, to the process that trains: it saves first.
+    """Leaves the signals that stop a run, which reach all its processes, to the process that trains: it saves first.
 
     Args:
         worker_id: Number of the worker.
