@@ -12,7 +12,7 @@ from typing import Any
 
 from basicsr.utils import get_root_logger
 
-from multigrid_vsr.core.errors import one_line
+from multigrid_vsr.core.errors import InputError, one_line
 
 
 class Beside:
@@ -29,8 +29,9 @@ class Beside:
         self._in_a_row[what] += 1
         count = self._in_a_row[what]
         times = f', {count} times in a row' if count > 1 else ''
-        kind = f'{type(why).__name__}: ' if isinstance(why, Exception) else ''
-        get_root_logger().error(f'{what} failed{times} ({one_line(f"{kind}{why}")}). Training goes on.')
+        kind = f'{type(why).__name__}: ' if isinstance(why, Exception) and not isinstance(why, InputError) else ''
+        reason = one_line(f'{kind}{why}', 400).rstrip('.')
+        get_root_logger().error(f'{what} failed{times}: {reason}. Training goes on.')
         return count
 
     def worked(self, what: str) -> None:
