@@ -33,6 +33,7 @@ main()
 """
 FULL_DISK = """
 import builtins
+import io
 import pathlib
 
 
@@ -45,7 +46,7 @@ def full(where, write):
     return writing
 
 
-builtins.open = full('events.out', open)
+builtins.open = io.open = full("events.out", open)
 pathlib.Path.write_bytes = full('.png', pathlib.Path.write_bytes)
 main()
 """

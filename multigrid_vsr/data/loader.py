@@ -16,7 +16,7 @@ from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import SampleRequest
 from multigrid_vsr.data.prefetch import in_background
 from multigrid_vsr.data.shared_slots import BatchLoader, SharedSlots, load_batch
-from multigrid_vsr.data.workers import start_workers
+from multigrid_vsr.data.workers import dead_worker, start_workers
 
 PREFETCH_FACTOR = 2  # batches that a worker may be ahead; DataLoader's own default
 
@@ -138,6 +138,12 @@ class MultigridLoader:
         except InputError:
             type(self).before_failing()
             raise
+        except RuntimeError:
+            error = dead_worker()
+            if error is None:
+                raise
+            type(self).before_failing()
+            raise error from None
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         options = {'batch_size': None, 'collate_fn': _as_loaded, **self._options}

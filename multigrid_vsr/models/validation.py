@@ -163,6 +163,9 @@ def _beside(model: Any, broken: set[str], what: str, do: Callable[[], None]) -> 
             raise
         broken.add(what)
         model.watch.beside.failed(what, error)
+    else:
+        if model.is_train:
+            model.watch.beside.worked(what)
 
 
 def _save_picture(path: Path, image: np.ndarray) -> None:
