@@ -174,3 +174,14 @@ class StuckProbe(ShapeProbe):
         if len(seen) == 2:
             time.sleep(10_000)
         return super().forward(lq)
+
+
+@ARCH_REGISTRY.register()
+class SlowlyValidatedProbe(ShapeProbe):
+    """Takes an hour for a clip of its validation."""
+
+    def forward(self, lq: torch.Tensor) -> torch.Tensor:
+        if not self.training and len(seen) > 2:  # it is tried before the run
+            print('validating', flush=True)
+            time.sleep(3600)
+        return super().forward(lq)

@@ -195,6 +195,22 @@ def wait_for(process: subprocess.Popen[str], iteration: int, seconds: float = 12
     raise AssertionError(seen[-3000:])
 
 
+def wait_for_line(process: subprocess.Popen[str], text: str, count: int = 1, seconds: float = 120) -> str:
+    """Reads what a run prints until a line has the text, so many times; returns it."""
+    assert process.stdout is not None
+    too_late = threading.Timer(seconds, process.kill)
+    too_late.start()
+    seen = ''
+    try:
+        for line in process.stdout:
+            seen += line
+            if seen.count(text) >= count:
+                return seen
+    finally:
+        too_late.cancel()
+    raise AssertionError(seen[-3000:])
+
+
 def rest_of(process: subprocess.Popen[str], seconds: float = 90) -> str:
     """What a run prints until its end, which has to come within the time: a run that hangs is killed, and fails."""
     try:

@@ -413,9 +413,8 @@ def test_natural_order_counts():
 
 def test_store_is_built_where_the_system_lacks_calls_of_linux(clips, tmp_path, monkeypatch):
     """macOS and Windows have neither of the first two, Windows none."""
-    for name in ('sched_getaffinity', 'posix_fallocate', 'pread', 'pwrite'):
+    for name in ('sched_getaffinity', 'posix_fallocate', 'posix_fadvise', 'pread', 'preadv', 'pwrite'):
         monkeypatch.delattr(os, name)
-    monkeypatch.delattr('mmap.MADV_RANDOM')
     assert default_workers() == os.cpu_count()
     build(open_sources(clips / 'gt', clips / 'lq', 4), tmp_path / 'store', 1)
     assert FrameStore(tmp_path / 'store/gt').read('002', 6) is not None

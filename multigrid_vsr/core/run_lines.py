@@ -11,7 +11,13 @@ from multigrid_vsr.core.time_left import Pace
 
 
 def done_line(
-    schedule: Schedule, segment: Segment, first_iter: int, seconds: float, pace: Pace, peak_memory: float
+    schedule: Schedule,
+    segment: Segment,
+    first_iter: int,
+    last_iter: int,
+    seconds: float,
+    pace: Pace,
+    peak_memory: float,
 ) -> str:
     """The line at a boundary.
 
@@ -19,14 +25,17 @@ def done_line(
         schedule: Shapes of the run.
         segment: The one that is done.
         first_iter: Its first iteration in this process, counted from 1.
+        last_iter: The last one.
         seconds: What training took since then, without validation and saving.
         pace: Of its iterations.
         peak_memory: Gigabytes.
     """
     number = schedule.segments.index(segment) + 1
+    state = 'done' if last_iter == segment.end else f'left at iteration {last_iter} of {segment.end}'
+    place = f'segment {number} of {len(schedule.segments)} {state}'
     return (
-        f'Stage {segment.stage + 1}, segment {number} of {len(schedule.segments)} done: [{segment.shape}], iterations '
-        f'{first_iter}-{segment.end}, {span(seconds)}, {pace.seconds:.4g} s an iteration, {pace.waiting_share:.1%} of '
+        f'Stage {segment.stage + 1}, {place}: [{segment.shape}], iterations '
+        f'{first_iter}-{last_iter}, {span(seconds)}, {pace.seconds:.4g} s an iteration, {pace.waiting_share:.1%} of '
         f'it waiting for data, peak memory {peak_memory:.2f} GB.'
     )
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.frames.clip import VIMEO90K_NAMES, Clip
-from multigrid_vsr.frames.clips import frame_names, frames_needed, training_clips
+from multigrid_vsr.frames.clips import frame_names, frames_needed, kinds_of_frames, training_clips
 from multigrid_vsr.frames.compare import compare_with_files, say_changed_sources
+from multigrid_vsr.frames.frame_store import FrameStore
 from multigrid_vsr.options.arch_limits import target_of
 from multigrid_vsr.options.known_types import DATASET_TYPES, STOCK_DATASETS
 from multigrid_vsr.options.multigrid_block import uses_multigrid
@@ -32,7 +34,7 @@ class CheckedData:
 
 
 def check_data(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> CheckedData:
-    """Checks all that can be known of the training set without decoding a frame.
+    """Checks all that can be known of the training set without decoding a frame; of a store, checksums of some frames.
 
     Of a dataset of BasicSR or the user's own a sample of each shape is loaded.
 
@@ -66,6 +68,10 @@ def check_data(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> C
     clips = training_clips(dataset_opt)
     notes = _left_out(clips, dataset_opt)
     notes += compare_with_files(clips, dataset_opt)
+    if dataset_opt['io_backend']['type'] == 'packed':
+        for kind in kinds_of_frames(dataset_opt):
+            store = FrameStore(Path(dataset_opt[f'dataroot_{kind}']).expanduser())
+            store.check([clip.name for clip in clips], opt.get('manual_seed') or 0)
     check_clips(clips, schedule, dataset_opt, world_size)
     notes += say_changed_sources(dataset_opt)
     frames = sum(clip.num_frame for clip in clips)

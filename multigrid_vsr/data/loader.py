@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import SampleRequest
 from multigrid_vsr.data.prefetch import in_background
 from multigrid_vsr.data.shared_slots import BatchLoader, SharedSlots, load_batch
-from multigrid_vsr.data.workers import start_workers
+from multigrid_vsr.data.workers import dead_worker, start_workers
 
 PREFETCH_FACTOR = 2  # batches that a worker may be ahead; DataLoader's own default
 
@@ -93,9 +94,11 @@ class MultigridLoader:
     Attributes:
         before_failing: Called before a frame that cannot be read ends the run, so that the run is saved first. BasicSR
             shows neither loader nor model to the other.
+        waiting: Entered while a batch is waited for.
     """
 
     before_failing: ClassVar[Callable[[], None]] = staticmethod(lambda: None)
+    waiting: ClassVar[Callable[[], AbstractContextManager[None]]] = nullcontext
 
     def __init__(
         self,
@@ -122,14 +125,25 @@ class MultigridLoader:
         """Starts nothing before the first batch is asked for: BasicSR makes an iterator that it throws away."""
         if self._epoch_sampler is not None and self._epoch_sampler.epoch > 0:
             return
+        batches = self._batches()
+        if self._num_prefetch_queue > 0:
+            batches = in_background(batches, self._pixels(), self._capacity)
         try:
-            if self._num_prefetch_queue > 0:
-                yield from in_background(self._batches(), self._pixels(), self._capacity)
-            else:
-                yield from self._batches()
+            while True:
+                with type(self).waiting():
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                yield batch
         except InputError:
             type(self).before_failing()
             raise
+        except RuntimeError:
+            error = dead_worker()
+            if error is None:
+                raise
+            type(self).before_failing()
+            raise error from None
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         options = {'batch_size': None, 'collate_fn': _as_loaded, **self._options}

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+_LONGEST_END = 1.0  # seconds; a disk that does not answer may keep the thread for ever
+
 
 def to_device(frames: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copies frames to the device without waiting for it.
@@ -73,4 +75,4 @@ def in_background(batches: Iterable[Any], sizes: Iterator[int], capacity: int) -
         with changed:
             is_left = True
             changed.notify_all()
-        thread.join()
+        thread.join(_LONGEST_END)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import signal
+import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
@@ -13,14 +14,21 @@ from typing import Any
 from basicsr.data import worker_init_fn
 from torch.utils.data import DataLoader
 
-LEFT_TO_THE_RUN = (signal.SIGTERM, signal.SIGINT)  # what workers ignore
+from multigrid_vsr.core.errors import InputError
+
+# What workers ignore: a job's end, Ctrl-C, a terminal that closes, and SLURM's --signal.
+LEFT_TO_THE_RUN = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+_REASONS = {
+    signal.SIGBUS: 'a file that it read was cut, its disk has failed, or shared memory is full (/dev/shm)',
+    signal.SIGKILL: 'memory is short, or somebody has ended it',
+}
 _LONGEST_END = 1.0  # seconds; a process that waits for a dead disk does not even end when it is killed
 
 _workers: list[BaseProcess] = []
 
 
 def init_worker(worker_id: int, num_workers: int, rank: int, seed: int) -> None:
-    """Leaves SIGTERM and Ctrl-C, which reach all processes of a job, to the process that trains: it saves first.
+    """Leaves the signals that stop a run, which reach all its processes, to the process that trains: it saves first.
 
     Args:
         worker_id: Number of the worker.
@@ -35,9 +43,13 @@ def init_worker(worker_id: int, num_workers: int, rank: int, seed: int) -> None:
 def start_workers(loader: DataLoader) -> Iterator[Any]:
     """Starts the workers of a loader so that no signal ends one before it can ignore it, and iterates over it.
 
+    One that dies is found where its batch is waited for. torch would raise in the middle of an iteration instead, whose
+    weights cannot be saved.
+
     A run whose worker has died cannot save. Forked workers have this process's handlers; a launcher's ranks spawn
     theirs, which import for seconds.
     """
+    watcher = signal.getsignal(signal.SIGCHLD)
     context = loader.multiprocessing_context or multiprocessing
     if context.get_start_method(allow_none=True) in (None, 'fork'):
         iterator = iter(loader)
@@ -48,10 +60,22 @@ def start_workers(loader: DataLoader) -> Iterator[Any]:
             iterator = iter(loader)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, watcher or signal.SIG_DFL)
     if not _workers:
         atexit.register(kill_workers)
     _workers.extend(iterator._workers)  # type: ignore[attr-defined]  # torch has no public name for them
     return iterator
+
+
+def dead_worker() -> InputError | None:
+    """The line for a worker that a signal has ended; ``None`` where all live."""
+    for worker in _workers:
+        if worker.exitcode is not None and worker.exitcode < 0:
+            number = signal.Signals(-worker.exitcode)
+            reason = _REASONS.get(number, 'what it loads, or a library, has failed')
+            return InputError(f'A worker that loads data was ended by {number.name}: {reason}.')
+    return None
 
 
 def kill_workers() -> None:

@@ -1,4 +1,4 @@
-"""Uncompressed frames in one file, read through a memory map and laid out so that a crop touches its own bytes alone.
+"""Uncompressed frames in one file, laid out so that a crop reads its own bytes alone.
 
 A frame is cut into vertical strips of ``STRIP`` pixels; a strip's rows lie one below the other. A crop then is a few
 contiguous blocks: its rows cost nothing beside themselves, its columns at most a strip at each side. The frames of a
@@ -14,7 +14,9 @@ A store is a folder of three files:
 
 from __future__ import annotations
 
-import mmap
+import os
+import random
+import weakref
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -24,6 +26,9 @@ import numpy as np
 from multigrid_vsr.core.errors import FrameError, InputError
 from multigrid_vsr.frames.clip import Clip
 from multigrid_vsr.frames.store_info import FINISHED, STRIP, checksum, frame_size, read_info
+
+CHECKED_BYTES = 2_000_000_000  # before a run: all of REDS, in a second or two
+_DRAWN = 16
 
 
 class FrameStore:
@@ -40,24 +45,27 @@ class FrameStore:
         self.root = Path(root)
         try:
             self.info = read_info(self.root / FINISHED)
-            with open(self.root / 'frames.bin', 'rb') as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._file = os.open(self.root / 'frames.bin', os.O_RDONLY | getattr(os, 'O_BINARY', 0))
+            weakref.finalize(self, os.close, self._file)
             self._checksums = np.fromfile(self.root / 'checksums.bin', '<u8')
         except (OSError, ValueError) as error:
             raise InputError(
                 f'{root}: must be a finished frame store, got one that is not ({error}). Run `multigrid-vsr prepare` '
                 'again: it goes on.'
             ) from None
-        if hasattr(mmap, 'MADV_RANDOM'):  # not on Windows
-            self._map.madvise(mmap.MADV_RANDOM)  # reading ahead would fetch what no crop needs
+        if hasattr(os, 'posix_fadvise'):  # not on macOS
+            # Reading ahead would fetch what no crop needs.
+            os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)
         self._offsets = self.info.offsets
         self._clips = {clip.name: clip for clip in self.info.clips}
         firsts = accumulate((clip.num_frame for clip in self.info.clips), initial=0)
         self._firsts = dict(zip(self._clips, firsts))
-        if len(self._map) != self._offsets['']:
-            raise InputError(
-                f'{root}: must have {self._offsets[""]} bytes in frames.bin, got {len(self._map)}. Prepare it anew.'
-            )
+        for name, found, expected in (
+            ('frames.bin', os.fstat(self._file).st_size, self._offsets['']),
+            ('checksums.bin', self._checksums.nbytes, 8 * sum(clip.num_frame for clip in self.info.clips)),
+        ):
+            if found != expected:
+                raise InputError(f'{root}: must have {expected} bytes in {name}, got {found}. Prepare it anew.')
 
     def crop(self, clip: str, frames: Sequence[int], top: int, left: int, out: np.ndarray) -> None:
         """Copies a square out of frames. Arguments and errors are those of :class:`FrameReader`."""
@@ -70,47 +78,82 @@ class FrameStore:
                 f'clip {clip}, frame {frames[0]}: {self.root} has {stored.height}x{stored.width}, too small for a crop '
                 f'of {out.shape[1]} at ({top}, {left})'
             )
-        self._fetch(stored, frames, slice(left // STRIP, (right - 1) // STRIP + 1), slice(top, top + out.shape[1]))
-        rows = self._strips(stored)[:, :, top : top + out.shape[1]]
+        strips = range(left // STRIP, (right - 1) // STRIP + 1)
+        rows = self._rows(stored, frames, strips, top, out.shape[1])
         out = out.reshape(*out.shape[:2], -1)
-        places = _as_slice(frames)
-        for strip in range(left // STRIP, (right - 1) // STRIP + 1):
+        for place, strip in enumerate(strips):
             start, stop = max(left, strip * STRIP), min(right, (strip + 1) * STRIP)
             piece = f'V{3 * (stop - start)}'  # a row's bytes as one element: numpy copies them at once
-            source = rows[:, strip, :, 3 * (start - strip * STRIP) : 3 * (stop - strip * STRIP)]
-            out[:, :, 3 * (start - left) : 3 * (stop - left)].view(piece)[:] = source.view(piece)[places]
+            source = rows[:, place, :, 3 * (start - strip * STRIP) : 3 * (stop - strip * STRIP)]
+            out[:, :, 3 * (start - left) : 3 * (stop - left)].view(piece)[:] = source.view(piece)
 
-    def _fetch(self, clip: Clip, frames: Sequence[int], strips: slice, rows: slice) -> None:
-        """Asks for all pieces of a crop at once: else one that is not in memory waits for each page in turn."""
-        if not hasattr(mmap, 'MADV_WILLNEED'):
-            return
-        row, num_strips = 3 * STRIP, -(-clip.width // STRIP)
-        for frame in frames:
-            for strip in range(strips.start, strips.stop):
-                column = self._offsets[clip.name] + (frame * num_strips + strip) * clip.height * row
-                start = (column + rows.start * row) // mmap.PAGESIZE * mmap.PAGESIZE
-                self._map.madvise(mmap.MADV_WILLNEED, start, column + rows.stop * row - start)
+    def _rows(self, clip: Clip, frames: Sequence[int], strips: range, top: int, height: int) -> np.ndarray:
+        """The rows of some strips of frames, (frames, strips, height, STRIP * 3).
+
+        They are read and not mapped: a file that is cut, or a disk that fails, would end the process by SIGBUS.
+        """
+        row, num_strips, file = 3 * STRIP, -(-clip.width // STRIP), self._file
+        size = height * row
+        first = self._offsets[clip.name] + top * row
+        starts = [first + (frame * num_strips + strip) * clip.height * row for frame in frames for strip in strips]
+        if hasattr(os, 'posix_fadvise'):
+            for start in starts:  # all at once: else what is not in memory is waited for piece by piece
+                os.posix_fadvise(file, start, size, os.POSIX_FADV_WILLNEED)
+        rows = np.empty(len(starts) * size, np.uint8)
+        for number, start in enumerate(starts):
+            piece = rows.data[number * size : (number + 1) * size]
+            self._read_into(piece, start, clip, frames[number // len(strips)])
+        return rows.reshape(len(frames), len(strips), height, row)
+
+    def _read_into(self, piece: memoryview[int], start: int, clip: Clip, frame: int) -> None:
+        try:
+            if hasattr(os, 'preadv'):
+                count = os.preadv(self._file, [piece], start)
+            else:  # Windows
+                os.lseek(self._file, start, os.SEEK_SET)
+                found = os.read(self._file, len(piece))
+                count = len(found)
+                piece[:count] = found
+        except OSError as error:
+            raise FrameError(f'clip {clip.name}, frame {frame}: cannot read {self.root} ({error.strerror})') from None
+        if count != len(piece):
+            raise FrameError(f'clip {clip.name}, frame {frame}: cannot read {self.root} (frames.bin was cut)')
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
         return FrameStore, (self.root,)  # each process has its own map
 
-    def read(self, clip: str, frame: int) -> bytes | None:
-        """The strips of a whole frame; ``None`` where they do not have the checksum that they were written with."""
-        packed = self._strips(self._clips[clip])[frame].tobytes()
+    def read(self, clip: str, frame: int) -> bytearray | None:
+        """The strips of a whole frame; ``None`` where they do not have the checksum that they were written with.
+
+        Raises:
+            FrameError: If it cannot be read.
+        """
+        stored = self._clips[clip]
+        packed = bytearray(frame_size(stored))
+        self._read_into(memoryview(packed), self._offsets[clip] + frame * len(packed), stored, frame)
         return packed if checksum(packed) == self._checksums[self._firsts[clip] + frame] else None
 
-    def _strips(self, clip: Clip) -> np.ndarray:
-        """The memory map of a clip, (num_frame, strips, h, STRIP * 3)."""
-        size = clip.num_frame * frame_size(clip)
-        pixels = np.frombuffer(self._map, np.uint8, size, self._offsets[clip.name])
-        return pixels.reshape(clip.num_frame, -1, clip.height, STRIP * 3)
+    def check(self, names: Sequence[str], seed: int) -> None:
+        """Compares some frames with their checksums: the first and last of each clip, and a few drawn by a seed.
 
+        Of more than ``CHECKED_BYTES``, a part of the clips drawn by the seed is looked at.
 
-def _as_slice(frames: Sequence[int]) -> slice | list[int]:
-    """Frames at equal distances as a slice, which numpy copies from without an intermediate array."""
-    frames = list(frames)
-    step = frames[1] - frames[0] if len(frames) > 1 else 1
-    stop = frames[-1] + step
-    if step == 0 or frames != list(range(frames[0], stop, step)):
-        return frames
-    return slice(frames[0], stop if stop >= 0 else None, step)
+        Raises:
+            InputError: If one is not as it was written.
+        """
+        draw = random.Random(seed)
+        clips = [self._clips[name] for name in names]
+        ends = [(clip, frame) for clip in clips for frame in {0, clip.num_frame - 1}]
+        drawn = [(clip, draw.randrange(clip.num_frame)) for clip in draw.choices(clips, k=_DRAWN)]
+        if sum(frame_size(clip) for clip, _ in ends) > CHECKED_BYTES:
+            draw.shuffle(ends)
+        left = CHECKED_BYTES
+        for clip, frame in [*drawn, *ends]:
+            left -= frame_size(clip)
+            if left < 0:
+                return
+            if self.read(clip.name, frame) is None:
+                raise InputError(
+                    f'clip {clip.name}, frame {frame}: {self.root} does not have the bytes that it was written with. '
+                    f'Copy it anew; `multigrid-vsr prepare -o {self.root.parent} --verify` names every such frame.'
+                )

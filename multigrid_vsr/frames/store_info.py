@@ -140,6 +140,6 @@ def pack(frame: np.ndarray) -> bytes:
     return frame.reshape(height, -1).view(f'V{STRIP * 3}').T.tobytes()
 
 
-def checksum(packed: bytes | memoryview) -> int:
+def checksum(packed: bytes | bytearray | memoryview) -> int:
     """What ``checksums.bin`` holds for a frame."""
     return _WRITTEN | isal_zlib.crc32(packed)

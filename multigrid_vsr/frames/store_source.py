@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from multigrid_vsr.core.errors import FrameError
 from multigrid_vsr.frames.clip import Clip
 from multigrid_vsr.frames.frame_store import FrameStore
+from multigrid_vsr.frames.store_info import STRIP
 
 
 class StoreSource:
@@ -37,9 +39,14 @@ class StoreSource:
     def frames(self, name: str) -> Iterator[np.ndarray]:
         clip = self._clips[name]
         for number in range(clip.num_frame):
-            frame = np.empty((1, clip.height, clip.width, 3), np.uint8)
-            self._store.crop(name, [number], 0, 0, frame)
-            yield frame[0]
+            packed = self._store.read(name, number)
+            if packed is None:
+                raise FrameError(
+                    f'clip {name}, frame {number}: {self.root} does not have the bytes that it was written with. Copy '
+                    'it anew.'
+                )
+            strips = np.frombuffer(packed, np.uint8).reshape(-1, clip.height, STRIP, 3)
+            yield strips.transpose(1, 0, 2, 3).reshape(clip.height, -1, 3)[:, : clip.width].copy()
 
     def where(self, name: str, frame: int) -> str:
         return f'clip {name} in {self.root}'

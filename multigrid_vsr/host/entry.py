@@ -210,8 +210,10 @@ def log_line() -> None:
 
 @patch(
     '`init_wandb_logger`',
-    why='it asks `wandb.util` for `generate_id`, which newer wandb does not have: the run ends with a traceback',
-    needed='`wandb.util` has no such function; that of `wandb.sdk.lib.runid` stands in',
+    why='it asks `wandb.util` for `generate_id`, which newer wandb does not have, and raises without a network: the '
+    'run ends with a traceback',
+    needed='`wandb.util` has no such function, and that of `wandb.sdk.lib.runid` stands in; a run of this plugin says '
+    'what failed and goes on',
     goes='when BasicSR lets wandb draw the id',
 )
 def wandb_ids() -> None:
@@ -223,11 +225,42 @@ def wandb_ids() -> None:
 
             if not hasattr(wandb.util, 'generate_id'):
                 vars(wandb.util)['generate_id'] = importlib.import_module('wandb.sdk.lib.runid').generate_id
-            original(opt)
+            if asked_for(opt) is None:
+                return original(opt)
+            from multigrid_vsr.models.beside import Beside
+
+            try:
+                original(opt)
+            except Exception as error:  # of the network, or of who is logged in
+                Beside().failed('wandb', error)
 
         return init_wandb_logger
 
     replace('basicsr.utils.logger', 'init_wandb_logger', having_ids)
 
 
-PATCHES = (written_roots, checked_options, scheduled_loader, log_line, wandb_ids)
+@patch(
+    '`init_tb_logger`',
+    why='a writer of TensorBoard raises where its disk is full: the run ends with a traceback',
+    needed='an option file that asks for this plugin; what its writer raises is said and it is made anew',
+    goes='when BasicSR goes on without it',
+)
+def tensorboard() -> None:
+    def making_safe(original: Callable[..., Any]) -> Callable[..., Any]:
+
+        @functools.wraps(original)
+        def init_tb_logger(log_dir: str) -> Any:
+            from basicsr.utils.dist_util import get_dist_info
+
+            from multigrid_vsr.models.beside import TensorBoardLogger
+
+            if get_dist_info()[0] != 0 or asked_for(command_line.written() or {}) is None:
+                return original(log_dir)
+            return TensorBoardLogger(functools.partial(original, log_dir))
+
+        return init_tb_logger
+
+    replace('basicsr.utils.logger', 'init_tb_logger', making_safe)
+
+
+PATCHES = (written_roots, checked_options, scheduled_loader, log_line, wandb_ids, tensorboard)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from multigrid_vsr.models.degradation import Degradation, build_degradation, deg
 from multigrid_vsr.models.lr_scheduler import BatchScaling, MultigridCosineLR
 from multigrid_vsr.models.run_keeper import RunKeeper
 from multigrid_vsr.models.run_watch import RunWatch
+from multigrid_vsr.models.stop_signal import Stopped
 from multigrid_vsr.models.wrapping import wrap
 from multigrid_vsr.options.scheduler import cosine_options, rate_of
 from multigrid_vsr.options.table import SCHEDULER_TYPE
@@ -131,7 +132,12 @@ class MultigridMixin(_Base):
 
     def _iterate(self, step: Callable[[int], None], current_iter: int) -> None:
         self.before_iteration(current_iter)
-        step(current_iter)
+        self._keeper.begin_iteration()
+        try:
+            step(current_iter)
+        except RuntimeError:
+            self._keeper.end_lost_iteration()
+            raise
         self.watch.after_iteration(current_iter, getattr(self, '_losses', None) or getattr(self, 'log_dict', {}))
         self._keeper.after_iteration(current_iter)
 
@@ -150,13 +156,26 @@ class MultigridMixin(_Base):
         return super().get_current_log()
 
     def validation(self, dataloader: Any, current_iter: int | str, *args: Any, **kwargs: Any) -> None:
-        """BasicSR's, unless the run was asked to stop."""
+        """BasicSR's; one that fails does not end the run, and a signal leaves it."""
         if not self.is_train:
             return super().validation(dataloader, current_iter, *args, **kwargs)
         self._keeper.leave_if_stopped()
-        with self.watch.spending('validation'), optimizers.given(self.optimizers):
-            super().validation(dataloader, current_iter, *args, **kwargs)
-            self._keeper.after_validation(dataloader.dataset.opt['name'], current_iter)
+        name = dataloader.dataset.opt['name']
+        try:
+            with self.watch.spending('validation'), optimizers.given(self.optimizers):
+                with self.validating():
+                    super().validation(dataloader, current_iter, *args, **kwargs)
+                self._keeper.after_validation(name, current_iter)
+        except Stopped as stopped:
+            self._keeper.stop(stopped)
+        except Exception as error:  # of a metric, a disk, a frame, a test set
+            self.watch.beside.failed(f'Validation of {name}', error)
+        else:
+            self.watch.beside.worked(f'Validation of {name}')
+
+    def validating(self) -> AbstractContextManager[None]:
+        """Entered for a validation: BasicSR's may be left anywhere, but then the ranks do not meet."""
+        return self._keeper.stop_signal.can_leave()
 
     def save(self, epoch: int, current_iter: int) -> None:
         """Saves the weights and then the training state of an iteration; -1 for the end of the run.

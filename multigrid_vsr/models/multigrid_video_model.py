@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -107,6 +107,10 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
     def optimize_parameters(self, current_iter: int) -> None:
         """One step; a subclass may have another, with :meth:`update` or without."""
         self.update(current_iter)
+
+    def validating(self) -> AbstractContextManager[None]:
+        """Nothing: :func:`validate` knows what may be left, and all ranks leave it together."""
+        return nullcontext()
 
     def validation(self, *args: Any, **kwargs: Any) -> None:
         """BasicSR's, with the memory of a captured iteration free."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from basicsr.utils import get_root_logger
@@ -34,20 +34,23 @@ class Progress:
         """Shows that an iteration is done."""
         if not shows_progress(self._opt):
             return
-        if self._bar is None:
-            self._redirected.enter_context(logging_redirect_tqdm([get_root_logger()]))
-            total = self._opt['train']['total_iter']
-            self._bar = tqdm(total=total, initial=current_iter - 1, desc=self._opt['name'], unit='iter')
-        self._bar.update(current_iter - self._bar.n)
+        with suppress(OSError):  # of a terminal that has closed
+            if self._bar is None:
+                self._redirected.enter_context(logging_redirect_tqdm([get_root_logger()]))
+                total = self._opt['train']['total_iter']
+                self._bar = tqdm(total=total, initial=current_iter - 1, desc=self._opt['name'], unit='iter')
+            self._bar.update(current_iter - self._bar.n)
 
     def say(self, text: str) -> None:
         """Shows a few words behind the bar."""
         if self._bar is not None:
-            self._bar.set_postfix_str(text)
+            with suppress(OSError):
+                self._bar.set_postfix_str(text)
 
     def close(self) -> None:
         """Ends the bar; lines go where they went before."""
         if self._bar is not None:
-            self._bar.close()
+            with suppress(OSError):
+                self._bar.close()
         self._redirected.close()
         self._bar = None

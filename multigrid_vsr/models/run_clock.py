@@ -51,6 +51,7 @@ class _SegmentTime:
         segment: Its iterations and shape.
         first_iter: The first iteration of it here, counted from 1. It chooses algorithms and fills caches, so it counts
             for nothing but the whole time.
+        last_iter: The last one that is done.
         first: What that took.
         whole: All others.
         recent: The same, log line by log line.
@@ -60,6 +61,7 @@ class _SegmentTime:
 
     segment: Segment
     first_iter: int
+    last_iter: int = 0
     first: float = 0.0
     whole: _Span = field(default_factory=_Span)
     recent: deque[_Span] = field(default_factory=lambda: deque(maxlen=_RECENT))
@@ -124,6 +126,7 @@ class RunClock:
         """Ends an iteration."""
         if self._here is None:  # a step by itself, which nothing began
             return
+        self._here.last_iter = current_iter
         if current_iter == self._here.first_iter:
             self._wait_for_device()
             self._here.first = self._now() - self._mark
@@ -142,14 +145,16 @@ class RunClock:
         start = self._now()
         if on != 'step' and self._here is not None:
             self._here.peak = self._peak()
-        yield
-        seconds = self._now() - start
-        self._mark = self._mark + seconds if self._is_in_iteration else self._now()
-        if on != 'step':
-            self._others.setdefault(on, []).append(seconds)
-            reset_peak_memory(self._device)
-        elif self._here is not None and self._here.since_line.iterations:
-            self._here.since_line.step += seconds
+        try:
+            yield
+        finally:
+            seconds = self._now() - start
+            self._mark = self._mark + seconds if self._is_in_iteration else self._now()
+            if on != 'step':
+                self._others.setdefault(on, []).append(seconds)
+                reset_peak_memory(self._device)
+            elif self._here is not None and self._here.since_line.iterations:
+                self._here.since_line.step += seconds
 
     @property
     def is_running(self) -> bool:
@@ -250,7 +255,7 @@ class RunClock:
         whole = here.whole
         pace = whole.pace if whole.iterations else Pace(here.first)
         seconds = here.first + whole.step + whole.waiting
-        message = done_line(self._schedule, here.segment, here.first_iter, seconds, pace, self._peak())
+        message = done_line(self._schedule, here.segment, here.first_iter, here.last_iter, seconds, pace, self._peak())
         if following is not None:
             seconds = iteration_seconds(following.shape, self._paces(), self._tried_seconds) * following.num_iter
             seconds += self._others_between(following.start + 1, following.end)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from basicsr.utils import get_root_logger
@@ -14,7 +15,7 @@ from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.data.loader import MultigridLoader
 from multigrid_vsr.models import checkpoint, optimizers
 from multigrid_vsr.models.kept import KeptCheckpoints
-from multigrid_vsr.models.stop_signal import StopSignal
+from multigrid_vsr.models.stop_signal import Stopped, StopSignal, end_at_once
 
 
 class RunKeeper:
@@ -22,18 +23,25 @@ class RunKeeper:
 
     Args:
         model: A model with :class:`MultigridMixin`, in training.
+
+    Attributes:
+        stop_signal: What a signal asks for.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = model
         self._opt = model.opt
-        self._stop_signal = StopSignal(self._opt['dist'], model.device)
+        self.stop_signal = StopSignal(self._opt['dist'], model.device)
+        self.stop_signal.has_nothing_to_save = True
         self._error: InputError | None = None
         self._ends_with: InputError | SystemExit | None = None
         self._last_iter = 0  # done by this process
-        self._is_failing = False
+        self._saved_iter = 0
+        self._is_stopping = False
+        self._is_failing = False  # this rank saves without the others
         self._kept = KeptCheckpoints(self._opt)
         MultigridLoader.before_failing = self._save_before_failing
+        MultigridLoader.waiting = self._waiting
 
     @property
     def _writes(self) -> bool:
@@ -46,12 +54,56 @@ class RunKeeper:
     def after_iteration(self, current_iter: int) -> None:
         """Saves the iteration if the run has to stop; it ends in :meth:`leave_if_stopped`."""
         self._last_iter = current_iter
-        signal = self._stop_signal.after_iteration()
+        signal = self.stop_signal.after_iteration()
         if signal or self._error:
-            why = 'The run cannot go on' if self._error else f'Asked to stop by signal {signal}'
-            get_root_logger().warning(f'{why}: saving first.')
-            self._model.save(0, current_iter)
+            self._save_to_stop('The run cannot go on' if self._error else f'Asked to stop by signal {signal}')
             self._ends_with = self._error or SystemExit(128 + signal)
+
+    def begin_iteration(self) -> None:
+        """From here on there is something to save."""
+        self.stop_signal.has_nothing_to_save = False
+
+    def end_lost_iteration(self) -> None:
+        """Ends a rank whose iteration has failed because other ranks have left: one of them has saved."""
+        if self.stop_signal.has_others_that_left():
+            end_at_once(128 + self.stop_signal.received)
+
+    def stop(self, stopped: Stopped) -> None:
+        """Saves what is not saved yet and ends the run, or this rank where it cannot meet the others.
+
+        Raises:
+            SystemExit: Always.
+        """
+        if not stopped.signal and self._opt['dist']:
+            self._leave_alone()
+        signal = stopped.signal or self.stop_signal.received
+        self._save_to_stop(f'Asked to stop by signal {signal}')
+        self._ends_with = SystemExit(128 + signal)
+        self.leave_if_stopped()
+
+    def _leave_alone(self) -> NoReturn:
+        """Ends this rank without the others; the first one to come here saves."""
+        rank, signal = self._opt['rank'], self.stop_signal.received
+        if self.stop_signal.is_first_to_leave(rank):
+            self._is_failing = True
+            self._save_to_stop(f'Asked to stop by signal {signal}')
+        self._model.watch.end()
+        end_at_once(128 + signal)  # in good order, it would wait for the batch
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """Waiting for a batch, which a signal ends after a while: the iteration of the other ranks cannot go on."""
+        try:
+            with self.stop_signal.can_leave():
+                yield
+        except Stopped:
+            self._leave_alone()
+
+    def _save_to_stop(self, why: str) -> None:
+        get_root_logger().warning(f'{why}: saving first.')
+        self._is_stopping = True
+        if self._saved_iter != self._last_iter:
+            self._model.save(0, self._last_iter)
 
     def leave_if_stopped(self) -> None:
         """Ends a run that has to stop: called by what BasicSR does after the line of the iteration is logged.
@@ -61,7 +113,7 @@ class RunKeeper:
             SystemExit: After a signal.
         """
         if self._ends_with is not None:
-            self._stop_signal.wait_for_all()
+            self.stop_signal.wait_for_all()
             self._model.watch.end()
             raise self._ends_with
 
@@ -75,7 +127,7 @@ class RunKeeper:
             get_root_logger().warning('A frame cannot be read: saving first.')
             self._is_failing = True
             self._model.save(0, self._last_iter)
-        self._stop_signal.restore()
+        self.stop_signal.restore()
 
     def save(self, write: Callable[[int, int], None], epoch: int, current_iter: int) -> None:
         """Lets BasicSR's ``save`` write the weights and the state; -1 is the end of the run.
@@ -85,6 +137,7 @@ class RunKeeper:
 
         Raises:
             InputError: If the weights at the end of the run cannot be written, or are no numbers.
+            SystemExit: If a signal came while all ranks waited for the writing.
         """
         self.leave_if_stopped()
         if current_iter == -1:
@@ -101,10 +154,14 @@ class RunKeeper:
                 raise InputError(f'{error}. Make room and run again with --auto_resume.') from None
             get_root_logger().error(f'{error}. The checkpoints before stay, and training goes on: make room.')
         else:
+            self._saved_iter = max(current_iter, self._saved_iter)
             if self._opt['rank'] == 0 and current_iter != -1:
                 self._kept.prune(current_iter)
+        signal = 0 if self._is_stopping or self._is_failing else self.stop_signal.meet()[0]
         if current_iter == -1:
-            self._stop_signal.restore()
+            self.stop_signal.restore()
+        if signal:
+            self.stop(Stopped(signal))
 
     def after_validation(self, dataset: str, current_iter: int | str) -> None:
         """Keeps the weights of the best validation, saved here where they are not yet."""

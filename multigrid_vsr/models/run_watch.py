@@ -16,6 +16,7 @@ from multigrid_vsr.core.lr import Rate
 from multigrid_vsr.core.plan import comparison, shape_notes, stage_table
 from multigrid_vsr.core.run_lines import span
 from multigrid_vsr.models import checkpoint
+from multigrid_vsr.models.beside import Beside
 from multigrid_vsr.models.grad_clip import GradClip
 from multigrid_vsr.models.loss_guard import LossGuard, are_finite
 from multigrid_vsr.models.precision import has_bf16
@@ -33,6 +34,9 @@ class RunWatch:
 
     Args:
         model: A model with ``MultigridMixin``, in training.
+
+    Attributes:
+        beside: What of it fails.
     """
 
     def __init__(self, model: Any) -> None:
@@ -46,6 +50,7 @@ class RunWatch:
         if opt['train'].get('grad_clip_norm'):
             self._clip = GradClip(model.optimizers, opt['train']['grad_clip_norm'])
         self._progress = Progress(opt)
+        self.beside = Beside()
         self._current_iter = 0
 
     def say_schedule(self, rate: Rate | None) -> None:

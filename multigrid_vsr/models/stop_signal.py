@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C, held until an iteration is done on all ranks."""
+"""The signals that stop a run: held until it can be saved, by all ranks together."""
 
 from __future__ import annotations
 
@@ -7,22 +7,37 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from basicsr.utils import get_root_logger
 from torch import distributed
 
 from multigrid_vsr.core.errors import one_line
-from multigrid_vsr.data.workers import kill_workers
+from multigrid_vsr.data.workers import LEFT_TO_THE_RUN, kill_workers
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # A rank that cannot connect says so at once, and the others wait for it as long as a group's timeout. Later a rank may
 # wait for another that saves or validates, so the group of the run has gloo's own, half an hour.
 _CONNECTS_WITHIN = timedelta(minutes=1)
 _MEANT_TWICE = 1.0  # seconds between two Ctrl-C of a person; a launcher passes its own on at once
+_LOOKS = 0.25  # seconds between two looks at what other ranks have received
+_PATIENCE = 1.0  # seconds in which a frame may come to its end; launchers wait for half a minute
+
+
+class Stopped(BaseException):
+    """Leaves what can be left before its end: a validation, or waiting for a batch.
+
+    Attributes:
+        signal: What all ranks leave it for; 0 where they did not meet.
+    """
+
+    def __init__(self, signal: int = 0) -> None:
+        super().__init__(signal)
+        self.signal = signal
 
 
 class StopSignal:
@@ -30,37 +45,106 @@ class StopSignal:
 
     Under a launcher every process gets the signal, and from the launcher once more, so a repeated SIGTERM says nothing
     new. All ranks have to stop after the same iteration: what they know is summed over gloo while the next one runs.
+    A rank that validates or waits for data meets no other: a thread looks for what others tell in the store of the run.
+
+    A signal that is ignored, as SIGHUP is under ``nohup``, stays so.
 
     Args:
         dist: Whether there is a launcher.
         device: Where the ranks exchange tensors if they cannot do so over gloo.
+
+    Attributes:
+        received: The first signal, or 0.
+        has_nothing_to_save: Whether a signal ends the process at once.
     """
 
     def __init__(self, dist: bool = False, device: torch.device | str = 'cpu') -> None:
-        self._received = 0
+        self.received = 0
+        self.has_nothing_to_save = False
         self._since = 0.0
+        self._can_leave = False
         self._device: torch.device | str = 'cpu'
         self._group: Any = None
+        self._store: Any = None
         if dist:
             self._group, self._device = _group_of_all(device)
+            self._store = distributed.distributed_c10d._get_default_store()  # torch has no public name for it
+        self._of_run = device
         self._summed: tuple[Any, torch.Tensor] | None = None  # what is under way
+        self._has_ended = threading.Event()
         self._previous = {}
         if threading.current_thread() is threading.main_thread():  # only there can handlers be set
-            self._previous = {number: signal.signal(number, self._remember) for number in _SIGNALS}
+            numbers = [number for number in LEFT_TO_THE_RUN if signal.getsignal(number) is not signal.SIG_IGN]
+            self._previous = {number: signal.signal(number, self._remember) for number in numbers}
+            threading.Thread(target=self._look, name='multigrid_vsr stop', daemon=True).start()
 
     def after_iteration(self) -> int:
         """The signal after which all ranks stop now, or 0."""
         if self._group is None:
-            return self._received
+            return self.received
         known = 0
         if self._summed is not None:
             work, value = self._summed
             work.wait()
             known = int(value)
-        value = torch.tensor(self._received, device=self._device)
+        value = torch.tensor(self.received, device=self._device)
         work = distributed.all_reduce(value, distributed.ReduceOp.MAX, self._group, async_op=True)
         self._summed = work, value
         return known
+
+    def meet(self, *facts: int) -> list[int]:
+        """Returns when every rank is here, with the largest of each number that they bring.
+
+        Args:
+            facts: Numbers; as many on each rank.
+
+        Returns:
+            The signal that a rank has received, or 0; then the numbers.
+        """
+        if self._group is None:
+            return [self.received, *facts]
+        values = torch.tensor([self.received, *facts], device=self._device)
+        work = distributed.all_reduce(values, distributed.ReduceOp.MAX, self._group, async_op=True)
+        while not work.is_completed():  # in Python, so that a signal is heard: another rank may still validate
+            time.sleep(0.005)
+        work.wait()
+        return values.tolist()
+
+    @contextmanager
+    def can_leave(self) -> Iterator[None]:
+        """What may be left by :class:`Stopped`: at its own :meth:`leave_if_asked`, or in the middle after a while."""
+        self._can_leave = True
+        try:
+            yield
+        finally:
+            self._can_leave = False
+
+    def leave_if_asked(self) -> None:
+        """Called between two frames or pieces of what may be left.
+
+        Raises:
+            Stopped: If a rank was asked to stop.
+        """
+        if self.received and self._can_leave:
+            raise Stopped
+
+    def has_others_that_left(self) -> bool:
+        """Whether this rank has lost others that were asked to stop."""
+        if self._store is None:
+            return False
+        with suppress(RuntimeError):  # the store may have gone with them
+            self._look_once()
+        return self.received != 0
+
+    def is_first_to_leave(self, rank: int) -> bool:
+        """Whether this rank saves for all that leave without meeting; rank 0 is given the time to be the first."""
+        if self._store is None:
+            return True
+        time.sleep(1.0 if rank else 0.0)
+        try:
+            return self._store.add('multigrid_vsr left', 1) == 1
+        except RuntimeError:  # the rank that had the store has left
+            return False
 
     def wait_for_all(self) -> None:
         """Returns when every rank is here: the launcher ends the others as soon as one has ended."""
@@ -79,16 +163,45 @@ class StopSignal:
 
     def restore(self) -> None:
         """Gives the signals back to who had them, at the end of the run."""
-        self._leave_group()
+        self._has_ended.set()
+        if self._group is not None:  # a validation at the end of the run still meets
+            self._leave_group()
+            self._group, self._device = distributed.group.WORLD, self._of_run
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+        self.received = 0
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self._received and number == signal.SIGINT and time.monotonic() - self._since > _MEANT_TWICE:
-            _end_at_once(128 + number)
-        if not self._received:
-            self._received, self._since = int(number), time.monotonic()
+        if self.received and number == signal.SIGINT and time.monotonic() - self._since > _MEANT_TWICE:
+            end_at_once(128 + number)
+        if not self.received:
+            self.received, self._since = int(number), time.monotonic()
+        if self.has_nothing_to_save:
+            with suppress(OSError):  # not by the logger, which this may have interrupted
+                os.write(2, f'Asked to stop by signal {int(number)} before an iteration was done here.\n'.encode())
+            end_at_once(128 + number)
+        if self._can_leave and time.monotonic() - self._since >= _PATIENCE:
+            self._can_leave = False
+            raise Stopped
+
+    def _look(self) -> None:
+        """Tells other ranks, hears them, and wakes what may be left: only a signal interrupts what is waited for."""
+        while not self._has_ended.wait(_LOOKS):
+            with suppress(RuntimeError):
+                self._look_once()
+            if self.received and self._can_leave:
+                signal.pthread_kill(_main_thread(), signal.SIGTERM)
+
+    def _look_once(self) -> None:
+        if self._store is None:
+            return
+        is_told = self._store.check(['multigrid_vsr stop'])
+        if self.received and not is_told:
+            self._store.set('multigrid_vsr stop', str(self.received))
+        elif is_told and not self.received:
+            number = int(self._store.get('multigrid_vsr stop'))
+            signal.pthread_kill(_main_thread(), number if number in self._previous else signal.SIGTERM)
 
 
 def _group_of_all(device: torch.device | str) -> tuple[Any, torch.device | str]:
@@ -118,11 +231,18 @@ def _holds_on_all(holds: bool, device: torch.device | str) -> bool:
     return bool(held)
 
 
-def _end_at_once(status: int) -> None:
+def _main_thread() -> int:
+    number = threading.main_thread().ident
+    assert number is not None
+    return number
+
+
+def end_at_once(status: int) -> NoReturn:
     """Ends the process as it is: an exit in good order would wait for a thread or a worker that a frame keeps waiting.
 
     Nothing can be damaged by it: a checkpoint gets its name when it is whole.
     """
     kill_workers()
-    sys.stdout.flush()
+    with suppress(OSError):  # a terminal that has closed
+        sys.stdout.flush()
     os._exit(status)

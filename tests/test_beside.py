@@ -1,0 +1,135 @@
+"""What stands beside training: a run goes on where it fails, and says so."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from runs import options, run, torchrun, write
+
+SCRIPT = f"""
+import sys
+sys.path.append({str(Path(__file__).parent)!r})
+import basicsr.train
+from basicsr.utils.registry import METRIC_REGISTRY
+from multigrid_vsr.cli import main
+import probe
+
+
+@METRIC_REGISTRY.register()
+def calculate_picky(img, img2, **kwargs):
+    raise ValueError('no picture\\nof this size')
+
+
+@METRIC_REGISTRY.register()
+def calculate_late(img, img2, calls=[0], **kwargs):
+    calls[0] += 1
+    if calls[0] <= 2:
+        raise ValueError('not yet')
+    return 1.0
+
+main()
+"""
+FULL_DISK = """
+import builtins
+import io
+import pathlib
+
+
+def full(where, write):
+    def writing(file, *args, **kwargs):
+        if where in str(file) and args != ('rb',):
+            raise OSError(28, 'No space left on device')
+        return write(file, *args, **kwargs)
+
+    return writing
+
+
+builtins.open = io.open = full("events.out", open)
+pathlib.Path.write_bytes = full('.png', pathlib.Path.write_bytes)
+main()
+"""
+VALIDATION = {'val_freq': 1, 'save_img': False}
+PSNR = {'type': 'calculate_psnr', 'crop_border': 0}
+
+
+def beside_options(clips, folder, val, **changes):
+    test_set = {'name': 'clips', 'type': 'MultigridVideoTestDataset', 'dataroot_gt': str(clips / 'gt'), 'dataroot_lq': str(clips / 'lq')}  # fmt: skip
+    changes = {
+        'path__experiments_root': str(folder),
+        'network_g': {'type': 'ShapeProbe'},
+        'train__total_iter': 6,
+        'train__scheduler': {'type': 'MultigridCosineLR'},
+        'datasets__val': test_set,
+        'val': {**VALIDATION, **val},
+        **changes,
+    }
+    return options(clips, **changes)
+
+
+def script(folder):
+    path = folder / 'script.py'
+    path.write_text(SCRIPT)
+    return path
+
+
+def test_metric_that_raises_is_left_out_after_three_times_and_the_run_ends_well(tmp_path, clips):
+    metrics = {'picky': {'type': 'calculate_picky'}, 'psnr': PSNR, 'late': {'type': 'calculate_late'}}
+    opt = beside_options(clips, tmp_path, {'metrics': metrics}, logger__keep_best='picky')
+    log = run(sys.executable, script(tmp_path), 'train', '-opt', write(tmp_path, opt), cwd=tmp_path).stdout
+    failures = [line.partition('ERROR: ')[2] for line in log.splitlines() if 'Metric ' in line]
+    why = 'ValueError: no picture of this size'
+    assert failures == [
+        'Metric late of clips failed: ValueError: not yet. Training goes on.',
+        f'Metric picky of clips failed: {why}. Training goes on.',
+        'Metric late of clips failed, 2 times in a row: ValueError: not yet. Training goes on.',
+        f'Metric picky of clips failed, 2 times in a row: {why}. Training goes on.',
+        f'Metric picky of clips failed, 3 times in a row: {why}. Training goes on.',
+        'Metric picky of clips is left out from here on: it failed 3 times in a row.',
+    ]
+    assert (log.count('# psnr: '), log.count('# late: 1.0000')) == (7, 5)
+    assert 'Traceback' not in log
+    assert (tmp_path / 'run/models/net_g_latest.pth').is_file()
+
+
+def test_metric_that_raises_on_one_rank_holds_no_other(tmp_path, clips):
+    metrics = {'picky': {'type': 'calculate_picky'}, 'psnr': PSNR}
+    opt = beside_options(clips, tmp_path, {'metrics': metrics}, train__total_iter=2)
+    path = script(tmp_path)
+    path.write_text(SCRIPT.replace("    raise ValueError('no", "    import os\n    if os.environ['RANK'] == '0':\n        return 1.0\n    raise ValueError('no"))  # fmt: skip
+    log = run(*torchrun(path, 'train', '-opt', write(tmp_path, opt)), cwd=tmp_path, seconds=120).stdout
+    assert 'Metric picky of clips failed: on another rank. Training goes on.' in log
+    assert '# picky' not in log
+    assert log.count('# psnr: ') == 3
+
+
+def test_validation_whose_frame_is_missing_is_tried_again_by_every_rank(tmp_path, clips):
+    shutil.copytree(clips, tmp_path / 'v')
+    damaged = tmp_path / 'v/gt/001/00000004.png'  # the second rank reads this clip
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    opt = beside_options(tmp_path / 'v', tmp_path, {'metrics': {'psnr': PSNR}}, train__total_iter=2)
+    opt['datasets']['train'].update(dataroot_gt=str(clips / 'gt'), dataroot_lq=str(clips / 'lq'))
+    log = run(*torchrun(script(tmp_path), 'train', '-opt', write(tmp_path, opt)), cwd=tmp_path, seconds=120).stdout
+    assert log.count('Validation of clips failed: RuntimeError: on another rank. Training goes on.') == 1
+    assert log.count('Validation of clips failed, 2 times in a row: RuntimeError: on another rank. ') == 1
+    assert f'{damaged}' in log  # by the rank that met it
+    assert (tmp_path / 'run/models/net_g_latest.pth').is_file()
+
+
+def test_pictures_and_tensorboard_that_cannot_be_written_do_not_end_a_run(tmp_path, clips):
+    """As on a full disk."""
+    opt = beside_options(clips, tmp_path, {'metrics': {'psnr': PSNR}, 'save_img': True, 'tb_images': 1},
+                         train__total_iter=3, logger__use_tb_logger=True, logger__save_checkpoint_freq=2)  # fmt: skip
+    path = script(tmp_path)
+    path.write_text(SCRIPT.replace('main()\n', FULL_DISK))
+    log = run(sys.executable, path, 'train', '-opt', write(tmp_path, opt), cwd=tmp_path).stdout
+    assert f'Saving a picture failed: {tmp_path}/run/visualization/clips/' in log
+    assert (
+        'cannot be written (No space left on device). Make room, or set val.save_img: false. Training goes on.' in log
+    )
+    assert 'Saving a picture failed, 3 times in a row' in log
+    assert 'TensorBoard failed: OSError: [Errno 28] No space left on device. Training goes on.' in log
+    assert 'Traceback' not in log
+    assert {path.name for path in (tmp_path / 'run/training_states').iterdir()} == {'2.state'}
+    assert (tmp_path / 'run/models/net_g_latest.pth').is_file()

@@ -1,0 +1,167 @@
+"""Runs that are asked to stop wherever they are: real processes, torchrun among them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from runs import (
+    TRAIN_PROBE,
+    options,
+    processes_below,
+    rest_of,
+    started,
+    still_running,
+    torchrun,
+    wait_for,
+    wait_for_line,
+    write,
+)
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1]
+RANK = f"""
+import sys
+sys.path.append({str(Path(__file__).parent)!r})
+from multigrid_vsr.cli import main
+import probe
+main()
+"""
+
+
+def stop_options(clips, folder, **changes):
+    """A run without an end that saves nothing by itself."""
+    changes = {
+        'path__experiments_root': str(folder),
+        'network_g': {'type': 'ShapeProbe'},
+        'train__total_iter': 100_000,
+        'train__scheduler': {'type': 'MultigridCosineLR'},
+        **changes,
+    }
+    return options(clips, **changes)
+
+
+def validated(clips, **changes):
+    val = {'name': 'clips', 'type': 'MultigridVideoTestDataset', 'dataroot_gt': str(clips / 'gt'), 'dataroot_lq': str(clips / 'lq')}  # fmt: skip
+    return {
+        'datasets__val': val,
+        'val': {'val_freq': 3, 'save_img': False, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}},
+        **changes,
+    }
+
+
+def states(folder):
+    return [path.name for path in (folder / 'run/training_states').glob('*.state')]
+
+
+@pytest.mark.parametrize('number', SIGNALS)
+def test_run_asked_to_stop_in_the_middle_of_a_validation_saves_and_ends(number, tmp_path, clips):
+    opt = stop_options(clips, tmp_path, **validated(clips, network_g={'type': 'SlowlyValidatedProbe'}))
+    with started(*TRAIN_PROBE, write(tmp_path, opt), cwd=tmp_path) as process:
+        wait_for_line(process, 'validating')
+        os.killpg(process.pid, number)
+        rest = rest_of(process, 30)
+    assert process.returncode == 128 + number
+    assert f'Asked to stop by signal {number.value}: saving first.' in rest
+    assert 'left at iteration 3 of 16666: [2x2x64x64], iterations 1-3,' in rest
+    assert 'Traceback' not in rest
+    assert states(tmp_path) == ['3.state']
+
+
+@pytest.mark.parametrize('number', [signal.SIGHUP, signal.SIGUSR1])
+def test_run_asked_to_stop_in_training_saves_and_ends_its_workers(number, tmp_path, clips):
+    opt = stop_options(clips, tmp_path, datasets__train__num_worker_per_gpu=2)
+    with started(*TRAIN_PROBE, write(tmp_path, opt), cwd=tmp_path) as process:
+        wait_for(process, 3)
+        processes = processes_below(process.pid)
+        os.killpg(process.pid, number)
+        rest = rest_of(process, 30)
+    assert process.returncode == 128 + number
+    assert 'Traceback' not in rest
+    assert len(states(tmp_path)) == 1
+    assert still_running(processes, 5) == set()
+
+
+@pytest.mark.parametrize(('workers', 'prefetch'), [(0, None), (1, 'cpu')])
+def test_run_asked_to_stop_while_it_waits_for_data_saves_and_ends(workers, prefetch, tmp_path, clips):
+    """As a file server that does not answer: a frame that is a pipe nobody writes to."""
+    shutil.copytree(clips, tmp_path / 'clips')
+    frame = tmp_path / 'clips/gt/001/00000003.png'  # iteration 6 is the first that needs it
+    frame.unlink()
+    os.mkfifo(frame)
+    opt = stop_options(tmp_path / 'clips', tmp_path, train__total_iter=13, datasets__train__num_worker_per_gpu=workers)
+    opt['datasets']['train']['prefetch_mode'] = prefetch
+    with started(*TRAIN_PROBE, write(tmp_path, opt), cwd=tmp_path) as process:
+        wait_for(process, 5)
+        os.kill(process.pid, signal.SIGTERM)
+        rest = rest_of(process, 30)
+    assert process.returncode == 143
+    assert 'Asked to stop by signal 15: saving first.' in rest
+    assert 'Traceback' not in rest
+    assert states(tmp_path) == ['5.state']
+
+
+def test_run_asked_to_stop_before_its_first_batch_ends_at_once(tmp_path, clips):
+    shutil.copytree(clips, tmp_path / 'clips')
+    for frame in tmp_path.glob('clips/gt/*/0*3.png'):
+        frame.unlink()
+        os.mkfifo(frame)
+    opt = stop_options(tmp_path / 'clips', tmp_path, datasets__train__batch_size_per_gpu=8, multigrid={})
+    with started(*TRAIN_PROBE, write(tmp_path, opt), cwd=tmp_path) as process:
+        wait_for_line(process, 'Start training')
+        os.kill(process.pid, signal.SIGTERM)
+        rest = rest_of(process, 30)
+    assert process.returncode == 143
+    assert rest == 'Asked to stop by signal 15 before an iteration was done here.\n'
+
+
+def test_run_below_nohup_goes_on_after_its_terminal_has_closed(tmp_path, clips):
+    opt = stop_options(clips, tmp_path, train__total_iter=40)
+    with started('nohup', *TRAIN_PROBE, write(tmp_path, opt), cwd=tmp_path) as process:
+        wait_for(process, 3)
+        os.killpg(process.pid, signal.SIGHUP)
+        rest = rest_of(process)
+    assert process.returncode == 0
+    assert 'End of training' in rest
+
+
+@pytest.mark.parametrize('asked', ['torchrun', 'one rank'])
+def test_ranks_asked_to_stop_in_a_validation_save_together(asked, tmp_path, clips):
+    """Each rank validates clips of its own; the rank that was not asked hears of it."""
+    script = tmp_path / 'rank.py'
+    script.write_text(RANK)
+    opt = stop_options(clips, tmp_path, **validated(clips, network_g={'type': 'SlowlyValidatedProbe'}))
+    with started(*torchrun(script, 'train', '-opt', write(tmp_path, opt)), cwd=tmp_path) as process:
+        wait_for_line(process, 'validating', 2)
+        ranks = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+        os.kill(process.pid if asked == 'torchrun' else int(ranks[-1]), signal.SIGTERM)
+        rest = rest_of(process, 40)
+    assert process.returncode != 0
+    assert rest.count('Asked to stop by signal 15: saving first.') == 1
+    assert 'rank.py", line' not in rest  # no traceback of a rank
+    assert states(tmp_path) == ['3.state']
+    state = torch.load(tmp_path / 'run/training_states/3.state', weights_only=True)
+    assert sorted(state['rng']) == [0, 1]
+
+
+def test_ranks_asked_to_stop_while_one_waits_for_data_save_once(tmp_path, clips):
+    """The other one waits for its gradient and cannot save."""
+    script = tmp_path / 'rank.py'
+    script.write_text(RANK)
+    shutil.copytree(clips, tmp_path / 'clips')
+    frame = tmp_path / 'clips/gt/001/00000003.png'
+    frame.unlink()
+    os.mkfifo(frame)
+    opt = stop_options(tmp_path / 'clips', tmp_path, train__total_iter=13)
+    with started(*torchrun(script, 'train', '-opt', write(tmp_path, opt)), cwd=tmp_path) as process:
+        wait_for(process, 2)
+        time.sleep(3)
+        process.send_signal(signal.SIGTERM)
+        rest = rest_of(process, 40)
+    assert process.returncode != 0
+    assert 'rank.py", line' not in rest
+    assert len(states(tmp_path)) == 1
