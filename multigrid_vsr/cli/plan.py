@@ -156,5 +156,6 @@ def _checked_run(opt: dict[str, Any], schedule: Schedule, world_size: int) -> li
     missing = check_run(opt, may_miss=True)
     if opt['path'].get('resume_state') and all(error.option != 'path.resume_state' for error in missing):
         experiments = opt['path'].get('experiments_root') or os.path.join(os.getcwd(), 'experiments')
-        check_state(opt, schedule, world_size, os.path.join(experiments, opt['name']))
+        models = os.path.join(experiments, opt['name'], 'models')
+        check_state(opt, schedule, world_size, models, opt.get('manual_seed'))
     return [f'Data not checked. {error}' for error in missing]
