@@ -191,18 +191,6 @@ def test_run_that_goes_on_with_another_optimizer_says_that_its_moments_begin_ane
     assert 'train.optim: the moments of 2 of 2 parameters begin anew.' in log_of(folder)
 
 
-def test_adam_that_goes_on_from_adamw_decays_as_adam(tmp_path, clips):
-    train_here(tmp_path, short(clips, train__optim_g={'type': 'AdamW', 'lr': 1e-3}))
-    folder = tmp_path / 'experiments/run'
-    forget(folder, 4)
-    train_here(
-        tmp_path, short(clips, train__optim_g={'type': 'Adam', 'lr': 1e-3, 'weight_decay': 0.01}), '--auto_resume'
-    )
-    state = torch.load(folder / 'training_states/6.state', weights_only=True)['optimizers'][0]
-    assert state['param_groups'][0].get('decoupled_weight_decay', False) is False
-    assert float(state['state'][0]['step']) == 6
-
-
 @pytest.mark.parametrize('strict', [True, False])
 def test_run_that_goes_on_with_another_width_stops_before_anything_is_written(strict, tmp_path, clips, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> None:
     world_size = args.gpus or gpus_of(opt)
     if uses_multigrid(opt):
         notes += _checked_run(opt, schedule, world_size)
+        notes += _missing_gpus(opt) if args.gpus is None else []
     else:
         notes.append(
             "A plain run of BasicSR, with neither a block nor the Multigrid types: BasicSR's options not checked."
@@ -85,10 +86,6 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps({'name': opt.get('name'), **data, 'notes': [*notes, *data_notes], **measured}, indent=1))
     elif prediction:
         print(prediction)
-    if args.gpus is None and uses_multigrid(opt):
-        from multigrid_vsr.host.device_check import check_num_gpu
-
-        check_num_gpu(opt)
 
 
 def launches_of(opt: Mapping[str, Any], schedule: Schedule) -> tuple[Launches | None, list[str]]:
@@ -145,6 +142,16 @@ def data_lines(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> l
     except MissingData as error:
         return [f'Data not checked. {error}']
     return [*checked.notes, checked.summary]
+
+
+def _missing_gpus(opt: dict[str, Any]) -> list[str]:
+    from multigrid_vsr.host.device_check import check_num_gpu
+
+    try:
+        check_num_gpu(opt)
+    except OptionError as error:
+        return [f'Not for this machine. {error}']
+    return []
 
 
 def _checked_run(opt: dict[str, Any], schedule: Schedule, world_size: int) -> list[str]:

@@ -10,7 +10,6 @@ import torch
 from torch.optim import Optimizer
 
 _KEPT = ('lr', 'amsgrad')  # the scheduler's, and what the saved moments are made for
-_NO_ARGUMENT = ('decoupled_weight_decay',)  # what makes torch's AdamW of its Adam
 
 
 def parameter_names(model: Any) -> list[list[str]]:
@@ -71,7 +70,7 @@ def fitted(
         merged.append({**group, **before, 'params': group['params']})
     arguments = inspect.signature(type(optimizer)).parameters  # some keep counts among their defaults
     for flag, value in optimizer.defaults.items():
-        if flag in _KEPT or (flag not in arguments and flag not in _NO_ARGUMENT):
+        if flag in _KEPT or flag not in arguments:
             continue
         shown = {_shown(group[flag]) for group in groups if flag in group}
         for group in merged:
