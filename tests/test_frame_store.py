@@ -25,7 +25,6 @@ from multigrid_vsr.core.shapes import SampleRequest
 from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
 from multigrid_vsr.data.multigrid_vimeo90k_dataset import MultigridVimeo90KDataset
 from multigrid_vsr.demo.video import find_video
-from multigrid_vsr.frames import frame_store
 from multigrid_vsr.frames.clip import Clip
 from multigrid_vsr.frames.frame_store import FrameStore
 from multigrid_vsr.frames.store_info import STRIP, StoreInfo, pack

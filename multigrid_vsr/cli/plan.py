@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> None:
     world_size = args.gpus or gpus_of(opt)
     if uses_multigrid(opt):
         notes += _checked_run(opt, schedule, world_size)
+        notes += _missing_gpus(opt) if args.gpus is None else []
     else:
         notes.append(
             "A plain run of BasicSR, with neither a block nor the Multigrid types: BasicSR's options not checked."
@@ -85,10 +86,6 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps({'name': opt.get('name'), **data, 'notes': [*notes, *data_notes], **measured}, indent=1))
     elif prediction:
         print(prediction)
-    if args.gpus is None and uses_multigrid(opt):
-        from multigrid_vsr.host.device_check import check_num_gpu
-
-        check_num_gpu(opt)
 
 
 def launches_of(opt: Mapping[str, Any], schedule: Schedule) -> tuple[Launches | None, list[str]]:
@@ -147,6 +144,16 @@ def data_lines(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> l
     return [*checked.notes, checked.summary]
 
 
+def _missing_gpus(opt: dict[str, Any]) -> list[str]:
+    from multigrid_vsr.host.device_check import check_num_gpu
+
+    try:
+        check_num_gpu(opt)
+    except OptionError as error:
+        return [f'Not for this machine. {error}']
+    return []
+
+
 def _checked_run(opt: dict[str, Any], schedule: Schedule, world_size: int) -> list[str]:
     """Makes the checks that need BasicSR; returns a line for each path that is not on this machine."""
     import basicsr  # noqa: F401  # its registries
@@ -156,5 +163,6 @@ def _checked_run(opt: dict[str, Any], schedule: Schedule, world_size: int) -> li
     missing = check_run(opt, may_miss=True)
     if opt['path'].get('resume_state') and all(error.option != 'path.resume_state' for error in missing):
         experiments = opt['path'].get('experiments_root') or os.path.join(os.getcwd(), 'experiments')
-        check_state(opt, schedule, world_size, os.path.join(experiments, opt['name']))
+        models = os.path.join(experiments, opt['name'], 'models')
+        check_state(opt, schedule, world_size, models, opt.get('manual_seed'))
     return [f'Data not checked. {error}' for error in missing]

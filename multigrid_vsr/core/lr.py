@@ -139,12 +139,22 @@ def basicsr_cosine(base_lr: float, periods: Sequence[int], weights: Sequence[flo
 
 
 def basicsr_steps(
-    base_lr: float, milestones: Sequence[int], gamma: float, restarts: Sequence[int], weights: Sequence[float]
+    base_lr: float,
+    milestones: Sequence[int],
+    gamma: float,
+    restarts: Sequence[int],
+    weights: Sequence[float],
+    warmup_iter: int = -1,
 ) -> Rate:
-    """BasicSR's ``MultiStepRestartLR``: times gamma at each milestone since the last restart."""
+    """BasicSR's ``MultiStepRestartLR``: times gamma at each milestone since the last restart.
+
+    It goes on from the rate before, so behind the warm-up from its last rate, which is below the base.
+    """
 
     def at(iteration: int) -> float:
         start, weight = max(((r, w) for r, w in zip(restarts, weights) if r <= iteration), default=(-1, 1.0))
+        if 1 < warmup_iter <= iteration + 1 and start < warmup_iter - 1:
+            start, weight = warmup_iter - 2, (warmup_iter - 1) / warmup_iter
         return base_lr * weight * gamma ** sum(start < milestone <= iteration for milestone in milestones)
 
     return at

@@ -95,8 +95,7 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(root_path, is_train)
         # They import libraries that a plain run of BasicSR does without.
         from multigrid_vsr.host.device_check import check_bf16, check_num_gpu, check_several_gpus, counted
-        from multigrid_vsr.host.run_check import check_run, check_state, check_test
-        from multigrid_vsr.models.checkpoint import ranks
+        from multigrid_vsr.host.run_check import check_run, check_test
 
         if follows_schedule:
             checked_schedule(written)
@@ -118,9 +117,7 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
             opt['datasets']['train']['target'] = target_of(opt)
             opt['datasets']['train']['degraded'] = opt['train'].get('degradation') is not None
             opt['seed_is_given'] = written.get('manual_seed') is not None
-            opt['datasets']['train']['multigrid'] = schedule = schedule_from_options(opt)
-            if written['path'].get('resume_state') and not opt['auto_resume']:
-                check_state(written, schedule, ranks(opt), opt['path']['experiments_root'])
+            opt['datasets']['train']['multigrid'] = schedule_from_options(opt)
         return opt, args
 
     return parse_options

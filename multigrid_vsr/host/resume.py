@@ -38,21 +38,21 @@ def _loading_resume_state(original: Callable[..., Any]) -> Callable[..., Any]:
 
         if opt['auto_resume']:
             opt['path']['resume_state'] = decided_by_rank_0(opt['rank'], lambda: _newest(opt))
-        path = opt['path'].get('resume_state')
-        if not path:
+        if not opt['path'].get('resume_state'):
             return None
-        state = checkpoint.load_state(path)
+        from multigrid_vsr.host.run_check import check_state
+
         schedule = opt['datasets']['train'].get('multigrid')
-        if schedule is not None:
-            seed = opt['manual_seed'] if opt['seed_is_given'] else None
-            may_differ = bool(opt['path'].get('resume_changed_schedule'))
-            rows = checkpoint.schedule_rows(schedule, checkpoint.ranks(opt))
-            checkpoint.check_same_run(state, rows, seed, may_differ)
-            if not opt['seed_is_given']:
-                opt['manual_seed'] = state.get('seed', opt['manual_seed'])
+        seed = opt['manual_seed'] if opt.get('seed_is_given') else None
+        given = {key: value for key, value in opt['path'].items() if key.startswith('param_key_')}
+        state, weights, keys = check_state(opt, schedule, checkpoint.ranks(opt), opt['path']['models'], seed)
+        if schedule is not None and not opt['seed_is_given']:
+            opt['manual_seed'] = state.get('seed', opt['manual_seed'])
         check_resume(opt, state['iter'])
-        for network, weights in checkpoint.find_weights(opt, state['iter'], opt['path']['models']).items():
-            opt['path'][f'pretrain_{network}'] = weights
+        opt['path'] |= given  # what the file says is of its own weights, not of those of a checkpoint
+        for network, path in weights.items():
+            label = network.removeprefix('network_')
+            opt['path'] |= {f'pretrain_{network}': path, f'param_key_{label}': keys[network]}
         for name in ('models', 'training_states', 'visualization'):
             os.makedirs(opt['path'][name], exist_ok=True)
         state['epoch'] = 0  # the whole run is one virtual epoch

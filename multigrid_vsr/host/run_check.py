@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
@@ -19,9 +18,9 @@ from multigrid_vsr.host.registry_check import (
 from multigrid_vsr.models import checkpoint
 from multigrid_vsr.models.checkpointed import matching
 from multigrid_vsr.models.held_fixed import check_fixed_names
-from multigrid_vsr.models.weights_check import check_pretrained
+from multigrid_vsr.models.weights_check import check_own, check_pretrained
 from multigrid_vsr.options.host_options import check_host_options, missing_paths, test_sets
-from multigrid_vsr.options.known_types import is_gan
+from multigrid_vsr.options.known_types import MODEL_TYPES, is_gan
 from multigrid_vsr.options.tests import check_test_options
 
 
@@ -82,20 +81,30 @@ def check_test(opt: dict[str, Any]) -> None:
         check_test_set(name, opt)
 
 
-def check_state(opt: dict[str, Any], schedule: Schedule, world_size: int, root: str) -> None:
-    """Reads ``path.resume_state`` and compares it with the run, as a run does when it starts.
+def check_state(
+    opt: dict[str, Any], schedule: Schedule | None, world_size: int, models: str, seed: int | None
+) -> tuple[dict[str, Any], dict[str, str], dict[str, str | None]]:
+    """Reads ``path.resume_state`` and compares it with the run, before anything is written.
 
     Args:
-        opt: The options as written, settled.
+        opt: The options, settled.
         schedule: Shapes of the run.
         world_size: GPUs that share a batch.
-        root: The folder below which the run writes.
+        models: The run's folder of weights.
+        seed: ``manual_seed`` of the option file.
+
+    Returns:
+        The state, and the file of weights and their key for each network that goes on.
 
     Raises:
-        InputError: If it cannot be read, is of another run, or has no weights.
+        InputError: If it cannot be read, is of another run or network, or has no weights.
     """
     state = checkpoint.load_state(opt['path']['resume_state'])
-    rows = checkpoint.schedule_rows(schedule, world_size)
-    may_differ = bool(opt['path'].get('resume_changed_schedule'))
-    checkpoint.check_same_run(state, rows, opt.get('manual_seed'), may_differ)
-    checkpoint.find_weights(opt, state['iter'], os.path.join(root, 'models'))
+    if schedule is not None:
+        rows = checkpoint.schedule_rows(schedule, world_size)
+        checkpoint.check_same_run(state, rows, seed, bool(opt['path'].get('resume_changed_schedule')))
+    if opt['model_type'] in MODEL_TYPES:
+        checkpoint.check_optimizers(len(state['optimizers']), 2 if is_gan(opt) else 1, opt['path']['resume_state'])
+    weights = checkpoint.find_weights(opt, state['iter'], models)
+    keys = {block: check_own(opt, block[-1], path, build_on_meta(block, opt[block])) for block, path in weights.items()}
+    return state, weights, keys

@@ -165,6 +165,19 @@ def schedule_rows(schedule: Schedule, world_size: int) -> list[list[int]]:
     ]
 
 
+def check_optimizers(saved: int, asked: int, path: str | Path) -> None:
+    """Compares how many optimizers a state has with those of the run: a GAN run has two.
+
+    Raises:
+        InputError: If they differ.
+    """
+    if saved != asked:
+        raise InputError(
+            f'path.resume_state: must have {asked} optimizers as this run has, got {path} with {saved}. '
+            'Start from its weights: path.pretrain_network_g.'
+        )
+
+
 def check_same_run(state: Mapping[str, Any], rows: list[list[int]], seed: int | None, may_differ: bool) -> None:
     """Compares what the state was saved under with what is asked for now.
 

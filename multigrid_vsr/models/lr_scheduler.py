@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from basicsr.models.lr_scheduler import CosineAnnealingRestartLR, MultiStepRestartLR
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -74,3 +76,36 @@ class BatchScaling:
         for group in groups:
             group['unscaled_lr'] = group['lr']
             group['lr'] *= factor
+
+
+RESTARTABLE = (
+    MultiStepRestartLR,
+    CosineAnnealingRestartLR,
+    MultigridCosineLR,
+)  # whose rates follow from the option file
+
+
+def rates_of(optimizers: Iterable[Optimizer]) -> list[tuple[float, float]]:
+    """The rate of each parameter group, and the one that it began with."""
+    return [(group['lr'], group['initial_lr']) for optimizer in optimizers for group in optimizer.param_groups]
+
+
+def put_rates(optimizers: Iterable[Optimizer], rates: Iterable[tuple[float, float]]) -> None:
+    """Puts back what :func:`rates_of` gave."""
+    groups = (group for optimizer in optimizers for group in optimizer.param_groups)
+    for group, (lr, initial_lr) in zip(groups, rates, strict=True):
+        group.pop('unscaled_lr', None)
+        group.update(lr=lr, initial_lr=initial_lr)
+
+
+def turning_points(schedulers: Iterable[Any], warmup_iter: int, last: int) -> list[int]:
+    """The iterations up to ``last`` that a scheduler of BasicSR has to see: between them its rate stays.
+
+    Those of its ``MultiStepRestartLR`` follow from the rate before, BasicSR's warm-up among them; the others are closed
+    forms, and see the last iteration only.
+    """
+    points = {warmup_iter - 1, last}
+    for scheduler in schedulers:
+        if isinstance(scheduler, MultiStepRestartLR):
+            points |= {epoch + 1 for epoch in (*scheduler.milestones, *scheduler.restarts)}
+    return sorted(point for point in points if 1 <= point <= last)

@@ -15,13 +15,14 @@ from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.pixels import to_float_rgb
 from multigrid_vsr.data.prefetch import to_device
-from multigrid_vsr.models import optimizer_state, optimizers
+from multigrid_vsr.models import checkpoint, lr_scheduler, optimizer_state, optimizers
 from multigrid_vsr.models.checkpointed import checkpoint_modules
 from multigrid_vsr.models.degradation import Degradation, build_degradation, degrade
 from multigrid_vsr.models.lr_scheduler import BatchScaling, MultigridCosineLR
 from multigrid_vsr.models.run_keeper import RunKeeper
 from multigrid_vsr.models.run_watch import RunWatch
 from multigrid_vsr.models.stop_signal import Stopped
+from multigrid_vsr.models.weights_check import has_average, read_weights
 from multigrid_vsr.models.wrapping import wrap
 from multigrid_vsr.options.scheduler import cosine_options, rate_of
 from multigrid_vsr.options.table import SCHEDULER_TYPE
@@ -199,12 +200,58 @@ class MultigridMixin(_Base):
         """Writes the training state, whole or not at all: BasicSR's, and what an exact resume needs beside it."""
         self._keeper.save_state(epoch, current_iter)
 
+    def load_network(
+        self, net: torch.nn.Module, load_path: str, strict: bool = True, param_key: Any = 'params'
+    ) -> None:
+        """BasicSR's; where a file has no average of its weights, that begins as the weights."""
+        if param_key == 'params_ema' and not has_average(read_weights('path.pretrain_network_g', load_path)):
+            param_key = self.opt['path'].get('param_key_g', 'params')
+        super().load_network(net, load_path, strict, param_key)
+
     def resume_training(self, resume_state: dict[str, Any]) -> None:
-        """Loads the optimizers, with the flags that the option file has now, the schedulers and the random state."""
-        for optimizer, saved in zip(self.optimizers, resume_state['optimizers']):
-            for line in optimizer_state.take_flags(optimizer, saved):
-                get_root_logger().info(line)
-        super().resume_training(resume_state)
+        """Loads the optimizers, with the groups, flags and rates that the option file has now, and the random state.
+
+        Raises:
+            InputError: If the state is of another number of optimizers.
+        """
+        saved = resume_state['optimizers']
+        checkpoint.check_optimizers(len(saved), len(self.optimizers), self.opt['path']['resume_state'])
+        names = optimizer_state.parameter_names(self)
+        saved_names = resume_state.get('parameters') or [None] * len(saved)
+        found = list(map(optimizer_state.places, self.optimizers, names, saved, saved_names))
+        states, lines = zip(*map(optimizer_state.fitted, self.optimizers, saved, found))
+        schedulers, rates = resume_state['schedulers'], None
+        if all(type(scheduler) in lr_scheduler.RESTARTABLE for scheduler in self.schedulers):
+            schedulers = [scheduler.state_dict() for scheduler in self.schedulers]
+            rates = lr_scheduler.rates_of(self.optimizers)
+        super().resume_training({**resume_state, 'optimizers': list(states), 'schedulers': schedulers})
+        if rates is not None:
+            before = self.get_current_learning_rate()
+            lr_scheduler.put_rates(self.optimizers, rates)
+            self._go_to(resume_state['iter'])
+            if (now := self.get_current_learning_rate()) != before:
+                shown = [' and '.join(f'{lr:.3g}' for lr in dict.fromkeys(lrs)) for lrs in (now, before)]
+                get_root_logger().warning(
+                    f'train: the option file has the rate {shown[0]} here, and the state {shown[1]}.'
+                )
+        for line in dict.fromkeys(line for of_one in lines for line in of_one):
+            get_root_logger().info(line)
         for optimizer in self.optimizers:
             optimizer_state.lay_out(optimizer)
-        self._keeper.restore(resume_state)
+        self._keeper.restore(resume_state, found)
+
+    def _go_to(self, current_iter: int) -> None:
+        """Brings rates and schedulers to where they are after an iteration of a run with this option file."""
+        train_opt = self.opt['train']
+        current_iter = min(current_iter, train_opt['total_iter'])
+        warmup_iter = train_opt.get('warmup_iter', -1)
+        for iteration in lr_scheduler.turning_points(self.schedulers, warmup_iter, current_iter):
+            for scheduler in self.schedulers:
+                scheduler.last_epoch = max(iteration - 2, 0)
+                scheduler._step_count = max(iteration, 2)  # at its first step torch asks for one of the optimizer
+            super().update_learning_rate(iteration, warmup_iter)
+        for scheduler in self.schedulers:
+            scheduler._step_count = current_iter
+        if self._batch_scaling is not None:
+            with self._batch_scaling.taken_off(current_iter):
+                pass

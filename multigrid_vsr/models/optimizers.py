@@ -82,12 +82,20 @@ def trained_weights(optimizers: Iterable[Optimizer]) -> list[list[torch.Tensor]]
     return [[parameter.detach().clone() for parameter in _parameters(own)] for own in _with_two_modes(optimizers)]
 
 
-def put_trained_weights(optimizers: Iterable[Optimizer], weights: Sequence[Sequence[torch.Tensor]]) -> None:
-    """Puts what :func:`trained_weights` gave back."""
+def put_trained_weights(
+    optimizers: Iterable[Optimizer],
+    weights: Sequence[Sequence[torch.Tensor]],
+    places: Sequence[Sequence[int | None]] | None = None,
+) -> None:
+    """Puts what :func:`trained_weights` gave back, in this order or by the place of each parameter there."""
+    optimizers = list(optimizers)
+    of_own = [of_one for optimizer, of_one in zip(optimizers, places or ()) if _with_two_modes([optimizer])]
     with torch.no_grad():
-        for optimizer, values in zip(_with_two_modes(optimizers), weights):
-            for parameter, value in zip(_parameters(optimizer), values, strict=True):
-                parameter.copy_(value)
+        for number, (optimizer, values) in enumerate(zip(_with_two_modes(optimizers), weights)):
+            order = of_own[number] if places else range(len(values))
+            for parameter, place in zip(_parameters(optimizer), order, strict=True):
+                if place is not None:
+                    parameter.copy_(values[place])
 
 
 def _with_two_modes(optimizers: Iterable[Optimizer]) -> list[Any]:

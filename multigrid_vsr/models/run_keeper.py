@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,7 +13,7 @@ from torch import distributed
 
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.data.loader import MultigridLoader
-from multigrid_vsr.models import checkpoint, optimizers
+from multigrid_vsr.models import checkpoint, optimizer_state, optimizers
 from multigrid_vsr.models.kept import KeptCheckpoints
 from multigrid_vsr.models.stop_signal import Stopped, StopSignal, end_at_once
 
@@ -208,6 +208,7 @@ class RunKeeper:
             'epoch': epoch,
             'iter': current_iter,
             'optimizers': [optimizer.state_dict() for optimizer in model.optimizers],
+            'parameters': optimizer_state.parameter_names(model),
             'trained_weights': optimizers.trained_weights(model.optimizers),
             'schedulers': [scheduler.state_dict() for scheduler in model.schedulers],
             'amp': self._opt['train'].get('amp'),
@@ -228,12 +229,16 @@ class RunKeeper:
         distributed.gather_object(own, states if self._opt['rank'] == 0 else None)
         return dict(enumerate(states))
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any], places: Sequence[Sequence[int | None]]) -> None:
         """Brings back what :meth:`save_state` has written beside BasicSR's own.
 
         A rank whose random state is not there keeps the one that it was seeded with, which no other rank has.
+
+        Args:
+            state: The state.
+            places: Where it has each parameter of each optimizer.
         """
-        optimizers.put_trained_weights(self._model.optimizers, state.get('trained_weights', []))
+        optimizers.put_trained_weights(self._model.optimizers, state.get('trained_weights', []), places)
         amp = self._opt['train'].get('amp')
         if (before := state.get('amp', amp)) != amp:
             get_root_logger().warning(f'train.amp is {amp or "float32"} now, and was {before or "float32"}.')

@@ -10,6 +10,7 @@ import torch
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.models import checkpoint
+from multigrid_vsr.options.known_types import MODEL_TYPES
 
 _MOST_NAMED = 3
 
@@ -45,19 +46,53 @@ def check_pretrained(opt: Mapping[str, Any], label: str, network: torch.nn.Modul
         return
     stored = read_weights(option, path)
     keys = [path_opt.get(f'param_key_{label}', 'params')]
-    if label == 'g' and ((opt.get('train') or {}).get('ema_decay') or 0) > 0:
+    if label == 'g' and ((opt.get('train') or {}).get('ema_decay') or 0) > 0 and has_average(stored):
         keys.append('params_ema')
     for key in keys:
-        _compare(option, path, _under(option, path, stored, key), network, path_opt.get(f'strict_load_{label}', True))
+        differences, fits = _compared(_under(option, label, path, stored, key), network)
+        if not fits or (differences and path_opt.get(f'strict_load_{label}', True)):
+            fix = f'Correct {"the path" if not fits else f"network_{label}"}'
+            if fits:
+                fix += f', or set path.strict_load_{label}: false to load what fits'
+            raise _misfit(option, label, path, differences, network, f'{fix}.')
 
 
-def _under(option: str, path: str, stored: Any, key: str | None) -> dict[str, Any]:
+def has_average(stored: Any) -> bool:
+    """Whether a weight file has the average of the weights too; else it begins as the weights."""
+    return isinstance(stored, Mapping) and 'params_ema' in stored
+
+
+def check_own(opt: Mapping[str, Any], label: str, path: str, network: torch.nn.Module) -> str | None:
+    """Compares the weights of a run's own checkpoint with its network.
+
+    Args:
+        opt: The options of the run.
+        label: ``g`` or ``d``.
+        path: The weights.
+        network: The network; it may be on the meta device.
+
+    Returns:
+        The key that they are under, whatever the file says of the first weights.
+
+    Raises:
+        OptionError: If the network has other arguments now. A model of the user's own may load what fits.
+    """
+    option, stored = 'path.resume_state', read_weights('path.resume_state', path)
+    key = 'params' if isinstance(stored, Mapping) and 'params' in stored else opt['path'].get(f'param_key_{label}')
+    differences, _ = _compared(_under(option, label, path, stored, key), network)
+    if differences and (opt['model_type'] in MODEL_TYPES or opt['path'].get(f'strict_load_{label}', True)):
+        fix = f'Correct network_{label}, or start a run of another name from path.pretrain_network_{label}.'
+        raise _misfit(option, label, path, differences, network, fix)
+    return key
+
+
+def _under(option: str, label: str, path: str, stored: Any, key: str | None) -> dict[str, Any]:
     """The weights under a key, as BasicSR finds them."""
     if key is not None:
         found = stored if isinstance(stored, Mapping) else {}
         if key not in found and 'params' not in found:
             raise OptionError(
-                f'path.param_key_{option[-1]}',
+                f'path.param_key_{label}',
                 f'be a key of {path} ({", ".join(map(str, list(found)[:_MOST_NAMED])) or "it has none"}, ...)',
                 key,
                 'Set it to ~ for weights without a key.' if key == 'params' else 'Correct the key.',
@@ -68,9 +103,8 @@ def _under(option: str, path: str, stored: Any, key: str | None) -> dict[str, An
     return {name.removeprefix('module.'): value for name, value in stored.items()}
 
 
-def _compare(
-    option: str, path: str, weights: Mapping[str, torch.Tensor], network: torch.nn.Module, is_strict: bool
-) -> None:
+def _compared(weights: Mapping[str, torch.Tensor], network: torch.nn.Module) -> tuple[list[str], bool]:
+    """What differs between weights and a network, and whether any of them fits."""
     own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in weights.items()}
     differences = [
@@ -78,16 +112,12 @@ def _compare(
         *(f'{name} more' for name in given if name not in own),
         *(f'{name} of {given[name]}, not {own[name]}' for name in own if name in given and own[name] != given[name]),
     ]
-    fits = [name for name in own if given.get(name) == own[name]]
-    if fits and (not differences or not is_strict):
-        return
+    return differences, any(given.get(name) == own[name] for name in own)
+
+
+def _misfit(
+    option: str, label: str, path: str, differences: list[str], network: torch.nn.Module, fix: str
+) -> OptionError:
     more = f' and {len(differences) - _MOST_NAMED} more' if len(differences) > _MOST_NAMED else ''
-    fix = f'Correct {"the path" if not fits else f"network_{option[-1]}"}'
-    if fits:
-        fix += f', or set path.strict_load_{option[-1]}: false to load what fits'
-    raise OptionError(
-        option,
-        f'fit {type(network).__name__} with the arguments of network_{option[-1]}',
-        f'{path} ({"; ".join(differences[:_MOST_NAMED])}{more})',
-        f'{fix}.',
-    )
+    rule = f'fit {type(network).__name__} with the arguments of network_{label}'
+    return OptionError(option, rule, f'{path} ({"; ".join(differences[:_MOST_NAMED])}{more})', fix)

@@ -33,6 +33,7 @@ BASICSR_OPTIONS = (
     Option('use_static_graph', SWITCH, 'Beside a launcher: what has a gradient stays the same.', default=False),
     Option('network_g', BLOCK, 'The network: `type` and the arguments of that arch.'),
     Option('network_g.type', TEXT, 'An arch of BasicSR, or one that is registered there.'),
+    Option('network_d', BLOCK, 'The discriminator of a GAN run.', default='none'),
     Option('path', BLOCK, 'Where the run starts from.'),
     Option('path.pretrain_network_g', PATH, 'Weights to start from.', default='random ones'),
     Option('path.param_key_g', TEXT, 'Their key in that file.', default='params'),
@@ -75,6 +76,7 @@ BASICSR_OPTIONS = (
     Option('val.metrics', BLOCK, 'Blocks of `type` and the arguments of that metric, under any names.', default='none'),
     Option('val.suffix', TEXT, 'In the names of the frames.', default='none'),
     Option('val.center_frame_only', SWITCH, 'Measures the frame in the middle alone.', default=False),
+    Option('val.pbar', SWITCH, 'Has no effect.', default=False),
     Option('val.flip_seq', SWITCH, 'Whether clips are mirrored in time.', default=False),
     Option(
         'datasets.val',
@@ -104,6 +106,7 @@ BASICSR_OPTIONS = (
     ),
     Option('datasets.val.cache_data', SWITCH, 'Whether all of it is kept in memory.'),
     Option('datasets.val.num_frame', whole(-1), 'Frames that a sliding window takes; -1 for whole clips.', 'frames'),
+    Option('datasets.val.use_duf_downsampling', SWITCH, 'Makes LQ frames as DUF does.', default=False),
     Option('datasets.val.padding', TEXT, 'How windows go on past the ends of a clip.', default='none'),
     Option('dist_params', BLOCK, 'How ranks talk.', default='none'),
     Option('dist_params.backend', TEXT, 'Of torch.distributed.', default='nccl'),

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
-from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.errors import OptionError, one_line
+from multigrid_vsr.options.arch_limits import limits_of
 from multigrid_vsr.options.basicsr_table import BASICSR_OPTIONS
 from multigrid_vsr.options.kinds import Option, did_you_mean
-from multigrid_vsr.options.known_types import STOCK_TEST_SETS, TEST_SET_TYPES, is_known_dataset
+from multigrid_vsr.options.known_types import (
+    MODEL_TYPES,
+    STOCK_TEST_SETS,
+    TEST_SET_TYPES,
+    is_gan,
+    is_known_dataset,
+)
 from multigrid_vsr.options.module_table import MODULE_OPTIONS
 from multigrid_vsr.options.table import LOADER_KEYS, OPTIONS, STRICT, TEST_SET_KEYS
 from multigrid_vsr.options.validation_table import VALIDATION_OPTIONS
@@ -54,7 +61,7 @@ def checked(block: str, values: Mapping[str, Any], name: str = '') -> dict[str, 
     prefix = f'{name}.' if name else ''
     for key in values:
         if key not in known and (is_strict or _is_slip(str(key), values, known)):
-            fix = did_you_mean(str(key), known)
+            fix = _instead(block, str(key), known)
             raise OptionError(f'{prefix}{key}', f'be one of {", ".join(known)}', key, fix)
     return {
         key: option.kind.check(f'{prefix}{key}', values[key])
@@ -101,3 +108,112 @@ def _known(block: str, values: Mapping[str, Any]) -> tuple[dict[str, Option], bo
 def _is_slip(key: str, values: Mapping[str, Any], known: Mapping[str, Option]) -> bool:
     near = get_close_matches(key, known, n=1, cutoff=_LIKENESS)
     return bool(near) and near[0] not in values
+
+
+_TRAINING_BLOCKS = ('', 'path', 'train', 'logger', 'logger.wandb', 'val', 'dist_params')
+TEST_BLOCKS = ('', 'path', 'val', 'dist_params')
+_OF_ANY_LOADER = ('prefetch_mode', 'num_prefetch_queue', 'pin_memory', 'persistent_workers')
+_OF_A_GAN = (
+    *('network_d', 'path.pretrain_network_d', 'path.param_key_d', 'path.strict_load_d', 'train.optim_d'),
+    *('train.gan_opt', 'train.net_d_iters', 'train.net_d_init_iters', 'train.lr_flow'),
+)
+_NOT_OF_A_GAN = ('train.flow_lr_mul', 'train.dcn_lr_mul')
+_OF_OTHERS = {  # keys of other trainers, and what does it here
+    'train.grad_clip_norm': 'use_grad_clip grad_clip clip_grad clip_grad_norm max_grad_norm grad_clip_value',
+    'train.amp': 'use_amp mixed_precision fp16 bf16 half amp_bf16 amp_dtype use_fp16',
+    'multigrid.max_batch_size_per_gpu': 'accum_iter accumulate accumulation_steps gradient_accumulation_steps accum',
+    'train.ema_decay': 'ema ema_rate use_ema',
+    'manual_seed': 'seed random_seed',
+    'train.fix_flow': 'fix_iter',
+    'train.fix_modules': 'fix_keys',
+    'train.checkpoint_modules': 'grad_checkpoint use_checkpoint gradient_checkpointing',
+    'train.compile': 'torch_compile use_compile',
+    'train.dcn_lr_mul': 'dcn_lr',
+    'train.scheduler': 'scheduler_g lr_scheduler',
+    'train.optim_g': 'optimizer optim optim_G',
+    'train.total_iter': 'niter total_iters max_iter num_iter',
+    'path.pretrain_network_g': 'pretrain_model_g pretrained load_path_G pretrain_network pretrained_netG',
+    'path.pretrain_network_d': 'pretrain_model_d pretrained_netD load_path_D',
+    'path.resume_state': 'resume resume_from',
+}
+_INSTEAD = {key: option for option, keys in _OF_OTHERS.items() for key in keys.split()}
+_OWN = 'Remove it, or put MultigridMixin before a model that reads it: docs/your_own_parts.md.'
+
+
+def check_unread(opt: Mapping[str, Any], blocks: Collection[str] = _TRAINING_BLOCKS) -> None:
+    """Refuses a key that nothing reads: what it asks for would not happen.
+
+    Raises:
+        OptionError: With what does it here, or the near miss.
+    """
+    for name, value, fix in unread(opt, blocks):
+        raise OptionError(name, 'be an option that something reads', one_line(value, 60), fix)
+
+
+def unread(opt: Mapping[str, Any], blocks: Collection[str] = _TRAINING_BLOCKS) -> Iterator[tuple[str, object, str]]:
+    """Each key that neither BasicSR nor this project reads, its value, and what to do instead.
+
+    A model of the user's own, and a test set of its own, may have options of their own.
+
+    Args:
+        opt: The options of a run or a test.
+        blocks: Those to look at, beside the test sets.
+    """
+    if opt.get('model_type') not in MODEL_TYPES:
+        return
+    at = {block: _at(opt, block) for block in blocks}
+    datasets = _at(opt, 'datasets')
+    at |= {f'datasets.{phase}': _at(datasets, phase) for phase in datasets if phase != 'train'}
+    for name, values in at.items():
+        block = 'datasets.val' if name.startswith('datasets.') else name
+        prefix = f'{block}.' if block else ''
+        rows = [option.name.removeprefix(prefix) for option in ALL_OPTIONS if option.name.startswith(prefix)]
+        known = [*dict.fromkeys(row.partition('.')[0] for row in rows)]
+        if block == 'datasets.val':
+            known = (
+                [*known, *_OF_ANY_LOADER] if values.get('type') in (*STOCK_TEST_SETS, *TEST_SET_TYPES) else [*values]
+            )
+        for key in values:
+            if key not in known:
+                yield f'{name}.{key}' if name else str(key), values[key], _instead(block, str(key), known)
+    has_gan = is_gan(opt)
+    if 'train' in blocks:
+        fix = (
+            'Its flow network has the rate lr_flow.'
+            if has_gan
+            else 'Set model_type: MultigridVideoGANModel, or remove it.'
+        )
+        for name in _NOT_OF_A_GAN if has_gan else _OF_A_GAN:
+            block, _, key = name.rpartition('.')
+            value = _at(opt, block).get(key)
+            if value is not None and not (has_gan and value == 1):
+                yield name, value, fix
+    network = _at(opt, 'network_g')
+    if 'ema_decay' in network and limits_of(network) is not None:
+        yield 'network_g.ema_decay', network['ema_decay'], 'An average of the weights is train.ema_decay.'
+
+
+def _at(opt: Mapping[str, Any], block: str) -> Mapping[str, Any]:
+    """A block of options; empty where there is none, or something else in its place."""
+    values: Any = opt
+    for key in block.split('.') if block else ():
+        values = values.get(key)
+        if not isinstance(values, Mapping):
+            return {}
+    return values
+
+
+def _instead(block: str, key: str, known: Collection[str]) -> str:
+    """The end of a line about a key that is not known: what does the same, or is meant."""
+    near = did_you_mean(key, known, '')
+    if near and (key not in _INSTEAD or block not in _TRAINING_BLOCKS):
+        return near
+    same = (option.name for option in ALL_OPTIONS if option.key == key and not block.startswith('datasets.'))
+    elsewhere = _INSTEAD.get(key) or next(same, None)
+    if elsewhere is not None:
+        return f'Here it is {elsewhere}.'
+    if block not in _TRAINING_BLOCKS:
+        return 'Remove it.'
+    if block == 'train' and key.endswith(('_opt', '_opt2')):
+        return 'A loss more is a model of your own with MultigridMixin: docs/your_own_parts.md.'
+    return _OWN

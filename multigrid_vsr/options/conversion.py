@@ -22,6 +22,7 @@ from multigrid_vsr.options.arch_limits import (
     check_arch,
     limits_of,
 )
+from multigrid_vsr.options.checked import unread
 from multigrid_vsr.options.fill import batches_that_fill, with_batches
 from multigrid_vsr.options.iteration_counts import SCHEDULE_COUNTS, scaled
 from multigrid_vsr.options.known_types import DATASETS_OF_WINDOWS, STOCK_DATASETS, STOCK_MODELS, is_gan
@@ -39,7 +40,7 @@ class Conversion:
 
     Attributes:
         options: All options of the new run, in order; those that are new stand where they belong.
-        comments: For each new option, by its dotted name, what to say beside it in the file.
+        comments: For each new option, by its dotted name, what to say beside it in the file; for one that goes, why.
         reasons: A line for each decision.
         schedule: The shapes of the new run.
     """
@@ -88,6 +89,10 @@ def convert(
         *_convert_vimeo_frames(opt['datasets']['train'], stock['datasets']['train']['type']),
     ]
     comments: dict[str, str] = {}
+    for option, _, fix in list(unread(opt)):
+        reasons.append(f'{option}: commented out, since nothing reads it. {fix}')
+        comments[option] = f'nothing reads it. {fix}'
+        _remove(opt, option)
     if stock['model_type'] == mixed_precision_model.MODEL_TYPE:
         for key, value in reversed(mixed_precision_model.train_options(opt, reasons).items()):
             before = next(name for name in opt['train'] if name != key)
@@ -220,6 +225,13 @@ _RULE_COMMENTS = {
     'warmup_iter': 'iterations of a linear ramp at the start',
     'restart_weights': 'the small stages begin at half the rate',
 }
+
+
+def _remove(opt: dict[str, Any], option: str) -> None:
+    *blocks, key = option.split('.')
+    for block in blocks:
+        opt = opt[block]
+    opt.pop(key, None)
 
 
 def insert(block: Mapping[str, Any], after: str, key: str, value: object) -> dict[str, Any]:

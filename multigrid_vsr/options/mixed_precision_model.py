@@ -8,10 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.options.checked import ALL_OPTIONS
-from multigrid_vsr.options.kinds import did_you_mean
-
 MODEL_TYPE = 'RecurrentMixPrecisionRTModel'
 COMMENTS = {
     'amp': 'half precision with a gradient scaler; the losses stay in float32',
@@ -27,11 +23,7 @@ def train_options(opt: Mapping[str, Any], reasons: list[str]) -> dict[str, Any]:
     Args:
         opt: Options of a run of this model.
         reasons: Gets a line for each decision.
-
-    Raises:
-        OptionError: If the file asks for more than the model of that project does.
     """
-    _refuse_more(opt)
     train_opt, arch = opt['train'], opt['network_g'].get('type')
     new: dict[str, Any] = {}
     if train_opt.get('amp') is None:
@@ -45,14 +37,3 @@ def train_options(opt: Mapping[str, Any], reasons: list[str]) -> dict[str, Any]:
     if opt.get('use_static_graph') and train_opt.get('fix_flow'):
         reasons.append('use_static_graph: stays; where fix_flow ends the network is wrapped anew, and the run goes on')
     return new
-
-
-def _refuse_more(opt: Mapping[str, Any]) -> None:
-    """What a fork of that project has added would be lost without a word."""
-    known = dict.fromkeys(option.name.split('.')[1] for option in ALL_OPTIONS if option.name.startswith('train.'))
-    added = {f'train.{key}': key for key in opt['train'] if key not in known}
-    if opt.get('network_d') is not None:
-        added['network_d'] = 'network_d'
-    for option, key in added.items():
-        own = 'Remove it, or put MultigridMixin before the model that has it: docs/your_own_parts.md.'
-        raise OptionError(option, f'be an option of {MODEL_TYPE}', key, did_you_mean(key, known, own))

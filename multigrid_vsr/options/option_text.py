@@ -27,7 +27,8 @@ def rewrite(text: str, options: Mapping[str, Any], comments: Mapping[str, str]) 
         text: YAML of a mapping.
         options: What it has to say, in order. A new option comes right after the one before it, and may hold a block of
             plain options; others that change are plain values or lists of them.
-        comments: Comment of each new option, by dotted name. That of a block comes above it, after a blank line.
+        comments: Comment of each new option, by dotted name. That of a block comes above it, after a blank line. An
+            option that goes and has one stays as a comment.
 
     Raises:
         OptionError: If an option that changes is not written in one place, but through an anchor, a merge or twice.
@@ -58,7 +59,7 @@ def _next_edit(
         if key not in old:  # a merge key
             continue
         if key not in new:
-            return _removal(text, node, place)
+            return _removal(text, node, place, comments.get(f'{prefix}{key}'))
         if old[key] == new[key]:
             continue
         edit = _change(text, value_node, old[key], new[key], f'{prefix}{key}', comments)
@@ -91,11 +92,16 @@ def _change(text: str, node: Any, old: Any, new: Any, option: str, comments: Map
     return start, end, plain(new)
 
 
-def _removal(text: str, node: Any, place: int) -> _Edit:
+def _removal(text: str, node: Any, place: int, why: str | None) -> _Edit:
     pairs = node.value
     start, end = pairs[place][0].start_mark.index, _end(text, pairs[place])
     if not node.flow_style:
-        return text.rfind('\n', 0, start) + 1, _next_line(text, end), ''
+        line, end = text.rfind('\n', 0, start) + 1, _next_line(text, end)
+        if why is None:
+            return line, end, ''
+        newline = '\r\n' if '\r\n' in text else '\n'
+        kept = [old[: start - line] + '# ' + old[start - line :] for old in text[line:end].splitlines(keepends=True)]
+        return line, end, f'{text[line:start]}# {why}{newline}{"".join(kept)}'
     if place > 0:
         return _end(text, pairs[place - 1]), end, ''
     return start, pairs[1][0].start_mark.index if len(pairs) > 1 else end, ''

@@ -87,7 +87,7 @@ def rate_of(train_opt: Mapping[str, Any], schedule: Schedule) -> Rate | None:
     if not is_number(lr):
         return None
     base_lr = float(lr)
-    scaling = 'none'
+    scaling, warmup_iter = 'none', train_opt.get('warmup_iter') or -1
     if options.get('type') == SCHEDULER_TYPE:
         cosine = CosineSchedule(schedule, cosine_options(options, schedule))
         rate: Rate = lambda i: cosine.at(i, base_lr)  # noqa: E731
@@ -98,8 +98,9 @@ def rate_of(train_opt: Mapping[str, Any], schedule: Schedule) -> Rate | None:
             rate = basicsr_cosine(base_lr, options['periods'], weights, options.get('eta_min', 0))
         elif options.get('type') in ('MultiStepLR', 'MultiStepRestartLR') and 'milestones' in options:
             restarts, weights = options.get('restarts', [0]), options.get('restart_weights', [1])
-            rate = basicsr_steps(base_lr, options['milestones'], options.get('gamma', 0.1), restarts, weights)
+            gamma = options.get('gamma', 0.1)
+            rate = basicsr_steps(base_lr, options['milestones'], gamma, restarts, weights, warmup_iter)
         else:
             return None
-    warm = warmed_up(rate, base_lr, train_opt.get('warmup_iter', -1))
+    warm = warmed_up(rate, base_lr, warmup_iter)
     return lambda i: warm(i) * batch_factor(schedule, i, scaling)

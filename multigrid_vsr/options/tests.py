@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.options.checked import check_given, checked
+from multigrid_vsr.options.checked import TEST_BLOCKS, check_given, check_unread, checked
 from multigrid_vsr.options.host_options import test_sets
 from multigrid_vsr.options.known_types import STOCK_MODELS
 from multigrid_vsr.options.multigrid_block import lookup
@@ -88,6 +88,7 @@ def check_test_options(opt: Mapping[str, Any]) -> None:
         if values is not None:
             checked(block, values, name)
             check_given(block, values, name, OF_TRAINING)
+    check_unread(opt, TEST_BLOCKS)
     if opt.get('model_type') is None:
         raise OptionError('model_type', 'be given', None, 'Set model_type: MultigridVideoModel.')
     if lookup(opt, 'path.pretrain_network_g') is None:

@@ -8,7 +8,7 @@ from typing import Any
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.options.arch_limits import check_arch, target_of
-from multigrid_vsr.options.checked import checked
+from multigrid_vsr.options.checked import check_unread, checked
 from multigrid_vsr.options.known_types import STOCK_DATASETS, is_known_dataset
 from multigrid_vsr.options.multigrid_block import check_blocks, largest_part, lookup, schedule_from_options
 from multigrid_vsr.options.scheduler import check_scheduler
@@ -31,6 +31,7 @@ def checked_schedule(opt: Mapping[str, Any]) -> Schedule:
     check_blocks(opt, 'network_g', 'train.scheduler')
     for block in ('train', 'datasets.train', 'path'):
         checked(block, lookup(opt, block) or {})
+    check_unread(opt)
     _check_backend(opt['datasets']['train'])
     _check_mirrored(opt['datasets']['train'], schedule)
     _check_modules(opt['train'])

@@ -138,9 +138,7 @@ VARIANTS = {
     ),
     'fill4_options': Variant(stages=_FAST, fill=4, least_lq=16, scheduler=_SQRT, train=_OPTIONS),
     'fill2_options': Variant(stages=_FAST, fill=2, least_lq=16, scheduler=_SQRT, train=_OPTIONS),
-    'fill4_late_options': Variant(
-        stages=_FAST, fill=4, unfilled=0.1, least_lq=16, scheduler=_SQRT, train=_OPTIONS
-    ),
+    'fill4_late_options': Variant(stages=_FAST, fill=4, unfilled=0.1, least_lq=16, scheduler=_SQRT, train=_OPTIONS),
     'untrained_fill4_options': Variant(
         starts_trained=False, stages=_FAST, fill=4, least_lq=16, scheduler=_SQRT, train=_OPTIONS
     ),

@@ -1,0 +1,211 @@
+"""Going on with another option file, and after a start from weights that are not the run's own."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pytest
+import torch
+import yaml
+from probe import NETWORK, train_here
+from runs import options, same_bits, write
+
+from multigrid_vsr.cli import main
+from multigrid_vsr.core.errors import InputError
+
+STEPS = {'type': 'MultiStepLR', 'milestones': [100], 'gamma': 0.5}
+BASICVSR = {'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1}
+
+
+def short(clips, **changes):
+    """Iterations of one small shape, a checkpoint at every second."""
+    values = {'multigrid': {}, 'datasets__train__gt_size': 32, 'datasets__train__num_frame': 2, 'network_g': NETWORK}
+    values |= {'train__total_iter': 6, 'train__scheduler': STEPS, 'logger__save_checkpoint_freq': 2}
+    return options(clips, **{**values, **changes})
+
+
+def weights(path, key='params'):
+    return torch.load(path, weights_only=True)[key]
+
+
+def forget(folder, last):
+    """Takes the checkpoints after an iteration away."""
+    for path in (*folder.glob('training_states/*'), *folder.glob('models/*')):
+        if int((re.findall(r'\d+', path.stem) or ['1000'])[0]) > last:
+            path.unlink()
+
+
+def log_of(folder):
+    return max(folder.glob('train_*.log'), key=lambda path: path.stat().st_mtime_ns).read_text()
+
+
+def rates(folder):
+    return [tuple(map(float, found[:-1].split(','))) for found in re.findall(r'lr:\((\S+)\)', log_of(folder))]
+
+
+@pytest.mark.parametrize('path_opt', [
+    {'param_key_g': None},
+    {'param_key_g': None, 'strict_load_g': False},
+    {'param_key_g': 'weights'},
+    {'param_key_g': 'params_ema'},
+])  # fmt: skip
+def test_run_from_weights_under_another_key_goes_on_from_its_own(path_opt, tmp_path, clips):
+    train_here(tmp_path, short(clips, name='other', manual_seed=99, train__total_iter=2))
+    raw, key = weights(tmp_path / 'experiments/other/models/net_g_2.pth'), path_opt['param_key_g']
+    torch.save(raw if key is None else {key: raw}, tmp_path / 'w.pth')
+    opt = short(clips, train__ema_decay=0.5)
+    opt['path'] |= {'pretrain_network_g': str(tmp_path / 'w.pth'), **path_opt}
+    folder = tmp_path / 'experiments/run'
+    train_here(tmp_path, opt)
+    assert (weights(folder / 'models/net_g_2.pth')['conv.weight'] - raw['conv.weight']).abs().max() < 0.01
+    shutil.copytree(folder, tmp_path / 'whole')
+    forget(folder, 4)
+    train_here(tmp_path, opt, '--auto_resume')
+    for name in ('models/net_g_6.pth', 'training_states/6.state'):
+        assert same_bits(folder / name, tmp_path / 'whole' / name)
+
+
+def test_average_of_weights_without_one_begins_as_the_weights(tmp_path, clips):
+    train_here(tmp_path, short(clips, name='other', manual_seed=99, train__total_iter=2))
+    torch.save(weights(tmp_path / 'experiments/other/models/net_g_2.pth'), tmp_path / 'w.pth')
+    opt = short(clips, train__ema_decay=0.9999, train__total_iter=2)
+    opt['path'] |= {'pretrain_network_g': str(tmp_path / 'w.pth'), 'param_key_g': None}
+    train_here(tmp_path, opt)
+    averaged = weights(tmp_path / 'experiments/run/models/net_g_2.pth', 'params_ema')['conv.weight']
+    assert (averaged - torch.load(tmp_path / 'w.pth', weights_only=True)['conv.weight']).abs().max() < 1e-5
+
+
+def test_cooldown_and_a_state_of_another_run_go_on_from_its_weights(tmp_path, clips, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train_here(tmp_path, short(clips, name='other', manual_seed=99, train__total_iter=2))
+    torch.save(weights('experiments/other/models/net_g_2.pth'), 'w.pth')
+    rule = {'type': 'MultigridCosineLR', 'anneal': 'linear', 'warmup_iter': -1}
+    opt = short(clips, train__optim_g={'type': 'Adam', 'lr': 1e-9}, train__scheduler=rule)
+    opt['path'] |= {'pretrain_network_g': 'w.pth', 'param_key_g': None, 'strict_load_g': False}
+    train_here(tmp_path, opt)
+    main(['cooldown', '-opt', 'run.yml', '-o', 'end.yml', '--from', '4', '--iter', '2'])
+    end = yaml.safe_load((tmp_path / 'end.yml').read_text())
+    train_here(tmp_path, end)
+    opt['name'], opt['path']['resume_state'] = 'second', 'experiments/run/training_states/4.state'
+    train_here(tmp_path, opt)
+    own = weights('experiments/run/models/net_g_4.pth')
+    for name in (end['name'], 'second'):
+        assert (
+            weights(f'experiments/{name}/models/net_g_latest.pth')['conv.weight'] - own['conv.weight']
+        ).abs().max() < 1e-6
+
+
+def test_gan_run_from_weights_of_a_discriminator_without_a_key_goes_on_from_its_own(tmp_path, clips):
+    changes = {'model_type': 'MultigridVideoGANModel', 'train__optim_d': {'type': 'Adam', 'lr': 1e-3}}
+    changes['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 4}
+    changes['train__gan_opt'] = {'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.01}
+    train_here(tmp_path, short(clips, name='other', manual_seed=99, train__total_iter=2, **changes))
+    torch.save(weights(tmp_path / 'experiments/other/models/net_d_2.pth'), tmp_path / 'd.pth')
+    opt = short(clips, **changes)
+    opt['path'] |= {'pretrain_network_d': str(tmp_path / 'd.pth'), 'param_key_d': None, 'strict_load_d': False}
+    train_here(tmp_path, opt)
+    folder = tmp_path / 'experiments/run'
+    shutil.copytree(folder, tmp_path / 'whole')
+    forget(folder, 4)
+    train_here(tmp_path, opt, '--auto_resume')
+    for name in ('models/net_g_6.pth', 'models/net_d_6.pth'):
+        assert same_bits(folder / name, tmp_path / 'whole' / name)
+
+
+COSINE = {'type': 'CosineAnnealingRestartLR', 'restart_weights': [1], 'eta_min': 0}
+# By hand: 1e-3 (1 + cos(pi i / 8)) / 2 at i = 4, 5, 6, 7.
+OF_EIGHT = [5.0e-4, 3.087e-4, 1.464e-4, 3.806e-5]
+
+
+@pytest.mark.parametrize(
+    ('saved', 'asked', 'expected'),
+    [
+        ({}, {'train__scheduler': {**STEPS, 'milestones': [5], 'gamma': 0.1}}, [1e-3, 1e-4, 1e-4, 1e-4]),
+        ({}, {'train__scheduler': {**STEPS, 'milestones': [2, 6]}}, [5e-4, 5e-4, 2.5e-4, 2.5e-4]),
+        ({}, {'train__optim_g': {'type': 'Adam', 'lr': 1e-4}}, [1e-4] * 4),
+        ({'train__scheduler': {**COSINE, 'periods': [6]}}, {'train__scheduler': {**COSINE, 'periods': [8]}}, OF_EIGHT),
+        ({}, {'train__scheduler': {**COSINE, 'periods': [8]}}, OF_EIGHT),
+        ({'train__scheduler': {**COSINE, 'periods': [6]}}, {}, [1e-3] * 4),
+        # BasicSR's scheduler goes on from the warm-up's last rate: 1e-3 * 3 / 4.
+        ({}, {'train__warmup_iter': 4}, [7.5e-4] * 4),
+        ({}, {'train__warmup_iter': 7}, [5 / 7 * 1e-3, 6 / 7 * 1e-3, 6 / 7 * 1e-3, 6 / 7 * 1e-3]),
+    ],
+)  # fmt: skip
+def test_run_that_goes_on_has_the_rates_of_its_file_as_the_table_says(saved, asked, expected, tmp_path, clips):
+    train_here(tmp_path, short(clips, **saved))
+    folder = tmp_path / 'experiments/run'
+    forget(folder, 4)
+    asked = {'path__resume_changed_schedule': True, 'train__total_iter': 8, **asked}
+    train_here(tmp_path, short(clips, **asked), '--auto_resume')
+    assert [rate for (rate,) in rates(folder)] == pytest.approx(expected, rel=1e-3)
+    assert f'to {expected[-1]:.2e}\n' in log_of(folder)  # of the table
+    shutil.copytree(folder, tmp_path / 'changed')
+    forget(folder, 6)
+    train_here(tmp_path, short(clips, **asked), '--auto_resume')  # and again, from a state of this file
+    assert same_bits(folder / 'training_states/8.state', tmp_path / 'changed/training_states/8.state')
+
+
+@pytest.mark.parametrize(
+    ('before', 'after', 'expected'),
+    [
+        ({}, {'train__flow_lr_mul': 0.125}, [(1e-3, 1.25e-4)] * 2),
+        ({'train__flow_lr_mul': 0.125}, {}, [(1e-3,)] * 2),
+        ({'train__flow_lr_mul': 0.125}, {'train__flow_lr_mul': 0.5, 'train__fix_modules': ['upconv']}, [(1e-3, 5e-4)] * 2),
+    ],
+)  # fmt: skip
+def test_run_that_goes_on_with_other_groups_keeps_the_moments_of_each_parameter(
+    before, after, expected, tmp_path, clips
+):
+    train_here(tmp_path, short(clips, network_g=BASICVSR, **before))
+    folder = tmp_path / 'experiments/run'
+    forget(folder, 4)
+    train_here(tmp_path, short(clips, network_g=BASICVSR, **after), '--auto_resume')
+    assert rates(folder) == expected
+    assert 'begin anew' not in log_of(folder)
+    saved = [torch.load(folder / f'training_states/{i}.state', weights_only=True) for i in (4, 6)]
+    steps = [
+        {
+            name: float(state['optimizers'][0]['state'][place]['step'])
+            for place, name in enumerate(state['parameters'][0])
+        }
+        for state in saved
+    ]
+    assert [set(of_state.values()) for of_state in steps] == [{4.0}, {6.0}]
+    assert steps[0].keys() == steps[1].keys()
+
+
+@pytest.mark.parametrize(
+    ('before', 'after'),
+    [
+        ({'type': 'SGD', 'lr': 1e-3, 'momentum': 0.9}, {'type': 'Adam', 'lr': 1e-3}),
+        ({'type': 'Adam', 'lr': 1e-3}, {'type': 'SGD', 'lr': 1e-3, 'momentum': 0.9}),
+        ({'type': 'Adam', 'lr': 1e-3}, {'type': 'Adamax', 'lr': 1e-3}),
+    ],
+)
+def test_run_that_goes_on_with_another_optimizer_says_that_its_moments_begin_anew(before, after, tmp_path, clips):
+    train_here(tmp_path, short(clips, train__optim_g=before))
+    folder = tmp_path / 'experiments/run'
+    forget(folder, 4)
+    assert len(train_here(tmp_path, short(clips, train__optim_g=after), '--auto_resume')) == 2
+    assert 'train.optim: the moments of 2 of 2 parameters begin anew.' in log_of(folder)
+
+
+@pytest.mark.parametrize('strict', [True, False])
+def test_run_that_goes_on_with_another_width_stops_before_anything_is_written(strict, tmp_path, clips, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train_here(tmp_path, short(clips, network_g=BASICVSR))
+    folder = tmp_path / 'experiments/run'
+    forget(folder, 4)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
+    opt = short(clips, network_g={**BASICVSR, 'num_feat': 6})
+    opt['path']['strict_load_g'] = strict
+    line = r'path.resume_state: must fit BasicVSR with the arguments of network_g, got \S+/net_g_4.pth \(.*Correct network_g'
+    with pytest.raises(InputError, match=line):
+        train_here(tmp_path, opt, '--auto_resume')
+    opt['path']['resume_state'] = 'experiments/run/training_states/4.state'
+    with pytest.raises(InputError, match=line):
+        train_here(tmp_path, opt)
+    with pytest.raises(SystemExit, match=line):
+        main(['plan', '-opt', str(write(tmp_path, opt))])
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob('*')} == before
