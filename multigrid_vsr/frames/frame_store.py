@@ -122,7 +122,7 @@ class FrameStore:
             raise FrameError(f'clip {clip.name}, frame {frame}: cannot read {self.root} (frames.bin was cut)')
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
-        return FrameStore, (self.root,)  # each process has its own map
+        return FrameStore, (self.root,)  # each process opens its own
 
     def read(self, clip: str, frame: int) -> bytearray | None:
         """The strips of a whole frame; ``None`` where they do not have the checksum that they were written with.
@@ -149,8 +149,9 @@ class FrameStore:
         drawn = [(clip, draw.randrange(clip.num_frame)) for clip in draw.choices(clips, k=_DRAWN)]
         if sum(frame_size(clip) for clip, _ in ends) > CHECKED_BYTES:
             draw.shuffle(ends)
-        sizes = accumulate(frame_size(clip) for clip, _ in [*drawn, *ends])
-        looked_at = [place for place, size in zip([*drawn, *ends], sizes) if size <= CHECKED_BYTES]
+        places = list(dict.fromkeys([*drawn, *ends]))
+        sizes = accumulate(frame_size(clip) for clip, _ in places)
+        looked_at = [place for place, size in zip(places, sizes) if size <= CHECKED_BYTES]
         with ThreadPoolExecutor(_THREADS) as pool:
             are_wrong = pool.map(lambda place: self.read(place[0].name, place[1]) is None, looked_at)
             wrong = [place for place, is_wrong in zip(looked_at, are_wrong) if is_wrong]
