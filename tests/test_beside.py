@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
+import pytest
+import torch
 from runs import options, run, torchrun, write
 
 SCRIPT = f"""
@@ -133,3 +139,55 @@ def test_pictures_and_tensorboard_that_cannot_be_written_do_not_end_a_run(tmp_pa
     assert 'Traceback' not in log
     assert {path.name for path in (tmp_path / 'run/training_states').iterdir()} == {'2.state'}
     assert (tmp_path / 'run/models/net_g_latest.pth').is_file()
+
+
+def refuse(constant):
+    raise AssertionError(f'{constant} is no JSON')
+
+
+def test_figures_of_frames_that_are_equal_are_numbers(tmp_path, clips):
+    """A network of zeros gives black frames, as two of the clip are: their PSNR is infinite."""
+    shutil.copytree(clips, tmp_path / 'v')
+    for number in (0, 1):
+        for kind in ('gt', 'lq'):
+            frame = tmp_path / f'v/{kind}/000/{number:08d}.png'
+            cv2.imwrite(str(frame), np.zeros_like(cv2.imread(str(frame))))
+    opt = beside_options(tmp_path / 'v', tmp_path, {'metrics': {'psnr': PSNR}}, logger__keep_best='psnr',
+                         train__total_iter=1, train__optim_g__lr=1e-20, path__pretrain_network_g=str(tmp_path / 'w.pth'))  # fmt: skip
+    opt['datasets']['train'].update(dataroot_gt=str(clips / 'gt'), dataroot_lq=str(clips / 'lq'))
+    weights = {'conv.weight': torch.zeros(48, 3, 1, 1), 'conv.bias': torch.zeros(48)}
+    torch.save({'params': weights}, tmp_path / 'w.pth')
+    opt_file = write(tmp_path, opt)
+    log = run(sys.executable, script(tmp_path), 'train', '-opt', opt_file, cwd=tmp_path).stdout
+    assert 'psnr of clips is infinite or NaN for frames, as PSNR is for equal ones (2 of 000): the mean is' in log
+    assert not re.search(r'\b(inf|nan)\b', log)
+    best = json.loads((tmp_path / 'run/models/best.json').read_text(), parse_constant=refuse)
+    assert 0 < best['value'] < 20
+    done = run(sys.executable, script(tmp_path), 'test', '-opt', opt_file, '--json', cwd=tmp_path).stdout
+    found = json.loads(done[done.index('{\n') :], parse_constant=refuse)
+    assert found['datasets']['clips']['psnr']['mean'] == pytest.approx(best['value'])
+
+
+@pytest.mark.parametrize(
+    ('metric', 'line'),
+    [
+        ({'type': 'calculate_psnr', 'crop_border': 72}, 'val.metrics.m.crop_border: must leave 1 pixels or more of each side for calculate_psnr, got 72 for frames of 144x176 in clip 000. Lower it, or leave the metric or the clip out.'),
+        ({'type': 'calculate_ssim', 'crop_border': 67}, 'val.metrics.m.crop_border: must leave 11 pixels or more of each side for calculate_ssim, got 67 for frames of 144x176 in clip 000. Lower it, or leave the metric or the clip out.'),
+    ],
+)  # fmt: skip
+def test_metric_whose_border_leaves_nothing_is_refused_before_a_run(metric, line, tmp_path, clips):
+    opt = beside_options(clips, tmp_path / 'exp', {'metrics': {'m': metric}})
+    for command in ('plan', 'train'):
+        done = run(sys.executable, script(tmp_path), command, '-opt', write(tmp_path, opt), cwd=tmp_path, ok=False)
+        assert done.stdout.splitlines()[-1] == line
+    assert not (tmp_path / 'exp').exists()
+
+
+def test_test_sets_of_one_name_are_refused_before_a_run(tmp_path, clips):
+    opt = beside_options(clips, tmp_path / 'exp', {'metrics': {'psnr': PSNR}})
+    opt['datasets']['val_2'] = opt['datasets']['val']
+    for command in ('plan', 'train'):
+        done = run(sys.executable, script(tmp_path), command, '-opt', write(tmp_path, opt), cwd=tmp_path, ok=False)
+        line = 'datasets.val_2.name: must differ from that of datasets.val, got clips. Give each test set a name of its own.'
+        assert done.stdout.splitlines()[-1] == line
+    assert not (tmp_path / 'exp').exists()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from runs import free_port, options, run, torchrun, write
+from runs import TRAIN, free_port, options, run, torchrun, write
 from shell_lines import commands_of
 from torch.distributed import TCPStore
 
@@ -146,6 +147,7 @@ def test_line_is_said_once_by_all_ranks_and_another_line_too(monkeypatch):
 ])  # fmt: skip
 def test_first_rank_of_a_machine_says_what_is_wrong_with_options_without_a_store(name, place, expected, monkeypatch):
     monkeypatch.setenv(name, place)
+    monkeypatch.setattr(sys, 'argv', ['train.py', '--launcher', 'slurm'])
     errors = [OptionError('scale', 'be 4', 2, 'Correct it.'), InputError('a frame that this rank alone has read')]
     assert [is_first_to_say(error) for error in errors] == expected
 
@@ -155,3 +157,42 @@ def test_ranks_say_a_mistake_in_the_file_once(tmp_path, clips):
     done = run(*torchrun(COMMAND, 'train', '-opt', opt_file), cwd=tmp_path, ok=False)
     assert done.stdout.count('multigrid.gt_sizes: must be one of') == 1
     assert [path.name for path in tmp_path.iterdir()] == ['run.yml']
+
+
+@pytest.mark.parametrize(
+    'environment', [{'LOCAL_RANK': '1', 'RANK': '1', 'WORLD_SIZE': '2'}, {'SLURM_LOCALID': '2', 'SLURM_PROCID': '2'}]
+)
+def test_process_without_a_launcher_says_what_is_wrong_whatever_its_environment(environment, tmp_path, clips):
+    opt_file = write(tmp_path, options(clips, multigrid__gt_sizes=[64, 128]))
+    done = run(*TRAIN, opt_file, cwd=tmp_path, ok=False, **environment)
+    assert done.stdout.startswith('multigrid.gt_sizes: must be one of')
+
+
+LAUNCHED = {'SLURM_PROCID': '0', 'SLURM_NTASKS': '1', 'SLURM_NODELIST': 'localhost'}
+MISTAKES = [
+    ('pytorch', {}, '--launcher: must be that of a process that torchrun starts, got pytorch without RANK. Start the run by torchrun, or leave it out.'),
+    ('slurm', {}, '--launcher: must be that of a process that srun starts, got slurm without SLURM_PROCID, SLURM_NTASKS, SLURM_NODELIST. Start the run by srun, or leave it out.'),
+    ('slurm', LAUNCHED, '--launcher: must find the first node by scontrol, got slurm without an answer of it. Set MASTER_ADDR to the name of the first node.'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('launcher', 'environment', 'line'), MISTAKES)
+def test_launch_mistake_is_one_line_before_anything_is_written(launcher, environment, line, tmp_path, clips):
+    done = run(*TRAIN, write(tmp_path, options(clips)), '--launcher', launcher, cwd=tmp_path, ok=False, **environment)
+    assert done.stdout.splitlines()[-1] == line
+    assert 'Traceback' not in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ['run.yml']
+
+
+def test_port_that_is_taken_is_one_line_and_the_address_that_was_set_is_kept(tmp_path, clips):
+    with socket.socket() as taken:
+        taken.bind(('', 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        opt_file = write(tmp_path, options(clips, dist_params={'backend': 'gloo', 'port': port}))
+        environment = {**LAUNCHED, 'MASTER_ADDR': '127.0.0.1'}
+        done = run(*TRAIN, opt_file, '--launcher', 'slurm', cwd=tmp_path, ok=False, **environment)
+    line = done.stdout.splitlines()[-1]
+    assert line.startswith(f'--launcher: must let all ranks meet, got none at 127.0.0.1:{port} (')
+    assert line.endswith('Is the port taken? Set dist_params.port, or MASTER_PORT, to a free one.')
+    assert 'Traceback' not in done.stdout

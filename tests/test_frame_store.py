@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import os
+import re
 import resource
 import shutil
 import signal
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from probe import NETWORK, train_here
-from runs import options, run
+from runs import TRAIN_PROBE, options, processes_below, rest_of, run, started, wait_for, write
 from test_multigrid_reds_dataset import dataset_options
 from test_multigrid_vimeo90k_dataset import septuplets, vimeo_options  # noqa: F401
 
@@ -27,7 +28,7 @@ from multigrid_vsr.data.multigrid_vimeo90k_dataset import MultigridVimeo90KDatas
 from multigrid_vsr.demo.video import find_video
 from multigrid_vsr.frames.clip import Clip
 from multigrid_vsr.frames.frame_store import FrameStore
-from multigrid_vsr.frames.store_info import STRIP, StoreInfo, pack
+from multigrid_vsr.frames.store_info import STRIP, StoreInfo, frame_size, pack
 from multigrid_vsr.frames.store_writer import FrameStoreWriter
 
 PREPARE = (sys.executable, '-m', 'multigrid_vsr.cli', 'prepare')
@@ -351,3 +352,68 @@ def test_prepare_into_a_store_of_other_clips_is_refused(store, stock_clips, tmp_
     assert f'must be the folder of the same clips, got {store}/gt, made of others.' in done.stdout
     done = run(*PREPARE, '--gt', stock_clips / 'gt', '-o', 'store', cwd=tmp_path, ok=False)
     assert 'must be the folder of the same clips, got store/gt, begun for others.' in done.stdout
+
+
+def packed_options(store, folder, **changes):
+    changes = {
+        'datasets__train__io_backend': {'type': 'packed'},
+        'path__experiments_root': str(folder / 'exp'),
+        'network_g': {'type': 'ShapeProbe'},
+        **changes,
+    }
+    return options(store, **changes)
+
+
+@pytest.mark.parametrize(('kind', 'clip', 'frame'), [('gt', '000', 0), ('lq', '002', 6)])
+def test_store_with_a_byte_of_another_value_is_refused_before_a_run(kind, clip, frame, store, tmp_path):
+    copy = copy_of(store, tmp_path)
+    info = FrameStore(copy / kind).info
+    size = {c.name: frame_size(c) for c in info.clips}[clip]
+    with open(copy / kind / 'frames.bin', 'r+b') as file:
+        file.seek(info.offsets[clip] + frame * size + 7)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 255]))
+    opt_file = write(tmp_path, packed_options(copy, tmp_path))
+    for command in ('plan', 'train'):
+        found = run(*TRAIN_PROBE[:-2], command, '-opt', opt_file, cwd=tmp_path, ok=False).stdout
+        line = f'clip {clip}, frame {frame}: {copy}/{kind} does not have the bytes that it was written with, as 1 of '
+        assert found.splitlines()[-1].startswith(line)
+        assert 'Traceback' not in found
+    assert not (tmp_path / 'exp').exists()
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_store_that_is_cut_while_a_run_reads_it_is_one_line_after_the_run_is_saved(workers, store, tmp_path):
+    copy = copy_of(store, tmp_path)
+    opt = packed_options(copy, tmp_path, train__total_iter=100_000, train__scheduler={'type': 'MultigridCosineLR'},
+                         datasets__train__num_worker_per_gpu=workers)  # fmt: skip
+    with started(*TRAIN_PROBE, write(tmp_path, opt), cwd=tmp_path) as process:
+        wait_for(process, 3)
+        os.truncate(copy / 'gt/frames.bin', 4096)
+        rest = rest_of(process)
+    assert process.returncode == 1
+    assert re.fullmatch(rf'clip 00\d, frame \d: cannot read {copy}/gt \(frames\.bin was cut\)', rest.splitlines()[-1])
+    assert 'Traceback' not in rest
+    assert len(list((tmp_path / 'exp/run/training_states').iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ('number', 'reason'),
+    [
+        (signal.SIGBUS, 'a file that it read was cut, its disk has failed, or shared memory is full (/dev/shm)'),
+        (signal.SIGKILL, 'memory is short, or somebody has ended it'),
+    ],
+)
+def test_worker_that_dies_is_one_line_after_the_run_is_saved(number, reason, store, tmp_path):
+    opt = packed_options(store, tmp_path, train__total_iter=100_000, train__scheduler={'type': 'MultigridCosineLR'},
+                         datasets__train__num_worker_per_gpu=1, datasets__train__prefetch_mode='cpu')  # fmt: skip
+    with started(*TRAIN_PROBE, write(tmp_path, opt), cwd=tmp_path) as process:
+        wait_for(process, 3)
+        ((worker, _),) = processes_below(process.pid)
+        os.kill(worker, number)
+        rest = rest_of(process)
+    assert process.returncode == 1
+    assert rest.splitlines()[-1] == f'A worker that loads data was ended by {number.name}: {reason}.'
+    assert 'Traceback' not in rest
+    assert len(list((tmp_path / 'exp/run/training_states').iterdir())) == 1

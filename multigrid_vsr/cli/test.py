@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: If the file or an option of it cannot be used.
     """
-    is_first = os.environ.get('RANK', '0') == '0'
+    is_first = args.launcher == 'none' or os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0'
     with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
         opt, notes = _test_options(args)
         if is_first:

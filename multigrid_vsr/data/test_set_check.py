@@ -16,6 +16,7 @@ from multigrid_vsr.options.known_types import STOCK_TEST_SETS, TEST_SET_TYPES
 
 _OF_FOLDERS = ('VideoTestDataset', 'VideoTestDUFDataset', 'VideoRecurrentTestDataset')
 _NAMES = ('vid4', 'reds4', 'redsofficial')  # all that BasicSR's take
+_LEAST_SIDES = {'calculate_psnr': 1, 'calculate_ssim': 11}  # SSIM's window
 _PADDINGS = ('replicate', 'reflection', 'reflection_circle', 'circle')
 
 
@@ -34,10 +35,11 @@ def check_test_set(name: str, opt: Mapping[str, Any]) -> int:
     """
     val_opt = opt['datasets'][name.removeprefix('datasets.')]
     kind = val_opt['type']
+    _check_name(name, opt['datasets'])
     if 'meta_info_file' in val_opt and val_opt['meta_info_file'] is None:
         raise OptionError(f'{name}.meta_info_file', 'be a file or left out', None, 'Remove the line.')
     if kind in TEST_SET_TYPES:
-        return _check_clips(name, {**val_opt, 'scale': opt.get('scale', 1)}, limits_in(opt) or ArchLimits())
+        return _check_clips(name, {**val_opt, 'scale': opt.get('scale', 1)}, limits_in(opt) or ArchLimits(), opt)
     if kind in STOCK_TEST_SETS and val_opt['io_backend'].get('type') != 'disk':
         raise OptionError(
             f'{name}.io_backend.type', 'be disk for a test set', val_opt['io_backend'].get('type'), 'Change it.'
@@ -52,11 +54,35 @@ def check_test_set(name: str, opt: Mapping[str, Any]) -> int:
     for clip, gt, lq in clips:
         if kind == 'VideoTestDUFDataset' and val_opt.get('use_duf_downsampling'):
             continue  # its LQ frames are made of the others
-        _check_pair(name, clip, gt, lq, scale, limits or ArchLimits())
+        _check_metrics(opt, clip, _check_pair(name, clip, gt, lq, scale, limits or ArchLimits()))
     return len(clips)
 
 
-def _check_clips(name: str, val_opt: Mapping[str, Any], limits: ArchLimits) -> int:
+def _check_name(name: str, datasets: Mapping[str, Any]) -> None:
+    """Pictures, figures and the best iteration of a test set go by its name."""
+    key = name.removeprefix('datasets.')
+    for other, dataset_opt in datasets.items():
+        if other == key:
+            return
+        if other != 'train' and isinstance(dataset_opt, Mapping) and dataset_opt.get('name') == datasets[key]['name']:
+            rule = f'differ from that of datasets.{other}'
+            raise OptionError(f'{name}.name', rule, datasets[key]['name'], 'Give each test set a name of its own.')
+
+
+def _check_metrics(opt: Mapping[str, Any], clip: str, gt: Size) -> None:
+    """Whether borders leave something to measure: BasicSR's PSNR and SSIM give NaN where they do not."""
+    for metric, metric_opt in ((opt.get('val') or {}).get('metrics') or {}).items():
+        least = _LEAST_SIDES.get(metric_opt.get('type'))
+        if least is not None and min(gt) - 2 * metric_opt.get('crop_border', 0) < least:
+            raise OptionError(
+                f'val.metrics.{metric}.crop_border',
+                f'leave {least} pixels or more of each side for {metric_opt["type"]}',
+                f'{metric_opt.get("crop_border", 0)} for frames of {gt[0]}x{gt[1]} in clip {clip}',
+                'Lower it, or leave the metric or the clip out.',
+            )
+
+
+def _check_clips(name: str, val_opt: Mapping[str, Any], limits: ArchLimits, opt: Mapping[str, Any]) -> int:
     """Clips of any kind: how they pair, and whether the frames of each have one size."""
     if val_opt.get('padding') not in (None, *_PADDINGS):
         raise OptionError(f'{name}.padding', f'be {", ".join(_PADDINGS)}', val_opt['padding'], 'Choose one.')
@@ -66,6 +92,7 @@ def _check_clips(name: str, val_opt: Mapping[str, Any], limits: ArchLimits) -> i
             rule = f'hold clips of at least {limits.least_frames} frames for this arch'
             fix = 'Leave it out with meta_info_file.'
             raise OptionError(f'{name}.dataroot_gt', rule, f'{clips.clip.num_frame} in {clips.clip.name}', fix)
+        _check_metrics(opt, clips.clip.name, (clips.clip.height, clips.clip.width))
         for key, source, clip in (('gt', sources.gt, clips.gt), ('lq', sources.lq, clips.lq)):
             if isinstance(source, ImageSource) and clip is not None:
                 _one_size(f'{name}.dataroot_{key}', clip.name, [source.root / file for file in source.files(clip.name)])
@@ -130,13 +157,15 @@ def _listed(name: str, path: str) -> list[str]:
     return names
 
 
-def _check_pair(name: str, clip: str, gt_folder: Path, lq_folder: Path, scale: int, limits: ArchLimits) -> None:
+def _check_pair(name: str, clip: str, gt_folder: Path, lq_folder: Path, scale: int, limits: ArchLimits) -> Size:
+    """Compares the frames of a clip; gives the size of its ground truth."""
     gt, lq = (sorted(path for path in f.iterdir() if not path.name.startswith('.')) for f in (gt_folder, lq_folder))
     if len(gt) != len(lq) or len(gt) < limits.least_frames:
         rule = 'hold as many frames as dataroot_gt' + (f', {limits.least_frames} or more' * (limits.least_frames > 1))
         raise OptionError(f'{name}.dataroot_lq', rule, f'{len(lq)} for {len(gt)} in clip {clip}', 'Mend the clip.')
     sizes = _one_size(f'{name}.dataroot_gt', clip, gt), _one_size(f'{name}.dataroot_lq', clip, lq)
     _check_sizes(name, clip, *sizes, scale, limits)
+    return sizes[0]
 
 
 def _check_sizes(name: str, clip: str, gt: Size, lq: Size, scale: int, limits: ArchLimits) -> None:

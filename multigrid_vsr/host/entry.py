@@ -15,7 +15,7 @@ from typing import Any
 from multigrid_vsr.core.errors import InputError, one_line
 from multigrid_vsr.host import command_line
 from multigrid_vsr.host.asked import asked_for, refusal
-from multigrid_vsr.host.launch import from_rank_0, is_first_to_say
+from multigrid_vsr.host.launch import from_rank_0, is_first_rank, is_first_to_say
 from multigrid_vsr.host.patch import left_out, patch, replace, replace_copies
 from multigrid_vsr.host.registering import register
 from multigrid_vsr.options.arch_limits import target_of
@@ -102,7 +102,7 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
             check_run(counted(written))
             check_num_gpu(written, command_line.has_launcher())
             notes += check_several_gpus(counted(written), command_line.has_launcher())
-            if os.environ.get('RANK', '0') == '0':
+            if is_first_rank():
                 print(*notes, sep='\n', end='\n' if notes else '')
         if is_our_test:
             check_test(counted(written))
@@ -139,7 +139,7 @@ def _check_host(written: Mapping[str, Any]) -> None:
     for unit, reason in left_out:
         if unit.vital:
             raise InputError(refusal(*asked, f'{unit.what} cannot be patched: {reason}'))
-    if left_out and os.environ.get('RANK', '0') == '0':
+    if left_out and is_first_rank():
         reasons = '; '.join(f'{unit.what}, {reason}' for unit, reason in left_out)
         print(f'BasicSR is not as it was. Not patched: {reasons}')
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
+import re
+import subprocess
 import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 from unittest import mock
 
-from multigrid_vsr.core.errors import InputError, OptionError
+from multigrid_vsr.core.errors import InputError, OptionError, one_line
 from multigrid_vsr.host import command_line
 from multigrid_vsr.host.patch import HostChangedError, patch, replace
 
@@ -43,9 +45,10 @@ def local_rank() -> None:
 @patch(
     '`_init_dist_pytorch`, `_init_dist_slurm`',
     why='without a GPU BasicSR takes the rank modulo 0, and its backend is NCCL, with `num_gpu: 0` too; here ranks on '
-    'CPUs meet over gloo',
+    'CPUs meet over gloo. A variable, `scontrol` or a port that is not there is a traceback or hangs; SLURM overwrites '
+    '`MASTER_ADDR`',
     needed='they count GPUs',
-    goes="on GPUs BasicSR's code runs",
+    goes="on GPUs BasicSR's code runs, with launch mistakes as one line and the `MASTER_ADDR` that was set",
 )
 def ranks_on_cpus() -> None:
     from basicsr.utils import dist_util
@@ -56,10 +59,21 @@ def ranks_on_cpus() -> None:
         def init_dist(backend: str, **kwargs: Any) -> None:
             import torch
 
-            if torch.cuda.is_available() and (command_line.written() or {}).get('num_gpu') != 0:
-                return original(backend, **kwargs)
-            with mock.patch.multiple(torch.cuda, device_count=lambda: 1, set_device=lambda device: None):
-                original('gloo', **kwargs)
+            _check_launcher(original.__name__.rpartition('_')[2])
+            try:
+                with mock.patch('subprocess.getoutput', _first_node):
+                    if torch.cuda.is_available() and (command_line.written() or {}).get('num_gpu') != 0:
+                        return original(backend, **kwargs)
+                    with mock.patch.multiple(torch.cuda, device_count=lambda: 1, set_device=lambda device: None):
+                        original('gloo', **kwargs)
+            except (RuntimeError, ValueError) as error:
+                where = f'{os.environ.get("MASTER_ADDR")}:{os.environ.get("MASTER_PORT")}'
+                raise OptionError(
+                    '--launcher',
+                    'let all ranks meet',
+                    f'none at {where} ({one_line(error)})',
+                    'Is the port taken? Set dist_params.port, or MASTER_PORT, to a free one.',
+                ) from error
 
         return init_dist
 
@@ -71,7 +85,44 @@ def ranks_on_cpus() -> None:
         setattr(dist_util, name, on_any_device(original))
 
 
+_SET_BY = {
+    'pytorch': (('RANK',), 'torchrun', 'Start the run by torchrun'),
+    'slurm': (('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'), 'srun', 'Start the run by srun'),
+}
+
+
+def _check_launcher(launcher: str) -> None:
+    """Says what the environment lacks, which BasicSR asks for.
+
+    Raises:
+        OptionError: If a variable of the launcher is not set.
+    """
+    names, by, fix = _SET_BY[launcher]
+    lacking = [name for name in names if not os.environ.get(name)]
+    if lacking:
+        value = f'{launcher} without {", ".join(lacking)}'
+        raise OptionError('--launcher', f'be that of a process that {by} starts', value, f'{fix}, or leave it out.')
+
+
+def _first_node(command: str) -> str:
+    """The ``MASTER_ADDR`` that was set; else what BasicSR's command finds.
+
+    Raises:
+        OptionError: If it finds none.
+    """
+    found = os.environ.get('MASTER_ADDR') or subprocess.run(command, shell=True, capture_output=True, text=True).stdout
+    if not re.fullmatch(r'\S+', found.strip()):
+        fix = 'Set MASTER_ADDR to the name of the first node.'
+        raise OptionError('--launcher', 'find the first node by scontrol', 'slurm without an answer of it', fix)
+    return found.strip()
+
+
 PATCHES = (local_rank, ranks_on_cpus)
+
+
+def is_first_rank() -> bool:
+    """Whether this process speaks for all: the first rank, and each process without a launcher."""
+    return not command_line.has_launcher() or os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0'
 
 
 def from_rank_0(value: Any) -> Any:
@@ -110,11 +161,15 @@ def decided_by_rank_0(rank: int, decide: Callable[[], Any]) -> Any:
 def is_first_to_say(error: InputError) -> bool:
     """Whether no other rank has said the line of an error yet: what is wrong with a file or the data, each rank finds.
 
+    Without ``--launcher`` each process speaks, whatever a cluster or a notebook has left in its environment.
+
     Under ``torchrun`` the ranks ask the store that it keeps for them, which is there from before the first to after the
     last. Elsewhere they cannot ask, and the first rank of each machine says what is wrong with options: machines may
     see different files.
     """
     if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True':
+        if not command_line.has_launcher():
+            return True
         place = next((os.environ[name] for name in ('SLURM_LOCALID', 'LOCAL_RANK') if name in os.environ), '0')
         return place == '0' or not isinstance(error, OptionError)
     from torch.distributed import TCPStore

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -98,4 +99,5 @@ class KeptCheckpoints:
         if self._asked is None or not self._file.is_file():
             return None
         best = json.loads(self._file.read_text())
-        return best if (best['dataset'], best['metric']) == self._asked else None
+        is_number = math.isfinite(best['value'])  # an older one may be infinite: the PSNR of equal frames
+        return best if is_number and (best['dataset'], best['metric']) == self._asked else None
