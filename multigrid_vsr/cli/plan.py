@@ -55,11 +55,11 @@ def run(args: argparse.Namespace) -> None:
     check_least(args, {'--gpus': 1})
     _check_plot(args.plot)
     opt = read_options(args.opt, args.force_yml)
-    notes = settle(opt)
+    notes, follows_schedule = settle(opt), uses_multigrid(opt)
     schedule = checked_schedule(opt)
     notes += shape_notes(schedule, opt.get('scale', 1))
     world_size = args.gpus or gpus_of(opt)
-    if uses_multigrid(opt):
+    if follows_schedule:
         notes += _checked_run(opt, args.opt, schedule, world_size)
         notes += _missing_gpus(opt) if args.gpus is None else []
     else:

@@ -95,7 +95,8 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(root_path, is_train)
         # They import libraries that a plain run of BasicSR does without.
         from multigrid_vsr.host.device_check import check_bf16, check_num_gpu, check_several_gpus, counted
-        from multigrid_vsr.host.run_check import check_run, check_test
+        from multigrid_vsr.host.run_check import check_run, check_state, check_test
+        from multigrid_vsr.models.checkpoint import ranks
 
         if follows_schedule:
             checked_schedule(written)
@@ -117,7 +118,10 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
             opt['datasets']['train']['target'] = target_of(opt)
             opt['datasets']['train']['degraded'] = opt['train'].get('degradation') is not None
             opt['seed_is_given'] = written.get('manual_seed') is not None
-            opt['datasets']['train']['multigrid'] = schedule_from_options(opt)
+            opt['datasets']['train']['multigrid'] = schedule = schedule_from_options(opt)
+            if opt['path'].get('resume_state') and not opt['auto_resume']:
+                seed = written.get('manual_seed')
+                check_state(opt, schedule, ranks(opt), opt['path']['models'], seed)
         return opt, args
 
     return parse_options
