@@ -153,7 +153,7 @@ def test_option_of_that_project_with_another_value_than_it_takes_is_refused(chan
 
 
 def test_options_that_a_fork_has_added_are_commented_out_with_a_line(tmp_path, capsys):
-    more = '  fft_opt: {type: FFTLoss}\n  use_grad_clip: true  # of a fork\n  flow_lr_mull: 0.1\n'
+    more = '  fft_opt: {type: FFTLoss}\n  use_grad_clip: true  # of a fork\n'
     text = PSRT.replace('\ntrain:\n', f'\ntrain:\n{more}') + 'network_d:\n  type: UNetDiscriminatorSN\n'
     (tmp_path / 'stock.yml').write_text(text)
     main(['convert', '-opt', str(tmp_path / 'stock.yml'), '-o', str(tmp_path / 'mg.yml')])
@@ -161,7 +161,6 @@ def test_options_that_a_fork_has_added_are_commented_out_with_a_line(tmp_path, c
     said = {
         'train.fft_opt': own,
         'train.use_grad_clip': 'Here it is train.grad_clip_norm.',
-        'train.flow_lr_mull': 'Did you mean `flow_lr_mul`?',
         'network_d': 'Set model_type: MultigridVideoGANModel, or remove it.',
     }
     lines = capsys.readouterr().out.splitlines()

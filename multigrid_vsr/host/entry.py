@@ -21,7 +21,7 @@ from multigrid_vsr.host.registering import register
 from multigrid_vsr.options.arch_limits import target_of
 from multigrid_vsr.options.checked import checked
 from multigrid_vsr.options.multigrid_block import schedule_from_options, uses_multigrid
-from multigrid_vsr.options.settle import settle
+from multigrid_vsr.options.settle import settle, unshared
 from multigrid_vsr.options.train_block import checked_schedule
 
 
@@ -109,6 +109,7 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
             check_test(counted(written))
             check_num_gpu(written, command_line.has_launcher())
         opt, args = original(root_path, is_train)
+        opt = unshared(opt)
         settle(opt)
         if follows_schedule:
             check_bf16(opt)

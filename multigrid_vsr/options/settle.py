@@ -28,6 +28,13 @@ def settle(opt: Any) -> list[str]:
     return take_numbers(opt)
 
 
+def unshared(opt: Any) -> Any:
+    """The options with a block of its own wherever an alias repeats one: BasicSR takes keys out of its blocks."""
+    if isinstance(opt, MutableMapping):
+        return type(opt)((key, unshared(value)) for key, value in opt.items())
+    return [unshared(value) for value in opt] if isinstance(opt, list) else opt
+
+
 def take_numbers(opt: Any) -> list[str]:
     """Makes a number of each text that is one, such as ``1e-4``, in place.
 
