@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from unittest import mock
 
 import pytest
 import torch
@@ -209,3 +210,42 @@ def test_run_that_goes_on_with_another_width_stops_before_anything_is_written(st
     with pytest.raises(SystemExit, match=line):
         main(['plan', '-opt', str(write(tmp_path, opt))])
     assert {path: path.stat().st_mtime_ns for path in folder.rglob('*')} == before
+
+
+@pytest.mark.parametrize(
+    'what', ['-opt', 'path.pretrain_network_g', 'network_g.spynet_path', 'datasets.train.meta_info_file']
+)
+def test_new_run_that_reads_its_own_folder_is_refused_and_moves_nothing(what, tmp_path, clips, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    opt = short(clips, network_g=BASICVSR, train__total_iter=4)
+    train_here(tmp_path, opt)
+    folder = tmp_path / 'experiments/run'
+    (folder / 'list.txt').write_text('000 6 (144,176,3)\n001 9 (144,176,3)\n')
+    trained = {name: weight for name, weight in weights(folder / 'models/net_g_4.pth').items() if 'basic' in name}
+    torch.save({'params': {name.removeprefix('spynet.'): weight for name, weight in trained.items()}}, folder / 's.pth')
+    if what == 'path.pretrain_network_g':
+        opt['path']['pretrain_network_g'] = 'experiments/run/models/net_g_2.pth'
+    if what == 'network_g.spynet_path':
+        opt['network_g']['spynet_path'] = 'experiments/run/s.pth'
+    if what == 'datasets.train.meta_info_file':
+        opt['datasets']['train']['meta_info_file'] = 'experiments/run/list.txt'
+    there = sorted(tmp_path.rglob('*'))
+    place = folder if what == '-opt' else tmp_path
+    line = f'{what}: must be outside {folder}, which a new run of this name moves away, got '
+    with pytest.raises(InputError, match=line):
+        train_here(place, opt) if what != '-opt' else _train_file(tmp_path, folder / 'run.yml')
+    assert sorted(tmp_path.rglob('*')) == there
+    capsys.readouterr()
+    main(['plan', '-opt', str(place / 'run.yml')])
+    assert f'Not as a new run. {line}' in capsys.readouterr().out
+    forget(folder, 2)
+    _train_file(tmp_path, place / 'run.yml', '--auto_resume')
+    assert (folder / 'models/net_g_4.pth').is_file()
+    assert [path.name for path in (tmp_path / 'experiments').iterdir() if 'archived' in path.name] == []
+
+
+def _train_file(folder, opt_file, *arguments):
+    """Trains with the file as it is."""
+    written = yaml.safe_load(opt_file.read_text())
+    with mock.patch('probe.write', return_value=opt_file):
+        train_here(folder, written, *arguments)

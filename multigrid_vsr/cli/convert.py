@@ -14,7 +14,7 @@ from multigrid_vsr.core.plan import comparison, shape_notes, stage_table
 from multigrid_vsr.data.check import count_samples
 from multigrid_vsr.options.conversion import Conversion, convert
 from multigrid_vsr.options.multigrid_block import check_blocks
-from multigrid_vsr.options.option_file import read_options
+from multigrid_vsr.options.option_file import check_read_alike, read_options
 from multigrid_vsr.options.option_text import rewrite
 from multigrid_vsr.options.recipes import RECIPES
 from multigrid_vsr.options.settle import take_numbers
@@ -62,6 +62,7 @@ def read_with_numbers(opt_file: str) -> dict[str, Any]:
         InputError: If the file cannot be read.
     """
     opt = read_options(opt_file)
+    check_read_alike(opt_file, Path(opt_file).read_text(encoding='utf-8'))
     print(*(f'{note}\n' for note in take_numbers(opt)), sep='', end='')
     return opt
 

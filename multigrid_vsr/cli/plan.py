@@ -55,12 +55,12 @@ def run(args: argparse.Namespace) -> None:
     check_least(args, {'--gpus': 1})
     _check_plot(args.plot)
     opt = read_options(args.opt, args.force_yml)
-    notes = settle(opt)
+    notes, follows_schedule = settle(opt), uses_multigrid(opt)
     schedule = checked_schedule(opt)
     notes += shape_notes(schedule, opt.get('scale', 1))
     world_size = args.gpus or gpus_of(opt)
-    if uses_multigrid(opt):
-        notes += _checked_run(opt, schedule, world_size)
+    if follows_schedule:
+        notes += _checked_run(opt, args.opt, schedule, world_size)
         notes += _missing_gpus(opt) if args.gpus is None else []
     else:
         notes.append(
@@ -154,15 +154,18 @@ def _missing_gpus(opt: dict[str, Any]) -> list[str]:
     return []
 
 
-def _checked_run(opt: dict[str, Any], schedule: Schedule, world_size: int) -> list[str]:
+def _checked_run(opt: dict[str, Any], opt_file: str, schedule: Schedule, world_size: int) -> list[str]:
     """Makes the checks that need BasicSR; returns a line for each path that is not on this machine."""
     import basicsr  # noqa: F401  # its registries
 
+    from multigrid_vsr.host.resume import read_and_moved
     from multigrid_vsr.host.run_check import check_run, check_state
 
     missing = check_run(opt, may_miss=True)
-    if opt['path'].get('resume_state') and all(error.option != 'path.resume_state' for error in missing):
-        experiments = opt['path'].get('experiments_root') or os.path.join(os.getcwd(), 'experiments')
-        models = os.path.join(experiments, opt['name'], 'models')
-        check_state(opt, schedule, world_size, models, opt.get('manual_seed'))
-    return [f'Data not checked. {error}' for error in missing]
+    folder = os.path.join(opt['path'].get('experiments_root') or os.path.join(os.getcwd(), 'experiments'), opt['name'])
+    moved = []
+    if not opt['path'].get('resume_state'):
+        moved = [f'Not as a new run. {error}' for error in read_and_moved(opt, folder, opt_file)]
+    elif all(error.option != 'path.resume_state' for error in missing):
+        check_state(opt, schedule, world_size, os.path.join(folder, 'models'), opt.get('manual_seed'))
+    return [*(f'Data not checked. {error}' for error in missing), *moved]

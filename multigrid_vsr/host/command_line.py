@@ -14,6 +14,11 @@ def written() -> dict[str, Any] | None:
     return None if known.opt is None else read_options(known.opt, known.force_yml)
 
 
+def file() -> str | None:
+    """The path of the option file."""
+    return _known().opt
+
+
 def has_launcher() -> bool:
     """Whether each process is one rank, with a device of its own."""
     return _known().launcher != 'none'

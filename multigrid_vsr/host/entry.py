@@ -21,7 +21,7 @@ from multigrid_vsr.host.registering import register
 from multigrid_vsr.options.arch_limits import target_of
 from multigrid_vsr.options.checked import checked
 from multigrid_vsr.options.multigrid_block import schedule_from_options, uses_multigrid
-from multigrid_vsr.options.settle import settle
+from multigrid_vsr.options.settle import settle, unshared
 from multigrid_vsr.options.train_block import checked_schedule
 
 
@@ -95,7 +95,8 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(root_path, is_train)
         # They import libraries that a plain run of BasicSR does without.
         from multigrid_vsr.host.device_check import check_bf16, check_num_gpu, check_several_gpus, counted
-        from multigrid_vsr.host.run_check import check_run, check_test
+        from multigrid_vsr.host.run_check import check_run, check_state, check_test
+        from multigrid_vsr.models.checkpoint import ranks
 
         if follows_schedule:
             checked_schedule(written)
@@ -108,6 +109,7 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
             check_test(counted(written))
             check_num_gpu(written, command_line.has_launcher())
         opt, args = original(root_path, is_train)
+        opt = unshared(opt)
         settle(opt)
         if follows_schedule:
             check_bf16(opt)
@@ -117,7 +119,10 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
             opt['datasets']['train']['target'] = target_of(opt)
             opt['datasets']['train']['degraded'] = opt['train'].get('degradation') is not None
             opt['seed_is_given'] = written.get('manual_seed') is not None
-            opt['datasets']['train']['multigrid'] = schedule_from_options(opt)
+            opt['datasets']['train']['multigrid'] = schedule = schedule_from_options(opt)
+            if opt['path'].get('resume_state') and not opt['auto_resume']:
+                seed = written.get('manual_seed')
+                check_state(opt, schedule, ranks(opt), opt['path']['models'], seed)
         return opt, args
 
     return parse_options

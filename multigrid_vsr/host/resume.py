@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from multigrid_vsr.host import run_lock
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.host import command_line, run_lock
 from multigrid_vsr.host.launch import decided_by_rank_0
 from multigrid_vsr.host.patch import patch, replace
 from multigrid_vsr.host.registering import follows_schedules
+from multigrid_vsr.options.settle import leaves
 
 
 @patch(
@@ -39,6 +41,7 @@ def _loading_resume_state(original: Callable[..., Any]) -> Callable[..., Any]:
         if opt['auto_resume']:
             opt['path']['resume_state'] = decided_by_rank_0(opt['rank'], lambda: _newest(opt))
         if not opt['path'].get('resume_state'):
+            decided_by_rank_0(opt['rank'], lambda: check_moved(opt))
             return None
         from multigrid_vsr.host.run_check import check_state
 
@@ -62,6 +65,37 @@ def _loading_resume_state(original: Callable[..., Any]) -> Callable[..., Any]:
     return load_resume_state
 
 
+def check_moved(opt: dict[str, Any]) -> None:
+    """Looks for what a new run reads in the folder that BasicSR moves away before the run starts.
+
+    Raises:
+        OptionError: If the option file or something that it names is there.
+    """
+    for error in read_and_moved(opt, opt['path']['experiments_root'], command_line.file() or ''):
+        raise error
+
+
+def read_and_moved(opt: dict[str, Any], folder: str, opt_file: str) -> Iterator[OptionError]:
+    """A line for each file or folder that a new run reads in its own folder.
+
+    Args:
+        opt: The options.
+        folder: That of the run.
+        opt_file: The option file.
+    """
+    if not os.path.isdir(folder):
+        return
+    root = os.path.join(os.path.realpath(folder), '')
+    named = [('-opt', opt_file), *((name, container[key]) for name, container, key in leaves(opt, ''))]
+    for name, value in named:
+        is_set_by_basicsr = name.startswith('path.') and not name.startswith('path.pretrain_')
+        if is_set_by_basicsr or not isinstance(value, str) or not os.path.exists(value):
+            continue
+        if os.path.realpath(value).startswith(root):
+            rule = f'be outside {folder}, which a new run of this name moves away'
+            yield OptionError(name, rule, value, 'Change the name, or go on with --auto_resume.')
+
+
 def _newest(opt: dict[str, Any]) -> str | None:
     from multigrid_vsr.models import checkpoint
 
@@ -78,6 +112,26 @@ def _newest(opt: dict[str, Any]) -> str | None:
 )
 def one_run_one_folder() -> None:
     replace('basicsr.train', 'load_resume_state', _claiming_folders)
+
+
+@patch(
+    '`copy_opt_file`',
+    why='a run goes on with the copy of the option file in its own folder, and a file cannot be copied onto itself',
+    needed='both are the same file',
+    goes='when BasicSR leaves such a file alone',
+)
+def copy_that_is_there() -> None:
+    def copying(original: Callable[..., None]) -> Callable[..., None]:
+
+        @functools.wraps(original)
+        def copy_opt_file(opt_file: str, experiments_root: str) -> None:
+            copy = os.path.join(experiments_root, os.path.basename(opt_file))
+            if not (os.path.exists(copy) and os.path.samefile(opt_file, copy)):
+                original(opt_file, experiments_root)
+
+        return copy_opt_file
+
+    replace('basicsr.utils.options', 'copy_opt_file', copying)
 
 
 def _claiming_folders(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,4 +152,4 @@ def _folders(opt: dict[str, Any]) -> list[str]:
     return folders
 
 
-PATCHES = (whole_states, one_run_one_folder)
+PATCHES = (whole_states, one_run_one_folder, copy_that_is_there)

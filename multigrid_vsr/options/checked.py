@@ -173,9 +173,10 @@ def unread(opt: Mapping[str, Any], blocks: Collection[str] = _TRAINING_BLOCKS) -
             known = (
                 [*known, *_OF_ANY_LOADER] if values.get('type') in (*STOCK_TEST_SETS, *TEST_SET_TYPES) else [*values]
             )
+        missing = [key for key in known if key not in values]
         for key in values:
             if key not in known:
-                yield f'{name}.{key}' if name else str(key), values[key], _instead(block, str(key), known)
+                yield f'{name}.{key}' if name else str(key), values[key], _instead(block, str(key), missing)
     has_gan = is_gan(opt)
     if 'train' in blocks:
         fix = (

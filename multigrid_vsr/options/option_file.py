@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from multigrid_vsr.core.errors import InputError, OptionError, one_line
+from multigrid_vsr.options.checked import ALL_OPTIONS
+from multigrid_vsr.options.known_types import MODEL_TYPES
 
 _PYTHON_TAG = 'tag:yaml.org,2002:python/'
 
@@ -44,9 +46,51 @@ def read_options(path: str | Path, force_yml: Sequence[str] = ()) -> dict[str, A
         raise InputError(f'{path}: must be YAML, got {one_line(error)}. Correct that line.') from error
     if not isinstance(opt, dict):
         raise InputError(f'{path}: must hold options, got {type(opt).__name__}. Write `key: value` lines.')
+    if opt.get('multigrid') is not None or opt.get('model_type') in MODEL_TYPES:
+        root = check_read_alike(path, text)
+        for key in _only_shared(root) - {option.name.partition('.')[0] for option in ALL_OPTIONS}:
+            del opt[key]
     for change in force_yml:
         _apply(opt, change)
     return opt
+
+
+def check_read_alike(path: str | Path, text: str) -> yaml.MappingNode:
+    """Refuses what BasicSR's reader of YAML reads otherwise than others, or the last of two without a word.
+
+    Returns:
+        The file as nodes.
+
+    Raises:
+        InputError: If there is a merge key, or a key twice in a block.
+    """
+    root = yaml.compose(text, yaml.SafeLoader)
+    for node in _nodes(root):
+        lines: dict[str, int] = {}
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            line = key.start_mark.line + 1
+            if key.tag == 'tag:yaml.org,2002:merge':
+                rule = f'{path}: must be without merge keys, which BasicSR does not merge, got `<<` in line {line}.'
+                raise InputError(f'{rule} Write its options out.')
+            if key.value in lines:
+                both = f'{key.value} in line {lines[key.value]} and line {line}'
+                raise InputError(f'{path}: must say an option once in a block, got {both}. Remove one.')
+            lines[key.value] = line
+    return root
+
+
+def _nodes(root: Any) -> Iterator[Any]:
+    """A node and all below it; what an alias repeats comes again."""
+    yield root
+    for child in getattr(root, 'value', ()) if isinstance(root, yaml.CollectionNode) else ():
+        for node in child if isinstance(child, tuple) else (child,):
+            yield from _nodes(node)
+
+
+def _only_shared(root: yaml.MappingNode) -> set[str]:
+    """The keys of the top that hold what aliases elsewhere repeat: such blocks are for the file alone."""
+    below = {key.value: {id(node) for node in _nodes(value)} for key, value in root.value}
+    return {key for key, nodes in below.items() if any(nodes & others for k, others in below.items() if k != key)}
 
 
 def copy_in_run_folder(folder: Path) -> Path | None:

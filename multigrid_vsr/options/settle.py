@@ -22,10 +22,17 @@ def settle(opt: Any) -> list[str]:
     Returns:
         A line for each number.
     """
-    for name, container, key in list(_leaves(opt, '')):
+    for name, container, key in list(leaves(opt, '')):
         if isinstance(container[key], str) and is_path(name):
             container[key] = os.path.expanduser(container[key])
     return take_numbers(opt)
+
+
+def unshared(opt: Any) -> Any:
+    """The options with a block of its own wherever an alias repeats one: BasicSR takes keys out of its blocks."""
+    if isinstance(opt, MutableMapping):
+        return type(opt)((key, unshared(value)) for key, value in opt.items())
+    return [unshared(value) for value in opt] if isinstance(opt, list) else opt
 
 
 def take_numbers(opt: Any) -> list[str]:
@@ -38,7 +45,7 @@ def take_numbers(opt: Any) -> list[str]:
         A line for each number: YAML 1.1, which PyYAML reads, asks for a point and a sign.
     """
     notes = []
-    for name, container, key in list(_leaves(opt, '')):
+    for name, container, key in list(leaves(opt, '')):
         value, row = container[key], row_of(name)
         is_text = is_path(name) or (row is not None and row.kind is TEXT)
         if isinstance(value, str) and _NUMBER.fullmatch(value) and not is_text:
@@ -63,16 +70,16 @@ def is_path(name: str) -> bool:
 
 def paths(opt: MutableMapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The options that name a file or a folder, with what they name."""
-    for name, container, key in _leaves(opt, ''):
+    for name, container, key in leaves(opt, ''):
         if is_path(name) and container[key] is not None:
             yield name, container[key]
 
 
-def _leaves(container: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:
+def leaves(container: Any, prefix: str) -> Iterator[tuple[str, Any, Any]]:
     """Each option that is no block: its dotted name, what holds it, and its key there."""
     for key, value in container.items() if isinstance(container, MutableMapping) else enumerate(container):
         name = f'{prefix}[{key}]' if isinstance(container, list) else f'{prefix}{"." if prefix else ""}{key}'
         if isinstance(value, (MutableMapping, list)):
-            yield from _leaves(value, name)
+            yield from leaves(value, name)
         else:
             yield name, container, key
