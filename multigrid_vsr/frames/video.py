@@ -1,0 +1,371 @@
+"""Videos, decoded by PyAV: upright frames with their times, and a line for what of a video is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import pairwise, repeat
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import av
+import av.filter
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from tqdm import tqdm
+
+from multigrid_vsr.core.errors import FrameError, OptionError
+from multigrid_vsr.frames.clip import Clip
+
+# AVColorSpace of ITU-T H.273, and how FFmpeg's scale filter calls its matrix.
+MATRICES = {1: 'bt709', 4: 'fcc', 5: 'bt601', 6: 'bt601', 7: 'smpte240m', 9: 'bt2020'}
+UNTAGGED = 2
+_HDR = {16: 'PQ', 18: 'HLG'}  # transfer characteristics of H.273
+_HD_LINES = 720
+# Without these flags grey of 8 bits comes out up to 2.4 of 255 beside its value. Dithering would add noise to 10 bits.
+EXACT = 'flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact:sws_dither=none'
+_TIMED = ('matroska', 'flv')  # their headers say how long a video is, but not of how many frames
+
+
+@dataclass
+class Count:
+    """How many frames of a video have been decoded, and of how many.
+
+    Attributes:
+        decoded: Frames that came out whole.
+        lost: Packets that gave an error, and frames that FFmpeg marks as damaged; these are left out.
+        missing: Frames that the header, or the times of the others, promise and that are not in the file.
+        packets: Packets that went in.
+        times: When each frame is shown, in ticks.
+    """
+
+    decoded: int = 0
+    lost: int = 0
+    missing: int = 0
+    packets: int = 0
+    times: list[int] = field(default_factory=list)
+
+    def problem(self, path: Path | str) -> str | None:
+        """The line for a video of which frames are lost."""
+        if not self.lost + self.missing:
+            return None
+        total = self.decoded + self.lost + self.missing
+        return f'{path}: {self.decoded} of {total} frames decode. The others are damaged or cut off, and are left out.'
+
+    def add_missing(self, promised: int, ticks_to_end: int) -> None:
+        """Works out what is not in the file.
+
+        Args:
+            promised: Packets that the header counts; 0 where it does not.
+            ticks_to_end: Time from the last packet of the file to the end that the header promises.
+        """
+        if promised:  # a packet may hold a field, or a frame that is never shown
+            is_whole = self.packets >= promised and not self.lost
+            self.missing = 0 if is_whole else max(promised - self.decoded - self.lost, 0)
+            return
+        steps = [after - before for before, after in pairwise(self.times)]
+        if not steps:
+            return
+        step = median(steps)
+        if step <= 0:
+            return
+        even = sum(abs(a_step - step) <= 1 for a_step in steps)
+        if even >= 0.9 * len(steps):  # one frame rate: a hole in it is a frame that is gone
+            self.missing = max(sum(round(a_step / step) - 1 for a_step in steps) - self.lost, 0)
+        if ticks_to_end > 2 * step:
+            self.missing += round(ticks_to_end / step)
+
+
+class Video:
+    """A video file of which at least one frame decodes.
+
+    Attributes:
+        path: The file.
+        num_frame: Frames that its header promises, or ``None``.
+        height, width: Of the first frame, upright, in pixels.
+        rate: Frames a second, or ``None``.
+        start: When the file starts, in seconds: the earliest of pictures and sound.
+        aspect: Width of a pixel / its height.
+        colours: Matrix, primaries and transfer characteristics as H.273 numbers them; 2 where untagged.
+        loss: A line for what 8 bits cannot hold, or ``None``.
+        count: How many frames :meth:`frames` has given.
+
+    Raises:
+        FrameError: If no frame decodes, or the colours cannot be converted.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.count = Count()
+        with opened(path) as container:
+            stream = _pictures(container)
+            frame = next(_decode(container, stream, Count(), 'SLICE'), None) if stream is not None else None
+            if stream is None or frame is None:
+                raise FrameError(f'{path}: no frame of it decodes')
+            self.rate = stream.guessed_rate or stream.average_rate
+            self.start = Fraction(container.start_time or 0, 1_000_000)
+            self.num_frame = stream.frames or _frames_by_time(container, stream)
+            aspect = stream.sample_aspect_ratio or Fraction(1)
+            context = stream.codec_context
+            self.colours = (frame.colorspace, context.color_primaries, context.color_trc)
+        if self.colours[0] not in (*MATRICES, UNTAGGED) and not frame.format.is_rgb:
+            raise FrameError(f'{path}: its colours (matrix {self.colours[0]} of H.273) cannot be converted')
+        self.height, self.width = _upright(_Converter()(frame), frame).shape[:2]
+        is_turned = (self.height, self.width) != (frame.height, frame.width)
+        self.aspect = (1 / aspect if is_turned else aspect) if aspect > 0 else Fraction(1)
+        self.loss = _loss(path, frame, self.colours[2])
+
+    def frames(self, threads: str = 'SLICE') -> Iterator[tuple[Fraction, np.ndarray]]:
+        """Gives the frames that decode: when each is shown, in seconds, and uint8 (h, w, 3), BGR.
+
+        Args:
+            threads: ``AUTO`` is faster on several cores; of a damaged video it loses frames that ``SLICE`` gives.
+        """
+        self.count, convert = Count(), _Converter()
+        last = Fraction(-1)
+        with opened(self.path) as container:
+            stream = _pictures(container)
+            assert stream is not None
+            for frame in _decode(container, stream, self.count, threads):
+                step = 1 / self.rate if self.rate else Fraction(1, 25)
+                last = last + step if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
+                yield last, _upright(convert(frame), frame)
+
+    def survey(self) -> tuple[Count, str]:
+        """Decodes all frames without converting them: how many there are, and with which threads it gives them all."""
+        count = Count()
+        for threads in ('AUTO', 'SLICE'):
+            count = Count()
+            with opened(self.path) as container:
+                stream = _pictures(container)
+                assert stream is not None
+                for _ in _decode(container, stream, count, threads):
+                    pass
+            if count.decoded == count.packets and not count.missing:
+                break
+        return count, threads
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file of any name is a video."""
+    try:
+        Video(path)
+    except FrameError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[InputContainer]:
+    """Opens a video.
+
+    Raises:
+        FrameError: If it cannot be read, or is none.
+    """
+    try:
+        with open(path, 'rb') as file, av.open(_Nameless(file), 'r', metadata_errors='replace') as container:
+            yield container
+    except av.FFmpegError as error:
+        raise FrameError(f'{path}: does not open as a video ({error.strerror})') from None
+    except OSError as error:
+        raise FrameError(f'{path}: cannot be read ({error.strerror})') from None
+
+
+class _Nameless:
+    """A file without its name: FFmpeg takes some files for videos by their suffix, ``.txt`` for one."""
+
+    def __init__(self, file: Any) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
+def _pictures(container: InputContainer) -> VideoStream | None:
+    """The video of a file; the cover of a song is none."""
+    streams = container.streams.video
+    return next((s for s in streams if s.codec_context and not s.disposition & Disposition.attached_pic), None)
+
+
+def _frames_by_time(container: InputContainer, stream: VideoStream) -> int | None:
+    """How many frames there are by the length and the rate that the header says."""
+    seconds = stream.duration * stream.time_base if stream.duration and stream.time_base else None
+    if seconds is None and container.duration:
+        seconds = Fraction(container.duration, 1_000_000)
+    return round(seconds * stream.average_rate) if seconds and stream.average_rate else None
+
+
+def _decode(container: InputContainer, stream: VideoStream, count: Count, threads: str) -> Iterator[VideoFrame]:
+    """Gives the frames that decode, and counts all."""
+    stream.thread_type = threads
+    damaged: set[int | None] = set()
+    end = 0.0
+    packets = container.demux()
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError:  # the file ends here
+            packet = None
+        if packet is None:
+            break
+        if packet.pts is not None:
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.stream_index != stream.index:
+            continue
+        if packet.size and not packet.is_discard:
+            count.packets += 1
+        if packet.is_corrupt:
+            damaged.add(packet.pts)
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            count.lost += 1
+            continue
+        for frame in frames:
+            assert isinstance(frame, VideoFrame)
+            if frame.is_corrupt or (frame.pts is not None and frame.pts in damaged):
+                count.lost += 1
+                continue
+            count.decoded += 1
+            if frame.pts is not None:
+                count.times.append(frame.pts)
+            yield frame
+    ticks_to_end = 0
+    if container.format.name.startswith(_TIMED) and container.duration and stream.time_base:
+        ticks_to_end = int((container.duration / 1e6 - end) / stream.time_base)
+    count.add_missing(stream.frames, ticks_to_end)
+
+
+def _loss(path: Path, frame: VideoFrame, transfer: int) -> str | None:
+    """The line for what 8 bits a channel cannot hold."""
+    bits = max(component.bits for component in frame.format.components)
+    alpha = 'an alpha channel' if any(component.is_alpha for component in frame.format.components) else ''
+    depth = f'{bits} bits a channel' if bits > 8 else ''
+    hdr = f'HDR ({_HDR[transfer]})' if transfer in _HDR else ''
+    found = [part for part in (hdr, depth, alpha) if part]
+    if not found:
+        return None
+    lost = [
+        *(['brightness stays coded as it is, not mapped to SDR'] if hdr else []),
+        *(['8 bits are kept'] if depth else []),
+        *(['the alpha channel is left out'] if alpha else []),
+    ]
+    return f'{path}: has {", ".join(found)}: {", ".join(lost)}.'
+
+
+def matrix_of(tagged: int, height: int) -> int:
+    """The matrix of colours, a key of ``MATRICES``: that of the tag, and without one by height, as players do it."""
+    return tagged if tagged in MATRICES else 1 if height >= _HD_LINES else 6
+
+
+def scale_graph(width: int, height: int, source: str, target: str, options: str) -> av.filter.Graph:
+    """A filter graph that converts frames between formats, exactly rounded.
+
+    Args:
+        width, height: Of the frames, which keep their size.
+        source, target: FFmpeg's names of the formats.
+        options: Those of the scale filter that say which colours are meant.
+    """
+    graph = av.filter.Graph()
+    filters = [
+        graph.add('buffer', f'video_size={width}x{height}:pix_fmt={source}:time_base=1/25'),
+        graph.add('scale', f'{options}:{EXACT}'),
+        graph.add('format', f'pix_fmts={target}'),
+        graph.add('buffersink'),
+    ]
+    for one, following in pairwise(filters):
+        one.link_to(following)
+    graph.configure()
+    return graph
+
+
+class _Converter:
+    """Turns decoded frames into uint8 (h, w, 3), BGR, by their tags."""
+
+    def __init__(self) -> None:
+        self._key: tuple[Any, ...] | None = None
+        self._graph: av.filter.Graph | None = None
+
+    def __call__(self, frame: VideoFrame) -> np.ndarray:
+        matrix = MATRICES[matrix_of(frame.colorspace, frame.height)]
+        key = (frame.width, frame.height, frame.format.name, matrix, frame.color_range)
+        if key != self._key:
+            in_range = {1: ':in_range=tv', 2: ':in_range=pc'}.get(frame.color_range, '')
+            options = f'in_color_matrix={matrix}{in_range}'
+            self._graph, self._key = scale_graph(*key[:2], frame.format.name, 'bgr24', options), key
+        assert self._graph is not None
+        self._graph.push(frame)
+        converted = self._graph.pull()
+        assert isinstance(converted, VideoFrame)
+        return converted.to_ndarray()
+
+
+def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
+    """Turns and flips an image as the display matrix of its frame asks, by quarter turns."""
+    matrix: Any = frame.side_data.get('DISPLAYMATRIX')
+    if matrix is None:
+        return image
+    a, b, _, c, d = struct.unpack('5i', bytes(matrix)[:20])  # x' = ax + cy, y' = bx + dy
+    if abs(b) > abs(a):
+        image, a, d = image.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
+class VideoSource:
+    """Video files: each is a clip, named by its file.
+
+    Args:
+        option: Which option names them.
+        root: The folder, or the file.
+        files: For each clip its file below ``root``.
+        notes: What is to be said about the folder.
+        workers: Videos that are counted at a time.
+        is_strict: Whether a video of which frames are lost is refused.
+    """
+
+    def __init__(
+        self, option: str, root: Path, files: dict[str, str], notes: list[str], workers: int, is_strict: bool = False
+    ) -> None:
+        self.root = root
+        self.names = list(files)
+        self.notes = [f'{option}: {note}' for note in notes]
+        self._option = option
+        self._files = files
+        self._workers = workers
+        self._is_strict = is_strict
+        self._opened: dict[str, tuple[Video, str]] = {}
+
+    def measure(self, names: Collection[str]) -> dict[str, Clip]:
+        with ThreadPoolExecutor(self._workers) as pool:
+            bar = tqdm(pool.map(self._count, names), f'Count {self._option}', len(names), unit='video', delay=1)
+            return dict(zip(names, bar))
+
+    def files(self, name: str) -> list[str]:
+        return [self._files[name]]
+
+    def frames(self, name: str) -> Iterator[np.ndarray | None]:
+        video, threads = self._opened[name]
+        for _, frame in video.frames(threads):
+            yield frame
+        yield from repeat(None)
+
+    def where(self, name: str, frame: int) -> str:
+        return str(self.root / self._files[name])
+
+    def _count(self, name: str) -> Clip:
+        try:
+            video = Video(self.root / self._files[name])
+            count, threads = video.survey()
+        except FrameError as error:
+            raise OptionError(self._option, 'hold videos that decode', error, 'Mend or remove it.') from None
+        problem = count.problem(video.path)
+        if problem and self._is_strict:
+            raise OptionError(self._option, 'hold whole videos for --strict', problem, 'Mend or remove it.')
+        self.notes += [f'{self._option}: {note}' for note in (video.loss, problem) if note]
+        self._opened[name] = video, threads
+        return Clip(name, count.decoded, video.height, video.width)
