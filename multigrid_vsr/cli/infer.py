@@ -160,17 +160,15 @@ def _restore(restorer: Restorer, clip: FrameSequence, cut: Cut, out: Path, fps: 
     frames = 'The clip as a whole' if is_whole else f'Windows of {cut.num_frame} frames, overlap {cut.overlap}'
     print(frames + (f'; tiles of {cut.tile} LQ pixels, overlap {cut.tile_overlap}.' if cut.tile else '.'))
     if clip.video and clip.video.loss:
-        print(clip.video.loss)
-    writer = open_writer(out, clip, fps)
+        print(f'{clip.video.loss}.')
     count = 0
-    with tqdm(total=clip.num_frame, desc='Restore', unit='frame') as bar:
+    with open_writer(out, clip, fps) as writer, tqdm(total=clip.num_frame, desc='Restore', unit='frame') as bar:
         for frame in super_resolve(restorer, clip.frames(), cut):
             writer.write(frame.numpy())
             count += 1
             bar.update()
-    writer.close()
     if clip.video and (problem := clip.video.count.problem(clip.path)):
-        print(problem)
+        print(f'{problem}.')
     print(f'{count} frames of {frame.shape[1]}x{frame.shape[0]}: {out}')
 
 

@@ -19,7 +19,7 @@ from av.container import OutputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from multigrid_vsr.core.errors import FrameError, InputError, OptionError
+from multigrid_vsr.core.errors import FrameError, InputError, OptionError, one_line
 from multigrid_vsr.core.whole_file import FULL
 from multigrid_vsr.frames.image_size import check_images, decode_image
 from multigrid_vsr.frames.source_tree import kind_of, natural
@@ -32,7 +32,7 @@ _WRITABLE = {  # FFmpeg's name of the container, and what encodes for it
     '.m4v': ('mp4', *_X264),
     '.mov': ('mov', *_X264),
     '.mkv': ('matroska', *_X264),
-    '.avi': ('avi', *_X264),
+    '.avi': ('avi', 'libx264', {'crf': '12', 'bf': '0'}),  # it has no times, and frames in the order of decoding
     '.ts': ('mpegts', *_X264),
     '.flv': ('flv', *_X264),
     '.webm': ('webm', *_VP9),
@@ -137,11 +137,13 @@ def check_suffix(out: Path) -> None:
 
 
 class Writer(Protocol):
-    """Takes frames in order; what it has written appears under its name with ``close``."""
+    """Takes frames in order. What it has written appears under its name when the block ends without an error."""
+
+    def __enter__(self) -> Writer: ...
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None: ...
 
     def write(self, frame: np.ndarray) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def open_writer(out: Path, clip: FrameSequence, fps: float | None) -> Writer:
@@ -155,9 +157,9 @@ def open_writer(out: Path, clip: FrameSequence, fps: float | None) -> Writer:
     return VideoWriter(out, clip, fps) if out.suffix else FolderWriter(out, clip)
 
 
-def _cannot_write(out: Path, unfinished: Path, count: int, error: OSError) -> InputError:
+def _cannot_write(out: Path, unfinished: Path, error: OSError) -> InputError:
     """The line for a disk that does not take more; what is written stays."""
-    kept = f' Its first {count} frames stay in {unfinished}.' if count and unfinished.exists() else ''
+    kept = f' What is written stays in {unfinished}.' if unfinished.exists() else ''
     if error.errno in FULL:
         disk = Path(os.path.realpath(out.parent))
         while not disk.is_mount():
@@ -178,7 +180,7 @@ class FolderWriter:
         try:
             self._unfinished.mkdir()
         except OSError as error:
-            raise _cannot_write(out, self._unfinished, 0, error) from None
+            raise _cannot_write(out, self._unfinished, error) from None
 
     def write(self, frame: np.ndarray) -> None:
         name = self._names[self._count] if self._names else f'{self._count:08d}'
@@ -187,11 +189,15 @@ class FolderWriter:
             path.write_bytes(cv2.imencode('.png', frame)[1].tobytes())
         except OSError as error:
             path.unlink(missing_ok=True)  # half a picture
-            raise _cannot_write(self._out, self._unfinished, self._count, error) from None
+            raise _cannot_write(self._out, self._unfinished, error) from None
         self._count += 1
 
-    def close(self) -> None:
-        self._unfinished.rename(self._out)
+    def __enter__(self) -> FolderWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._unfinished.rename(self._out)
 
 
 class VideoWriter:
@@ -212,7 +218,7 @@ class VideoWriter:
         try:
             self._file = _Written(self._unfinished)
         except OSError as error:
-            raise _cannot_write(out, self._unfinished, 0, error) from None
+            raise _cannot_write(out, self._unfinished, error) from None
         self._container = av.open(self._file, 'w', self._name, buffer_size=1 << 18)
         self._stream: VideoStream | None = None
         self._sound = _Sound(clip.video, self._name) if clip.video else None
@@ -274,18 +280,30 @@ class VideoWriter:
                 self._sound.mux(packet.dts * packet.time_base)
             self._container.mux(packet)
 
-    def close(self) -> None:
-        try:
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._file.closed:
+            return
+        try:  # after an error too, so that what is there can be played
             if self._stream is not None:
                 self._mux(self._stream.encode(None))
-            if self._sound:
+            if self._sound and kind is None:
                 self._sound.mux(None)
+                if self._sound.lost:
+                    print(f'{self._clip.path}: {self._sound.lost} packets of sound are left out: they are damaged.')
             self._container.close()
             self._file.finish()
         except (OSError, av.FFmpegError) as error:
-            self._fail(error)
-        if self._late > Fraction(1, 1000):
-            print(f'{self._out}: AVI has one frame rate: frames are shown up to {self._late * 1000:.0f} ms off.')
+            if kind is None:
+                self._fail(error)
+            self._file.close()
+        if kind is not None:
+            return
+        if self._name == 'avi' and self._late > 1e-3:
+            late = float(self._late * 1000)
+            print(f'{self._out}: AVI has one frame rate, so frames are shown up to {late:.0f} ms off their times.')
         self._unfinished.rename(self._out)
 
     def _fail(self, error: Exception) -> None:
@@ -293,8 +311,9 @@ class VideoWriter:
         self._file.close()  # before the container, which would write its end
         error = self._file.error or error
         if not isinstance(error, OSError):
-            raise error
-        raise _cannot_write(self._out, self._unfinished, self._count, error) from None
+            value = f'{self._out} ({one_line(error)})'
+            raise OptionError('-o', 'be a video that can be written', value, 'Give a folder.') from error
+        raise _cannot_write(self._out, self._unfinished, error) from None
 
 
 class _Written:
@@ -339,6 +358,8 @@ class _Sound:
         self._streams: dict[int, Any] = {}
         self._packets = self._read()
         self._next: Any = None
+        self._last: dict[int, int] = {}  # times of a stream have to rise
+        self.lost = 0
         left_out = []
         with opened(video.path) as source:
             for stream in source.streams:
@@ -366,9 +387,14 @@ class _Sound:
             yield None
             for packet in source.demux([source.streams[index] for index in self._streams]):
                 if packet.dts is None:
+                    self.lost += packet.size > 0
                     continue
-                shift = round(self._start / packet.time_base)
-                packet.dts, packet.pts = packet.dts - shift, None if packet.pts is None else packet.pts - shift
+                delay = 0 if packet.pts is None else packet.pts - packet.dts
+                dts = packet.dts - round(self._start / packet.time_base)
+                packet.dts = self._last[packet.stream_index] = max(
+                    dts, self._last.get(packet.stream_index, dts - 1) + 1
+                )
+                packet.pts = packet.dts + delay
                 yield packet
 
     def mux(self, until: Fraction | None) -> None:
@@ -379,8 +405,13 @@ class _Sound:
             if packet is None or (until is not None and packet.dts * packet.time_base > until):
                 return
             self._next = None
-            packet.stream = self._streams[packet.stream.index]
-            self._container.mux(packet)
+            packet.stream = self._streams[packet.stream_index]
+            try:
+                self._container.mux(packet)
+            except av.FFmpegError as error:
+                if isinstance(error, OSError):
+                    raise
+                self.lost += 1
 
 
 def _takes(container: str, stream: Any) -> bool:

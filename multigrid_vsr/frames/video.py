@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -32,7 +33,6 @@ _HDR = {16: 'PQ', 18: 'HLG'}  # transfer characteristics of H.273
 _HD_LINES = 720
 # Without these flags grey of 8 bits comes out up to 2.4 of 255 beside its value. Dithering would add noise to 10 bits.
 EXACT = 'flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact:sws_dither=none'
-_TIMED = ('matroska', 'flv')  # their headers say how long a video is, but not of how many frames
 
 
 @dataclass
@@ -58,14 +58,14 @@ class Count:
         if not self.lost + self.missing:
             return None
         total = self.decoded + self.lost + self.missing
-        return f'{path}: {self.decoded} of {total} frames decode. The others are damaged or cut off, and are left out.'
+        return f'{path}: {self.decoded} of {total} frames decode, the others are damaged or cut off'
 
-    def add_missing(self, promised: int, ticks_to_end: int) -> None:
+    def add_missing(self, promised: int, ticks_cut: int) -> None:
         """Works out what is not in the file.
 
         Args:
             promised: Packets that the header counts; 0 where it does not.
-            ticks_to_end: Time from the last packet of the file to the end that the header promises.
+            ticks_cut: Time that is cut off the end.
         """
         if promised:  # a packet may hold a field, or a frame that is never shown
             is_whole = self.packets >= promised and not self.lost
@@ -80,8 +80,7 @@ class Count:
         even = sum(abs(a_step - step) <= 1 for a_step in steps)
         if even >= 0.9 * len(steps):  # one frame rate: a hole in it is a frame that is gone
             self.missing = max(sum(round(a_step / step) - 1 for a_step in steps) - self.lost, 0)
-        if ticks_to_end > 2 * step:
-            self.missing += round(ticks_to_end / step)
+        self.missing += round(ticks_cut / step)
 
 
 class Video:
@@ -194,17 +193,22 @@ def _pictures(container: InputContainer) -> VideoStream | None:
 
 def _frames_by_time(container: InputContainer, stream: VideoStream) -> int | None:
     """How many frames there are by the length and the rate that the header says."""
-    seconds = stream.duration * stream.time_base if stream.duration and stream.time_base else None
-    if seconds is None and container.duration:
-        seconds = Fraction(container.duration, 1_000_000)
+    seconds = stream.duration * stream.time_base if stream.duration and stream.time_base else _tagged_length(stream)
+    seconds = seconds or (container.duration or 0) / 1e6
     return round(seconds * stream.average_rate) if seconds and stream.average_rate else None
+
+
+def _tagged_length(stream: VideoStream) -> float | None:
+    """The seconds that Matroska's tag of a stream says."""
+    tag = re.fullmatch(r'(\d+):(\d+):([\d.]+)', stream.metadata.get('DURATION', ''))
+    return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]) if tag else None
 
 
 def _decode(container: InputContainer, stream: VideoStream, count: Count, threads: str) -> Iterator[VideoFrame]:
     """Gives the frames that decode, and counts all."""
     stream.thread_type = threads
     damaged: set[int | None] = set()
-    end = 0.0
+    ends: dict[int, float] = {}
     packets = container.demux()
     while True:
         try:
@@ -214,7 +218,8 @@ def _decode(container: InputContainer, stream: VideoStream, count: Count, thread
         if packet is None:
             break
         if packet.pts is not None:
-            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+            ends[packet.stream_index] = max(end, ends.get(packet.stream_index, 0))
         if packet.stream_index != stream.index:
             continue
         if packet.size and not packet.is_discard:
@@ -235,10 +240,27 @@ def _decode(container: InputContainer, stream: VideoStream, count: Count, thread
             if frame.pts is not None:
                 count.times.append(frame.pts)
             yield frame
-    ticks_to_end = 0
-    if container.format.name.startswith(_TIMED) and container.duration and stream.time_base:
-        ticks_to_end = int((container.duration / 1e6 - end) / stream.time_base)
-    count.add_missing(stream.frames, ticks_to_end)
+    cut = _seconds_cut(container, stream, ends)
+    count.add_missing(stream.frames, int(cut / stream.time_base) if stream.time_base else 0)
+
+
+def _seconds_cut(container: InputContainer, stream: VideoStream, ends: Mapping[int, float]) -> float:
+    """How much is cut off the end of a video whose header says how long it is, but not of how many frames.
+
+    Args:
+        container: The file.
+        stream: The video.
+        ends: When the last packet of each stream ends.
+    """
+    end = ends.get(stream.index, 0)
+    frame = float(1 / stream.average_rate) if stream.average_rate else 0
+    if length := _tagged_length(stream):
+        return length - end if length - end > 1.5 * frame else 0
+    if not container.format.name.startswith(('matroska', 'flv')) or not container.duration:
+        return 0
+    # That is the length of the longest stream, which need not be the video. Where all end early, the file was cut.
+    cut = container.duration / 1e6 - max(ends.values(), default=0)
+    return cut if cut > 0.5 and max(ends.values()) - end < 1 else 0
 
 
 def _loss(path: Path, frame: VideoFrame, transfer: int) -> str | None:
@@ -255,7 +277,7 @@ def _loss(path: Path, frame: VideoFrame, transfer: int) -> str | None:
         *(['8 bits are kept'] if depth else []),
         *(['the alpha channel is left out'] if alpha else []),
     ]
-    return f'{path}: has {", ".join(found)}: {", ".join(lost)}.'
+    return f'{path}: has {", ".join(found)}: {", ".join(lost)}'
 
 
 def matrix_of(tagged: int, height: int) -> int:
@@ -302,7 +324,7 @@ class _Converter:
         self._graph.push(frame)
         converted = self._graph.pull()
         assert isinstance(converted, VideoFrame)
-        return converted.to_ndarray()
+        return np.ascontiguousarray(converted.to_ndarray())
 
 
 def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
@@ -366,6 +388,6 @@ class VideoSource:
         problem = count.problem(video.path)
         if problem and self._is_strict:
             raise OptionError(self._option, 'hold whole videos for --strict', problem, 'Mend or remove it.')
-        self.notes += [f'{self._option}: {note}' for note in (video.loss, problem) if note]
+        self.notes += [f'{self._option}: {note}.' for note in (video.loss, problem) if note]
         self._opened[name] = video, threads
         return Clip(name, count.decoded, video.height, video.width)
