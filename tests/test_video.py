@@ -489,6 +489,14 @@ def test_times_of_a_variable_frame_rate_are_kept(infer):
     assert times_of('fast.mp4') == pytest.approx([number / 50 for number in range(20)], abs=1e-4)
 
 
+def test_images_become_a_video_of_the_rate_that_is_asked_for(infer):
+    Path('in').mkdir()
+    for number, frame in enumerate(moving(5)):
+        cv2.imwrite(f'in/{number}.png', frame)
+    infer('in', 'out.mp4', '--fps', 10)
+    assert times_of('out.mp4') == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+
+
 @pytest.mark.parametrize('rate', [Fraction(24000, 1001), 25, Fraction(30000, 1001)])
 def test_frame_rate_that_a_container_rounds_is_whole_again(rate, infer):
     """Matroska has milliseconds: 33, 67, 100."""

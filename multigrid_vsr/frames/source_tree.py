@@ -80,10 +80,10 @@ def _walk(option: str, root: Path, folder: str, tree: SourceTree, above: list[st
         path = f'{folder}/{entry.name}' if folder else entry.name
         if is_system(entry.name):
             tree.left_out.append(path)
-        elif entry.is_symlink() and entry.is_dir() and os.path.realpath(entry.path) in above:
+        elif entry.is_symlink() and any(f'{path}/'.startswith(f'{os.path.realpath(entry.path)}/') for path in above):
             tree.loops.append(path)
         else:
-            kinds['folder' if entry.is_dir() else kind_of(Path(entry.path))].append(path)
+            kinds['folder' if os.path.isdir(entry.path) else kind_of(Path(entry.path))].append(path)
     tree.others += kinds['other']
     if not found and folder:
         raise OptionError(option, 'hold folders of frames', f'{root / folder} empty', 'Fill it, or remove it.')

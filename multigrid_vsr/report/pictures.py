@@ -148,7 +148,10 @@ class _Originals:
         if root not in self._opened:
             self._opened[root] = open_test_clips(key, opt)
         sources = self._opened[root]
-        place = [clip.name for clip in sources.clips].index('/'.join(parts[:-1]))
+        names, name = [clip.name for clip in sources.clips], '/'.join(parts[:-1])
+        if name not in names:
+            raise InputError(f'the test set has no clip {name}')
+        place = names.index(name)
         return [next(islice(read_frames(sources, place, kind), int(parts[-1]), None), None) for kind in ('lq', 'gt')]
 
     def _stock(self, key: str, opt: Mapping[str, Any], parts: Sequence[str]) -> list[np.ndarray | None]:
