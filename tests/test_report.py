@@ -395,7 +395,7 @@ def shown(html: str) -> dict[str, int]:
 
 @pytest.mark.parametrize('make', KINDS)
 @pytest.mark.parametrize('count', [13, 6])
-def test_report_shows_the_frames_that_the_test_set_reads(make, count, tmp_path, monkeypatch, capsys):
+def test_report_shows_the_frames_that_the_test_set_reads(make, count, tmp_path, monkeypatch):
     gt = numbered(count)
     make(tmp_path, gt, [frame[::4, ::4] for frame in gt])
     kind = 'VideoRecurrentTestDataset' if make is of_basicsr else 'MultigridVideoTestDataset'
@@ -408,6 +408,18 @@ def test_report_shows_the_frames_that_the_test_set_reads(make, count, tmp_path, 
     assert f'<p class="dim">mine/a/{middle:08d}</p>' in html
     grey = 40 + 10 * middle
     assert shown(html) == {'LQ': grey, 'x, 8': grey + 1, 'ground truth': grey}
+
+
+def test_report_of_a_set_of_windows_finds_a_frame_by_its_name(tmp_path, monkeypatch):
+    """BasicSR names the picture after the LQ frame, and pairs frames by the alphabet."""
+    gt = numbered(5)
+    images(tmp_path / 'gt/a', gt, lambda number: f'{number:04d}')
+    images(tmp_path / 'lq/a', [frame[::4, ::4] for frame in gt], lambda number: f'frame{number + 1}')
+    write_run(tmp_path, {'name': 'Vid4', 'type': 'VideoTestDataset', 'dataroot_gt': 'gt', 'dataroot_lq': 'lq'})
+    images(tmp_path / 'x/visualization/Vid4/a', [frame + 1 for frame in gt], lambda number: f'frame{number + 1}_8')
+    monkeypatch.chdir(tmp_path)
+    main(['report', 'x', '-o', 'page.html'])
+    assert shown((tmp_path / 'page.html').read_text()) == {'LQ': 60, 'x, 8': 61, 'ground truth': 60}
 
 
 def write_run(root: Path, val: dict[str, str]) -> None:

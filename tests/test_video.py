@@ -21,6 +21,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from runs import refusal
 
 from multigrid_vsr.cli import main
+from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.demo.video import find_video, read_frames
 from multigrid_vsr.frames.clip import Clip
 from multigrid_vsr.frames.frame_store import FrameStore
@@ -136,7 +137,9 @@ def planes_of(path) -> list[list[np.ndarray]]:
 def times_of(path, kind='video') -> list[float]:
     with av.open(str(path)) as container:
         stream = container.streams.get({kind: 0})[0]
-        return sorted(float(p.pts * p.time_base) for p in container.demux(stream) if p.pts is not None and p.size)
+        container.flags &= ~1  # AVFMT_FLAG_GENPTS: AVI has no other times than those of decoding
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        return sorted(float((p.dts if p.pts is None else p.pts) * p.time_base) for p in packets)
 
 
 def sound_of(path) -> list[bytes]:
@@ -281,20 +284,19 @@ def test_half_of_the_colours_are_read_exactly_too(infer):
 
 
 LOSSES = [
-    ('yuv420p10le', {'color_trc': 16, 'colorspace': 9, 'color_primaries': 9}, 'a.mkv: has HDR (PQ), 10 bits a channel: brightness stays coded as it is, not mapped to SDR, 8 bits are kept.'),
-    ('yuv420p10le', {'color_trc': 18, 'colorspace': 9, 'color_primaries': 9}, 'a.mkv: has HDR (HLG), 10 bits a channel: brightness stays coded as it is, not mapped to SDR, 8 bits are kept.'),
-    ('yuv444p12le', {}, 'a.mkv: has 12 bits a channel: 8 bits are kept.'),
-    ('bgra', {}, 'a.mkv: has an alpha channel: the alpha channel is left out.'),
+    ('yuv420p10le', {'color_trc': 16, 'colorspace': 9, 'color_primaries': 9}, 'HDR (PQ), whose brightness is not mapped to SDR and 10 bits a channel, of which 8 are kept'),
+    ('yuv420p10le', {'color_trc': 18, 'colorspace': 9, 'color_primaries': 9}, 'HDR (HLG), whose brightness is not mapped to SDR and 10 bits a channel, of which 8 are kept'),
+    ('yuv444p12le', {}, '12 bits a channel, of which 8 are kept'),
+    ('bgra', {}, 'an alpha channel, which is left out'),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(('form', 'tags', 'line'), LOSSES)
-def test_what_8_bits_cannot_hold_is_said(form, tags, line, infer):
+@pytest.mark.parametrize(('form', 'tags', 'what'), LOSSES)
+def test_what_8_bits_cannot_hold_is_said(form, tags, what, infer):
     write('a.mkv', moving(2), 'ffv1', form, **tags)
-    assert line in infer('a.mkv', 'out.mp4').splitlines()
-    assert open_test_clips('datasets.val', {'dataroot_gt': 'a.mkv', 'scale': 4}).notes == (
-        f'datasets.val.dataroot_gt: {line}',
-    )
+    assert f'a.mkv: has {what}.' in infer('a.mkv', 'out.mp4').splitlines()
+    clips = open_test_clips('datasets.val', {'dataroot_gt': 'a.mkv', 'scale': 4})
+    assert clips.notes == (f'datasets.val.dataroot_gt: a.mkv: has {what}.',)
     with av.open('out.mp4') as container:
         context = container.streams.video[0].codec_context
         assert (context.color_trc, context.color_primaries) == (
@@ -400,6 +402,18 @@ def test_whole_videos_pass_strict(infer):
         assert infer(name, f'out_{name[0]}', '--strict').endswith(f'30 frames of 192x128: out_{name[0]}\n')
 
 
+@pytest.mark.parametrize(('first', 'length'), [(3, 20), (0, 12)])
+def test_video_that_is_trimmed_without_being_coded_anew_passes_strict(first, length, infer):
+    """An edit list leaves frames out that are in the file; cutting programs write one."""
+    write('a.mp4', moving(30), options={'bf': '0'})
+    data = bytearray(Path('a.mp4').read_bytes())
+    place = data.index(b'elst') + 12
+    assert data[place : place + 8] == (1200).to_bytes(4, 'big') + bytes(4)  # all of it, from the first frame on
+    data[place : place + 8] = (40 * length).to_bytes(4, 'big') + (512 * first).to_bytes(4, 'big')
+    Path('a.mp4').write_bytes(data)
+    assert infer('a.mp4', 'out', '--strict').endswith(f'{length} frames of 192x128: out\n')
+
+
 def test_sound_that_is_longer_than_the_video_does_not_end_it(infer):
     """OpenCV gives up after 4096 packets of sound."""
     write('a.mkv', moving(30), sound=900)
@@ -489,6 +503,13 @@ def test_times_of_a_variable_frame_rate_are_kept(infer):
     assert times_of('fast.mp4') == pytest.approx([number / 50 for number in range(20)], abs=1e-4)
 
 
+@pytest.mark.parametrize('options', [{'bf': '0'}, {'bf': '2'}])
+def test_avi_without_times_is_read_in_time(options, infer):
+    write('in.avi', moving(20), 'mpeg4', options=options)
+    infer('in.avi', 'out.mkv')
+    assert times_of('out.mkv') == pytest.approx([number / 25 for number in range(20)], abs=1e-3)
+
+
 def test_images_become_a_video_of_the_rate_that_is_asked_for(infer):
     Path('in').mkdir()
     for number, frame in enumerate(moving(5)):
@@ -521,6 +542,12 @@ def test_sound_is_copied_and_stays_in_time(name, out, sound, infer):
         assert len(sound_of(out)) == len(sound_of(name)) > 3
     else:
         assert sound_of(out) == sound_of(name) != []
+
+
+def test_sound_that_avi_cannot_delay_is_said(infer):
+    write('in.mp4', moving(20), sound=0.8)
+    assert 'out.avi: AVI has no start of sound, so it is heard 672 ms early.' in infer('in.mp4', 'out.avi').splitlines()
+    assert sound_of('out.avi') == sound_of('in.mp4')
 
 
 def test_picture_that_begins_after_its_sound_stays_in_time(infer):
@@ -642,6 +669,16 @@ def test_names_that_are_no_utf_8_are_read_and_written(infer, capsys):
     main(['prepare', '--gt', 'videos', '-o', 'store', '--workers', '1'])
     assert FrameStore('store/gt').info.clips == (Clip(LATIN, 4, 32, 48),)
     assert infer(f'videos/{LATIN}.mp4', f'{LATIN}.mkv').endswith('4 frames of 192x128: caf\\udce9.mkv\n')
+
+
+def test_clip_of_a_test_set_whose_name_is_no_utf_8_is_refused(tmp_path):
+    """Its pictures would be written by OpenCV."""
+    (tmp_path / 'gt' / LATIN).mkdir(parents=True)
+    (tmp_path / 'gt' / LATIN / '0.png').write_bytes(cv2.imencode('.png', moving(1)[0])[1].tobytes())
+    with pytest.raises(
+        OptionError, match=r"^datasets.val.dataroot_gt: must hold clips with names in UTF-8, got b'caf\\xe9'. Ren"
+    ):
+        open_test_clips('datasets.val', {'dataroot_gt': str(tmp_path / 'gt')})
 
 
 def test_one_image_is_one_frame(infer):

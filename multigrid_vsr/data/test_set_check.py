@@ -9,7 +9,7 @@ from typing import Any
 from multigrid_vsr.core.errors import OptionError, one_line
 from multigrid_vsr.frames.frame_sources import ImageSource
 from multigrid_vsr.frames.image_size import Size, check_images, image_size
-from multigrid_vsr.frames.test_clips import open_test_clips
+from multigrid_vsr.frames.test_clips import check_names, open_test_clips
 from multigrid_vsr.options.arch_limits import ArchLimits, limits_in, limits_of, window_of
 from multigrid_vsr.options.kinds import did_you_mean
 from multigrid_vsr.options.known_types import STOCK_TEST_SETS, TEST_SET_TYPES
@@ -105,6 +105,7 @@ def _clips(name: str, val_opt: Mapping[str, Any]) -> list[tuple[str, Path, Path]
             )
     if not names:
         raise OptionError(f'{name}.dataroot_gt', 'hold folders of frames', f'none in {gt_root}', 'Correct the path.')
+    check_names(f'{name}.dataroot_gt', names)
     for clip in names:
         for key, root in (('dataroot_gt', gt_root), ('dataroot_lq', lq_root)):
             if not (root / clip).is_dir():

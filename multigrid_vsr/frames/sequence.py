@@ -304,6 +304,9 @@ class VideoWriter:
         if self._name == 'avi' and self._late > 1e-3:
             late = float(self._late * 1000)
             print(f'{self._out}: AVI has one frame rate, so frames are shown up to {late:.0f} ms off their times.')
+        if self._name == 'avi' and self._sound and (self._sound.first or 0) > 1e-3:
+            early = float((self._sound.first or 0) * 1000)
+            print(f'{self._out}: AVI has no start of sound, so it is heard {early:.0f} ms early.')
         self._unfinished.rename(self._out)
 
     def _fail(self, error: Exception) -> None:
@@ -354,12 +357,12 @@ class _Sound:
 
     def __init__(self, video: Video, container: str) -> None:
         self._video = video
-        self._start = video.start
         self._streams: dict[int, Any] = {}
         self._packets = self._read()
         self._next: Any = None
         self._last: dict[int, int] = {}  # times of a stream have to rise
-        self.lost = 0
+        self.first: Fraction | None = None  # when it begins, in seconds
+        self.lost = 0  # packets that could not be copied
         left_out = []
         with opened(video.path) as source:
             for stream in source.streams:
@@ -390,11 +393,11 @@ class _Sound:
                     self.lost += packet.size > 0
                     continue
                 delay = 0 if packet.pts is None else packet.pts - packet.dts
-                dts = packet.dts - round(self._start / packet.time_base)
-                packet.dts = self._last[packet.stream_index] = max(
-                    dts, self._last.get(packet.stream_index, dts - 1) + 1
-                )
-                packet.pts = packet.dts + delay
+                dts = packet.dts - round(self._video.start / packet.time_base)
+                dts = max(dts, self._last.get(packet.stream_index, dts - 1) + 1)
+                packet.dts = self._last[packet.stream_index] = dts
+                packet.pts = dts + delay
+                self.first = dts * packet.time_base if self.first is None else self.first
                 yield packet
 
     def mux(self, until: Fraction | None) -> None:

@@ -162,4 +162,5 @@ def check_numbers(option: str, root: Path, files: Sequence[str]) -> None:
 
 
 def _first(paths: Sequence[str]) -> str:
-    return ', '.join(paths[:3]) + (', ...' if len(paths) > 3 else '')
+    text = ', '.join(paths[:3]) + (', ...' if len(paths) > 3 else '')
+    return text.encode(errors='backslashreplace').decode()  # names that are no UTF-8 cannot be logged

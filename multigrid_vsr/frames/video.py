@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import struct
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,8 +17,9 @@ from typing import Any
 
 import av
 import av.filter
+import cv2
 import numpy as np
-from av.container import InputContainer
+from av.container import Flags, InputContainer
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -44,6 +46,7 @@ class Count:
         lost: Packets that gave an error, and frames that FFmpeg marks as damaged; these are left out.
         missing: Frames that the header, or the times of the others, promise and that are not in the file.
         packets: Packets that went in.
+        unshown: Packets among them whose frames an edit list leaves out.
         times: When each frame is shown, in ticks.
     """
 
@@ -51,6 +54,7 @@ class Count:
     lost: int = 0
     missing: int = 0
     packets: int = 0
+    unshown: int = 0
     times: list[int] = field(default_factory=list)
 
     def problem(self, path: Path | str) -> str | None:
@@ -64,7 +68,7 @@ class Count:
         """Works out what is not in the file.
 
         Args:
-            promised: Packets that the header counts; 0 where it does not.
+            promised: Packets that the header counts; 0 where it does not, or counts what an edit list leaves out.
             ticks_cut: Time that is cut off the end.
         """
         if promised:  # a packet may hold a field, or a frame that is never shown
@@ -120,7 +124,7 @@ class Video:
         self.height, self.width = _upright(_Converter()(frame), frame).shape[:2]
         is_turned = (self.height, self.width) != (frame.height, frame.width)
         self.aspect = (1 / aspect if is_turned else aspect) if aspect > 0 else Fraction(1)
-        self.loss = _loss(path, frame, self.colours[2])
+        self.loss = _loss(path, frame, self.colours[2], context.name == 'gif')
 
     def frames(self, threads: str = 'SLICE') -> Iterator[tuple[Fraction, np.ndarray]]:
         """Gives the frames that decode: when each is shown, in seconds, and uint8 (h, w, 3), BGR.
@@ -148,7 +152,7 @@ class Video:
                 assert stream is not None
                 for _ in _decode(container, stream, count, threads):
                     pass
-            if count.decoded == count.packets and not count.missing:
+            if count.decoded == count.packets - count.unshown and not count.missing:
                 break
         return count, threads
 
@@ -207,6 +211,8 @@ def _tagged_length(stream: VideoStream) -> float | None:
 def _decode(container: InputContainer, stream: VideoStream, count: Count, threads: str) -> Iterator[VideoFrame]:
     """Gives the frames that decode, and counts all."""
     stream.thread_type = threads
+    container.flags &= ~Flags.gen_pts.value  # type: ignore[operator]  # by which an AVI would begin a frame late
+    due: deque[int | None] = deque()  # without times of its own, a frame is shown when the next packet was decoded
     damaged: set[int | None] = set()
     ends: dict[int, float] = {}
     packets = container.demux()
@@ -222,17 +228,23 @@ def _decode(container: InputContainer, stream: VideoStream, count: Count, thread
             ends[packet.stream_index] = max(end, ends.get(packet.stream_index, 0))
         if packet.stream_index != stream.index:
             continue
-        if packet.size and not packet.is_discard:
+        if packet.size:
             count.packets += 1
+            due.append(packet.dts)
+        count.unshown += packet.is_discard
         if packet.is_corrupt:
             damaged.add(packet.pts)
         try:
             frames = packet.decode()
         except av.FFmpegError:
             count.lost += 1
+            if due:
+                due.popleft()
             continue
         for frame in frames:
             assert isinstance(frame, VideoFrame)
+            shown = due.popleft() if due else None
+            frame.pts = shown if frame.pts is None else frame.pts
             if frame.is_corrupt or (frame.pts is not None and frame.pts in damaged):
                 count.lost += 1
                 continue
@@ -241,7 +253,7 @@ def _decode(container: InputContainer, stream: VideoStream, count: Count, thread
                 count.times.append(frame.pts)
             yield frame
     cut = _seconds_cut(container, stream, ends)
-    count.add_missing(stream.frames, int(cut / stream.time_base) if stream.time_base else 0)
+    count.add_missing(0 if count.unshown else stream.frames, int(cut / stream.time_base) if stream.time_base else 0)
 
 
 def _seconds_cut(container: InputContainer, stream: VideoStream, ends: Mapping[int, float]) -> float:
@@ -254,7 +266,10 @@ def _seconds_cut(container: InputContainer, stream: VideoStream, ends: Mapping[i
     """
     end = ends.get(stream.index, 0)
     frame = float(1 / stream.average_rate) if stream.average_rate else 0
-    if length := _tagged_length(stream):
+    length = _tagged_length(stream)
+    if stream.frames and stream.duration and stream.time_base:
+        length = float(stream.duration * stream.time_base)
+    if length:
         return length - end if length - end > 1.5 * frame else 0
     if not container.format.name.startswith(('matroska', 'flv')) or not container.duration:
         return 0
@@ -263,21 +278,16 @@ def _seconds_cut(container: InputContainer, stream: VideoStream, ends: Mapping[i
     return cut if cut > 0.5 and max(ends.values()) - end < 1 else 0
 
 
-def _loss(path: Path, frame: VideoFrame, transfer: int) -> str | None:
+def _loss(path: Path, frame: VideoFrame, transfer: int, is_gif: bool) -> str | None:
     """The line for what 8 bits a channel cannot hold."""
-    bits = max(component.bits for component in frame.format.components)
-    alpha = 'an alpha channel' if any(component.is_alpha for component in frame.format.components) else ''
-    depth = f'{bits} bits a channel' if bits > 8 else ''
-    hdr = f'HDR ({_HDR[transfer]})' if transfer in _HDR else ''
-    found = [part for part in (hdr, depth, alpha) if part]
-    if not found:
-        return None
-    lost = [
-        *(['brightness stays coded as it is, not mapped to SDR'] if hdr else []),
-        *(['8 bits are kept'] if depth else []),
-        *(['the alpha channel is left out'] if alpha else []),
-    ]
-    return f'{path}: has {", ".join(found)}: {", ".join(lost)}'
+    components, lost = frame.format.components, []
+    if transfer in _HDR:
+        lost.append(f'HDR ({_HDR[transfer]}), whose brightness is not mapped to SDR')
+    if (bits := max(component.bits for component in components)) > 8:
+        lost.append(f'{bits} bits a channel, of which 8 are kept')
+    if any(component.is_alpha for component in components) and not is_gif:  # a GIF has it for what it has not drawn yet
+        lost.append('an alpha channel, which is left out')
+    return f'{path}: has {" and ".join(lost)}' if lost else None
 
 
 def matrix_of(tagged: int, height: int) -> int:
@@ -319,12 +329,15 @@ class _Converter:
         if key != self._key:
             in_range = {1: ':in_range=tv', 2: ':in_range=pc'}.get(frame.color_range, '')
             options = f'in_color_matrix={matrix}{in_range}'
-            self._graph, self._key = scale_graph(*key[:2], frame.format.name, 'bgr24', options), key
+            # To planes it takes a third of the time that it takes to bgr24, with the same values.
+            self._graph, self._key = scale_graph(*key[:2], frame.format.name, 'gbrp', options), key
         assert self._graph is not None
         self._graph.push(frame)
         converted = self._graph.pull()
         assert isinstance(converted, VideoFrame)
-        return np.ascontiguousarray(converted.to_ndarray())
+        planes: Any = converted.planes
+        green, blue, red = (np.frombuffer(p, np.uint8).reshape(-1, p.line_size)[:, : p.width] for p in planes)
+        return cv2.merge([blue, green, red])
 
 
 def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
