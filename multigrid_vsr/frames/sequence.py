@@ -364,7 +364,7 @@ class _Sound:
         self.first: Fraction | None = None  # when it begins, in seconds
         self.lost = 0  # packets that could not be copied
         left_out = []
-        with opened(video.path) as source:
+        with opened(video.path) as (source, _):
             for stream in source.streams:
                 if stream.type in ('audio', 'subtitle'):
                     if _takes(container, stream):
@@ -384,7 +384,7 @@ class _Sound:
         """Gives the packets in the order of the file; the first step only adds the streams."""
         if not self._streams:
             return
-        with opened(self._video.path) as source:
+        with opened(self._video.path) as (source, _):
             for index in self._streams:
                 self._streams[index] = self._container.add_stream_from_template(source.streams[index])
             yield None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import struct
-from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -108,10 +107,9 @@ class Video:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.count = Count()
-        with opened(path) as container:
-            stream = _pictures(container)
-            frame = next(_decode(container, stream, Count(), 'SLICE'), None) if stream is not None else None
-            if stream is None or frame is None:
+        with opened(path) as (container, stream):
+            frame = next(_decode(container, stream, Count(), 'SLICE'), None)
+            if frame is None:
                 raise FrameError(f'{path}: no frame of it decodes')
             self.rate = stream.guessed_rate or stream.average_rate
             self.start = Fraction(container.start_time or 0, 1_000_000)
@@ -133,23 +131,21 @@ class Video:
             threads: ``AUTO`` is faster on several cores; of a damaged video it loses frames that ``SLICE`` gives.
         """
         self.count, convert = Count(), _Converter()
-        last = Fraction(-1)
-        with opened(self.path) as container:
-            stream = _pictures(container)
-            assert stream is not None
+        with opened(self.path) as (container, stream):
+            step = 1 / (self.rate or Fraction(25))
+            time = -step
             for frame in _decode(container, stream, self.count, threads):
-                step = 1 / self.rate if self.rate else Fraction(1, 25)
-                last = last + step if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
-                yield last, _upright(convert(frame), frame)
+                time += step
+                if frame.pts is not None and frame.time_base is not None:
+                    time = frame.pts * frame.time_base
+                yield time, _upright(convert(frame), frame)
 
     def survey(self) -> tuple[Count, str]:
         """Decodes all frames without converting them: how many there are, and with which threads it gives them all."""
         count = Count()
         for threads in ('AUTO', 'SLICE'):
             count = Count()
-            with opened(self.path) as container:
-                stream = _pictures(container)
-                assert stream is not None
+            with opened(self.path) as (container, stream):
                 for _ in _decode(container, stream, count, threads):
                     pass
             if count.decoded == count.packets - count.unshown and not count.missing:
@@ -167,15 +163,19 @@ def is_video(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[InputContainer]:
-    """Opens a video.
+def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Opens a file and its video; the cover of a song is none.
 
     Raises:
-        FrameError: If it cannot be read, or is none.
+        FrameError: If it cannot be read, or is no video.
     """
     try:
         with open(path, 'rb') as file, av.open(_Nameless(file), 'r', metadata_errors='replace') as container:
-            yield container
+            videos = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
+            stream = next((stream for stream in videos if stream.codec_context), None)
+            if stream is None:
+                raise FrameError(f'{path}: no video is in it that FFmpeg decodes')
+            yield container, stream
     except av.FFmpegError as error:
         raise FrameError(f'{path}: does not open as a video ({error.strerror})') from None
     except OSError as error:
@@ -187,12 +187,6 @@ class _Nameless:
 
     def __init__(self, file: Any) -> None:
         self.read, self.seek, self.tell = file.read, file.seek, file.tell
-
-
-def _pictures(container: InputContainer) -> VideoStream | None:
-    """The video of a file; the cover of a song is none."""
-    streams = container.streams.video
-    return next((s for s in streams if s.codec_context and not s.disposition & Disposition.attached_pic), None)
 
 
 def _frames_by_time(container: InputContainer, stream: VideoStream) -> int | None:
@@ -212,9 +206,9 @@ def _decode(container: InputContainer, stream: VideoStream, count: Count, thread
     """Gives the frames that decode, and counts all."""
     stream.thread_type = threads
     container.flags &= ~Flags.gen_pts.value  # type: ignore[operator]  # by which an AVI would begin a frame late
-    due: deque[int | None] = deque()  # without times of its own, a frame is shown when the next packet was decoded
     damaged: set[int | None] = set()
     ends: dict[int, float] = {}
+    last_place = -1
     packets = container.demux()
     while True:
         try:
@@ -228,9 +222,8 @@ def _decode(container: InputContainer, stream: VideoStream, count: Count, thread
             ends[packet.stream_index] = max(end, ends.get(packet.stream_index, 0))
         if packet.stream_index != stream.index:
             continue
-        if packet.size:
-            count.packets += 1
-            due.append(packet.dts)
+        count.packets += packet.size > 0
+        last_place = last_place if packet.dts is None else packet.dts
         count.unshown += packet.is_discard
         if packet.is_corrupt:
             damaged.add(packet.pts)
@@ -238,13 +231,10 @@ def _decode(container: InputContainer, stream: VideoStream, count: Count, thread
             frames = packet.decode()
         except av.FFmpegError:
             count.lost += 1
-            if due:
-                due.popleft()
             continue
         for frame in frames:
             assert isinstance(frame, VideoFrame)
-            shown = due.popleft() if due else None
-            frame.pts = shown if frame.pts is None else frame.pts
+            frame.pts = frame.dts if frame.pts is None else frame.pts  # AVI has no times of its own
             if frame.is_corrupt or (frame.pts is not None and frame.pts in damaged):
                 count.lost += 1
                 continue
@@ -252,8 +242,11 @@ def _decode(container: InputContainer, stream: VideoStream, count: Count, thread
             if frame.pts is not None:
                 count.times.append(frame.pts)
             yield frame
+    promised = 0 if count.unshown else stream.frames
+    if container.format.name == 'avi':  # which counts the places of frames too that are shown for longer
+        promised -= last_place + 1 - count.packets
     cut = _seconds_cut(container, stream, ends)
-    count.add_missing(0 if count.unshown else stream.frames, int(cut / stream.time_base) if stream.time_base else 0)
+    count.add_missing(promised, int(cut / stream.time_base) if stream.time_base else 0)
 
 
 def _seconds_cut(container: InputContainer, stream: VideoStream, ends: Mapping[int, float]) -> float:
