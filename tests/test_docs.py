@@ -25,7 +25,7 @@ from multigrid_vsr.demo.training import options as demo_options
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
-NEEDS = {'GPU', 'REDS', 'minutes', 'ffmpeg'}
+NEEDS = {'GPU', 'REDS', 'minutes'}
 # What the pages whose commands are run begin with, of what the first of them has made.
 RUN = {
     'tutorial_own_videos.md': ['videos'],
@@ -135,7 +135,7 @@ def run_page(path: Path, folder: Path) -> None:
                 assert text.count(long) == 1
                 text = text.replace(long, short)
             (folder / block.title).write_text(text)
-        if block.needs - ({'ffmpeg'} if shutil.which('ffmpeg') else set()):
+        if block.needs:
             continue
         for line in block.commands:
             status, output = run_line(line, folder)
@@ -173,12 +173,10 @@ def after_tutorial(tutorial) -> Path:
     return tutorial
 
 
-needs_ffmpeg = pytest.mark.skipif(shutil.which('ffmpeg') is None, reason='no ffmpeg is installed; .ci/run installs one')
 long = pytest.mark.filterwarnings('ignore')  # what torch and BasicSR say to each other
 
 
 @long
-@needs_ffmpeg
 def test_tutorial_from_videos_to_a_report_runs(after_tutorial):
     names = {path.name for path in after_tutorial.iterdir()}
     assert {'mg.yml', 'full.yml', 'plan.png', 'report.html', 'restored.mp4'} <= names
@@ -189,7 +187,6 @@ def test_tutorial_from_videos_to_a_report_runs(after_tutorial):
 
 
 @long
-@needs_ffmpeg
 @pytest.mark.parametrize('page', [page for page in RUN if page != 'tutorial_own_videos.md'])
 def test_commands_of_a_page_run(page, after_tutorial, tmp_path, monkeypatch):
     for name in RUN[page]:

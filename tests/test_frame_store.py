@@ -25,7 +25,7 @@ from multigrid_vsr.core.errors import FrameError, InputError
 from multigrid_vsr.core.shapes import SampleRequest
 from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
 from multigrid_vsr.data.multigrid_vimeo90k_dataset import MultigridVimeo90KDataset
-from multigrid_vsr.demo.video import find_video
+from multigrid_vsr.demo.video import find_video, read_frames
 from multigrid_vsr.frames.clip import Clip
 from multigrid_vsr.frames.frame_store import FrameStore
 from multigrid_vsr.frames.store_info import STRIP, StoreInfo, frame_size, pack
@@ -152,8 +152,7 @@ def test_prepare_from_video_shrinks_by_basicsrs_imresize(tmp_path):
     frame, small = np.zeros((1, 144, 144, 3), np.uint8), np.zeros((1, 36, 36, 3), np.uint8)
     gt.crop('carphone_pristine', [50], 0, 16, frame)
     lq.crop('carphone_pristine', [50], 0, 4, small)
-    video = cv2.VideoCapture(str(find_video('carphone_pristine.mp4')))
-    image = [video.read()[1] for _ in range(51)][50]
+    image = list(read_frames(find_video('carphone_pristine.mp4')))[50]
     assert np.array_equal(frame[0], image[:, 16:160])
     expected = (imresize(image / 255.0, 0.25) * 255).round().clip(0, 255)
     assert np.array_equal(small[0], expected[:, 4:40])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 
 import cv2
@@ -16,7 +15,6 @@ from runs import refusal, run
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.windows import windows
 from multigrid_vsr.demo.video import find_video, read_frames
-from multigrid_vsr.frames.sequence import open_clip
 from multigrid_vsr.models.inference import Cut, Restorer, differences, super_resolve
 from multigrid_vsr.models.inference_memory import Need, choose_cut, measure_need
 
@@ -217,34 +215,6 @@ def test_infer_of_a_folder_in_windows_gives_what_the_whole_gives(trained, folder
     assert max(np.abs(one - two).max() for one, two in pairs) <= 1
     enlarged = cv2.resize(cv2.imread(str(folder / 'frame10.png')), None, fx=4, fy=4, interpolation=cv2.INTER_LINEAR)
     assert np.abs(cv2.imread(str(tmp_path / 'whole/frame10.png')).astype(int) - enlarged).mean() < 30
-
-
-def output(command, cwd):
-    return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout
-
-
-@pytest.mark.skipif(shutil.which('ffmpeg') is None, reason='no ffmpeg is installed')
-def test_infer_of_a_video_keeps_its_sound_and_rate(trained, tmp_path):
-    sound = ['-f', 'lavfi', '-i', 'sine=frequency=440:duration=0.4']
-    video = ['-f', 'lavfi', '-i', 'testsrc=size=48x32:rate=30000/1001:duration=0.4']
-    subprocess.run(['ffmpeg', '-v', 'error', *video, *sound, 'in.mp4'], cwd=tmp_path, check=True)
-    run(*INFER, 'in.mp4', '-w', trained, '-o', 'out.mp4', cwd=tmp_path)
-    show = ['ffprobe', '-v', 'error', '-of', 'csv=p=0', '-select_streams', 'v', '-show_entries']
-    show += ['stream=codec_name,width,height,r_frame_rate,nb_frames', 'out.mp4']
-    assert output(show, tmp_path).strip() == 'h264,192,128,30000/1001,12'
-    sounds = [
-        output(['ffmpeg', '-v', 'error', '-i', name, '-map', '0:a', '-f', 'md5', '-'], tmp_path)
-        for name in ('in.mp4', 'out.mp4')
-    ]
-    assert sounds[0] == sounds[1] != ''
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['in.mp4', 'out.mp4']
-
-
-def test_infer_without_ffmpeg_writes_a_video_without_sound(trained, folder, tmp_path):
-    printed = run(*INFER, folder, '-w', trained, '-o', 'out.mp4', '--fps', 10, cwd=tmp_path, PATH='').stdout
-    assert 'ffmpeg is not there: no sound is kept, and OpenCV writes the video.' in printed
-    clip = open_clip(tmp_path / 'out.mp4')
-    assert (len(list(clip.frames())), clip.height, clip.width, clip.fps) == (12, 128, 192, 10)
 
 
 def test_infer_measures_the_overlap_and_writes_nothing(trained, folder, tmp_path):

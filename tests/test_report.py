@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shutil
 import subprocess
@@ -11,10 +12,15 @@ from datetime import datetime, timedelta
 from html import escape
 from pathlib import Path
 
+import av
+import cv2
+import numpy as np
 import pytest
+import yaml
 from probe import train_here
 from runs import options, refusal, run
 
+from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.report import analysis, chart, page
 from multigrid_vsr.report.experiment import Point, read_experiment
@@ -319,6 +325,123 @@ def test_option_of_a_run_that_has_no_schedule_is_one_line(tmp_path):
     (tmp_path / 'x/run.yml').write_text('name: x\n')
     with pytest.raises(InputError, match=r'/x: train: must be a block of options, got nothing'):
         read_experiment(tmp_path / 'x')
+
+
+def numbered(count: int) -> list[np.ndarray]:
+    """Frames of 64 x 96 pixels, each of a grey of its own."""
+    return [np.full((64, 96, 3), 40 + 10 * number, np.uint8) for number in range(count)]
+
+
+def images(folder: Path, frames, name, suffix='png') -> None:
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(frames):
+        assert cv2.imwrite(str(folder / f'{name(number)}.{suffix}'), frame)
+
+
+def unpadded(root, gt, lq):
+    images(root / 'gt/a', gt, str)
+    images(root / 'lq/a', lq, str)
+
+
+def beginning_at_98(root, gt, lq):
+    images(root / 'gt/a', gt, lambda number: f'{number + 98}')
+    images(root / 'lq/a', lq, lambda number: f'{number + 98}')
+
+
+def with_files_of_macos(root, gt, lq):
+    for kind, frames in (('gt', gt), ('lq', lq)):
+        images(root / kind / 'a', frames, lambda number: f'f{number + 1:04d}')
+        for path in list((root / kind / 'a').iterdir()):
+            path.with_name(f'._{path.name}').write_bytes(b'x')
+
+
+def as_jpeg(root, gt, lq):
+    images(root / 'gt/a', gt, lambda number: f'{number:08d}', 'jpg')
+    images(root / 'lq/a', lq, lambda number: f'{number:08d}')
+
+
+def cropped(root, gt, lq):
+    images(root / 'gt/a', [np.pad(frame, ((0, 2), (0, 3), (0, 0))) for frame in gt], str)
+    images(root / 'lq/a', lq, str)
+
+
+def as_video(root, gt, lq):
+    for kind, frames in (('gt', gt), ('lq', lq)):
+        (root / kind).mkdir(parents=True)
+        with av.open(str(root / kind / 'a.mkv'), 'w') as container:
+            stream = container.add_stream('ffv1', rate=25)
+            stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], 'bgr0'
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='bgr24').reformat(format='bgr0')))
+            container.mux(stream.encode(None))
+
+
+def of_basicsr(root, gt, lq):
+    """Read by the alphabet, counted from 0; the names count from 1."""
+    images(root / 'gt/a', gt, lambda number: f'{number + 1:08d}')
+    images(root / 'lq/a', lq, lambda number: f'{number + 1:08d}')
+
+
+KINDS = [unpadded, beginning_at_98, with_files_of_macos, as_jpeg, cropped, as_video, of_basicsr]
+
+
+def shown(html: str) -> dict[str, int]:
+    """The mean of each picture on a page, by what stands below it."""
+    found = re.findall(r'<img alt="([^"]*)" src="data:image/png;base64,([^"]*)"', html)
+    return {
+        label: round(cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), 1).mean()) for label, data in found
+    }
+
+
+@pytest.mark.parametrize('make', KINDS)
+@pytest.mark.parametrize('count', [13, 6])
+def test_report_shows_the_frames_that_the_test_set_reads(make, count, tmp_path, monkeypatch):
+    gt = numbered(count)
+    make(tmp_path, gt, [frame[::4, ::4] for frame in gt])
+    kind = 'VideoRecurrentTestDataset' if make is of_basicsr else 'MultigridVideoTestDataset'
+    write_run(tmp_path, {'name': 'mine', 'type': kind, 'dataroot_gt': 'gt', 'dataroot_lq': 'lq'})
+    images(tmp_path / 'x/visualization/mine/a', [frame + 1 for frame in gt], lambda number: f'{number:08d}_8')
+    monkeypatch.chdir(tmp_path)
+    main(['report', 'x', '-o', 'page.html'])
+    html = (tmp_path / 'page.html').read_text()
+    middle = count // 2
+    assert f'<p class="dim">mine/a/{middle:08d}</p>' in html
+    grey = 40 + 10 * middle
+    assert shown(html) == {'LQ': grey, 'x, 8': grey + 1, 'ground truth': grey}
+
+
+def test_report_of_a_set_of_windows_finds_a_frame_by_its_name(tmp_path, monkeypatch):
+    """BasicSR names the picture after the LQ frame, and pairs frames by the alphabet."""
+    gt = numbered(5)
+    images(tmp_path / 'gt/a', gt, lambda number: f'{number:04d}')
+    images(tmp_path / 'lq/a', [frame[::4, ::4] for frame in gt], lambda number: f'frame{number + 1}')
+    write_run(tmp_path, {'name': 'Vid4', 'type': 'VideoTestDataset', 'dataroot_gt': 'gt', 'dataroot_lq': 'lq'})
+    images(tmp_path / 'x/visualization/Vid4/a', [frame + 1 for frame in gt], lambda number: f'frame{number + 1}_8')
+    monkeypatch.chdir(tmp_path)
+    main(['report', 'x', '-o', 'page.html'])
+    assert shown((tmp_path / 'page.html').read_text()) == {'LQ': 60, 'x, 8': 61, 'ground truth': 60}
+
+
+def write_run(root: Path, val: dict[str, str]) -> None:
+    train = {'batch_size_per_gpu': 2, 'gt_size': 64, 'num_frame': 5}
+    opt = {'name': 'x', 'scale': 4, 'train': {'total_iter': 8}, 'datasets': {'train': train, 'val': val}}
+    (root / 'x').mkdir()
+    (root / 'x/run.yml').write_text(yaml.safe_dump(opt))
+
+
+@pytest.mark.parametrize(('root', 'reason'), [
+    ('gone', 'datasets.val.dataroot_gt: must be a folder of clips, an LMDB or a video, got gone. Correct the path.'),
+    ('other', 'the test set has no clip a'),
+])  # fmt: skip
+def test_report_says_why_there_is_no_ground_truth(root, reason, tmp_path, monkeypatch):
+    images(tmp_path / 'other/b', numbered(3), str)
+    write_run(tmp_path, {'name': 'mine', 'type': 'MultigridVideoTestDataset', 'dataroot_gt': root})
+    images(tmp_path / 'x/visualization/mine/a', numbered(3), lambda number: f'{number:08d}_8')
+    monkeypatch.chdir(tmp_path)
+    main(['report', 'x', '-o', 'page.html'])
+    html = (tmp_path / 'page.html').read_text()
+    assert f'<p class="dim">mine/a/00000001, without ground truth: {reason}</p>' in html
+    assert shown(html) == {'x, 8': 50}
 
 
 DURATIONS = [(0.0, '0.0 s'), (9.96, '10.0 s'), (42.4, '42 s'), (60, '1 min'), (61, '1 min 1 s'), (3599.7, '1 h'),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import sys
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     with _silent_without_a_reader():
         argv = sys.argv[1:] if argv is None else argv
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors='backslashreplace')  # a file's name may be no UTF-8
         args, others = build_parser().parse_known_args(argv)
         args.argv = argv[1:]
         if others and args.run is not train.run:  # those BasicSR may know

@@ -33,11 +33,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         'infer',
         help='super-resolve a video or a folder of frames',
         description='Runs the network of an option file over a clip of any length. A clip that memory holds goes '
-        'through as a whole; a longer one in windows whose ends overlap, a larger one in tiles too. With ffmpeg a '
-        'video keeps its sound.',
+        'through as a whole; a longer one in windows whose ends overlap, a larger one in tiles too. A video keeps '
+        'its times, colours and sound.',
         examples=_EXAMPLES,
     )
-    parser.add_argument('input', type=Path, metavar='INPUT', help='video, or folder of images')
+    parser.add_argument('input', type=Path, metavar='INPUT', help='video, image, or folder of images')
     parser.add_argument('-w', '--weights', type=Path, required=True, metavar='FILE', help='weight file of BasicSR')
     parser.add_argument('-o', dest='out', type=Path, metavar='OUTPUT', help='video, or folder of PNG')
     parser.add_argument('-opt', help="option file of the run (default: the copy in the weights' run folder)")
@@ -61,6 +61,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help='LQ pixels of context of a tile (default: %(default)s)',
     )
     parser.add_argument('--fps', type=float, help="frames a second of a video (default: the input's, else 25)")
+    parser.add_argument('--strict', action='store_true', help='refuse a video of which frames do not decode')
     parser.add_argument(
         '--measure',
         type=int,
@@ -85,6 +86,8 @@ def run(args: argparse.Namespace) -> None:
     from multigrid_vsr.models.restorer import load_restorer
 
     clip = open_clip(args.input)
+    if clip.video and args.strict and (problem := clip.video.survey()[0].problem(args.input)):
+        raise OptionError('INPUT', 'be a whole video for --strict', problem, 'Mend it, or leave --strict out.')
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     restorer = load_restorer(opt, args.weights, args.param_key, device)
     least = restorer.least_frames
@@ -113,6 +116,9 @@ def _check(args: argparse.Namespace) -> None:
         return
     if args.out is None:
         raise OptionError('-o', 'be given', None, 'Say where the result goes.')
+    from multigrid_vsr.frames.sequence import check_suffix
+
+    check_suffix(args.out)
     if os.path.lexists(args.out):
         raise OptionError('-o', 'not exist yet', args.out, 'Give another name.')
     check_writable('-o', args.out)
@@ -153,14 +159,16 @@ def _restore(restorer: Restorer, clip: FrameSequence, cut: Cut, out: Path, fps: 
     is_whole = clip.num_frame is not None and clip.num_frame <= cut.num_frame
     frames = 'The clip as a whole' if is_whole else f'Windows of {cut.num_frame} frames, overlap {cut.overlap}'
     print(frames + (f'; tiles of {cut.tile} LQ pixels, overlap {cut.tile_overlap}.' if cut.tile else '.'))
-    writer = open_writer(out, clip, fps)
+    if clip.video and clip.video.loss:
+        print(f'{clip.video.loss}.')
     count = 0
-    with tqdm(total=clip.num_frame, desc='Restore', unit='frame') as bar:
+    with open_writer(out, clip, fps) as writer, tqdm(total=clip.num_frame, desc='Restore', unit='frame') as bar:
         for frame in super_resolve(restorer, clip.frames(), cut):
             writer.write(frame.numpy())
             count += 1
             bar.update()
-    writer.close()
+    if clip.video and (problem := clip.video.count.problem(clip.path)):
+        print(f'{problem}.')
     print(f'{count} frames of {frame.shape[1]}x{frame.shape[0]}: {out}')
 
 

@@ -35,6 +35,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         '--min-frames', type=int, default=1, metavar='N', help='leave out clips with fewer frames (default: 1)'
     )
     parser.add_argument('-o', dest='out', type=_path, required=True, metavar='STORE', help='folder of the stores')
+    parser.add_argument('--strict', action='store_true', help='refuse a video of which frames do not decode')
     parser.add_argument('--workers', type=int, help='processes (default: one for each core)')
     parser.add_argument('--verify', action='store_true', help='check a store, against --gt and --lq too if given')
     return parser
@@ -60,7 +61,13 @@ def run(args: argparse.Namespace) -> None:
     sources = None
     if args.gt is not None:
         sources = open_sources(
-            args.gt, args.lq, args.scale, list_file=args.list, min_frames=args.min_frames, workers=workers
+            args.gt,
+            args.lq,
+            args.scale,
+            list_file=args.list,
+            min_frames=args.min_frames,
+            workers=workers,
+            is_strict=args.strict,
         )
         print(*sources.notes, sep='\n', end='\n' if sources.notes else '')
     elif args.lq is not None or not args.verify:

@@ -8,8 +8,8 @@ from typing import Any
 
 from multigrid_vsr.core.errors import OptionError, one_line
 from multigrid_vsr.frames.frame_sources import ImageSource
-from multigrid_vsr.frames.image_size import Size, image_size
-from multigrid_vsr.frames.test_clips import open_test_clips
+from multigrid_vsr.frames.image_size import Size, check_images, image_size
+from multigrid_vsr.frames.test_clips import check_names, open_test_clips
 from multigrid_vsr.options.arch_limits import ArchLimits, limits_in, limits_of, window_of
 from multigrid_vsr.options.kinds import did_you_mean
 from multigrid_vsr.options.known_types import STOCK_TEST_SETS, TEST_SET_TYPES
@@ -132,6 +132,7 @@ def _clips(name: str, val_opt: Mapping[str, Any]) -> list[tuple[str, Path, Path]
             )
     if not names:
         raise OptionError(f'{name}.dataroot_gt', 'hold folders of frames', f'none in {gt_root}', 'Correct the path.')
+    check_names(f'{name}.dataroot_gt', names)
     for clip in names:
         for key, root in (('dataroot_gt', gt_root), ('dataroot_lq', lq_root)):
             if not (root / clip).is_dir():
@@ -188,6 +189,7 @@ def _check_sizes(name: str, clip: str, gt: Size, lq: Size, scale: int, limits: A
 def _one_size(option: str, clip: str, frames: list[Path]) -> Size:
     """Height and width of all frames of a clip."""
     first = _size(option, frames[0])
+    check_images(option, frames)
     for path in frames[1:]:
         if _size(option, path) != first:
             raise OptionError(

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.frames.video import Video
 
 
 def find_video(name: str) -> Path:
@@ -41,18 +42,10 @@ def read_frames(path: Path, height: int | None = None) -> Iterator[np.ndarray]:
         uint8 (h, w, 3), BGR.
 
     Raises:
-        InputError: If the file holds no video that can be decoded.
+        FrameError: If no frame of it decodes.
     """
-    video = cv2.VideoCapture(str(path))
-    count = 0
-    while True:
-        there_is_one, frame = video.read()
-        if not there_is_one:
-            break
-        count += 1
+    for _, frame in Video(path).frames():
         if height is not None and height != frame.shape[0]:
             width = round(frame.shape[1] * height / frame.shape[0])
             frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
         yield frame
-    if count == 0:
-        raise InputError(f'{path}: must be a video, got no frame that can be decoded. Install opencv-python anew.')

@@ -141,7 +141,7 @@ def scan_folders(option: str, root: Path, names: FrameNames) -> list[Clip]:
 
 def _folders_in(folder: str) -> list[str]:
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if not is_system(entry.name) and entry.is_dir())
+        return sorted(entry.name for entry in entries if not is_system(entry.name) and os.path.isdir(entry.path))
 
 
 def _scan_folder(option: str, root: Path, name: str, names: FrameNames) -> Clip:

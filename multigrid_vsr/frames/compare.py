@@ -12,9 +12,10 @@ from typing import Any
 from tqdm import tqdm
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.frames.clip import Clip
+from multigrid_vsr.frames.clip import Clip, FrameNames
 from multigrid_vsr.frames.clips import frame_names, kinds_of_frames
 from multigrid_vsr.frames.found import Finder, Found, finder
+from multigrid_vsr.frames.image_size import check_images
 from multigrid_vsr.frames.store_info import FINISHED, read_origin, stamp
 
 _THREADS = 16  # most of the time goes into waiting where the frames lie on another machine
@@ -42,7 +43,7 @@ def compare_with_files(clips: Sequence[Clip], dataset_opt: Mapping[str, Any]) ->
         for kind in kinds_of_frames(dataset_opt)
     }
     has_list = dataset_opt.get('meta_info_file') is not None
-    compare = partial(_compare, finders, dataset_opt['scale'], has_list)
+    compare = partial(_compare, finders, names if backend == 'disk' else None, dataset_opt['scale'], has_list)
     longer = [pair for pair in _in_threads(compare, clips, 'Check the clips') if pair is not None]
     if not longer:
         return []
@@ -53,7 +54,9 @@ def compare_with_files(clips: Sequence[Clip], dataset_opt: Mapping[str, Any]) ->
     ]
 
 
-def _compare(finders: Mapping[str, Finder], scale: int, has_list: bool, clip: Clip) -> tuple[Clip, Found] | None:
+def _compare(
+    finders: Mapping[str, Finder], names: FrameNames | None, scale: int, has_list: bool, clip: Clip
+) -> tuple[Clip, Found] | None:
     """Raises where the clip differs; gives it back where it has more frames than the list says."""
     of_kind = {kind: find(clip.name, clip.num_frame) for kind, find in finders.items()}
     for kind, found in of_kind.items():
@@ -61,6 +64,9 @@ def _compare(finders: Mapping[str, Finder], scale: int, has_list: bool, clip: Cl
             _refuse_count(kind, found, clip, has_list)
         if found.size is None:
             raise OptionError(f'datasets.train.dataroot_{kind}', 'hold images', found.first, 'Replace it.')
+        if names is not None:
+            files = [Path(found.where, names.file(frame)) for frame in range(clip.num_frame)]
+            check_images(f'datasets.train.dataroot_{kind}', files)
     gt, lq = of_kind['gt'], of_kind.get('lq')
     if gt.size != (clip.height, clip.width):
         raise OptionError(

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import cv2
 import lmdb
 import numpy as np
 
 from multigrid_vsr.core.errors import FrameError
 from multigrid_vsr.frames.clip import Clip, FrameNames
 from multigrid_vsr.frames.frame_store import FrameStore
-from multigrid_vsr.frames.image_size import Size, png_size
+from multigrid_vsr.frames.image_size import Size, decode_image, png_size
 from multigrid_vsr.frames.png_rows import first_rows
 
 
@@ -119,7 +118,7 @@ def _decode_crop(
     """
     rows = top + out.shape[0]
     shortened = first_rows(encoded, rows)
-    image = cv2.imdecode(np.frombuffer(shortened, np.uint8), cv2.IMREAD_COLOR) if len(shortened) else None
+    image = decode_image(shortened)
     if image is None:
         raise FrameError(f'clip {clip}, frame {frame}: {source} holds no image that can be decoded')
     height, width = image.shape[:2] if shortened is encoded else png_size(encoded)

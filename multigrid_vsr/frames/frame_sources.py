@@ -12,12 +12,12 @@ import numpy as np
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.frames.clip import Clip
 from multigrid_vsr.frames.frame_readers import open_env
-from multigrid_vsr.frames.image_size import image_size
+from multigrid_vsr.frames.image_size import check_images, image_size
 from multigrid_vsr.frames.lists import read_lmdb_list
 from multigrid_vsr.frames.source_tree import SourceTree, check_numbers, kind_of, read_tree
 from multigrid_vsr.frames.store_info import FINISHED, Origin, stamp
 from multigrid_vsr.frames.store_source import StoreSource
-from multigrid_vsr.frames.video_source import VideoSource
+from multigrid_vsr.frames.video import VideoSource
 
 Payload = bytes | np.ndarray | None  # an encoded image, a decoded frame, or nothing where it cannot be read
 
@@ -52,13 +52,14 @@ class FrameSource(Protocol):
         """The file that holds a frame, for messages."""
 
 
-def open_source(option: str, root: Path, workers: int = 1) -> FrameSource:
+def open_source(option: str, root: Path, workers: int = 1, is_strict: bool = False) -> FrameSource:
     """Opens a folder of images or of such folders, a BasicSR LMDB, a frame store, a video or a folder of videos.
 
     Args:
         option: Which option names it.
         root: What was given.
         workers: Threads that count the frames of videos.
+        is_strict: Whether videos of which frames are lost are refused.
 
     Raises:
         OptionError: If it is none of these.
@@ -70,12 +71,12 @@ def open_source(option: str, root: Path, workers: int = 1) -> FrameSource:
     if root.is_file():
         if kind_of(root) != 'video':
             raise OptionError(option, 'be a video, or a folder of images', root, 'Give the folder that it is in.')
-        return VideoSource(option, root, {root.stem: ''}, [], workers)
+        return VideoSource(option, root, {root.stem: ''}, [], workers, is_strict)
     if not root.is_dir():
         raise OptionError(option, 'be a folder of clips, an LMDB or a video', root, 'Correct the path.')
     tree = read_tree(option, root)
     if tree.videos:
-        return VideoSource(option, root, tree.videos, tree.notes, workers)
+        return VideoSource(option, root, tree.videos, tree.notes, workers, is_strict)
     if not tree.images:
         raise OptionError(option, 'hold at least one clip', f'none in {root}', 'Correct the path.')
     return ImageSource(option, root, tree)
@@ -122,6 +123,7 @@ class ImageSource:
                 raise OptionError(
                     self._option, 'hold images', f'{self.root / files[0]}, which is none', 'Replace or remove it.'
                 )
+            check_images(self._option, [self.root / path for path in files])
             clips[name] = Clip(name, len(files), *size)
         return clips
 

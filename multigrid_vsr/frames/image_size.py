@@ -1,17 +1,21 @@
-"""The size of an image, from its header."""
+"""Images as they lie in files: their size by the header, their pixels, and what 8 bits would lose of them."""
 
 from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+
+from multigrid_vsr.core.errors import OptionError
 
 _HEAD = 4096  # bytes of a file that are looked at first
+_READABLE = ('AVIF', 'BMP', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM', 'TIFF', 'WEBP')  # by Pillow and by OpenCV
 _ORIENTATION = 0x0112  # of EXIF: 5 to 8 turn the image by 90 degrees, where OpenCV goes by it
 Size = tuple[int, int]  # height, width
 
@@ -59,5 +63,66 @@ def _pillow_size(file: IO[bytes]) -> Size | None:
 
 
 def _decoded_size(encoded: bytes) -> Size | None:
-    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
+    image = decode_image(encoded)
     return None if image is None else image.shape[:2]
+
+
+def decode_image(encoded: bytes | memoryview, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
+    """The pixels of an encoded image, uint8 (h, w, 3), BGR; ``None`` where it is none.
+
+    Files are read by Python everywhere: OpenCV crashes on a name that is no UTF-8.
+    """
+    return cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if len(encoded) else None
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file of any name is an image that OpenCV reads, by its header.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.format in _READABLE
+    except (SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
+        return False
+
+
+def check_images(option: str, files: Sequence[Path]) -> None:
+    """Refuses images that would lose nearly all without a word.
+
+    Args:
+        option: Which option names them.
+        files: The frames of a clip. The first one is looked at; where it is deep, the middle and the last one too.
+
+    Raises:
+        OptionError: If a file holds several frames, or 16 bits hold values of 10 or 12 bits, which 8 bits leave black.
+    """
+    number, may_be_deep = _frames_and_depth(files[0])
+    if number > 1:
+        raise OptionError(option, 'hold a frame a file', f'{files[0]} with {number}', 'Write each frame as a file.')
+    largest = 0
+    for path in [files[place] for place in sorted({0, len(files) // 2, len(files) - 1})] if may_be_deep else []:
+        encoded = path.read_bytes()
+        deep, image = (decode_image(encoded, flags) for flags in (cv2.IMREAD_UNCHANGED, cv2.IMREAD_COLOR))
+        if deep is None or image is None or deep.dtype != np.uint16 or image.max() > 16:
+            return
+        largest = max(largest, int(deep.max()))
+    if largest:
+        value = f'no value above {largest} of 65535 in {files[0]}, which 8 bits leave black'
+        raise OptionError(option, 'use all bits', value, 'Multiply the values, by 64 where they have 10 bits.')
+
+
+def _frames_and_depth(path: Path) -> tuple[int, bool]:
+    """How many frames a file holds, and whether it may have more than 8 bits a channel."""
+    with open(path, 'rb') as file:
+        head = file.read(_HEAD)
+        if _png_size(head) is not None and b'acTL' not in head:
+            return 1, head[24] > 8
+        try:
+            file.seek(0)
+            with Image.open(file) as image:
+                number, is_jpeg = getattr(image, 'n_frames', 1), image.format in ('JPEG', 'MPO')
+                return 1 if is_jpeg else number, not is_jpeg and image.format not in ('BMP', 'WEBP')
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return 1, False

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from multigrid_vsr.frames.frame_sources import Payload
+from multigrid_vsr.frames.image_size import decode_image
 from multigrid_vsr.frames.pairs import Pair, Sources
 
 KINDS = ('gt', 'lq')
@@ -133,7 +134,7 @@ def decode_pair(scale: int, task: Task, kinds: Collection[str] = KINDS) -> tuple
 def _decode(payload: Payload) -> np.ndarray | None:
     if isinstance(payload, np.ndarray) or payload is None:
         return payload
-    return cv2.imdecode(np.frombuffer(payload, np.uint8), cv2.IMREAD_COLOR) if payload else None
+    return decode_image(payload)
 
 
 def shrink(frame: np.ndarray, scale: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,6 +75,7 @@ def open_sources(
     list_file: Path | None = None,
     min_frames: int = 1,
     workers: int = 1,
+    is_strict: bool = False,
 ) -> Sources:
     """Opens ground truth and LQ frames and puts their clips together, by name, and frames by order.
 
@@ -83,12 +85,13 @@ def open_sources(
         list_file: Names the clips to take; without it all are taken.
         min_frames: Clips with fewer frames are left out.
         workers: Threads that count the frames of videos.
+        is_strict: Whether videos of which frames are lost are refused.
 
     Raises:
         OptionError: If a clip of one is missing in the other, or length or size do not fit.
     """
-    gt = open_source('--gt', gt_root, workers)
-    lq = open_source('--lq', lq_root, workers) if lq_root is not None else None
+    gt = open_source('--gt', gt_root, workers, is_strict)
+    lq = open_source('--lq', lq_root, workers, is_strict) if lq_root is not None else None
     sources = pair(gt, lq, scale, list_file)
     long_enough = tuple(pair for pair in sources.pairs if pair.clip.num_frame >= min_frames)
     number = len(sources.pairs)
@@ -130,18 +133,21 @@ def pair(
     names = gt.names if listed is None else _listed(gt, listed, options)
     lq_names = _lq_names(gt, lq, names, listed is not None, options) if lq is not None else {}
     gt_clips = gt.measure(names)
+    composed = {_composed(name): clip for name, clip in gt_clips.items()}
     for name, clip in (listed or {}).items():
-        if clip is not None and gt_clips[clip.name] != clip:
-            rule = f'agree with {options.gt}, {_say(gt_clips[name])}'
+        there = composed[_composed(name)]
+        if clip is not None and clip != replace(there, name=name):
+            rule = f'agree with {options.gt}, {_say(there)}'
             raise OptionError(options.clips, rule, _say(clip), f'Correct {list_file}.')
     lq_clips = lq.measure(list(lq_names.values())) if lq is not None else {}
     pairs = [_pair(gt, lq, gt_clips[name], lq_clips.get(lq_names.get(name, '')), scale, options) for name in names]
     return Sources(gt, lq, scale, tuple(pairs))
 
 
-def _listed(gt: FrameSource, listed: Collection[str], options: OptionNames) -> list[str]:
+def _listed(gt: FrameSource, names: Collection[str], options: OptionNames) -> list[str]:
     """The listed clips in the order of the source."""
-    missing = sorted(set(listed).difference(gt.names))
+    there, listed = _by_name(gt, options.gt), {_composed(name) for name in names}
+    missing = sorted(listed.difference(there))
     if missing:
         raise OptionError(
             options.clips,
@@ -149,7 +155,23 @@ def _listed(gt: FrameSource, listed: Collection[str], options: OptionNames) -> l
             f'{missing[0]} ({len(missing)} of {len(listed)} names are not in {gt.root}, which has {gt.names[0]})',
             f'Correct the list, or {options.gt}.',
         )
-    return [name for name in gt.names if name in listed]
+    return [name for composed, name in there.items() if composed in listed]
+
+
+def _composed(name: str) -> str:
+    """A name in one of the two forms of Unicode: macOS writes the accents of names apart, and others do not."""
+    return unicodedata.normalize('NFC', name)
+
+
+def _by_name(source: FrameSource, option: str) -> dict[str, str]:
+    """The names of all clips by their composed form."""
+    names: dict[str, str] = {}
+    for name in source.names:
+        other = names.setdefault(_composed(name), name)
+        if other != name:
+            value = f'{other!a} and {name!a} in {source.root}'
+            raise OptionError(option, 'hold each name once, in whichever form of Unicode', value, 'Rename one of them.')
+    return names
 
 
 def _lq_names(
@@ -158,7 +180,8 @@ def _lq_names(
     """The LQ clip of each clip: that of the same name, or the only one of the only one."""
     if len(gt.names) == len(lq.names) == 1:
         return {gt.names[0]: lq.names[0]}
-    missing = [name for name in names if name not in set(lq.names)]
+    there = _by_name(lq, options.lq)
+    missing = [name for name in names if _composed(name) not in there]
     if missing:
         raise OptionError(
             options.lq,
@@ -166,7 +189,7 @@ def _lq_names(
             f'{lq.root} without {missing[0]} ({len(missing)} missing)',
             f'Add it, or name the clips to take in {options.clips}.',
         )
-    extra = sorted(set(lq.names).difference(gt.names))
+    extra = sorted(there.keys() - _by_name(gt, options.gt).keys())
     if extra and not is_listed:
         raise OptionError(
             options.lq,
@@ -174,7 +197,7 @@ def _lq_names(
             f'{extra[0]} too, which is not in {gt.root} ({len(extra)} too many)',
             f'Move it elsewhere, or name the clips to take in {options.clips}.',
         )
-    return {name: name for name in names}
+    return {name: there[_composed(name)] for name in names}
 
 
 def _pair(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from functools import partial
@@ -91,6 +92,8 @@ def _check_room(updates: Mapping[str, StoreUpdate], out: Path) -> None:
     if needed > free:
         beside = any(update.previous is not None for update in updates.values())
         fix = f'Make room, or delete {out}, which stays until the new store is whole.' if beside else 'Make room.'
+        if not os.access(folder, os.W_OK):  # a disk that can only be read
+            fix = 'Choose another place: that one cannot be written.'
         raise InputError(f'-o: must have {needed / 1e9:.2f} GB free, got {free / 1e9:.2f} GB in {folder}. {fix}')
 
 

@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from io import BytesIO, FileIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import av
 import cv2
 import numpy as np
+from av.container import OutputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from multigrid_vsr.core.errors import FrameError, InputError, OptionError, one_line
+from multigrid_vsr.core.whole_file import FULL
+from multigrid_vsr.frames.image_size import check_images, decode_image
 from multigrid_vsr.frames.source_tree import kind_of, natural
 from multigrid_vsr.frames.system_files import is_system
+from multigrid_vsr.frames.video import MATRICES, UNTAGGED, Video, matrix_of, opened, scale_graph
 
-_WRITABLE = ('.mp4', '.mkv', '.mov', '.m4v', '.avi', '.webm')
-_CV2_CODERS = {'.avi': 'MJPG', '.webm': 'VP80'}  # without ffmpeg; mp4v otherwise
+_X264, _VP9 = ('libx264', {'crf': '12'}), ('libvpx-vp9', {'crf': '15', 'b': '0'})
+_WRITABLE = {  # FFmpeg's name of the container, and what encodes for it
+    '.mp4': ('mp4', *_X264),
+    '.m4v': ('mp4', *_X264),
+    '.mov': ('mov', *_X264),
+    '.mkv': ('matroska', *_X264),
+    '.avi': ('avi', 'libx264', {'crf': '12', 'bf': '0'}),  # it has no times, and frames in the order of decoding
+    '.ts': ('mpegts', *_X264),
+    '.flv': ('flv', *_X264),
+    '.webm': ('webm', *_VP9),
+}
+_TRANSFERS = {5: 6, 9: 14}  # of a matrix, where H.273 numbers it otherwise
+_TICKS = 90000  # a second, at least: times of any frame rate are kept to 6 us
 
 
 @dataclass(frozen=True)
@@ -28,11 +46,12 @@ class FrameSequence:
     """A clip that can be read.
 
     Attributes:
-        path: Video file or folder.
+        path: Video file, folder or image.
         files: Images in order; none for a video.
         num_frame: Frames; of a video what its header says, which may be wrong, or ``None``.
         height, width: Of the first frame.
-        fps: Frames a second of a video.
+        video: The video; ``None`` for images.
+        times: When each frame of a video that has been read is shown, in seconds.
     """
 
     path: Path
@@ -40,29 +59,37 @@ class FrameSequence:
     num_frame: int | None
     height: int
     width: int
-    fps: float | None
+    video: Video | None = None
+    times: list[Fraction] = field(default_factory=list)
 
     def frames(self) -> Iterator[np.ndarray]:
         """The frames in order, uint8 (h, w, 3), BGR.
 
         Raises:
-            FrameError: If an image cannot be read, or has another size than the first.
+            FrameError: If an image cannot be read, or a frame has another size than the first.
         """
         for path in self.files:
-            frame = cv2.imread(str(path))
+            frame = decode_image(_read(path))
             if frame is None or frame.shape[:2] != (self.height, self.width):
                 got = 'something else' if frame is None else f'{frame.shape[1]}x{frame.shape[0]}'
                 raise FrameError(f'{path}: must be an image of {self.width}x{self.height}, got {got}. Mend or move it.')
             yield frame
-        if not self.files:
-            yield from _decode(self.path)
+        self.times.clear()
+        for time, frame in self.video.frames() if self.video else ():
+            if frame.shape[:2] != (self.height, self.width):
+                size = f'{frame.shape[1]}x{frame.shape[0]} from frame {len(self.times)} on'
+                raise FrameError(
+                    f'{self.path}: must have frames of {self.width}x{self.height}, got {size}. Cut it there.'
+                )
+            self.times.append(time)
+            yield frame
 
 
 def open_clip(path: Path) -> FrameSequence:
-    """Opens a video, or a folder of images under any names, sorted as people count: 9.png before 10.png.
+    """Opens a video, an image, or a folder of images under any names, sorted as people count: 9.png before 10.png.
 
     Raises:
-        InputError: If there is no frame in it.
+        InputError: If there is no frame in it, or its images are not what they seem.
     """
     if path.is_dir():
         images = [path for path in path.iterdir() if not is_system(path.name) and kind_of(path) == 'image']
@@ -72,51 +99,73 @@ def open_clip(path: Path) -> FrameSequence:
             raise InputError(
                 f'INPUT: must hold each name once, got {path} with several {double}.*. Rename one of them.'
             )
-        first = cv2.imread(str(files[0])) if files else None
-        if first is None:
-            raise InputError(
-                f'INPUT: must be a video or a folder of images, got {path}. Give a folder with images in it.'
-            )
-        return FrameSequence(path, files, len(files), first.shape[0], first.shape[1], None)
-    first = next(_decode(path), None) if path.is_file() else None
+    elif path.is_file() and kind_of(path) != 'image':
+        try:
+            video = Video(path)
+        except FrameError as error:
+            raise OptionError(
+                'INPUT', 'be a video or a folder of images', error, 'Mend it, or correct the path.'
+            ) from None
+        return FrameSequence(path, (), video.num_frame, video.height, video.width, video)
+    else:
+        files = (path,) if path.is_file() else ()
+    first = decode_image(_read(files[0])) if files else None
     if first is None:
-        raise InputError(f'INPUT: must be a video or a folder of images, got {path}. Correct the path.')
-    video = cv2.VideoCapture(str(path))
-    count, fps = int(video.get(cv2.CAP_PROP_FRAME_COUNT)), video.get(cv2.CAP_PROP_FPS)
-    return FrameSequence(
-        path, (), count if count > 0 else None, first.shape[0], first.shape[1], fps if fps > 0 else None
-    )
+        fix = 'Give a folder with images in it.' if path.is_dir() else 'Correct the path.'
+        raise InputError(f'INPUT: must be a video or a folder of images, got {path}. {fix}')
+    check_images('INPUT', files)
+    return FrameSequence(path, files, len(files), first.shape[0], first.shape[1])
 
 
-def _decode(path: Path) -> Iterator[np.ndarray]:
-    video = cv2.VideoCapture(str(path))
-    while True:
-        there_is_one, frame = video.read()
-        if not there_is_one:
-            return
-        yield frame
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FrameError(f'{path}: must be readable, got {error.strerror}. Mend or move it.') from None
+
+
+def check_suffix(out: Path) -> None:
+    """Asks for a name that says what to write: no suffix for a folder, or that of a video that can be written.
+
+    Raises:
+        OptionError: If it has another suffix, or PyAV was built without the encoder.
+    """
+    suffixes = [suffix for suffix, (_, coder, _) in _WRITABLE.items() if coder in av.codecs_available]
+    if out.suffix and out.suffix.lower() not in suffixes:
+        rule = f'end in {", ".join(suffixes)} for a video, or have no suffix for a folder of PNG'
+        raise OptionError('-o', rule, out, 'Rename it.')
 
 
 class Writer(Protocol):
-    """Takes frames in order; what it has written appears under its name with ``close``."""
+    """Takes frames in order. What it has written appears under its name when the block ends without an error."""
+
+    def __enter__(self) -> Writer: ...
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None: ...
 
     def write(self, frame: np.ndarray) -> None: ...
 
-    def close(self) -> None: ...
-
 
 def open_writer(out: Path, clip: FrameSequence, fps: float | None) -> Writer:
-    """A folder of PNG, or a video where the name ends like one: by ffmpeg with the sound of the clip, else by OpenCV.
+    """A folder of PNG, or a video where the name ends like one, with the sound of the clip.
 
     Args:
         out: What to write; it does not exist yet.
-        clip: Where names, frame rate and sound come from.
-        fps: Frames a second; the clip's own, else 25.
+        clip: Where names, times, colours and sound come from.
+        fps: Frames a second; without it the times of the clip, or 25 of images.
     """
-    if out.suffix.lower() not in _WRITABLE:
-        return FolderWriter(out, clip)
-    rate = Fraction(fps or clip.fps or 25).limit_denominator(1001)
-    return FfmpegWriter(out, clip, rate) if shutil.which('ffmpeg') else OpenCVWriter(out, rate)
+    return VideoWriter(out, clip, fps) if out.suffix else FolderWriter(out, clip)
+
+
+def _cannot_write(out: Path, unfinished: Path, error: OSError) -> InputError:
+    """The line for a disk that does not take more; what is written stays."""
+    kept = f' What is written stays in {unfinished}.' if unfinished.exists() else ''
+    if error.errno in FULL:
+        disk = Path(os.path.realpath(out.parent))
+        while not disk.is_mount():
+            disk = disk.parent
+        return InputError(f'-o: must lie on a disk with room, got {out} on {disk}, which is full.{kept} Make room.')
+    return InputError(f'-o: must be writable, got {out} ({error.strerror}).{kept} Choose another place.')
 
 
 class FolderWriter:
@@ -125,85 +174,255 @@ class FolderWriter:
     def __init__(self, out: Path, clip: FrameSequence) -> None:
         self._out = out
         self._unfinished = out.with_name(f'{out.name}.unfinished')
-        shutil.rmtree(self._unfinished, ignore_errors=True)
-        self._unfinished.mkdir()
         self._names = [path.stem for path in clip.files]
         self._count = 0
+        shutil.rmtree(self._unfinished, ignore_errors=True)
+        try:
+            self._unfinished.mkdir()
+        except OSError as error:
+            raise _cannot_write(out, self._unfinished, error) from None
 
     def write(self, frame: np.ndarray) -> None:
         name = self._names[self._count] if self._names else f'{self._count:08d}'
-        if not cv2.imwrite(str(self._unfinished / f'{name}.png'), frame):
-            raise InputError(f'-o: must be a folder that can be written, got {self._unfinished}. Make room.')
+        path = self._unfinished / f'{name}.png'
+        try:
+            path.write_bytes(cv2.imencode('.png', frame)[1].tobytes())
+        except OSError as error:
+            path.unlink(missing_ok=True)  # half a picture
+            raise _cannot_write(self._out, self._unfinished, error) from None
         self._count += 1
 
-    def close(self) -> None:
-        self._unfinished.rename(self._out)
+    def __enter__(self) -> FolderWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._unfinished.rename(self._out)
 
 
-class FfmpegWriter:
-    """A video by ffmpeg, near lossless, with the sound of the clip where that is a video."""
+class VideoWriter:
+    """A video, near lossless, with the times, shape of pixels, colours and sound of the clip."""
 
-    def __init__(self, out: Path, clip: FrameSequence, rate: Fraction) -> None:
+    def __init__(self, out: Path, clip: FrameSequence, fps: float | None) -> None:
         self._out = out
         self._unfinished = out.with_name(f'{out.stem}.unfinished{out.suffix}')
-        self._sound = [] if clip.files else ['-i', os.path.abspath(clip.path), '-map', '0:v', '-map', '1:a?']
-        self._copies = clip.path.suffix.lower() == out.suffix.lower()
-        self._rate = rate
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def write(self, frame: np.ndarray) -> None:
-        if self._process is None:
-            self._process = self._start(*frame.shape[:2])
-        assert self._process.stdin is not None
+        self._clip = clip
+        self._keeps_times = clip.video is not None and fps is None
+        rate = Fraction(fps) if fps else clip.video.rate if clip.video else None
+        self._rate = (rate or Fraction(25)).limit_denominator(1001)
+        self._name, self._coder, self._options = _WRITABLE[out.suffix.lower()]
+        # A frame of one rate falls on a tick. AVI has a tick a frame.
+        times = 1 if self._name == 'avi' else -(-_TICKS // self._rate.numerator)
+        self._tick = Fraction(1, self._rate.numerator * times) if times > 1 else 1 / self._rate
+        self._count, self._last, self._late = 0, -1, Fraction(0)
         try:
-            self._process.stdin.write(frame.tobytes())
-        except BrokenPipeError:
-            self._fail()
-
-    def _start(self, height: int, width: int) -> subprocess.Popen[bytes]:
-        coder = ['-c:v', 'libx264', '-crf', '12']
-        if self._out.suffix.lower() == '.webm':
-            coder = ['-c:v', 'libvpx-vp9', '-crf', '15', '-b:v', '0']
-        chroma = 'yuv420p' if height % 2 == width % 2 == 0 else 'yuv444p'  # halves need even sides
-        command = ['ffmpeg', '-v', 'error', '-nostdin', '-y', '-f', 'rawvideo', '-pix_fmt', 'bgr24']
-        command += ['-s', f'{width}x{height}', '-framerate', str(self._rate), '-i', 'pipe:0', *self._sound, *coder]
-        command += ['-pix_fmt', chroma, *(['-c:a', 'copy'] if self._copies else []), os.path.abspath(self._unfinished)]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-
-    def close(self) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        if self._process.wait() != 0:
-            self._fail()
-        self._unfinished.rename(self._out)
-
-    def _fail(self) -> None:
-        assert self._process is not None
-        assert self._process.stderr is not None
-        reason = one_line(self._process.stderr.read().decode(errors='replace'))
-        raise InputError(f'-o: must be a video that ffmpeg can write, got {self._out} ({reason}). Give another suffix.')
-
-
-class OpenCVWriter:
-    """A video by OpenCV, which writes no sound."""
-
-    def __init__(self, out: Path, rate: Fraction) -> None:
-        self._out = out
-        self._unfinished = out.with_name(f'{out.stem}.unfinished{out.suffix}')
-        self._rate = float(rate)
-        self._video: cv2.VideoWriter | None = None
-        print('ffmpeg is not there: no sound is kept, and OpenCV writes the video.')
+            self._file = _Written(self._unfinished)
+        except OSError as error:
+            raise _cannot_write(out, self._unfinished, error) from None
+        self._container = av.open(self._file, 'w', self._name, buffer_size=1 << 18)
+        self._stream: VideoStream | None = None
+        self._sound = _Sound(clip.video, self._name) if clip.video else None
 
     def write(self, frame: np.ndarray) -> None:
-        if self._video is None:
-            coder = cv2.VideoWriter.fourcc(*_CV2_CODERS.get(self._out.suffix.lower(), 'mp4v'))
-            self._video = cv2.VideoWriter(str(self._unfinished), coder, self._rate, frame.shape[1::-1])
-            if not self._video.isOpened():
-                raise OptionError('-o', 'be a video that OpenCV can write', self._out, 'Write a folder, or get ffmpeg.')
-        self._video.write(frame)
+        try:
+            self._write(frame)
+        except (OSError, av.FFmpegError) as error:
+            self._fail(error)
+        self._count += 1
 
-    def close(self) -> None:
-        assert self._video is not None
-        self._video.release()
+    def _write(self, image: np.ndarray) -> None:
+        if self._stream is None:
+            self._stream = self._start(*image.shape[:2])
+        time = self._time()
+        self._last = max(round(time / self._tick), self._last + 1)
+        self._late = max(self._late, abs(self._last * self._tick - time))
+        frame = VideoFrame.from_ndarray(image, format='bgr24')
+        frame.pts, frame.time_base = self._last, self._tick
+        self._graph.push(frame)
+        converted = self._graph.pull()
+        assert isinstance(converted, VideoFrame)
+        converted.pts, converted.time_base = self._last, self._tick
+        self._mux(self._stream.encode(converted))
+
+    def _time(self) -> Fraction:
+        """When the next frame is shown; a time that a container has rounded goes back to the frame rate."""
+        if not self._keeps_times:
+            return self._count / self._rate
+        assert self._clip.video is not None
+        first, time = self._clip.times[0], self._clip.times[self._count]
+        even = first + round((time - first) * self._rate) / self._rate
+        return (even if abs(even - time) <= Fraction(1, 1000) else time) - self._clip.video.start
+
+    def _start(self, height: int, width: int) -> VideoStream:
+        video = self._clip.video
+        matrix, primaries, transfer = video.colours if video else (UNTAGGED,) * 3
+        matrix = matrix_of(matrix, height)
+        halves = height % 2 == width % 2 == 0  # of colours need even sides
+        target = 'yuv420p' if halves else 'yuv444p'
+        options = f'out_color_matrix={MATRICES[matrix]}:out_range=tv'
+        self._graph = scale_graph(width, height, 'bgr24', target, options)
+        stream = self._container.add_stream(self._coder, rate=self._rate, options=self._options)
+        assert isinstance(stream, VideoStream)
+        context = stream.codec_context
+        context.width, context.height, context.pix_fmt, context.time_base = width, height, target, self._tick
+        context.thread_type = 'AUTO'
+        context.sample_aspect_ratio = video.aspect if video else Fraction(1)
+        context.colorspace, context.color_range = matrix, 1
+        context.color_primaries = matrix if primaries == UNTAGGED else primaries
+        context.color_trc = _TRANSFERS.get(matrix, matrix) if transfer == UNTAGGED else transfer
+        if self._sound:
+            self._sound.add_to(self._container)
+        return stream
+
+    def _mux(self, packets: list[Any]) -> None:
+        for packet in packets:
+            if self._sound and packet.dts is not None:
+                self._sound.mux(packet.dts * packet.time_base)
+            self._container.mux(packet)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._file.closed:
+            return
+        try:  # after an error too, so that what is there can be played
+            if self._stream is not None:
+                self._mux(self._stream.encode(None))
+            if self._sound and kind is None:
+                self._sound.mux(None)
+                if self._sound.lost:
+                    print(f'{self._clip.path}: {self._sound.lost} packets of sound are left out: they are damaged.')
+            self._container.close()
+            self._file.finish()
+        except (OSError, av.FFmpegError) as error:
+            if kind is None:
+                self._fail(error)
+            self._file.close()
+        if kind is not None:
+            return
+        if self._name == 'avi' and self._late > 1e-3:
+            late = float(self._late * 1000)
+            print(f'{self._out}: AVI has one frame rate, so frames are shown up to {late:.0f} ms off their times.')
+        if self._name == 'avi' and self._sound and (self._sound.first or 0) > 1e-3:
+            early = float((self._sound.first or 0) * 1000)
+            print(f'{self._out}: AVI has no start of sound, so it is heard {early:.0f} ms early.')
         self._unfinished.rename(self._out)
+
+    def _fail(self, error: Exception) -> None:
+        """Raises the line for what cannot be written."""
+        self._file.close()  # before the container, which would write its end
+        error = self._file.error or error
+        if not isinstance(error, OSError):
+            value = f'{self._out} ({one_line(error)})'
+            raise OptionError('-o', 'be a video that can be written', value, 'Give a folder.') from error
+        raise _cannot_write(self._out, self._unfinished, error) from None
+
+
+class _Written:
+    """A file that is being written, and remembers what its disk said: a muxer may say something else."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = file = FileIO(path, 'w')
+        self.seek, self.tell, self.close = file.seek, file.tell, file.close
+        self.error: OSError | None = None
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def write(self, data: bytes) -> int:
+        written = 0
+        try:
+            while written < len(data):  # the system may take less at a time
+                written += self._file.write(data[written:])
+        except OSError as error:
+            self.error = error
+            raise
+        return written
+
+    def finish(self) -> None:
+        """Has all of it on the disk."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+class _Sound:
+    """Sound and subtitles of a video, copied packet by packet.
+
+    Args:
+        video: Where they come from.
+        container: FFmpeg's name of the container that they go into.
+    """
+
+    def __init__(self, video: Video, container: str) -> None:
+        self._video = video
+        self._streams: dict[int, Any] = {}
+        self._packets = self._read()
+        self._next: Any = None
+        self._last: dict[int, int] = {}  # times of a stream have to rise
+        self.first: Fraction | None = None  # when it begins, in seconds
+        self.lost = 0  # packets that could not be copied
+        left_out = []
+        with opened(video.path) as (source, _):
+            for stream in source.streams:
+                if stream.type in ('audio', 'subtitle'):
+                    if _takes(container, stream):
+                        self._streams[stream.index] = None
+                    else:
+                        name = stream.codec_context.name if stream.codec_context else 'unknown'
+                        left_out.append(f'{"sound" if stream.type == "audio" else "subtitles"} ({name})')
+        if left_out:
+            print(f'{video.path}: {", ".join(left_out)} left out: {container} does not take it.')
+
+    def add_to(self, container: OutputContainer) -> None:
+        """Adds the streams, before the first packet of any."""
+        self._container = container
+        next(self._packets, None)
+
+    def _read(self) -> Iterator[Any]:
+        """Gives the packets in the order of the file; the first step only adds the streams."""
+        if not self._streams:
+            return
+        with opened(self._video.path) as (source, _):
+            for index in self._streams:
+                self._streams[index] = self._container.add_stream_from_template(source.streams[index])
+            yield None
+            for packet in source.demux([source.streams[index] for index in self._streams]):
+                if packet.dts is None:
+                    self.lost += packet.size > 0
+                    continue
+                delay = 0 if packet.pts is None else packet.pts - packet.dts
+                dts = packet.dts - round(self._video.start / packet.time_base)
+                dts = max(dts, self._last.get(packet.stream_index, dts - 1) + 1)
+                packet.dts = self._last[packet.stream_index] = dts
+                packet.pts = dts + delay
+                self.first = dts * packet.time_base if self.first is None else self.first
+                yield packet
+
+    def mux(self, until: Fraction | None) -> None:
+        """Copies the packets up to a time in seconds, or all that are left."""
+        while True:
+            packet = self._next or next(self._packets, None)
+            self._next = packet
+            if packet is None or (until is not None and packet.dts * packet.time_base > until):
+                return
+            self._next = None
+            packet.stream = self._streams[packet.stream_index]
+            try:
+                self._container.mux(packet)
+            except av.FFmpegError as error:
+                if isinstance(error, OSError):
+                    raise
+                self.lost += 1
+
+
+def _takes(container: str, stream: Any) -> bool:
+    """Whether a container takes the packets of a stream as they are: its header is written once for trial."""
+    try:
+        trial = av.open(BytesIO(), 'w', container)
+        trial.add_stream_from_template(stream)
+        trial.start_encoding()
+    except (ValueError, av.FFmpegError):
+        return False
+    return True

@@ -9,20 +9,18 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-import cv2
-
 from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.frames.image_size import is_image
 from multigrid_vsr.frames.system_files import is_system
+from multigrid_vsr.frames.video import is_video
 
-# What OpenCV reads, by suffix, so that the frames of a data set need not be opened; others are tried.
+# By suffix, so that the frames of a data set need not be opened; others are tried.
 _IMAGES = frozenset(
     '.avif .bmp .dib .exr .hdr .jp2 .jpe .jpeg .jpg .pbm .pfm .pgm .png .pnm .ppm .ras .sr .tif .tiff .webp'.split()
 )
 _VIDEOS = frozenset(
     '.3gp .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv .y4m'.split()
 )
-_set_log_level = cv2.setLogLevel if hasattr(cv2, 'setLogLevel') else cv2.utils.logging.setLogLevel  # OpenCV 4, and 5
-_SILENT = 0
 
 
 @dataclass
@@ -34,17 +32,23 @@ class SourceTree:
         videos: For each clip its file.
         left_out: Hidden and system files and folders.
         others: What is neither image nor video.
+        loops: Links to a folder that they lie in.
     """
 
     images: dict[str, list[str]] = field(default_factory=dict)
     videos: dict[str, str] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
+    loops: list[str] = field(default_factory=list)
 
     @property
     def notes(self) -> list[str]:
         """What is not taken, with a count each."""
-        rows = ((self.left_out, 'hidden or of the system'), (self.others, 'neither image nor video'))
+        rows = (
+            (self.left_out, 'hidden or of the system'),
+            (self.others, 'neither image nor video'),
+            (self.loops, 'links to a folder above'),
+        )
         return [f'{len(paths)} left out, {what}: {_first(paths)}.' for paths, what in rows if paths]
 
 
@@ -60,14 +64,15 @@ def read_tree(option: str, root: Path) -> SourceTree:
         OptionError: If a folder mixes images, videos and folders, is empty, or two videos have one name.
     """
     tree = SourceTree()
-    _walk(option, root, '', tree)
+    _walk(option, root, '', tree, [])
     if tree.images and tree.videos:
         image, video = (root / name for name in (next(iter(tree.images.values()))[0], next(iter(tree.videos.values()))))
         raise OptionError(option, 'hold images or videos', f'both, {image} and {video}', 'Prepare one kind at a time.')
     return tree
 
 
-def _walk(option: str, root: Path, folder: str, tree: SourceTree) -> None:
+def _walk(option: str, root: Path, folder: str, tree: SourceTree, above: list[str]) -> None:
+    above = [*above, os.path.realpath(root / folder)]
     kinds: dict[str, list[str]] = {'folder': [], 'image': [], 'video': [], 'other': []}
     with os.scandir(root / folder) as entries:
         found = sorted(entries, key=lambda entry: natural(entry.name))
@@ -75,8 +80,10 @@ def _walk(option: str, root: Path, folder: str, tree: SourceTree) -> None:
         path = f'{folder}/{entry.name}' if folder else entry.name
         if is_system(entry.name):
             tree.left_out.append(path)
+        elif entry.is_symlink() and any(f'{path}/'.startswith(f'{os.path.realpath(entry.path)}/') for path in above):
+            tree.loops.append(path)
         else:
-            kinds['folder' if entry.is_dir() else kind_of(Path(entry.path))].append(path)
+            kinds['folder' if os.path.isdir(entry.path) else kind_of(Path(entry.path))].append(path)
     tree.others += kinds['other']
     if not found and folder:
         raise OptionError(option, 'hold folders of frames', f'{root / folder} empty', 'Fill it, or remove it.')
@@ -95,21 +102,18 @@ def _walk(option: str, root: Path, folder: str, tree: SourceTree) -> None:
     _refuse_equal_names(option, root, kinds['video'])
     tree.videos.update((os.path.splitext(path)[0], path) for path in kinds['video'])
     for path in kinds['folder']:
-        _walk(option, root, path, tree)
+        _walk(option, root, path, tree, above)
 
 
 def kind_of(path: Path) -> str:
-    """``image``, ``video`` or ``other``: by the suffix, or else by what OpenCV can open."""
+    """``image``, ``video`` or ``other``: by the suffix, or else by what the file holds."""
     suffix = path.suffix.lower()
     if suffix in _IMAGES or suffix in _VIDEOS:
         return 'image' if suffix in _IMAGES else 'video'
-    level = _set_log_level(_SILENT)
     try:
-        if cv2.haveImageReader(str(path)):
-            return 'image'
-        return 'video' if path.stat().st_size and cv2.VideoCapture(str(path), cv2.CAP_FFMPEG).grab() else 'other'
-    finally:
-        _set_log_level(level)
+        return 'image' if is_image(path) else 'video' if is_video(path) else 'other'
+    except OSError:  # a link to nowhere
+        return 'other'
 
 
 def _refuse_equal_names(option: str, root: Path, paths: Sequence[str]) -> None:
@@ -158,4 +162,5 @@ def check_numbers(option: str, root: Path, files: Sequence[str]) -> None:
 
 
 def _first(paths: Sequence[str]) -> str:
-    return ', '.join(paths[:3]) + (', ...' if len(paths) > 3 else '')
+    text = ', '.join(paths[:3]) + (', ...' if len(paths) > 3 else '')
+    return text.encode(errors='backslashreplace').decode()  # names that are no UTF-8 cannot be logged

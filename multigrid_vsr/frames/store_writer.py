@@ -7,7 +7,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.core.whole_file import whole_file
+from multigrid_vsr.core.whole_file import FULL, whole_file
 from multigrid_vsr.frames.store_info import (
     FINISHED,
     UNFINISHED,
@@ -59,9 +59,10 @@ class FrameStoreWriter:
                     else:
                         file.truncate(size)
         except OSError as error:
+            fix = 'Make room, or choose another.' if error.errno in FULL else 'Choose another.'
             raise InputError(
                 f'-o: must be a folder with room for {self.size / 1e9:.2f} GB, got {self.root} ({error.strerror}). '
-                'Make room, or choose another.'
+                f'{fix}'
             ) from None
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,21 @@ def read_frames(sources: Sources, place: int, kind: str) -> Iterator[np.ndarray]
         yield frames[kind]
 
 
+def check_names(option: str, names: Iterable[str]) -> None:
+    """Asks for names in UTF-8: OpenCV crashes where it writes a picture under another.
+
+    Raises:
+        OptionError: If a clip has another.
+    """
+    for name in names:
+        if name != name.encode(errors='ignore').decode():
+            raise OptionError(option, 'hold clips with names in UTF-8', os.fsencode(name), 'Rename it.')
+
+
 def _open(name: str, kind: str, opt: Mapping[str, Any]) -> FrameSource:
     root = Path(opt[f'dataroot_{kind}']).expanduser()
     source = open_source(f'{name}.dataroot_{kind}', root)
+    check_names(f'{name}.dataroot_{kind}', source.names)
     asked = (opt.get('io_backend') or {}).get('type')
     found = {LmdbSource: 'lmdb', StoreSource: 'packed'}.get(type(source), 'disk')
     if asked not in (None, found):

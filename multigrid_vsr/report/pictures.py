@@ -6,12 +6,18 @@ import base64
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.frames.image_size import decode_image
+from multigrid_vsr.frames.pairs import Sources
+from multigrid_vsr.frames.test_clips import open_test_clips, read_frames
+from multigrid_vsr.options.known_types import STOCK_TEST_SETS, TEST_SET_TYPES
 from multigrid_vsr.report.experiment import Experiment
 
 _SIDE = 128  # of a crop, ground-truth pixels
@@ -50,7 +56,8 @@ def rows_of_crops(experiments: Sequence[Experiment]) -> list[Row]:
     for frame in frames:
         clips.setdefault(str(Path(frame).parent), []).append(frame)
     chosen = [names[len(names) // 2] for names in clips.values()][:_MOST_ROWS]
-    return [row for frame in chosen if (row := _row(frame, experiments, saved)) is not None]
+    originals = _Originals()
+    return [row for frame in chosen if (row := _row(frame, experiments, saved, originals)) is not None]
 
 
 def _saved(experiment: Experiment) -> dict[str, dict[int, Path]]:
@@ -63,17 +70,19 @@ def _saved(experiment: Experiment) -> dict[str, dict[int, Path]]:
     return found
 
 
-def _row(frame: str, experiments: Sequence[Experiment], saved: Sequence[Mapping[str, Any]]) -> Row | None:
+def _row(
+    frame: str, experiments: Sequence[Experiment], saved: Sequence[Mapping[str, Any]], originals: _Originals
+) -> Row | None:
     runs = [run for run, pictures in enumerate(saved) if pictures]
     labels = [f'{experiments[run].name}, {max(saved[run][frame]):,}' for run in runs]
-    read = [cv2.imread(str(saved[run][frame][max(saved[run][frame])])) for run in runs]
-    first = cv2.imread(str(saved[runs[0]][frame][min(saved[runs[0]][frame])]))
+    read = [decode_image(saved[run][frame][max(saved[run][frame])].read_bytes()) for run in runs]
+    first = decode_image(saved[runs[0]][frame][min(saved[runs[0]][frame])].read_bytes())
     images = [image for image in read if image is not None]
     if first is None or len({image.shape for image in [first, *images]}) > 1 or len(images) < len(runs):
         return None  # one that is being written, or of another test set under the same name
-    truth = _original(experiments[runs[0]], frame, 'dataroot_gt')
+    lq, truth, missing = originals.read(experiments[runs[0]], frame)
     if truth is not None and truth.shape != images[0].shape:
-        truth = None
+        truth, missing = None, 'without ground truth: it has another size'
     reference = truth if truth is not None else first if len(images) == 1 else images[-1]
     errors = [np.square(image.astype(np.float32) - reference).mean(axis=2) for image in images]
     top, left = place_of_largest(np.max(errors, axis=0), _SIDE)
@@ -81,14 +90,13 @@ def _row(frame: str, experiments: Sequence[Experiment], saved: Sequence[Mapping[
         Crop(label, run, _png(image[top : top + _SIDE, left : left + _SIDE]))
         for label, run, image in zip(labels, runs, images)
     ]
-    lq = _original(experiments[runs[0]], frame, 'dataroot_lq')
     if lq is not None and images[0].shape[0] % lq.shape[0] == 0:
         scale = images[0].shape[0] // lq.shape[0]
         side = _SIDE // scale
         crops.insert(0, Crop('LQ', None, _png(lq[top // scale :, left // scale :][:side, :side])))
     if truth is not None:
         crops.append(Crop('ground truth', None, _png(truth[top : top + _SIDE, left : left + _SIDE])))
-    return Row(frame, crops)
+    return Row(f'{frame}, {missing}' if missing else frame, crops)
 
 
 def place_of_largest(error: np.ndarray, side: int) -> tuple[int, int]:
@@ -105,17 +113,56 @@ def place_of_largest(error: np.ndarray, side: int) -> tuple[int, int]:
     return top, left
 
 
-def _original(experiment: Experiment, frame: str, root: str) -> np.ndarray | None:
-    """A frame of the test set that a picture came from, if it is on this machine: by its name, else by its number."""
-    dataset, *parts = Path(frame).parts
-    for options in experiment.options.get('datasets', {}).values():
-        if options.get('name') == dataset and isinstance(options.get(root), str):
-            folder = Path(experiment.options.get('root_path') or '.', options[root], *parts[:-1])
-            files = sorted(folder.glob('*.png'))
-            number = int(parts[-1]) if parts[-1].isdigit() else len(files)
-            named = [path for path in files if path.stem == parts[-1]] or files[number : number + 1]
-            return cv2.imread(str(named[0])) if named else None
-    return None
+class _Originals:
+    """LQ frames and ground truth that pictures came from, as the test sets read them."""
+
+    def __init__(self) -> None:
+        self._opened: dict[str, Sources] = {}
+
+    def read(self, experiment: Experiment, frame: str) -> tuple[np.ndarray | None, np.ndarray | None, str]:
+        """LQ frame and ground truth of a picture, and what to say where there is no ground truth.
+
+        Args:
+            experiment: The run that saved it.
+            frame: Its path: the name of the test set, the clip, and the name or the number of the frame.
+        """
+        name, *parts = Path(frame).parts
+        root = Path(experiment.options.get('root_path') or '.')
+        for key, options in experiment.options.get('datasets', {}).items():
+            if key == 'train' or options.get('name') != name:
+                continue
+            opt = {**options, 'scale': experiment.options.get('scale', 1)}
+            for kind in ('dataroot_gt', 'dataroot_lq'):
+                if isinstance(opt.get(kind), str):
+                    opt[kind] = str(root / opt[kind])
+            read = self._ours if opt.get('type') in TEST_SET_TYPES else self._stock
+            try:
+                lq, gt = read(f'datasets.{key}', opt, parts)
+            except (InputError, OSError, ValueError) as error:
+                return None, None, f'without ground truth: {error}'
+            return lq, gt, '' if gt is not None else f'without ground truth: no such frame in {opt.get("dataroot_gt")}'
+        return None, None, 'without ground truth: the options have no such test set'
+
+    def _ours(self, key: str, opt: Mapping[str, Any], parts: Sequence[str]) -> list[np.ndarray | None]:
+        root = str(opt['dataroot_gt'])
+        if root not in self._opened:
+            self._opened[root] = open_test_clips(key, opt)
+        sources = self._opened[root]
+        names, name = [clip.name for clip in sources.clips], '/'.join(parts[:-1])
+        if name not in names:
+            raise InputError(f'the test set has no clip {name}')
+        place = names.index(name)
+        return [next(islice(read_frames(sources, place, kind), int(parts[-1]), None), None) for kind in ('lq', 'gt')]
+
+    def _stock(self, key: str, opt: Mapping[str, Any], parts: Sequence[str]) -> list[np.ndarray | None]:
+        """As BasicSR pairs them, by the alphabet; a picture has the name of its LQ frame, or its number."""
+        if opt.get('type') == 'VideoTestVimeo90KDataset':  # 00001_0266_im4
+            parts = parts[-1].split('_')
+        folders = [Path(opt.get(f'dataroot_{kind}') or '', *parts[:-1]) for kind in ('lq', 'gt')]
+        lq, gt = (sorted(p for p in f.iterdir() if p.name[0] != '.') if f.is_dir() else [] for f in folders)
+        is_named = opt.get('type') in STOCK_TEST_SETS and opt['type'] != 'VideoRecurrentTestDataset'
+        place = [path.stem for path in lq].index(parts[-1]) if is_named else int(parts[-1])
+        return [decode_image(paths[place].read_bytes()) if place < len(paths) else None for paths in (lq, gt)]
 
 
 def _png(image: np.ndarray) -> str:
