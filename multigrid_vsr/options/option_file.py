@@ -64,7 +64,7 @@ def check_read_alike(path: str | Path, text: str) -> yaml.MappingNode:
     Raises:
         InputError: If there is a merge key, or a key twice in a block.
     """
-    root = yaml.compose(text, yaml.SafeLoader)
+    root: Any = yaml.compose(text, yaml.SafeLoader)
     for node in _nodes(root):
         lines: dict[str, int] = {}
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
