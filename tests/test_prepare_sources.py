@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -418,3 +419,12 @@ def test_store_is_built_where_the_system_lacks_calls_of_linux(clips, tmp_path, m
     assert default_workers() == os.cpu_count()
     build(open_sources(clips / 'gt', clips / 'lq', 4), tmp_path / 'store', 1)
     assert FrameStore(tmp_path / 'store/gt').read('002', 6) is not None
+
+
+@pytest.mark.parametrize('target', ['.', '../..', 'again'])
+def test_link_that_leads_back_is_refused(target, clips, tmp_path):
+    shutil.copytree(clips / 'gt', tmp_path / 'gt')
+    (tmp_path / 'gt/again').symlink_to(target)
+    line = re.escape(f'--gt: must hold no link that leads back to itself, got {tmp_path}/gt/again. Remove the link.')
+    with pytest.raises(OptionError, match=f'^{line}$'):
+        open_sources(tmp_path / 'gt', None, 4)

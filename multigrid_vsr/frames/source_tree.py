@@ -75,6 +75,8 @@ def _walk(option: str, root: Path, folder: str, tree: SourceTree) -> None:
         path = f'{folder}/{entry.name}' if folder else entry.name
         if is_system(entry.name):
             tree.left_out.append(path)
+        elif entry.is_symlink() and _leads_back(entry.path):
+            raise OptionError(option, 'hold no link that leads back to itself', entry.path, 'Remove the link.')
         else:
             kinds['folder' if entry.is_dir() else kind_of(Path(entry.path))].append(path)
     tree.others += kinds['other']
@@ -96,6 +98,17 @@ def _walk(option: str, root: Path, folder: str, tree: SourceTree) -> None:
     tree.videos.update((os.path.splitext(path)[0], path) for path in kinds['video'])
     for path in kinds['folder']:
         _walk(option, root, path, tree)
+
+
+def _leads_back(link: str) -> bool:
+    """Whether a link goes to itself or to a folder that it is in."""
+    try:
+        target = os.path.realpath(link, strict=True)
+    except FileNotFoundError:
+        return False
+    except OSError:  # ELOOP
+        return True
+    return os.path.commonpath([target, os.path.realpath(os.path.dirname(link))]) == target
 
 
 def kind_of(path: Path) -> str:
