@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from itertools import accumulate
 from pathlib import Path
@@ -59,9 +60,10 @@ class FrameStoreWriter:
                     else:
                         file.truncate(size)
         except OSError as error:
+            fix = 'Make room, or choose another.' if error.errno == errno.ENOSPC else 'Choose another.'
             raise InputError(
                 f'-o: must be a folder with room for {self.size / 1e9:.2f} GB, got {self.root} ({error.strerror}). '
-                'Make room, or choose another.'
+                f'{fix}'
             ) from None
 
     @property
