@@ -99,6 +99,15 @@ def test_metric_that_raises_is_left_out_after_three_times_and_the_run_ends_well(
     assert (tmp_path / 'run/models/net_g_latest.pth').is_file()
 
 
+def test_only_metric_that_raises_does_not_end_a_run(tmp_path, clips):
+    opt = beside_options(clips, tmp_path, {'metrics': {'picky': {'type': 'calculate_picky'}}}, train__total_iter=1)
+    log = run(sys.executable, script(tmp_path), 'train', '-opt', write(tmp_path, opt), cwd=tmp_path).stdout
+    assert [line.partition('ERROR: ')[2] for line in log.splitlines() if 'ERROR' in line] == [
+        'Metric picky of clips failed: ValueError: no picture of this size. Training goes on.',
+        'Metric picky of clips failed, 2 times in a row: ValueError: no picture of this size. Training goes on.',
+    ]
+
+
 def test_metric_that_raises_on_one_rank_holds_no_other(tmp_path, clips):
     metrics = {'picky': {'type': 'calculate_picky'}, 'psnr': PSNR}
     opt = beside_options(clips, tmp_path, {'metrics': metrics}, train__total_iter=2)

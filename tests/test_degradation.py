@@ -166,6 +166,7 @@ def test_validation_reads_its_lq_frames_as_without_degradation(tmp_path, clips):
         ({'type': 'BlurNoiseJPEG', 'jpeg_quality': [0, 95]}, r'jpeg_quality: must be two numbers above 0 .* got \[0, 95\]\.'),
         ({'type': 'BlurNoiseJPEG', 'jpeg_quality': ['30', 95]}, r"jpeg_quality: must be two numbers .* got \['30', 95\]\."),
         ({'type': 'BlurNoiseJPEG', 'kernel_size': 8}, r'train.degradation.kernel_size: must be an odd number above 0, got 8\.'),
+        ({'type': 'BlurNoiseJPEG', 'kernel_size': 151}, r'train.degradation: must take frames of 64 pixels, the smallest gt_size, got BlurNoiseJPEG \(RuntimeError: .*\)\. Correct the values\.'),
         (3, 'train.degradation: must be a block of options, got 3.'),
     ],
     ids=str,

@@ -20,7 +20,7 @@ from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTR
 
 from multigrid_vsr.core.errors import InputError, OptionError, one_line
 from multigrid_vsr.host.registering import register_what_waits
-from multigrid_vsr.models.degradation import DEGRADATION_REGISTRY, build_degradation, name_and_arguments
+from multigrid_vsr.models.degradation import DEGRADATION_REGISTRY, build_degradation, degrade, name_and_arguments
 from multigrid_vsr.models.multigrid_mixin import MultigridMixin
 from multigrid_vsr.models.multigrid_video_gan_model import MultigridVideoGANModel
 from multigrid_vsr.models.multigrid_video_model import MultigridVideoModel
@@ -28,7 +28,7 @@ from multigrid_vsr.models.optimizers import known_names, optimizer_class
 from multigrid_vsr.options.host_options import test_sets
 from multigrid_vsr.options.kinds import did_you_mean
 from multigrid_vsr.options.known_types import is_gan, wrong_model
-from multigrid_vsr.options.multigrid_block import lookup
+from multigrid_vsr.options.multigrid_block import lookup, schedule_from_options, uses_multigrid
 from multigrid_vsr.options.table import SCHEDULER_TYPE
 
 _SCHEDULERS = ('MultiStepLR', 'MultiStepRestartLR', 'CosineAnnealingRestartLR', SCHEDULER_TYPE)
@@ -62,7 +62,7 @@ def check_names_and_arguments(opt: Mapping[str, Any]) -> None:
         if train_opt.get(key):
             _check_loss(f'train.{key}', train_opt[key])
     if train_opt.get('degradation') is not None:
-        _check_degradation(train_opt['degradation'])
+        _check_degradation(train_opt['degradation'], opt)
     check_test_names(opt)
     for option, package in (('use_tb_logger', 'tensorboard'), ('wandb.project', 'wandb')):
         if lookup(opt, f'logger.{option}') and find_spec(package) is None:
@@ -196,14 +196,19 @@ def _check_loss(option: str, loss_opt: Mapping[str, Any]) -> None:
         raise _unknown(f'{option}.criterion', arguments['criterion'], _VGG_CRITERIA)
 
 
-def _check_degradation(degradation_opt: Any) -> None:
+def _check_degradation(degradation_opt: Any, opt: Mapping[str, Any]) -> None:
     option = 'train.degradation'
     name, arguments = name_and_arguments(degradation_opt)
     degradation = _registered(option, name, DEGRADATION_REGISTRY, _OWN, 'DEGRADATION_REGISTRY')
     given = () if inspect.isclass(degradation) else ('gt', 'seeds', 'scale')
     _check_signature(option, degradation, arguments, given)
     with _as_one_line(option, f'hold arguments of {degradation.__name__}', arguments):
-        build_degradation(degradation_opt, 'cpu')
+        built = build_degradation(degradation_opt, 'cpu')
+    if uses_multigrid(opt):
+        shape = min((s.shape for s in schedule_from_options(opt).segments), key=lambda shape: shape.gt_size)
+        gt = torch.zeros(1, shape.num_frame, 3, shape.gt_size, shape.gt_size)
+        with _as_one_line(option, f'take frames of {shape.gt_size} pixels, the smallest gt_size', name):
+            degrade(built, gt, [0], opt['scale'])
 
 
 def _check_metric(option: str, metric_opt: Any) -> None:

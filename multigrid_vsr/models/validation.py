@@ -78,7 +78,7 @@ def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, 
         if has_failed:
             raise error or RuntimeError('on another rank')
         _count_raised(model, name, raised, dict(zip(metrics, have_raised)))
-    if not metrics:
+    if not model.measured:
         return
     rank, _ = get_dist_info()
     if model.opt['dist']:
@@ -204,7 +204,8 @@ def figures(model: Any) -> dict[str, Any]:
 
     Frames whose figure is infinite or NaN are left out, as the PSNR of equal frames is. ``None``: none is left.
     """
-    columns = getattr(model, 'measured', None) or {metric: column for column, metric in enumerate(_metrics(model))}
+    of_basicsr = {metric: column for column, metric in enumerate(_metrics(model))}
+    columns = getattr(model, 'measured', of_basicsr)
     found = {}
     for metric, column in columns.items() if hasattr(model, 'metric_results') else ():
         clips = {}
