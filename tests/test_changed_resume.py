@@ -249,3 +249,44 @@ def _train_file(folder, opt_file, *arguments):
     written = yaml.safe_load(opt_file.read_text())
     with mock.patch('probe.write', return_value=opt_file):
         train_here(folder, written, *arguments)
+
+
+@pytest.mark.parametrize(
+    ('more', 'line'),
+    [
+        ('  ema_decay: 0.9\n  ema_decay: 0.5\n', 'must say an option once in a block, got ema_decay in line'),
+        ('  <<: *shared\n', 'must be without merge keys, which BasicSR does not merge, got `<<` in line'),
+    ],
+)
+def test_file_that_basicsr_reads_otherwise_is_refused_by_all_commands(more, line, tmp_path, clips, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = 'shared: &shared {stop_on_nan: 3}\n' + yaml.safe_dump(options(clips)).replace(
+        '\ntrain:\n', f'\ntrain:\n{more}'
+    )
+    (tmp_path / 'run.yml').write_text(text)
+    (tmp_path / 'stock.yml').write_text(text.replace('MultigridVideoModel', 'VideoRecurrentModel'))
+    for arguments in (('plan', '-opt', 'run.yml'), ('convert', '-opt', 'stock.yml', '-o', 'mg.yml')):
+        with pytest.raises(SystemExit, match=f'{arguments[2]}: {line}'):
+            main(list(arguments))
+    with pytest.raises(InputError, match=f'run.yml: {line}'):
+        _train_file(tmp_path, tmp_path / 'run.yml')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['run.yml', 'stock.yml']
+
+
+def test_blocks_that_an_alias_repeats_train_as_if_they_were_written_out(tmp_path, clips, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    changes = {'model_type': 'MultigridVideoGANModel', 'train__optim_d': {'type': 'Adam', 'lr': 1e-3}}
+    changes['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 4}
+    changes['train__gan_opt'] = {'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.01}
+    changes['train__optim_g'] = {'type': 'Adam', 'lr': 1e-3}
+    opt = short(clips, train__total_iter=2, **changes)
+    train_here(tmp_path, opt)
+    opt['name'] = 'aliased'
+    for key in ('optim_g', 'optim_d'):
+        opt['train'][key] = '*adam'
+    text = 'shared: {adam: &adam {type: Adam, lr: 0.001}}\n' + yaml.safe_dump(opt).replace("'*adam'", '*adam')
+    (tmp_path / 'aliased.yml').write_text(text)
+    main(['plan', '-opt', 'aliased.yml'])
+    _train_file(tmp_path, tmp_path / 'aliased.yml')
+    for name in ('models/net_g_2.pth', 'models/net_d_2.pth', 'training_states/2.state'):
+        assert same_bits(tmp_path / 'experiments/run' / name, tmp_path / 'experiments/aliased' / name)

@@ -626,11 +626,11 @@ BAD_TEXTS = [
     ('a: !!python/object/apply:os.system [touch ran]', 'stock.yml: must be plain YAML, got the tag !!python/object'),
     ('name: [run', 'stock.yml: must be YAML, got while parsing a flow sequence'),
     ('just words', 'stock.yml: must hold options, got str'),
-    (STOCK + 'scale: 4\nmodel_type: VideoRecurrentModel\n', '-opt: must say each option in one place, got anchors'),
+    (STOCK + 'scale: 4\nmodel_type: VideoRecurrentModel\n', 'stock.yml: must say an option once in a block, got scale'),
     (STOCK.replace('periods:', 'periods: &p') + '  other: *p\n', '-opt: must say each option in one place, got'),
     (
         STOCK.replace('    periods: [100000, 100000,\n              100000]', '    <<: {periods: [300000]}'),
-        '-opt: must say each option in one place, got anchors, merge keys or repeated options. Write them out.',
+        'stock.yml: must be without merge keys, which BasicSR does not merge, got `<<` in line',
     ),
 ]  # fmt: skip
 

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     world_size = args.gpus or gpus_of(opt)
     if follows_schedule:
         notes += _checked_run(opt, args.opt, schedule, world_size)
-        notes += _missing_gpus(opt) if args.gpus is None else []
+        notes += _lacking(opt, args.gpus is None)
     else:
         notes.append(
             "A plain run of BasicSR, with neither a block nor the Multigrid types: BasicSR's options not checked."
@@ -144,14 +144,18 @@ def data_lines(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> l
     return [*checked.notes, checked.summary]
 
 
-def _missing_gpus(opt: dict[str, Any]) -> list[str]:
+def _lacking(opt: dict[str, Any], counts_gpus: bool) -> list[str]:
+    """What a run needs beside its data and this machine has not; ``train`` refuses here."""
     from multigrid_vsr.host.device_check import check_num_gpu
+    from multigrid_vsr.host.registry_check import missing_vgg
 
+    lacking = [missing_vgg(opt)]
     try:
-        check_num_gpu(opt)
+        if counts_gpus:
+            check_num_gpu(opt)
     except OptionError as error:
-        return [f'Not for this machine. {error}']
-    return []
+        lacking.append(error)
+    return [f'Not for this machine. {error}' for error in lacking if error is not None]
 
 
 def _checked_run(opt: dict[str, Any], opt_file: str, schedule: Schedule, world_size: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -30,6 +31,19 @@ def check_num_gpu(opt: dict[str, Any], has_launcher: bool = False) -> None:
     num_gpu, found = opt['num_gpu'], torch.cuda.device_count()
     if num_gpu != 'auto' and num_gpu > found and not (has_launcher and found):
         raise OptionError('num_gpu', f'be at most the {found} GPUs of this machine', num_gpu, 'Set num_gpu: auto.')
+
+
+def check_seed(opt: dict[str, Any]) -> None:
+    """Leaves room for the seeds of all ranks: BasicSR adds the rank, and NumPy takes 32 bits.
+
+    Raises:
+        OptionError: If there is none.
+    """
+    ranks = int(os.environ.get('WORLD_SIZE') or os.environ.get('SLURM_NTASKS') or 1)
+    if (opt.get('manual_seed') or 0) + ranks > 2**32:
+        raise OptionError(
+            'manual_seed', f'be at most {2**32 - ranks} with {ranks} ranks', opt['manual_seed'], 'Lower it.'
+        )
 
 
 def check_several_gpus(opt: dict[str, Any], has_launcher: bool) -> list[str]:

@@ -94,13 +94,20 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
         if not (follows_schedule or is_our_test):
             return original(root_path, is_train)
         # They import libraries that a plain run of BasicSR does without.
-        from multigrid_vsr.host.device_check import check_bf16, check_num_gpu, check_several_gpus, counted
+        from multigrid_vsr.host.device_check import (
+            check_bf16,
+            check_num_gpu,
+            check_seed,
+            check_several_gpus,
+            counted,
+        )
         from multigrid_vsr.host.run_check import check_run, check_state, check_test
         from multigrid_vsr.models.checkpoint import ranks
 
         if follows_schedule:
             checked_schedule(written)
             check_run(counted(written))
+            check_seed(written)
             check_num_gpu(written, command_line.has_launcher())
             notes += check_several_gpus(counted(written), command_line.has_launcher())
             if is_first_rank():
@@ -111,6 +118,8 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
         opt, args = original(root_path, is_train)
         opt = unshared(opt)
         settle(opt)
+        for dataset_opt in opt['datasets'].values():
+            dataset_opt['scale'] = opt.setdefault('scale', 1)
         if follows_schedule:
             check_bf16(opt)
             opt['datasets']['train'].update(checked('datasets.train', written['datasets']['train']))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torchvision
 from basicsr.archs.vgg_arch import NAMES as VGG_LAYERS
+from basicsr.archs.vgg_arch import VGG_PRETRAIN_PATH
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
 from basicsr.models.video_recurrent_gan_model import VideoRecurrentGANModel
@@ -25,6 +28,7 @@ from multigrid_vsr.models.multigrid_mixin import MultigridMixin
 from multigrid_vsr.models.multigrid_video_gan_model import MultigridVideoGANModel
 from multigrid_vsr.models.multigrid_video_model import MultigridVideoModel
 from multigrid_vsr.models.optimizers import known_names, optimizer_class
+from multigrid_vsr.models.weights_check import OWN_STEP, not_one_tensor
 from multigrid_vsr.options.host_options import test_sets
 from multigrid_vsr.options.kinds import did_you_mean
 from multigrid_vsr.options.known_types import is_gan, wrong_model
@@ -135,6 +139,28 @@ def build_on_meta(option: str, network_opt: Mapping[str, Any]) -> torch.nn.Modul
             return arch(**arguments)
 
 
+def check_forward(opt: Mapping[str, Any], network: torch.nn.Module) -> None:
+    """Asks an arch of the user's own for frames as our step feeds and takes them, where that shows without data.
+
+    Raises:
+        OptionError: If it takes more than the frames, or gives something else than one tensor.
+    """
+    arch = opt['network_g']['type']
+    try:
+        inspect.signature(network.forward).bind(None)
+    except TypeError as error:
+        raise OptionError('network_g.type', 'take the LQ frames alone', f'{arch} ({error})', OWN_STEP) from None
+    dataset_opt = opt['datasets']['train']
+    size = dataset_opt['gt_size'] // opt.get('scale', 1)
+    try:
+        with torch.no_grad():
+            output = network(torch.zeros(1, dataset_opt['num_frame'], 3, size, size, device='meta'))
+    except Exception:  # an operation that needs values: the trial of shapes before iteration 1 has them
+        return
+    if not isinstance(output, torch.Tensor):
+        raise not_one_tensor(arch, output)
+
+
 def _check_optimizer(option: str, optim_opt: Mapping[str, Any], model: type[BaseModel]) -> None:
     arguments, name = {key: value for key, value in optim_opt.items() if key != 'type'}, optim_opt['type']
     try:
@@ -179,8 +205,12 @@ def _check_loss(option: str, loss_opt: Mapping[str, Any]) -> None:
             raise OptionError(f'{option}.{key}', 'be a number', value, 'Correct the value.')
     if loss.__name__ != 'PerceptualLoss':
         with _as_one_line(option, f'hold arguments of {loss.__name__}', arguments):
-            loss(**arguments)
+            built = loss(**arguments)
+        if loss.__module__.startswith('basicsr.'):
+            _check_use(option, loss, built)
         return
+    if option != 'train.perceptual_opt':
+        raise OptionError(f'{option}.type', 'be another loss', loss.__name__, 'That one is train.perceptual_opt.')
     # Building it would fetch weights.
     vgg_type = arguments.get('vgg_type', 'vgg19')
     if vgg_type.removesuffix('_bn') not in VGG_LAYERS:
@@ -194,6 +224,52 @@ def _check_loss(option: str, loss_opt: Mapping[str, Any]) -> None:
             raise _unknown(f'{option}.layer_weights', layer, VGG_LAYERS[vgg_type.removesuffix('_bn')])
     if arguments.get('criterion', 'l1') not in _VGG_CRITERIA:
         raise _unknown(f'{option}.criterion', arguments['criterion'], _VGG_CRITERIA)
+
+
+def _check_use(option: str, loss: Any, built: torch.nn.Module) -> None:
+    """Calls a loss of BasicSR as its models do: a GAN loss is none of two images, and the other way round."""
+    uses = {'train.pixel_opt': 'two images', 'train.gan_opt': "a discriminator's verdicts"}
+    image = torch.zeros(1, 3, 8, 8)
+    try:
+        if option == 'train.gan_opt':
+            built(image, True, is_disc=False)
+        elif option == 'train.perceptual_opt' or list(inspect.signature(built.forward).parameters)[1] == 'weight':
+            raise TypeError
+        else:
+            built(image, image)
+    except Exception:  # whatever the loss raises
+        rule = f'be a loss of {uses.get(option, "features")}'
+        raise OptionError(f'{option}.type', rule, loss.__name__, 'Choose another.') from None
+
+
+def missing_vgg(opt: Mapping[str, Any]) -> OptionError | None:
+    """The line for a perceptual loss whose network is not on this machine: BasicSR fetches it with the model."""
+    loss_opt = opt['train'].get('perceptual_opt') or {}
+    if loss_opt.get('type') != 'PerceptualLoss':
+        return None
+    vgg_type = loss_opt.get('vgg_type', 'vgg19')
+    name = os.path.basename(torchvision.models.get_model_weights(vgg_type).IMAGENET1K_V1.url)
+    kept = os.path.join(torch.hub.get_dir(), 'checkpoints', name)
+    if os.path.exists(VGG_PRETRAIN_PATH) or os.path.exists(kept):
+        return None
+    fix = f'Put {name} there, or start where it can be fetched.'
+    return OptionError('train.perceptual_opt.vgg_type', f'have its weights in {kept}', vgg_type, fix)
+
+
+def fetch_vgg(opt: Mapping[str, Any]) -> None:
+    """Fetches the network of a perceptual loss before anything is written.
+
+    Raises:
+        OptionError: If it is not there and cannot be fetched.
+    """
+    missing = missing_vgg(opt)
+    if missing is not None:
+        try:
+            getattr(torchvision.models, opt['train']['perceptual_opt'].get('vgg_type', 'vgg19'))(
+                weights='IMAGENET1K_V1'
+            )
+        except (OSError, RuntimeError):  # of the network or the disk, or another file than it is known by
+            raise missing from None
 
 
 def _check_degradation(degradation_opt: Any, opt: Mapping[str, Any]) -> None:

@@ -11,9 +11,11 @@ from multigrid_vsr.host.device_check import check_cpu
 from multigrid_vsr.host.own_archs import meet_least_size
 from multigrid_vsr.host.registry_check import (
     build_on_meta,
+    check_forward,
     check_names_and_arguments,
     check_test_names,
     check_tested_model,
+    fetch_vgg,
 )
 from multigrid_vsr.models import checkpoint
 from multigrid_vsr.models.checkpointed import matching
@@ -43,6 +45,8 @@ def check_run(opt: dict[str, Any], may_miss: bool = False) -> list[OptionError]:
     check_host_options(opt)
     check_names_and_arguments(opt)
     absent = {error.option for error in missing}
+    if not may_miss:
+        fetch_vgg(opt)
     for label in 'gd' if is_gan(opt) else 'g':
         block = f'network_{label}'
         network = build_on_meta(
@@ -51,6 +55,8 @@ def check_run(opt: dict[str, Any], may_miss: bool = False) -> list[OptionError]:
         if label == 'g':
             check_cpu(opt, network)
             check_fixed_names(opt['train'].get('fix_modules') or (), network)
+            if opt['model_type'] in MODEL_TYPES and not type(network).__module__.startswith('basicsr.archs.'):
+                check_forward(opt, network)
             matching(network, opt['train'].get('checkpoint_modules') or ())
         meet_least_size(network)
         if f'path.pretrain_{block}' not in absent:

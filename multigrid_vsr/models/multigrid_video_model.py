@@ -18,6 +18,7 @@ from multigrid_vsr.models.held_fixed import fixed_names, hold_fixed, rate_groups
 from multigrid_vsr.models.multigrid_mixin import MultigridMixin
 from multigrid_vsr.models.precision import AMP_DTYPES, keep_float32, settle_amp
 from multigrid_vsr.models.validation import validate
+from multigrid_vsr.models.weights_check import not_one_tensor
 from multigrid_vsr.models.wrapping import without_vain_search, wrap
 from multigrid_vsr.options.multigrid_block import largest_part
 
@@ -158,6 +159,8 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
             with self.net_g.no_sync() if waits else nullcontext():  # type: ignore[operator]
                 with torch.autocast(self.device.type, self._amp_dtype, enabled=self._amp_dtype is not None):
                     self.output = self.net_g(lq_part)
+                if not isinstance(self.output, torch.Tensor):
+                    raise not_one_tensor(self.opt['network_g']['type'], self.output)
                 part_losses = self._part_losses(self.output.float(), gt_part)
                 if len(parts) > 1:
                     part_losses = self._shares_of(part_losses, len(lq_part) / len(lq))

@@ -110,6 +110,8 @@ def _failure(model: Any, num_frame: int, gt_size: int) -> str | None:
         return one_line(error) or type(error).__name__
     finally:
         network.train()
+    if not isinstance(output, torch.Tensor):
+        return f'output {type(output).__name__} in place of a tensor'
     same = output.shape == gt.shape
     return None if same else f'output {tuple(output.shape)} for a ground truth of {tuple(gt.shape)}'
 

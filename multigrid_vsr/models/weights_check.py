@@ -29,6 +29,14 @@ def read_weights(option: str, path: str) -> Any:
         ) from error
 
 
+OWN_STEP = 'Wrap the arch, or derive a model with a step of its own: docs/your_own_parts.md.'
+
+
+def not_one_tensor(arch: str, output: object) -> OptionError:
+    """The line for an arch that gives something else than frames."""
+    return OptionError('network_g.type', 'give its frames as one tensor', f'{arch} ({type(output).__name__})', OWN_STEP)
+
+
 def check_pretrained(opt: Mapping[str, Any], label: str, network: torch.nn.Module) -> None:
     """Compares ``path.pretrain_network_<label>`` with its network: the key asked for, names and shapes.
 

@@ -13,6 +13,7 @@ from multigrid_vsr.options.kinds import (
     number,
     number_above,
     or_word,
+    seed,
     share,
     whole,
 )
@@ -28,7 +29,7 @@ BASICSR_OPTIONS = (
         or_word(whole(0, _NUM_GPU, _AUTO), 'auto', _NUM_GPU, _AUTO),
         'GPUs of a run without a launcher; 0 is the CPU.',
     ),
-    Option('manual_seed', whole(0), 'Seed of the weights, and of which sample comes when.', default='drawn'),
+    Option('manual_seed', seed(), 'Seed of the weights, and of which sample comes when.', default='drawn'),
     Option('find_unused_parameters', SWITCH, 'For parameters without a gradient, beside a launcher.', default=False),
     Option('use_static_graph', SWITCH, 'Beside a launcher: what has a gradient stays the same.', default=False),
     Option('network_g', BLOCK, 'The network: `type` and the arguments of that arch.'),

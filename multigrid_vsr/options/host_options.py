@@ -51,6 +51,9 @@ def check_host_options(opt: Mapping[str, Any]) -> None:
         raise OptionError('datasets.train.dataroot_lq', 'be given', None, fix)
     if opt['model_type'] == 'MultigridVideoGANModel' and train_opt.get('fix_flow') and train_opt.get('lr_flow') is None:
         raise OptionError('train.lr_flow', 'be given beside fix_flow in a GAN run', None, 'BasicSR needs it.')
+    if 'debug' in opt['name'] and 'val' in opt and opt['val'] is None:
+        rule = 'be left out, or a block, in a run with debug in its name'
+        raise OptionError('val', rule, None, 'BasicSR sets val_freq there: remove the line.')
     check_pieces(opt)
     best_metric(opt)
     if lookup(opt, 'val.tb_images') and not opt['logger'].get('use_tb_logger'):

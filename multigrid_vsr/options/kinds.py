@@ -86,6 +86,15 @@ def whole(least: int, words: str | None = None, fix: str = 'Correct the value.')
     )
 
 
+def seed() -> Kind:
+    """What NumPy takes for a seed."""
+    schema = {'type': 'integer', 'minimum': 0, 'maximum': 2**32 - 1}
+    words = 'a whole number from 0 to 4294967295'
+    return scalar(
+        words, schema, lambda value: is_number(value) and value == int(value) and 0 <= value < 2**32, convert=int
+    )
+
+
 def number(least: float, fix: str = 'Correct the value.') -> Kind:
     schema = {'type': 'number', 'minimum': least}
     return scalar(

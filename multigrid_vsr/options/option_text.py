@@ -89,7 +89,8 @@ def _change(text: str, node: Any, old: Any, new: Any, option: str, comments: Map
     if isinstance(new, Mapping) and not node.flow_style:
         lines = _option_lines(new, option, comments)
         return start, end, ('\n' + ' ' * node.start_mark.column).join(lines)
-    return start, end, plain(new)
+    is_list_below = isinstance(node, yaml.SequenceNode) and not node.flow_style  # it may be indented as its key is
+    return start, end, f'  {plain(new)}' if is_list_below else plain(new)
 
 
 def _removal(text: str, node: Any, place: int, why: str | None) -> _Edit:
