@@ -15,7 +15,7 @@ import nox
 nox.options.default_venv_backend = 'venv'
 nox.options.reuse_venv = 'yes'
 
-OLDEST = ['torch==2.6.0', 'torchvision==0.21.0', 'numpy==1.26.4', 'opencv-python==4.11.0.86', 'av==16.1.0']
+OLDEST = ['torch==2.6.0', 'torchvision==0.21.0', 'numpy==1.26.4', 'opencv-python==4.11.0.86', 'av==17.1.0']
 NEWEST = ['torch', 'torchvision', 'numpy', 'opencv-python', 'av']
 MASTER = os.environ.get('BASICSR_MASTER', 'git+https://github.com/XPixelGroup/BasicSR@master')  # or a checkout
 # Of the extra `test` without realesrgan and gfpgan, whose setup.py is BasicSR's.

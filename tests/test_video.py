@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import random
 import resource
+import signal
+import time
 import zlib
 from fractions import Fraction
 from pathlib import Path
@@ -159,16 +161,37 @@ def bilinear(frames) -> np.ndarray:
 
 # Reading
 
+forks = pytest.mark.filterwarnings('ignore:.*use of fork')  # of Python 3.12, where threads have been started
 CHECKSUMS = [('carphone_pristine.mp4', 0x9AF71EC3), ('bikes.mp4', 0x76FD9400), ('bigbuckbunny.mp4', 0x553713F4)]
 
 
 @pytest.mark.parametrize(('name', 'expected'), CHECKSUMS)
 def test_decoded_frames_have_the_same_bytes_everywhere(name, expected):
-    """With any OpenCV, and PyAV from 16.1 on: the checksum of the first ten frames."""
+    """With any OpenCV and PyAV: the checksum of the first ten frames."""
     checksum = 0
     for _, frame in zip(range(10), read_frames(find_video(name))):
         checksum = zlib.crc32(frame, checksum)
     assert hex(checksum) == hex(expected)
+
+
+@forks
+def test_frames_are_converted_after_a_fork_too():
+    """As a worker of torch's loader does it, whose parent has converted frames already."""
+    frames = [next(read_frames(find_video('bikes.mp4')))]
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = 0 if np.array_equal(next(read_frames(find_video('bikes.mp4'))), frames[0]) else 2
+        finally:
+            os._exit(status)
+    for _ in range(600):
+        if (ended := os.waitpid(pid, os.WNOHANG))[0]:
+            assert os.waitstatus_to_exitcode(ended[1]) == 0
+            return
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail('the process waits for threads that it does not have')
 
 
 def test_opencv_decodes_and_writes_no_video(infer, tmp_path, monkeypatch):
@@ -617,6 +640,7 @@ def disk() -> Path:
     return path
 
 
+@forks
 @pytest.mark.parametrize('out', ['out.mp4', 'out.mkv', 'out'])
 def test_file_that_cannot_grow_leaves_what_is_written(out, refuses):
     """A limit of 20 kB, in a process of its own: Python ignores the signal and the write fails."""

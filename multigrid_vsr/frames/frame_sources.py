@@ -17,9 +17,9 @@ from multigrid_vsr.frames.lists import read_lmdb_list
 from multigrid_vsr.frames.source_tree import SourceTree, check_numbers, kind_of, read_tree
 from multigrid_vsr.frames.store_info import FINISHED, Origin, stamp
 from multigrid_vsr.frames.store_source import StoreSource
-from multigrid_vsr.frames.video import VideoSource
+from multigrid_vsr.frames.video import RawFrame, VideoSource
 
-Payload = bytes | np.ndarray | None  # an encoded image, a decoded frame, or nothing where it cannot be read
+Payload = bytes | np.ndarray | RawFrame | None  # an encoded image, a decoded frame, or nothing where it cannot be read
 
 
 class FrameSource(Protocol):

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from multigrid_vsr.frames.frame_sources import Payload
 from multigrid_vsr.frames.image_size import decode_image
 from multigrid_vsr.frames.pairs import Pair, Sources
+from multigrid_vsr.frames.video import RawFrame
 
 KINDS = ('gt', 'lq')
 _IN_FLIGHT = 4  # frames that wait for each process, so that memory stays bounded
@@ -132,6 +133,8 @@ def decode_pair(scale: int, task: Task, kinds: Collection[str] = KINDS) -> tuple
 
 
 def _decode(payload: Payload) -> np.ndarray | None:
+    if isinstance(payload, RawFrame):
+        return payload.bgr()
     if isinstance(payload, np.ndarray) or payload is None:
         return payload
     return decode_image(payload)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import struct
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -119,18 +120,23 @@ class Video:
             self.colours = (frame.colorspace, context.color_primaries, context.color_trc)
         if self.colours[0] not in (*MATRICES, UNTAGGED) and not frame.format.is_rgb:
             raise FrameError(f'{path}: its colours (matrix {self.colours[0]} of H.273) cannot be converted')
-        self.height, self.width = _upright(_Converter()(frame), frame).shape[:2]
+        self.height, self.width = _upright(_convert(frame), _display_matrix(frame)).shape[:2]
         is_turned = (self.height, self.width) != (frame.height, frame.width)
         self.aspect = (1 / aspect if is_turned else aspect) if aspect > 0 else Fraction(1)
         self.loss = _loss(path, frame, self.colours[2], context.name == 'gif')
 
-    def frames(self, threads: str = 'SLICE') -> Iterator[tuple[Fraction, np.ndarray]]:
-        """Gives the frames that decode: when each is shown, in seconds, and uint8 (h, w, 3), BGR.
+    def frames(self) -> Iterator[tuple[Fraction, np.ndarray]]:
+        """Gives the frames that decode: when each is shown, in seconds, and uint8 (h, w, 3), BGR."""
+        for time, frame in self.decode('SLICE'):
+            yield time, _upright(_convert(frame), _display_matrix(frame))
+
+    def decode(self, threads: str) -> Iterator[tuple[Fraction, VideoFrame]]:
+        """Gives the frames that decode as they are stored, and when each is shown, in seconds.
 
         Args:
             threads: ``AUTO`` is faster on several cores; of a damaged video it loses frames that ``SLICE`` gives.
         """
-        self.count, convert = Count(), _Converter()
+        self.count = Count()
         with opened(self.path) as (container, stream):
             step = 1 / (self.rate or Fraction(25))
             time = -step
@@ -138,7 +144,7 @@ class Video:
                 time += step
                 if frame.pts is not None and frame.time_base is not None:
                     time = frame.pts * frame.time_base
-                yield time, _upright(convert(frame), frame)
+                yield time, frame
 
     def survey(self) -> tuple[Count, str]:
         """Decodes all frames without converting them: how many there are, and with which threads it gives them all."""
@@ -297,6 +303,7 @@ def scale_graph(width: int, height: int, source: str, target: str, options: str)
         options: Those of the scale filter that say which colours are meant.
     """
     graph = av.filter.Graph()
+    graph.threads = 1  # others would not be there after a fork
     filters = [
         graph.add('buffer', f'video_size={width}x{height}:pix_fmt={source}:time_base=1/25'),
         graph.add('scale', f'{options}:{EXACT}'),
@@ -309,8 +316,8 @@ def scale_graph(width: int, height: int, source: str, target: str, options: str)
     return graph
 
 
-class _Converter:
-    """Turns decoded frames into uint8 (h, w, 3), BGR, by their tags."""
+class _Converter(threading.local):
+    """Turns decoded frames into uint8 (h, w, 3), BGR, by their tags; with a graph of its own in each thread."""
 
     def __init__(self) -> None:
         self._key: tuple[Any, ...] | None = None
@@ -328,20 +335,68 @@ class _Converter:
         self._graph.push(frame)
         converted = self._graph.pull()
         assert isinstance(converted, VideoFrame)
-        planes: Any = converted.planes
-        green, blue, red = (np.frombuffer(p, np.uint8).reshape(-1, p.line_size)[:, : p.width] for p in planes)
+        green, blue, red = (rows[:, : frame.width] for rows in _rows(converted))
         return cv2.merge([blue, green, red])
 
 
-def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
-    """Turns and flips an image as the display matrix of its frame asks, by quarter turns."""
-    matrix: Any = frame.side_data.get('DISPLAYMATRIX')
-    if matrix is None:
+_convert = _Converter()
+
+
+def _rows(frame: VideoFrame) -> list[np.ndarray]:
+    """The bytes of each plane, a row each, with what pads them."""
+    planes: Any = frame.planes
+    return [np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size) for plane in planes]
+
+
+def _upright(image: np.ndarray, matrix: bytes) -> np.ndarray:
+    """Turns and flips an image as a display matrix asks, by quarter turns."""
+    if not matrix:
         return image
-    a, b, _, c, d = struct.unpack('5i', bytes(matrix)[:20])  # x' = ax + cy, y' = bx + dy
+    a, b, _, c, d = struct.unpack('5i', matrix[:20])  # x' = ax + cy, y' = bx + dy
     if abs(b) > abs(a):
         image, a, d = image.transpose(1, 0, 2), c, b
     return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+
+
+def _display_matrix(frame: VideoFrame) -> bytes:
+    return bytes(frame.side_data.get('DISPLAYMATRIX') or b'')  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class RawFrame:
+    """A decoded frame of Y, Cb and Cr, for another process to convert: mostly half as many bytes as BGR.
+
+    Attributes:
+        form: FFmpeg's name of its format.
+        width, height: In pixels, as it is stored.
+        colours: Matrix and range as FFmpeg numbers them.
+        display_matrix: How it is turned.
+        planes: The bytes of each plane, a row each.
+    """
+
+    form: str
+    width: int
+    height: int
+    colours: tuple[int, int]
+    display_matrix: bytes
+    planes: list[np.ndarray]
+
+    def bgr(self) -> np.ndarray:
+        """The frame, upright, uint8 (h, w, 3)."""
+        frame = VideoFrame(self.width, self.height, self.form)
+        for rows, plane in zip(_rows(frame), self.planes):
+            size = min(rows.shape[1], plane.shape[1])
+            rows[:, :size] = plane[:, :size]
+        frame.colorspace, frame.color_range = self.colours
+        return _upright(_convert(frame), self.display_matrix)
+
+
+def _raw(frame: VideoFrame) -> RawFrame | np.ndarray:
+    if len(frame.planes) != 3 or frame.format.is_rgb:
+        return _upright(_convert(frame), _display_matrix(frame))
+    colours = (frame.colorspace, frame.color_range)
+    planes = [rows.copy() for rows in _rows(frame)]
+    return RawFrame(frame.format.name, frame.width, frame.height, colours, _display_matrix(frame), planes)
 
 
 class VideoSource:
@@ -376,10 +431,10 @@ class VideoSource:
     def files(self, name: str) -> list[str]:
         return [self._files[name]]
 
-    def frames(self, name: str) -> Iterator[np.ndarray | None]:
+    def frames(self, name: str) -> Iterator[RawFrame | np.ndarray | None]:
         video, threads = self._opened[name]
-        for _, frame in video.frames(threads):
-            yield frame
+        for _, frame in video.decode(threads):
+            yield _raw(frame)
         yield from repeat(None)
 
     def where(self, name: str, frame: int) -> str:
