@@ -101,6 +101,7 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
             check_several_gpus,
             counted,
         )
+        from multigrid_vsr.host.registry_check import fetch_vgg
         from multigrid_vsr.host.run_check import check_run, check_state, check_test
         from multigrid_vsr.models.checkpoint import ranks
 
@@ -110,6 +111,7 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
             check_seed(written)
             check_num_gpu(written, command_line.has_launcher())
             notes += check_several_gpus(counted(written), command_line.has_launcher())
+            fetch_vgg(written)
             if is_first_rank():
                 print(*notes, sep='\n', end='\n' if notes else '')
         if is_our_test:

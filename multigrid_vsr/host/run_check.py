@@ -15,7 +15,6 @@ from multigrid_vsr.host.registry_check import (
     check_names_and_arguments,
     check_test_names,
     check_tested_model,
-    fetch_vgg,
 )
 from multigrid_vsr.models import checkpoint
 from multigrid_vsr.models.checkpointed import matching
@@ -45,8 +44,6 @@ def check_run(opt: dict[str, Any], may_miss: bool = False) -> list[OptionError]:
     check_host_options(opt)
     check_names_and_arguments(opt)
     absent = {error.option for error in missing}
-    if not may_miss:
-        fetch_vgg(opt)
     for label in 'gd' if is_gan(opt) else 'g':
         block = f'network_{label}'
         network = build_on_meta(

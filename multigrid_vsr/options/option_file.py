@@ -55,7 +55,7 @@ def read_options(path: str | Path, force_yml: Sequence[str] = ()) -> dict[str, A
     return opt
 
 
-def check_read_alike(path: str | Path, text: str) -> yaml.MappingNode:
+def check_read_alike(path: str | Path, text: str) -> Any:
     """Refuses what BasicSR's reader of YAML reads otherwise than others, or the last of two without a word.
 
     Returns:
@@ -87,7 +87,7 @@ def _nodes(root: Any) -> Iterator[Any]:
             yield from _nodes(node)
 
 
-def _only_shared(root: yaml.MappingNode) -> set[str]:
+def _only_shared(root: Any) -> set[str]:
     """The keys of the top that hold what aliases elsewhere repeat: such blocks are for the file alone."""
     below = {key.value: {id(node) for node in _nodes(value)} for key, value in root.value}
     return {key for key, nodes in below.items() if any(nodes & others for k, others in below.items() if k != key)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import OrderedDict
 from collections.abc import Iterator, MutableMapping
 from typing import Any
 
@@ -31,7 +32,7 @@ def settle(opt: Any) -> list[str]:
 def unshared(opt: Any) -> Any:
     """The options with a block of its own wherever an alias repeats one: BasicSR takes keys out of its blocks."""
     if isinstance(opt, MutableMapping):
-        return type(opt)((key, unshared(value)) for key, value in opt.items())  # type: ignore[call-arg]
+        return OrderedDict((key, unshared(value)) for key, value in opt.items())
     return [unshared(value) for value in opt] if isinstance(opt, list) else opt
 
 
