@@ -466,7 +466,7 @@ def test_plan_prints_the_table_of_the_log(tmp_path, clips):
         ['2', '11-13', '3', '128', '4', '1', '3', '0.197', '100.0%', '1.26e-04', 'to', '1.46e-05'],
         ['all', '1-13', '13', '19', '0.508', '59.6%'],
     ]
-    assert '0.508 Mpixels against 0.852 for 13 iterations of the full shape: 1.68x fewer.' in printed
+    assert '0.508 Mpixels against 0.852 for 13 iterations of the full shape: 1.68x fewer at equal iterations.' in printed
     # 19 samples of 4 x 128^2 pixels are 1.245 Mpixels
     assert 'Its samples are those of 19 such iterations: 2.45x fewer.' in printed
     notes = [
