@@ -327,7 +327,7 @@ def test_prepare_onto_a_full_disk_says_so_and_goes_on_later(clips, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, preexec_fn=limit, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        '-o: must be a folder with room for 0.00 GB, got store/gt (File too large). Make room, or choose another.'
+        '-o: must be a folder with room for 0.00 GB, got store/gt (File too large). Choose another.'
     )
     run(*command, cwd=tmp_path)
     assert 'All 22 frames' in run(*command, '--verify', cwd=tmp_path).stdout

@@ -23,13 +23,18 @@ PSRT = (Path(__file__).parent / 'psrt_reds.yml').read_text()
 CHANGED = """\
 -name: 4126_PSRTRecurrent_mix_precision_REDS_600K_N16
 -model_type: RecurrentMixPrecisionRTModel
-+name: 4126_PSRTRecurrent_mix_precision_REDS_600K_N16_multigrid
++name: 4126_PSRTRecurrent_mix_precision_REDS_600K_N16_paper
 +model_type: MultigridVideoModel
 -    type: REDSRecurrentDataset
 +    type: MultigridREDSDataset
 +# the shapes of the run
 +multigrid:
 +  num_frame: [8, 12, 16]  # equal parts of the run
++
++# the run that this file was made from: plan, log and report compare with it
++stock_run:
++  total_iter: 600000  # its iterations
++  batch_size: 8  # its samples an iteration, on all GPUs
 +
 +  amp: fp16  # half precision with a gradient scaler; the losses stay in float32
 -    type: CosineAnnealingRestartLR
@@ -39,6 +44,7 @@ CHANGED = """\
 +    restart: shape  # the rate starts again at every change of the shape
 +    anneal: last  # it stays near its start until the last shape, and falls there
 +    warmup_iter: 5000  # iterations of a linear ramp at the start
++  cuda_graph: true  # one launch an iteration on a GPU, the same bits; not measured on a GPU yet
 """
 REASONS = [
     'model_type: MultigridVideoModel for RecurrentMixPrecisionRTModel',
@@ -88,7 +94,7 @@ def test_real_file_with_a_small_arch_trains_in_half_precision_with_its_flow_netw
     opt['train']['checkpoint_modules'] = ['patch_align.*.layers']
     (tmp_path / 'train').mkdir()
     train_here(tmp_path / 'train', opt)
-    folder = tmp_path / 'train/experiments/run_multigrid'
+    folder = tmp_path / 'train/experiments/run_paper'
     log = next(folder.glob('train_*.log')).read_text()
     frames = re.findall(r'gt_size: 64 num_frame: (\d) batch_size_per_gpu: 1 ', log)
     assert frames == ['6'] * 3 + ['8'] * 3

@@ -253,7 +253,7 @@ def test_second_start_of_a_run_is_refused_and_moves_nothing(tmp_path, clips):
                    logger__save_checkpoint_freq=1_000_000)  # fmt: skip
     plain = options(clips, model_type='SRModel', multigrid=None, datasets__train__type='PairedImageDataset')
     with started(*TRAIN_PROBE, write(tmp_path, long), cwd=tmp_path) as process:
-        wait_for(process, 1)
+        wait_for(process, 2)  # TensorBoard's file is there once the first iteration is written
         before = contents(tmp_path)
         assert {tmp_path / 'experiments/.run.lock', tmp_path / 'tb_logger/.run.lock'} <= before.keys()
         refused = REFUSED.format(pid=process.pid, host=re.escape(os.uname().nodename))

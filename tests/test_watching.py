@@ -212,14 +212,20 @@ def test_rate_of_a_scheduler_of_basicsr_is_the_one_it_gives(kind, scheduler):
         given.append(optimizer.param_groups[0]['lr'])
         optimizer.step()
         real.step()
+    optimizer.param_groups[0].update(lr=0.1, initial_lr=0.1)
+    real, warmed = kind(optimizer, **scheduler), []
+    for current_iter in range(1, 41):  # as BasicSR's update_learning_rate does it
+        if current_iter > 1:
+            real.step()
+        if current_iter < 5:
+            optimizer.param_groups[0]['lr'] = 0.1 / 5 * current_iter
+        warmed.append(optimizer.param_groups[0]['lr'])
     block = {'optim_g': {'lr': 0.1}, 'scheduler': {'type': kind.__name__, **scheduler}}
     assert [rate_of(block, SCHEDULE)(i) for i in range(40)] == pytest.approx(given)
     warm = rate_of({**block, 'warmup_iter': 5, 'scheduler': {**block['scheduler'], 'batch_scaling': 'sqrt'}}, SCHEDULE)
-    assert [warm(i) for i in range(4)] == pytest.approx(
-        [0.04, 0.08, 0.12, 0.16]
-    )  # twice the line: four times the batch
-    assert warm(4) == pytest.approx(2 * given[4])  # the warm-up is over
-    assert warm(25) == pytest.approx(given[25])
+    assert [warm(i) for i in range(4)] == pytest.approx([0.04, 0.08, 0.12, 0.16])
+    # twice the rate, at four times the batch
+    assert [warm(i) for i in range(40)] == pytest.approx([2 * rate for rate in warmed[:20]] + warmed[20:])
 
 
 def plan(capsys, *arguments):
