@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from probe import NETWORK, train_here
 from runs import TRAIN_PROBE, options, processes_below, rest_of, run, started, wait_for, write
 from test_multigrid_reds_dataset import dataset_options
@@ -121,8 +122,6 @@ def test_run_on_the_store_trains_on_the_samples_of_the_files(num_workers, store,
 
 
 def test_prepare_from_lmdb_equals_that_from_files(stock_clips, tmp_path):
-    from basicsr.utils.lmdb_util import make_lmdb_from_imgs
-
     keys = [f'001/{number:08d}' for number in range(10)]
     for kind in ('gt', 'lq'):
         make_lmdb_from_imgs(str(stock_clips / kind), str(tmp_path / f'{kind}.lmdb'), [f'{k}.png' for k in keys], keys)
@@ -394,6 +393,26 @@ def test_store_that_is_cut_while_a_run_reads_it_is_one_line_after_the_run_is_sav
     assert process.returncode == 1
     assert re.fullmatch(rf'clip 00\d, frame \d: cannot read {copy}/gt \(frames\.bin was cut\)', rest.splitlines()[-1])
     assert 'Traceback' not in rest
+    assert len(list((tmp_path / 'exp/run/training_states').iterdir())) == 1
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_lmdb_that_is_cut_while_a_run_reads_it_is_one_line_after_the_run_is_saved(workers, clips, tmp_path):
+    for kind in ('gt', 'lq'):
+        keys = sorted(str(path.relative_to(clips / kind))[:-4] for path in (clips / kind).rglob('*.png'))
+        make_lmdb_from_imgs(clips / kind, f'{tmp_path}/{kind}.lmdb', [f'{key}.png' for key in keys], keys)
+    opt = options(
+        clips, path__experiments_root=str(tmp_path / 'exp'), network_g={'type': 'ShapeProbe'},
+        train__total_iter=100_000, train__scheduler={'type': 'MultigridCosineLR'},
+        datasets__train__io_backend={'type': 'lmdb'}, datasets__train__num_worker_per_gpu=workers,
+        datasets__train__dataroot_gt=f'{tmp_path}/gt.lmdb', datasets__train__dataroot_lq=f'{tmp_path}/lq.lmdb',
+    )  # fmt: skip
+    with started(*TRAIN_PROBE, write(tmp_path, opt), cwd=tmp_path) as process:
+        wait_for(process, 3)
+        os.truncate(tmp_path / 'gt.lmdb/data.mdb', 8192)
+        rest = rest_of(process)
+    assert process.returncode == 1
+    assert re.fullmatch(rf'clip 00\d, frame \d: {tmp_path}/gt\.lmdb/data\.mdb is cut', rest.splitlines()[-1])
     assert len(list((tmp_path / 'exp/run/training_states').iterdir())) == 1
 
 

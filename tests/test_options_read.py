@@ -73,7 +73,12 @@ def test_model_of_the_users_own_may_have_options_of_its_own(tmp_path, clips):
             pass
 
     opt = options(clips, network_g=NETWORK, model_type='ModelWithOptions', train__fft_opt=LOSS, train__total_iter=6)
+    opt['path']['pretrain_network_of_the_teacher'] = None
     assert len(train_here(tmp_path, opt)) == 6
+    opt['path']['my_vgg'] = str(tmp_path / 'vgg.pth')
+    with pytest.raises(InputError, match=r'path\.my_vgg: must be .* got .*BasicSR would make a folder of it\.'):
+        train_here(tmp_path, opt)
+    assert not (tmp_path / 'vgg.pth').exists()
 
 
 _SETTINGS = {'is_train', 'dist', 'rank', 'world_size', 'auto_resume', 'root_path'}  # BasicSR writes these itself

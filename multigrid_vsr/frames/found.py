@@ -70,7 +70,7 @@ def _files(names: FrameNames, num_frame: int) -> tuple[str, ...]:
 
 
 def _in_lmdb(root: str, names: FrameNames, name: str, _: int) -> Found:
-    with open_env(root, os.getpid()).begin(buffers=True) as transaction:
+    with open_env(root).begin(buffers=True) as transaction:
         num_frame = 0
         while transaction.get(f'{name}/{names.stem(num_frame)}'.encode()) is not None:
             num_frame += 1

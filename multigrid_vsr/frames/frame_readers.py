@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -74,17 +73,27 @@ class DiskReader:
             _decode_crop(encoded, clip, frame, path, self.sizes[clip], top, left, image)
 
 
-@functools.cache
-def open_env(root: str, pid: int) -> lmdb.Environment:
-    """Opens an LMDB for reading: one a process and path, since LMDB forbids a second one, and one from before a fork.
+_ENVS: dict[tuple[int, str], lmdb.Environment] = {}  # by process and path
+
+
+def open_env(root: str) -> lmdb.Environment:
+    """Opens an LMDB for reading, once in a process, as LMDB wants it; those from before a fork are closed first.
 
     Raises:
         FrameError: If it cannot be opened.
     """
-    try:
-        return lmdb.open(root, readonly=True, lock=False, readahead=False)
-    except lmdb.Error as error:
-        raise FrameError(f'cannot open the LMDB {root} ({error})') from None
+    process = os.getpid()
+    if (process, root) not in _ENVS:
+        for key in [key for key in _ENVS if key[0] != process]:
+            _ENVS.pop(key).close()
+        try:
+            _ENVS[process, root] = lmdb.open(root, readonly=True, lock=False, readahead=False)
+        except lmdb.Error as error:
+            raise FrameError(f'cannot open the LMDB {root} ({error})') from None
+    return _ENVS[process, root]
+
+
+_UNWRITTEN = 16  # pages at the end of an LMDB may be free, and not in the file
 
 
 class LmdbReader:
@@ -94,19 +103,25 @@ class LmdbReader:
         self.root = root
         self.names = names
         self.sizes = sizes
-        self._transaction = open_env(str(root), os.getpid()).begin(buffers=True)
+        env = open_env(str(root))
+        self._file = root / 'data.mdb' if root.is_dir() else root
+        self._least_bytes = env.stat()['psize'] * (env.info()['last_pgno'] + 1 - _UNWRITTEN)
 
     def crop(self, clip: str, frames: Sequence[int], top: int, left: int, out: np.ndarray) -> None:
-        for frame, image in zip(frames, out):
-            key = f'{clip}/{self.names.stem(frame)}'
-            encoded = self._transaction.get(key.encode())
-            if encoded is None:
-                raise FrameError(f'clip {clip}, frame {frame}: no key {key} in {self.root}')
-            _decode_crop(encoded, clip, frame, f'{key} in {self.root}', self.sizes[clip], top, left, image)
+        with open_env(str(self.root)).begin() as transaction:
+            for frame, image in zip(frames, out):
+                key = f'{clip}/{self.names.stem(frame)}'
+                # Where the file is cut, reading the map ends the process by SIGBUS: so it is read at once, as a copy.
+                if self._file.stat().st_size < self._least_bytes:
+                    raise FrameError(f'clip {clip}, frame {frame}: {self._file} is cut')
+                encoded = transaction.get(key.encode())
+                if encoded is None:
+                    raise FrameError(f'clip {clip}, frame {frame}: no key {key} in {self.root}')
+                _decode_crop(encoded, clip, frame, f'{key} in {self.root}', self.sizes[clip], top, left, image)
 
 
 def _decode_crop(
-    encoded: bytes | memoryview, clip: str, frame: int, source: str, size: Size, top: int, left: int, out: np.ndarray
+    encoded: bytes, clip: str, frame: int, source: str, size: Size, top: int, left: int, out: np.ndarray
 ) -> None:
     """Decodes a frame as far down as the crop reaches, and copies the crop alone.
 

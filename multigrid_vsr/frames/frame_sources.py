@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -150,7 +149,6 @@ class LmdbSource:
         clips, self._keys = read_lmdb_list(option, root)
         self._clips = {clip.name: clip for clip in clips}
         self.names = list(self._clips)
-        self._transaction = open_env(str(root), os.getpid()).begin(buffers=True)
 
     def measure(self, names: Collection[str]) -> dict[str, Clip]:
         return {name: self._clips[name] for name in names}
@@ -160,8 +158,10 @@ class LmdbSource:
 
     def frames(self, name: str) -> Iterator[Payload]:
         for key in self._keys[name]:
-            value = self._transaction.get(key.encode())
-            yield None if value is None else bytes(value)
+            with open_env(str(self.root)).begin(buffers=True) as transaction:
+                value = transaction.get(key.encode())
+                encoded = None if value is None else bytes(value)
+            yield encoded
 
     def where(self, name: str, frame: int) -> str:
         return f'{self._keys[name][frame]} in {self.root}'

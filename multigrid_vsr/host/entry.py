@@ -99,12 +99,14 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
             check_num_gpu,
             check_seed,
             check_several_gpus,
+            check_torchrun,
             counted,
         )
         from multigrid_vsr.host.registry_check import fetch_vgg
         from multigrid_vsr.host.run_check import check_run, check_state, check_test
         from multigrid_vsr.models.checkpoint import ranks
 
+        check_torchrun(command_line.has_launcher())
         if follows_schedule:
             checked_schedule(written)
             check_run(counted(written))

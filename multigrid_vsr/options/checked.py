@@ -137,6 +137,9 @@ _OF_OTHERS = {  # keys of other trainers, and what does it here
     'path.resume_state': 'resume resume_from',
 }
 _INSTEAD = {key: option for option, keys in _OF_OTHERS.items() for key in keys.split()}
+_PATHS = {option.name for option in ALL_OPTIONS if option.name.startswith('path.')}
+_NO_FOLDER = ('strict_load', 'pretrain_network', 'resume', 'param_key')  # BasicSR makes folders of all others
+_FOLDER = 'BasicSR would make a folder of it. Write it in network_g or train.'
 _OWN = 'Remove it, or put MultigridMixin before a model that reads it: docs/your_own_parts.md.'
 
 
@@ -153,13 +156,17 @@ def check_unread(opt: Mapping[str, Any], blocks: Collection[str] = _TRAINING_BLO
 def unread(opt: Mapping[str, Any], blocks: Collection[str] = _TRAINING_BLOCKS) -> Iterator[tuple[str, object, str]]:
     """Each key that neither BasicSR nor this project reads, its value, and what to do instead.
 
-    A model of the user's own, and a test set of its own, may have options of their own.
+    A model of the user's own, and a test set of its own, may have options of their own; in ``path`` only those that
+    BasicSR makes no folder of.
 
     Args:
         opt: The options of a run or a test.
         blocks: Those to look at, beside the test sets.
     """
     if opt.get('model_type') not in MODEL_TYPES:
+        for key, value in _at(opt, 'path').items():
+            if f'path.{key}' not in _PATHS and not any(word in str(key) for word in _NO_FOLDER):
+                yield f'path.{key}', value, _FOLDER
         return
     at = {block: _at(opt, block) for block in blocks}
     datasets = _at(opt, 'datasets')
