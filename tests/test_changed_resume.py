@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from probe import NETWORK, train_here
-from runs import options, same_bits, write
+from runs import TRAIN, options, run, same_bits, write
 
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
@@ -271,6 +271,19 @@ def test_file_that_basicsr_reads_otherwise_is_refused_by_all_commands(more, line
     with pytest.raises(InputError, match=f'run.yml: {line}'):
         _train_file(tmp_path, tmp_path / 'run.yml')
     assert sorted(path.name for path in tmp_path.iterdir()) == ['run.yml', 'stock.yml']
+
+
+def test_letters_that_basicsr_cannot_read_in_the_locale_are_one_line(tmp_path, clips):
+    ascii_only = {'LC_ALL': 'POSIX', 'PYTHONCOERCECLOCALE': '0', 'PYTHONUTF8': '0', 'PYTHONIOENCODING': 'ascii'}
+    opt_file = write(tmp_path, options(clips, train__total_iter=1))
+    opt_file.write_text(opt_file.read_text().replace('name: run', 'name: 视频_é', 1), encoding='utf-8')
+    printed = run(*TRAIN, opt_file, cwd=tmp_path, ok=False, **ascii_only).stdout
+    line = f'{opt_file}: must be in the encoding of the locale, which BasicSR reads it in, got UTF-8 and not '
+    assert printed.splitlines()[-1].startswith(line)
+    assert 'Traceback' not in printed
+    assert [path.name for path in tmp_path.iterdir()] == ['run.yml']
+    run(*TRAIN, opt_file, cwd=tmp_path, **{**ascii_only, 'PYTHONUTF8': '1', 'PYTHONIOENCODING': 'utf-8'})
+    assert (tmp_path / 'experiments/视频_é/models/net_g_latest.pth').exists()
 
 
 def test_blocks_that_an_alias_repeats_train_as_if_they_were_written_out(tmp_path, clips, monkeypatch):

@@ -19,8 +19,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         'train',
         help="train, with the arguments of BasicSR's train.py; experiments/ goes here",
-        description="Trains as BasicSR's train.py does, with experiments/ in the current folder. Ctrl-C and SIGTERM "
-        'let the iteration end and save it.',
+        description="Trains as BasicSR's train.py does, with experiments/ in the current folder. Ctrl-C, SIGTERM, "
+        'SIGHUP and SIGUSR1 let the iteration end and save it.',
         examples=_EXAMPLES,
     )
     parser.add_argument('-opt', required=True, metavar='FILE', help='path to the option YAML file')

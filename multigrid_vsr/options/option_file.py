@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import locale
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,13 @@ def read_options(path: str | Path, force_yml: Sequence[str] = ()) -> dict[str, A
     return opt
 
 
+def _is_read_alike(path: str | Path, text: str) -> bool:
+    try:
+        return bool(yaml.safe_load(Path(path).read_text()) == yaml.safe_load(text))
+    except UnicodeDecodeError:
+        return False
+
+
 def check_read_alike(path: str | Path, text: str) -> Any:
     """Refuses what BasicSR's reader of YAML reads otherwise than others, or the last of two without a word.
 
@@ -62,8 +70,14 @@ def check_read_alike(path: str | Path, text: str) -> Any:
         The file as nodes.
 
     Raises:
-        InputError: If there is a merge key, or a key twice in a block.
+        InputError: If there is a merge key, a key twice in a block, or a letter that the locale reads otherwise.
     """
+    if not text.isascii() and not _is_read_alike(path, text):
+        encoding = locale.getpreferredencoding(False)
+        raise InputError(
+            f'{path}: must be in the encoding of the locale, which BasicSR reads it in, got UTF-8 and not {encoding}. '
+            'Set PYTHONUTF8=1.'
+        )
     root: Any = yaml.compose(text, yaml.SafeLoader)
     for node in _nodes(root):
         lines: dict[str, int] = {}
