@@ -192,7 +192,7 @@ def test_verify_finds_a_flipped_byte(store, clips, tmp_path):
         done = run(*PREPARE, *arguments, '-o', damaged, '--verify', cwd=tmp_path, ok=False)
         assert done.returncode == 1
         assert 'clip 001, frame 1: ' in done.stdout
-        assert 'does not have the checksum that it was written with' in done.stdout
+        assert ': its checksum is wrong' in done.stdout
         assert '1 of 22 frames are wrong.' in done.stdout
 
 

@@ -12,6 +12,11 @@ class InputError(Exception):
     """Something that the user gave cannot be used. The commands print it without a traceback and exit with 1."""
 
 
+def _is_number_text(value: object) -> bool:
+    """Whether it is text in quotes that looks like a number."""
+    return isinstance(value, str) and value.replace('.', '', 1).removeprefix('-').isdigit()
+
+
 class OptionError(InputError):
     """An option that cannot be used: ``<dotted.option>: must <rule>, got <value>. <fix>``.
 
@@ -21,7 +26,8 @@ class OptionError(InputError):
 
     def __init__(self, option: str, rule: str, value: object, fix: str) -> None:
         self.option = option
-        super().__init__(f'{option}: must {rule}, got {"nothing" if value is None else value}. {fix}')
+        shown = 'nothing' if value is None else repr(value) if _is_number_text(value) else value
+        super().__init__(f'{option}: must {rule}, got {shown}. {fix}')
 
     def __reduce__(self) -> tuple[type[InputError], tuple[object, ...]]:
         return InputError, self.args  # between processes its line is all that matters

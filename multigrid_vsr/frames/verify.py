@@ -13,7 +13,7 @@ from multigrid_vsr.frames.pair_tasks import KINDS, Task, decode_pair, each_frame
 from multigrid_vsr.frames.pairs import Sources
 from multigrid_vsr.frames.store_info import FINISHED, pack, read_origin
 
-_WRONG_CHECKSUM = 'does not have the checksum that it was written with'
+_WRONG_CHECKSUM = 'its checksum is wrong'
 
 
 def verify(out: Path, sources: Sources | None, workers: int) -> None:
@@ -54,7 +54,7 @@ def _compare(stores: dict[str, FrameStore], scale: int, task: Task) -> str | Non
     for kind, frame in frames.items():
         stored = stores[kind].read(task.pair.clip.name, task.frame)
         if stored is None:
-            return f'{stores[kind].root} {_WRONG_CHECKSUM}'
+            return f'{stores[kind].root}: {_WRONG_CHECKSUM}'
         if stored != pack(frame):
             return f'{stores[kind].root} differs from its source'
     return None
@@ -64,4 +64,4 @@ def _wrong_checksums(stores: dict[str, FrameStore], clips: Sequence[Clip]) -> It
     for clip in clips:
         for frame in range(clip.num_frame):
             wrong = [str(store.root) for store in stores.values() if store.read(clip.name, frame) is None]
-            yield f'clip {clip.name}, frame {frame}: {" and ".join(wrong)} {_WRONG_CHECKSUM}' if wrong else None
+            yield f'clip {clip.name}, frame {frame}: {" and ".join(wrong)}: {_WRONG_CHECKSUM}' if wrong else None
