@@ -171,7 +171,7 @@ PERCEPTUAL = {'type': 'PerceptualLoss', 'layer_weights': {'conv5_4': 1}}
 OF_BASICSR = [
     # numbers, switches and texts
     ({'name': 2024}, 'name: must be text, got 2024. Put it in quotes.'),
-    ({'scale': '4'}, 'scale: must be a whole number of at least 1, got 4. Correct the value: remove the quotes.'),
+    ({'scale': '4'}, "scale: must be a whole number of at least 1, got '4'. Correct the value: remove the quotes."),
     ({'num_gpu': True}, 'num_gpu: must be a whole number or auto, got True. Set num_gpu: auto.'),
     ({'num_gpu': -1}, 'num_gpu: must be a whole number or auto, got -1. Set num_gpu: auto.'),
     ({'manual_seed': 'random'}, 'manual_seed: must be a whole number from 0 to 4294967295, got random.'),
@@ -184,7 +184,7 @@ OF_BASICSR = [
     ({'train__fix_flow': 'all'}, 'train.fix_flow: must be a whole number of at least 0, got all.'),
     ({'train__flow_lr_mul': -1}, 'train.flow_lr_mul: must be a number of at least 0, got -1.'),
     ({'logger__print_freq': 0}, 'logger.print_freq: must be a whole number of at least 1, got 0.'),
-    ({'logger__print_freq': '100'}, 'logger.print_freq: must be a whole number of .*, got 100. .* remove the quotes.'),
+    ({'logger__print_freq': '100'}, "logger.print_freq: must be a whole number of .*, got '100'. .* remove the quotes."),
     ({'logger__save_checkpoint_freq': 0.5}, 'logger.save_checkpoint_freq: must be a whole number of at least 1, got 0.5'),
     ({'logger__use_tb_logger': 'on'}, 'logger.use_tb_logger: must be true or false, got on.'),
     ({**VAL, 'val__val_freq': '5k'}, 'val.val_freq: must be a whole number of at least 1, got 5k.'),

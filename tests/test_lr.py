@@ -165,7 +165,7 @@ def test_scheduler_that_goes_on_steps_before_the_optimizer_without_a_warning(las
             {'restart': 'none', 'restart_weights': [1, 1, 1]},
             r'restart_weights: must be 1 numbers, one for each period, or 2, one for each spatial stage, got \[1, 1, 1\].',
         ),
-        ({'restart_weights': '12'}, 'train.scheduler.restart_weights: must be a list, got 12.'),
+        ({'restart_weights': '12'}, "train.scheduler.restart_weights: must be a list, got '12'."),
         ({'batch_scaling': True}, 'train.scheduler.batch_scaling: must be none, sqrt, linear, got True. Choose'),
         ({'eta_min': '1e-7'}, 'train.scheduler.eta_min: must be a number of at least 0, got 1e-7. Write it as !!float'),
         ({'warmup_iter': 1.5}, 'train.scheduler.warmup_iter: must be a whole number, or -1 for none, got 1.5. Correct'),

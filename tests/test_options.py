@@ -30,7 +30,7 @@ BAD_BLOCKS = [
     ({'gt_size': [128.5, 256]}, 'multigrid.gt_size[0]: must be a whole number of at least 1, got 128.5. Correct'),
     ({'gt_size': [0, 256]}, 'multigrid.gt_size[0]: must be a whole number of at least 1, got 0. Correct the value.'),
     ({'gt_size': [True, 256]}, 'multigrid.gt_size[0]: must be a whole number of at least 1, got True. Correct'),
-    ({'gt_size': ['128', 256]}, 'multigrid.gt_size[0]: must be a whole number of at least 1, got 128. Correct'),
+    ({'gt_size': ['128', 256]}, "multigrid.gt_size[0]: must be a whole number of at least 1, got '128'. Correct"),
     ({'gt_size': [float('nan'), 256]}, 'multigrid.gt_size[0]: must be a whole number of at least 1, got nan.'),
     ({'gt_size': [float('inf'), 256]}, 'multigrid.gt_size[0]: must be a whole number of at least 1, got inf.'),
     ({'num_frame': [[7], 15]}, 'multigrid.num_frame[0]: must be a whole number of at least 1, got [7]. Correct'),

@@ -46,3 +46,14 @@ def test_killed_process_leaves_the_old_one_under_the_name(tmp_path):
     )
     done = subprocess.run([sys.executable, '-c', code, path], env={**os.environ, 'PYTHONWARNINGS': 'ignore'})
     assert (done.returncode, path.read_bytes()) == (-signal.SIGKILL, b'old')
+
+
+def test_checkpoint_that_does_not_fit_names_the_reason_of_the_system_and_not_torchs(tmp_path):
+    code = (
+        'import resource, signal, torch; from multigrid_vsr.models.checkpoint import save; '
+        'signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)); '
+        'save({"weight": torch.zeros(10_000)}, "net_g_4.pth")'
+    )
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == 'OSError: net_g_4.pth cannot be written ([Errno 27] File too large)'
+    assert list(tmp_path.iterdir()) == []

@@ -35,8 +35,11 @@ def save(value: Any, path: str | Path) -> None:
     try:
         with whole_file(Path(path)) as file:
             torch.save(value, file)
-    except (OSError, RuntimeError) as error:  # torch turns some errors of the disk into its own
-        raise OSError(f'{path} cannot be written ({error})') from error
+    except (OSError, RuntimeError) as error:
+        reason: BaseException | None = error
+        while reason is not None and not isinstance(reason, OSError):  # torch raises its own while one is handled
+            reason = reason.__context__
+        raise OSError(f'{path} cannot be written ({reason or error})') from error
 
 
 def read(path: str | Path, mmap: bool = False) -> Any:

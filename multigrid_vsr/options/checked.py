@@ -150,7 +150,8 @@ def check_unread(opt: Mapping[str, Any], blocks: Collection[str] = _TRAINING_BLO
         OptionError: With what does it here, or the near miss.
     """
     for name, value, fix in unread(opt, blocks):
-        raise OptionError(name, 'be an option that something reads', one_line(value, 60), fix)
+        shown = value if isinstance(value, (int, float)) else one_line(value, 60)
+        raise OptionError(name, 'be an option that something reads', shown, fix)
 
 
 def unread(opt: Mapping[str, Any], blocks: Collection[str] = _TRAINING_BLOCKS) -> Iterator[tuple[str, object, str]]:
