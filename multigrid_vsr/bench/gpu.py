@@ -28,7 +28,7 @@ from multigrid_vsr.bench.gpu_report import NO_TIME, Report, Row
 from multigrid_vsr.bench.worker import CallError, Worker
 
 _LOADING_SECONDS = 1.0
-_LEAST_ITERS = 12  # of a training run: six segments of two lines
+_LEAST_ITERS = 24  # of the stock run that a training run is made from: `fast` has about half of them, two a segment
 _START_SECONDS = 15.0  # of a training run, before its first iteration
 _DRY_SECONDS = 3600.0
 _UNKNOWN_SECONDS = 0.5  # of an iteration that was not timed
