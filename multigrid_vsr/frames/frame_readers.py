@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,6 +75,7 @@ class DiskReader:
 
 
 _ENVS: dict[tuple[int, str], lmdb.Environment] = {}  # by process and path
+_ENVS_LOCK = threading.Lock()  # the check before a run looks clips up in threads
 
 
 def open_env(root: str) -> lmdb.Environment:
@@ -83,14 +85,15 @@ def open_env(root: str) -> lmdb.Environment:
         FrameError: If it cannot be opened.
     """
     process = os.getpid()
-    if (process, root) not in _ENVS:
-        for key in [key for key in _ENVS if key[0] != process]:
-            _ENVS.pop(key).close()
-        try:
-            _ENVS[process, root] = lmdb.open(root, readonly=True, lock=False, readahead=False)
-        except lmdb.Error as error:
-            raise FrameError(f'cannot open the LMDB {root} ({error})') from None
-    return _ENVS[process, root]
+    with _ENVS_LOCK:
+        if (process, root) not in _ENVS:
+            for key in [key for key in _ENVS if key[0] != process]:
+                _ENVS.pop(key).close()
+            try:
+                _ENVS[process, root] = lmdb.open(root, readonly=True, lock=False, readahead=False)
+            except lmdb.Error as error:
+                raise FrameError(f'cannot open the LMDB {root} ({error})') from None
+        return _ENVS[process, root]
 
 
 _UNWRITTEN = 16  # pages at the end of an LMDB may be free, and not in the file
