@@ -111,16 +111,16 @@ class LmdbReader:
         self._least_bytes = env.stat()['psize'] * (env.info()['last_pgno'] + 1 - _UNWRITTEN)
 
     def crop(self, clip: str, frames: Sequence[int], top: int, left: int, out: np.ndarray) -> None:
-        with open_env(str(self.root)).begin() as transaction:
-            for frame, image in zip(frames, out):
-                key = f'{clip}/{self.names.stem(frame)}'
-                # Where the file is cut, reading the map ends the process by SIGBUS: so it is read at once, as a copy.
-                if self._file.stat().st_size < self._least_bytes:
-                    raise FrameError(f'clip {clip}, frame {frame}: {self._file} is cut')
+        for frame, image in zip(frames, out):
+            key = f'{clip}/{self.names.stem(frame)}'
+            # Where the file is cut, reading the map ends the process by SIGBUS: so it is read at once, as a copy.
+            if self._file.stat().st_size < self._least_bytes:
+                raise FrameError(f'clip {clip}, frame {frame}: {self._file} is cut')
+            with open_env(str(self.root)).begin() as transaction:
                 encoded = transaction.get(key.encode())
-                if encoded is None:
-                    raise FrameError(f'clip {clip}, frame {frame}: no key {key} in {self.root}')
-                _decode_crop(encoded, clip, frame, f'{key} in {self.root}', self.sizes[clip], top, left, image)
+            if encoded is None:
+                raise FrameError(f'clip {clip}, frame {frame}: no key {key} in {self.root}')
+            _decode_crop(encoded, clip, frame, f'{key} in {self.root}', self.sizes[clip], top, left, image)
 
 
 def _decode_crop(

@@ -158,9 +158,8 @@ class LmdbSource:
 
     def frames(self, name: str) -> Iterator[Payload]:
         for key in self._keys[name]:
-            with open_env(str(self.root)).begin(buffers=True) as transaction:
-                value = transaction.get(key.encode())
-                encoded = None if value is None else bytes(value)
+            with open_env(str(self.root)).begin() as transaction:
+                encoded = transaction.get(key.encode())
             yield encoded
 
     def where(self, name: str, frame: int) -> str:

@@ -40,7 +40,7 @@ def image_size(source: str | Path | bytes) -> Size | None:
         return size or _pillow_size(file) or _decoded_size(Path(source).read_bytes())
 
 
-def png_size(encoded: bytes | memoryview) -> Size:
+def png_size(encoded: bytes) -> Size:
     """The height and width in a PNG's header."""
     width, height = struct.unpack('>II', encoded[16:24])
     return height, width
@@ -67,7 +67,7 @@ def _decoded_size(encoded: bytes) -> Size | None:
     return None if image is None else image.shape[:2]
 
 
-def decode_image(encoded: bytes | memoryview, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
+def decode_image(encoded: bytes, flags: int = cv2.IMREAD_COLOR) -> np.ndarray | None:
     """The pixels of an encoded image, uint8 (h, w, 3), BGR; ``None`` where it is none.
 
     Files are read by Python everywhere: OpenCV crashes on a name that is no UTF-8.

@@ -13,7 +13,7 @@ _SIGNATURE = b'\x89PNG\r\n\x1a\n'
 _PLAIN_RGB = bytes([8, 2, 0, 0, 0])
 
 
-def first_rows(encoded: bytes | memoryview, rows: int) -> bytes | memoryview:
+def first_rows(encoded: bytes, rows: int) -> bytes:
     """A PNG of the first rows alone, as libpng would decode them; the file itself where it is of another kind.
 
     Inflating is most of the cost of decoding, and a row depends on those above alone (PNG specification, 9.2). So the
