@@ -33,18 +33,6 @@ def check_num_gpu(opt: dict[str, Any], has_launcher: bool = False) -> None:
         raise OptionError('num_gpu', f'be at most the {found} GPUs of this machine', num_gpu, 'Set num_gpu: auto.')
 
 
-def check_torchrun(has_launcher: bool) -> None:
-    """Looks for ``torchrun`` around a process that is not told of it: each would train the same run.
-
-    Raises:
-        OptionError: If it is there, with several processes.
-    """
-    processes = os.environ.get('WORLD_SIZE', '1')
-    if not has_launcher and 'TORCHELASTIC_RUN_ID' in os.environ and processes != '1':
-        rule = 'be pytorch where torchrun starts several processes'
-        raise OptionError('--launcher', rule, f'none in {processes} processes', 'Add --launcher pytorch.')
-
-
 def check_seed(opt: dict[str, Any]) -> None:
     """Leaves room for the seeds of all ranks: BasicSR adds the rank, and NumPy takes 32 bits.
 

@@ -15,7 +15,7 @@ from typing import Any
 from multigrid_vsr.core.errors import InputError, one_line
 from multigrid_vsr.host import command_line
 from multigrid_vsr.host.asked import asked_for, refusal
-from multigrid_vsr.host.launch import from_rank_0, is_first_rank, is_first_to_say
+from multigrid_vsr.host.launch import check_torchrun, from_rank_0, is_first_rank, is_first_to_say
 from multigrid_vsr.host.patch import left_out, patch, replace, replace_copies
 from multigrid_vsr.host.registering import register
 from multigrid_vsr.options.arch_limits import target_of
@@ -99,14 +99,13 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
             check_num_gpu,
             check_seed,
             check_several_gpus,
-            check_torchrun,
             counted,
         )
         from multigrid_vsr.host.registry_check import fetch_vgg
         from multigrid_vsr.host.run_check import check_run, check_state, check_test
         from multigrid_vsr.models.checkpoint import ranks
 
-        check_torchrun(command_line.has_launcher())
+        check_torchrun()
         if follows_schedule:
             checked_schedule(written)
             check_run(counted(written))

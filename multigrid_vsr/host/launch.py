@@ -104,6 +104,18 @@ def _check_launcher(launcher: str) -> None:
         raise OptionError('--launcher', f'be that of a process that {by} starts', value, f'{fix}, or leave it out.')
 
 
+def check_torchrun() -> None:
+    """Looks for ``torchrun`` around processes that are not told of it: each would train the same run.
+
+    Raises:
+        OptionError: If it is there, with several processes.
+    """
+    processes = os.environ.get('WORLD_SIZE', '1')
+    if not command_line.has_launcher() and 'TORCHELASTIC_RUN_ID' in os.environ and processes != '1':
+        rule = 'be pytorch where torchrun starts several processes'
+        raise OptionError('--launcher', rule, f'none in {processes} processes', 'Add --launcher pytorch.')
+
+
 def _first_node(command: str) -> str:
     """The ``MASTER_ADDR`` that was set; else what BasicSR's command finds.
 
