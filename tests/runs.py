@@ -13,13 +13,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
 from multigrid_vsr.cli import main
 
@@ -175,28 +176,30 @@ def started(*command: Any, cwd: Path, **environment: str) -> Iterator[subprocess
         process.stdout.close()
 
 
+def make_lmdbs(clips: Path, folder: Path) -> None:
+    """BasicSR's LMDBs of gt/ and lq/, ``gt.lmdb`` and ``lq.lmdb`` in the folder, made by BasicSR."""
+    for kind in ('gt', 'lq'):
+        frames = sorted(str(path.relative_to(clips / kind)) for path in (clips / kind).rglob('*.png'))
+        keys = [frame.removesuffix('.png') for frame in frames]
+        make_lmdb_from_imgs(str(clips / kind), str(folder / f'{kind}.lmdb'), frames, keys)
+
+
 def wait_for(process: subprocess.Popen[str], iteration: int, seconds: float = 120) -> str:
     """Reads what a run prints until an iteration is done, that one or a later one; returns it.
 
     A run that has not come so far after the time is killed, and fails.
     """
-    assert process.stdout is not None
-    too_late = threading.Timer(seconds, process.kill)
-    too_late.start()
-    seen = ''
-    try:
-        for line in process.stdout:
-            seen += line
-            found = re.search(r'iter: +(\d+), ', line)
-            if found and int(found[1]) >= iteration:
-                return seen
-    finally:
-        too_late.cancel()
-    raise AssertionError(seen[-3000:])
+    return _read_until(
+        process, lambda seen, line: any(int(n) >= iteration for n in re.findall(r'iter: +(\d+), ', line)), seconds
+    )
 
 
 def wait_for_line(process: subprocess.Popen[str], text: str, count: int = 1, seconds: float = 120) -> str:
     """Reads what a run prints until a line has the text, so many times; returns it."""
+    return _read_until(process, lambda seen, line: seen.count(text) >= count, seconds)
+
+
+def _read_until(process: subprocess.Popen[str], is_reached: Callable[[str, str], bool], seconds: float) -> str:
     assert process.stdout is not None
     too_late = threading.Timer(seconds, process.kill)
     too_late.start()
@@ -204,7 +207,7 @@ def wait_for_line(process: subprocess.Popen[str], text: str, count: int = 1, sec
     try:
         for line in process.stdout:
             seen += line
-            if seen.count(text) >= count:
+            if is_reached(seen, line):
                 return seen
     finally:
         too_late.cancel()

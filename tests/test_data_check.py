@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from probe import NETWORK, train_here
-from runs import options
+from runs import make_lmdbs, options
 from test_multigrid_reds_dataset import dataset_options
 from test_multigrid_vimeo90k_dataset import septuplets  # noqa: F401
 
@@ -41,12 +39,6 @@ def layouts(clips, septuplets, tmp_path_factory):  # noqa: F811
         build(open_sources(source / 'gt', source / 'lq', 4), root / 'store', 1)
         made[name, 'lmdb'], made[name, 'packed'] = root, root / 'store'
     return made
-
-
-def make_lmdbs(source: Path, root: Path) -> None:
-    for kind in ('gt', 'lq'):
-        paths = sorted(str(path.relative_to(source / kind)) for path in (source / kind).rglob('*.png'))
-        make_lmdb_from_imgs(str(source / kind), str(root / f'{kind}.lmdb'), paths, [path[:-4] for path in paths])
 
 
 def run_options(root, backend='disk', layout='reds', **changes):

@@ -18,7 +18,7 @@ import pytest
 import torch
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from probe import NETWORK, train_here
-from runs import TRAIN_PROBE, options, processes_below, rest_of, run, started, wait_for, write
+from runs import TRAIN_PROBE, make_lmdbs, options, processes_below, rest_of, run, started, wait_for, write
 from test_multigrid_reds_dataset import dataset_options
 from test_multigrid_vimeo90k_dataset import septuplets, vimeo_options  # noqa: F401
 
@@ -381,39 +381,38 @@ def test_store_with_a_byte_of_another_value_is_refused_before_a_run(kind, clip, 
     assert not (tmp_path / 'exp').exists()
 
 
+def rest_of_a_run_whose_file_is_cut(folder, opt, file):
+    """What a run prints from then on; it has ended with 1, without a traceback, and with one checkpoint."""
+    with started(*TRAIN_PROBE, write(folder, opt), cwd=folder) as process:
+        wait_for(process, 3)
+        os.truncate(file, 4096)
+        rest = rest_of(process)
+    assert process.returncode == 1
+    assert 'Traceback' not in rest
+    assert len(list((folder / 'exp/run/training_states').iterdir())) == 1
+    return rest
+
+
 @pytest.mark.parametrize('workers', [0, 1])
 def test_store_that_is_cut_while_a_run_reads_it_is_one_line_after_the_run_is_saved(workers, store, tmp_path):
     copy = copy_of(store, tmp_path)
     opt = packed_options(copy, tmp_path, train__total_iter=100_000, train__scheduler={'type': 'MultigridCosineLR'},
                          datasets__train__num_worker_per_gpu=workers)  # fmt: skip
-    with started(*TRAIN_PROBE, write(tmp_path, opt), cwd=tmp_path) as process:
-        wait_for(process, 3)
-        os.truncate(copy / 'gt/frames.bin', 4096)
-        rest = rest_of(process)
-    assert process.returncode == 1
+    rest = rest_of_a_run_whose_file_is_cut(tmp_path, opt, copy / 'gt/frames.bin')
     assert re.fullmatch(rf'clip 00\d, frame \d: cannot read {copy}/gt \(frames\.bin was cut\)', rest.splitlines()[-1])
-    assert 'Traceback' not in rest
-    assert len(list((tmp_path / 'exp/run/training_states').iterdir())) == 1
 
 
 @pytest.mark.parametrize('workers', [0, 1])
 def test_lmdb_that_is_cut_while_a_run_reads_it_is_one_line_after_the_run_is_saved(workers, clips, tmp_path):
-    for kind in ('gt', 'lq'):
-        keys = sorted(str(path.relative_to(clips / kind))[:-4] for path in (clips / kind).rglob('*.png'))
-        make_lmdb_from_imgs(clips / kind, f'{tmp_path}/{kind}.lmdb', [f'{key}.png' for key in keys], keys)
+    make_lmdbs(clips, tmp_path)
     opt = options(
         clips, path__experiments_root=str(tmp_path / 'exp'), network_g={'type': 'ShapeProbe'},
         train__total_iter=100_000, train__scheduler={'type': 'MultigridCosineLR'},
         datasets__train__io_backend={'type': 'lmdb'}, datasets__train__num_worker_per_gpu=workers,
         datasets__train__dataroot_gt=f'{tmp_path}/gt.lmdb', datasets__train__dataroot_lq=f'{tmp_path}/lq.lmdb',
     )  # fmt: skip
-    with started(*TRAIN_PROBE, write(tmp_path, opt), cwd=tmp_path) as process:
-        wait_for(process, 3)
-        os.truncate(tmp_path / 'gt.lmdb/data.mdb', 8192)
-        rest = rest_of(process)
-    assert process.returncode == 1
+    rest = rest_of_a_run_whose_file_is_cut(tmp_path, opt, tmp_path / 'gt.lmdb/data.mdb')
     assert re.fullmatch(rf'clip 00\d, frame \d: {tmp_path}/gt\.lmdb/data\.mdb is cut', rest.splitlines()[-1])
-    assert len(list((tmp_path / 'exp/run/training_states').iterdir())) == 1
 
 
 @pytest.mark.parametrize(

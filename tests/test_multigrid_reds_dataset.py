@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from basicsr.data.reds_dataset import REDSRecurrentDataset
-from basicsr.utils.lmdb_util import make_lmdb_from_imgs
+from runs import make_lmdbs
 
 from multigrid_vsr.core.errors import FrameError, OptionError
 from multigrid_vsr.core.shapes import SampleRequest
@@ -43,12 +43,7 @@ def dataset_options(root, backend='disk', **changes):
 def lmdb_clips(stock_clips, tmp_path_factory):
     """BasicSR's LMDBs of the stock clip, made by BasicSR."""
     root = tmp_path_factory.mktemp('lmdb')
-    for name in ('gt', 'lq'):
-        paths = sorted((stock_clips / name).rglob('*.png'))
-        relative = [str(path.relative_to(stock_clips / name)) for path in paths]
-        make_lmdb_from_imgs(
-            str(stock_clips / name), str(root / f'{name}.lmdb'), relative, [key[:-4] for key in relative]
-        )
+    make_lmdbs(stock_clips, root)
     return root
 
 

@@ -8,9 +8,8 @@ import numpy as np
 import own_parts  # registers
 import pytest
 import torch
-from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 from probe import NETWORK, train_here
-from runs import SHAPES, options, same_bits, write
+from runs import SHAPES, make_lmdbs, options, same_bits, write
 from test_multigrid_vimeo90k_dataset import septuplets  # noqa: F401
 
 from multigrid_vsr.cli import main
@@ -167,10 +166,9 @@ def test_plan_of_an_own_dataset_tries_it_and_says_what_is_not_on_this_machine(tm
 
 def test_stock_dataset_trains_from_an_lmdb_that_the_check_has_closed_again(tmp_path, stock_clips):
     """LMDB opens a file once in a process."""
-    keys = [f'001/{number:08d}' for number in range(100)]
+    make_lmdbs(stock_clips, tmp_path)
     opt = stock_reds(stock_clips, 'REDSRecurrentDataset', network_g=NETWORK, train__total_iter=2)
     for kind in ('gt', 'lq'):
-        make_lmdb_from_imgs(str(stock_clips / kind), str(tmp_path / f'{kind}.lmdb'), [f'{k}.png' for k in keys], keys)
         opt['datasets']['train'][f'dataroot_{kind}'] = str(tmp_path / f'{kind}.lmdb')
     opt['datasets']['train']['io_backend'] = {'type': 'lmdb'}
     assert len(train_here(tmp_path, opt)) == 2
