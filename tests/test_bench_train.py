@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import re
+import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -280,11 +281,34 @@ def test_committed_tables_are_those_of_the_committed_runs(capsys):
     assert (ROOT / 'docs/bench_train.txt').read_text() == committed_tables(capsys)
 
 
+def filled_rows():
+    """The rows of the table of filled small shapes: start, gt size, iterations of the full shape, and differences."""
+    results = read_runs(ROOT / 'docs/bench_fill.jsonl')
+    differences = {}
+    for one in sorted(results, key=lambda each: each.seed):
+        start = one.variant.removesuffix('fill4_options')
+        other = one._replace(variant=f'{start}fast_options')
+        if start != one.variant and other in results:
+            case = 'untrained' if start else 'trained', one.gt_size, one.iters
+            differences.setdefault(case, []).append(results[one].psnr() - results[other].psnr())
+    for case, each in sorted(differences.items()):
+        said = ', '.join(f'{difference:+.3f}' for difference in each)
+        if len(each) > 2:
+            low, high = interval(each)
+            said += f'; mean {statistics.mean(each):+.3f} [{low:+.3f}, {high:+.3f}]'
+        yield f'| {case[0]} | {case[1]} | {case[2]} | {said} |'
+
+
+def test_table_of_filled_shapes_is_that_of_the_committed_runs():
+    page = (ROOT / 'docs/benchmarks.md').read_text()
+    assert re.findall(r'^\| (?:un)?trained \|.*', page, re.MULTILINE) == list(filled_rows())
+
+
 @pytest.mark.parametrize(
     'page', ['README.md', 'docs/method.md', 'docs/benchmarks.md', 'docs/claims.md', 'multigrid_vsr/demo/report.py']
 )
 def test_differences_that_are_quoted_are_those_of_the_committed_runs(page, capsys):
-    printed = committed_tables(capsys)
+    printed = committed_tables(capsys) + ''.join(filled_rows())
     quoted = re.findall(DIFFERENCE, (ROOT / page).read_text())
     assert quoted
     assert [figure for figure in quoted if figure not in printed] == []
