@@ -13,16 +13,28 @@ _ROOT = Path(__file__).parents[1]
 _LINK = re.compile(r'(?<=\]\()(?!https?:|#)([^)#\s]+)')
 
 
+_PAGES = {'.md', '.py', '.yml', '.yaml', '.toml', '.txt', ''}  # what is shown; pictures and results are only copied
+
+
 def on_files(files: Any, config: Any) -> Any:
     """Adds a page for the README, and for each file outside docs/ that a page links to."""
-    sources = {'README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'}
-    sources |= {f'docs/{file.src_uri}' for file in files.documentation_pages()}
-    linked = {_target(source, link) for source in sources for link in _LINK.findall(_read(source))}
-    for path in sorted(sources | linked):
-        if not path.startswith('docs/') and (_ROOT / path).is_file():
-            text = _read(path)
-            content = text if path.endswith('.md') else f'# {path}\n\n```{Path(path).suffix[1:]}\n{text}```\n'
-            files.append(File.generated(config, _page_of(path), content=content))
+    waiting = {'README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'}
+    waiting |= {f'docs/{file.src_uri}' for file in files.documentation_pages()}
+    seen: set[str] = set()
+    while waiting:
+        path = waiting.pop()
+        seen.add(path)
+        if path.endswith('.md') and (_ROOT / path).is_file():
+            waiting |= {_target(path, link) for link in _LINK.findall(_read(path))} - seen
+    for path in sorted(seen):
+        if path.startswith('docs/') or not (_ROOT / path).is_file():
+            continue
+        if Path(path).suffix not in _PAGES:
+            files.append(File.generated(config, f'project/{path}', abs_src_path=str(_ROOT / path)))
+            continue
+        text = _read(path)
+        content = text if path.endswith('.md') else f'# {path}\n\n```{Path(path).suffix[1:]}\n{text}```\n'
+        files.append(File.generated(config, _page_of(path), content=content))
     return files
 
 
@@ -52,4 +64,5 @@ def _page_of(path: str) -> str:
         return 'index.md'
     if path.startswith('docs/'):
         return path.removeprefix('docs/')
-    return f'project/{path}' if path.endswith('.md') else f'project/{path}.md'
+    suffix = Path(path).suffix
+    return f'project/{path}' if suffix == '.md' or suffix not in _PAGES else f'project/{path}.md'

@@ -24,6 +24,7 @@ from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
 from multigrid_vsr.cli import main
 
+CLONE = Path(__file__).parents[1]
 TRAIN = (sys.executable, '-m', 'multigrid_vsr.cli', 'train', '-opt')
 # The same by BasicSR alone, with the plugin disarmed; the shim is what a user without it puts in by hand.
 TRAIN_WITHOUT_PLUGIN = (
@@ -120,6 +121,11 @@ def real_options(clips: Path, folder: Path, **changes: Any) -> dict[str, Any]:
     )
 
 
+def benchmark(name: str, *arguments: Any, cwd: Path, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Runs a benchmark of this clone."""
+    return run(sys.executable, '-m', f'benchmarks.{name}', *arguments, cwd=cwd, PYTHONPATH=str(CLONE), **more)
+
+
 def write(folder: Path, opt: dict[str, Any], name: str = 'run.yml') -> Path:
     path = folder / name
     path.write_text(yaml.safe_dump(opt))
@@ -142,7 +148,7 @@ def run(
     return done
 
 
-def refusal(*arguments: Any) -> str:
+def refusal(*arguments: Any, main: Callable[[list[str]], object] = main) -> str:
     """What a command prints that ends with exit status 1 and a line, in this process and its folder."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), pytest.raises(SystemExit) as error:

@@ -19,12 +19,14 @@ from basicsr.losses.basic_loss import CharbonnierLoss
 from runs import options, write
 from test_multigrid_video_model import build
 
-from multigrid_vsr.bench import launches
-from multigrid_vsr.cli import main
+from benchmarks.launches import NETWORKS
+from benchmarks.launches import measure as print_launches
+from multigrid_vsr import launches
+from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.models.acceleration import leave_out_checks
 from multigrid_vsr.models.multigrid_video_model import MultigridVideoModel
 
-BENCHMARKS = Path(__file__).parents[1] / 'docs/benchmarks.md'
+BENCHMARKS = Path(__file__).parents[1] / 'benchmarks/README.md'
 ROWS = {
     (cells[0], cells[1]): tuple(map(int, cells[2:]))
     for cells in (
@@ -161,14 +163,14 @@ def test_option_leaves_out_the_checks_of_the_network_that_trains(arch_checks, ch
     assert model.net_g_ema.checks_values is True  # validation
 
 
-# (frames, LQ side) whose count takes seconds; `multigrid-vsr bench launches` counts the others.
+# (frames, LQ side) whose count takes seconds; `python -m benchmarks.launches` counts the others.
 COUNTED = [('BasicVSR', 7), ('IconVSR', 7), ('BasicVSRPlusPlus', 7), ('EDVR', 5), ('DUF', 7), ('TOFlow', 7)]
 
 
 @can_count
 @pytest.mark.parametrize(('name', 'num_frame'), COUNTED)
 def test_forward_launches_no_more_than_the_docs_say_and_waits_for_nothing(name, num_frame):
-    network_opt, shapes = next(entry for entry in launches.NETWORKS if entry[0]['type'] == name)
+    network_opt, shapes = next(entry for entry in NETWORKS if entry[0]['type'] == name)
     lq_size = dict(shapes)[num_frame]
     stock_forward, _, stock_waits, forward, iteration, waits = ROWS[name, f'{num_frame} x {lq_size}']
     counts = launches.count_forward(launches.builder(network_opt), (1, num_frame, 3, lq_size, lq_size))
@@ -178,13 +180,13 @@ def test_forward_launches_no_more_than_the_docs_say_and_waits_for_nothing(name, 
 
 
 def test_table_of_the_docs_has_a_row_of_every_count():
-    expected = {(opt['type'], f'{t} x {size}') for opt, shapes in launches.NETWORKS for t, size in shapes}
+    expected = {(opt['type'], f'{t} x {size}') for opt, shapes in NETWORKS for t, size in shapes}
     assert set(ROWS) == expected
 
 
 @can_count
 def test_backward_launches_no_more_than_the_docs_say():
-    network_opt, _ = next(entry for entry in launches.NETWORKS if entry[0]['type'] == 'EDVR')
+    network_opt, _ = next(entry for entry in NETWORKS if entry[0]['type'] == 'EDVR')
     _, _, _, forward, iteration, _ = ROWS['EDVR', '5 x 64']
     counts = launches.count_backward(launches.builder(network_opt), (1, 5, 3, 64, 64))
     assert counts.launches <= iteration - forward
@@ -259,7 +261,7 @@ def test_frames_copied_on_another_stream_stay_until_they_are_read(monkeypatch):
 @can_count
 def test_command_counts_the_network_and_the_shapes_of_a_file(tmp_path, clips, capsys):
     opt_file = write(tmp_path, options(clips, multigrid={'gt_size': [64, 128]}))
-    main(['bench', 'launches', '-opt', str(opt_file)])
+    print_launches(str(opt_file))
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[3:]]
     assert [row[:4] for row in rows] == [['BasicVSR', '4', 'x', side] for side in ('16', '32')]
     for row in rows:
@@ -271,9 +273,9 @@ def test_command_counts_the_network_and_the_shapes_of_a_file(tmp_path, clips, ca
 
 def test_command_refuses_a_torch_that_counts_otherwise(monkeypatch, capsys):
     monkeypatch.setattr(launches, 'OLDEST_TORCH', '99.0')
-    with pytest.raises(SystemExit) as exit:
-        main(['bench', 'launches'])
-    assert exit.value.code == (
+    with pytest.raises(InputError) as error:
+        print_launches()
+    assert str(error.value) == (
         f'torch: must be 99.0 or newer to count launches, got {torch.__version__}. '
         'Run it in an environment of its own, on any machine.'
     )

@@ -11,10 +11,11 @@ import torch
 import yaml
 from runs import options, refusal, rest_of, run, started, write
 
-from multigrid_vsr.bench import batch_size, step, whole_run
+from benchmarks import step, whole_run
+from multigrid_vsr import measure
 from multigrid_vsr.cli import main
-from multigrid_vsr.core.batch_search import enough, try_batches
 from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.measure import enough, try_batches
 from multigrid_vsr.models.memory import is_out_of_memory
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 
@@ -73,9 +74,9 @@ class Fake:
 
 
 def test_measure_prints_what_fits_and_the_lines_to_paste(tmp_path, clips, monkeypatch):
-    monkeypatch.setattr(batch_size, 'enough', max)
+    monkeypatch.setattr(measure, 'enough', max)
     schedule = schedule_from_options(options(clips))
-    printed = '\n'.join(batch_size.measure(Fake(), schedule, False, limit=12, iters=1))
+    printed = '\n'.join(measure.batch_lines(Fake(), schedule, False, limit=12, iters=1))
     rows = [line.split()[:3] for line in printed.splitlines()[2:8]]
     # 60 pixels of 64x64 hold 60 / (frames * (gt_size / 64)^2) samples, rounded down.
     assert rows == [
@@ -88,10 +89,10 @@ def test_measure_prints_what_fits_and_the_lines_to_paste(tmp_path, clips, monkey
 
 
 def test_measure_of_other_schedules_prints_their_stages(clips, monkeypatch):
-    monkeypatch.setattr(batch_size, 'enough', max)
+    monkeypatch.setattr(measure, 'enough', max)
     stages = [{'iter': 3, 'gt_size': 128, 'num_frame': 2}, {'iter': 4, 'gt_size': 64}, {'iter': 6}]
     schedule = schedule_from_options(options(clips, multigrid={'stages': stages}))
-    printed = '\n'.join(batch_size.measure(Fake(), schedule, True, limit=12, iters=1))
+    printed = '\n'.join(measure.batch_lines(Fake(), schedule, True, limit=12, iters=1))
     assert yaml.safe_load('\n'.join(printed.splitlines()[-5:])) == {
         'stages': [
             {'iter': 3, 'gt_size': 128, 'num_frame': 2, 'batch_size_per_gpu': 7},
@@ -105,7 +106,7 @@ def test_measure_of_other_schedules_prints_their_stages(clips, monkeypatch):
 def test_measure_of_stages_that_could_be_lists_prints_stages(clips):
     stages = [{'iter': 6, 'gt_size': 64}, {'iter': 7}]
     schedule = schedule_from_options(options(clips, multigrid={'stages': stages}))
-    printed = '\n'.join(batch_size.measure(Fake(), schedule, True, limit=4, iters=1))
+    printed = '\n'.join(measure.batch_lines(Fake(), schedule, True, limit=4, iters=1))
     assert [entry['iter'] for entry in yaml.safe_load('\n'.join(printed.splitlines()[-4:]))['stages']] == [6, 7]
 
 
@@ -114,7 +115,7 @@ def test_measure_of_a_shape_that_never_fits_says_so(clips):
     with pytest.raises(
         InputError, match=r'multigrid: must have shapes of which the GPU holds one sample, got num_frame 4'
     ):
-        list(batch_size.measure(Fake(), schedule_from_options(opt), False, limit=4, iters=1))
+        list(measure.batch_lines(Fake(), schedule_from_options(opt), False, limit=4, iters=1))
 
 
 def test_batch_command_measures_a_real_model(tmp_path, clips):
@@ -164,7 +165,7 @@ def test_error_means_that_memory_is_full(error, expected):
 
 
 def test_measure_takes_any_word_for_full_memory_and_keeps_its_rows_at_another_error(clips, monkeypatch):
-    monkeypatch.setattr(batch_size, 'enough', max)
+    monkeypatch.setattr(measure, 'enough', max)
     schedule = schedule_from_options(options(clips))
 
     class Unusual(Fake):
@@ -174,7 +175,7 @@ def test_measure_takes_any_word_for_full_memory_and_keeps_its_rows_at_another_er
             if len(self.lq) > 3:
                 raise RuntimeError('cuDNN error: CUDNN_STATUS_NOT_SUPPORTED')
 
-    printed = batch_size.measure(Unusual(), schedule, False, limit=12, iters=1)
+    printed = measure.batch_lines(Unusual(), schedule, False, limit=12, iters=1)
     rows = [next(printed).split()[:3] for _ in range(3)]
     with pytest.raises(RuntimeError, match='an illegal memory access'):
         next(printed)
@@ -204,7 +205,7 @@ def test_batch_command_measures_one_gpu_of_many_with_cudnn_as_in_training(tmp_pa
     monkeypatch.setattr(torch.backends.cudnn, 'benchmark', False)
     built = []
     monkeypatch.setattr('basicsr.models.build_model', lambda opt: built.append(opt['num_gpu']))
-    monkeypatch.setattr(batch_size, 'measure', lambda *_: iter(()))
+    monkeypatch.setattr(measure, 'batch_lines', lambda *_: iter(()))
     for num_gpu in (8, 'auto', 0):
         opt_file = write(tmp_path, options(clips, num_gpu=num_gpu, train__amp='bf16'))
         with monkeypatch.context() as patched:

@@ -1,4 +1,4 @@
-"""``multigrid-vsr bench growth``, ``scale`` and ``plan``: what they work out, on figures by hand."""
+"""``python -m benchmarks.growth``, ``scale`` and ``plan``: what they work out, on figures by hand."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 import numpy as np
 import pytest
 
-from multigrid_vsr.bench import predicted, scale
-from multigrid_vsr.bench.black_store import write_black_store
-from multigrid_vsr.bench.curves import Curve, draw
-from multigrid_vsr.bench.loader import dataset_options, ours
-from multigrid_vsr.bench.slow_files import slow_folder
+from benchmarks import scale, time_predicted
+from benchmarks.black_store import write_black_store
+from benchmarks.curves import Curve, draw
+from benchmarks.loader import dataset_options, ours
+from benchmarks.slow_files import slow_folder
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.report.log_file import Line, Log
 
@@ -82,7 +82,7 @@ def test_predicted_seconds_stand_beside_those_between_the_lines_of_the_log(tmp_p
         'multigrid: {stages: [{iter: 10, gt_size: 64}, {iter: 20, gt_size: 128}]}\n'
     )
     log = log_of((5, 4.0, '0:00:40'), (10, 10.0, '0:00:35'), (20, 30.0, '0:00:25'), (30, 50.0, '0:00:00'))
-    table = predicted.compared(path, [11.0, 36.0], log).splitlines()
+    table = time_predicted.compared(path, [11.0, 36.0], log).splitlines()
     assert [row.split()[-3:] for row in table[2:]] == [
         ['11.0', '10.0', '1.100'],
         ['36.0', '40.0', '0.900'],
@@ -93,7 +93,7 @@ def test_predicted_seconds_stand_beside_those_between_the_lines_of_the_log(tmp_p
 def test_time_left_of_lines_stands_beside_when_the_log_ends():
     etas = {1: '1 day, 0:00:10', 2: '0:01:00', 5: '0:00:40', 10: '0:00:30', 15: '0:00:15', 20: '0:00:00'}
     log = log_of(*((iteration, 2.0 * iteration, eta) for iteration, eta in etas.items()))
-    rows = [row.split() for row in predicted.time_left(log).splitlines()[2:]]
+    rows = [row.split() for row in time_predicted.time_left(log).splitlines()[2:]]
     assert rows == [
         ['1', '86410.0', '38.0', '2273.947'],
         ['2', '60.0', '36.0', '1.667'],

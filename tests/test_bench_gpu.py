@@ -1,4 +1,4 @@
-"""``multigrid-vsr bench gpu``: a dry run of all of it, its figures by hand, and what is left when it is cut off."""
+"""``python -m benchmarks.gpu``: a dry run of all of it, its figures by hand, and what is left when it is cut off."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ import pytest
 import torch
 from basicsr.archs import spynet_arch
 from graph_stand_in import StandIn, StandInGraph
-from runs import processes_below, rest_of, run, started, still_running
+from runs import CLONE, benchmark, processes_below, rest_of, started, still_running
 
-from multigrid_vsr.bench import gpu, gpu_gradients, gpu_training, gpu_work
-from multigrid_vsr.bench.gpu_hours import gpu_hours
-from multigrid_vsr.bench.gpu_plan import DRY, FULL, OPTIONS, STOCK, schedules, step_rows
-from multigrid_vsr.bench.gpu_report import Report, Row, markdown, targets
-from multigrid_vsr.bench.worker import CallError
+from benchmarks import gpu, gpu_gradients, gpu_training, gpu_work
+from benchmarks.gpu_hours import gpu_hours
+from benchmarks.gpu_plan import DRY, FULL, OPTIONS, STOCK, schedules, step_rows
+from benchmarks.gpu_report import Report, Row, markdown, targets
+from benchmarks.worker import CallError
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import BatchShape
 from multigrid_vsr.report.log_file import parse_log
 
-COMMAND = (sys.executable, '-m', 'multigrid_vsr.cli', 'bench', 'gpu')
 ARCHS = ['BasicVSR', 'BasicVSRPlusPlus', 'EDVR', 'IconVSR']
 HALF = {name for name, changes in OPTIONS.items() if 'amp' in changes}
 
@@ -35,7 +34,7 @@ HALF = {name for name, changes in OPTIONS.items() if 'amp' in changes}
 def dry(tmp_path_factory):
     """What a dry run prints, and its two files."""
     folder = tmp_path_factory.mktemp('bench_gpu')
-    printed = run(*COMMAND, '--out', 'out', '--dry', cwd=folder, seconds=1200).stdout
+    printed = benchmark('gpu', '--out', 'out', '--dry', cwd=folder, seconds=1200).stdout
     return printed, json.loads((folder / 'out/gpu.json').read_text()), (folder / 'out/gpu.md').read_text()
 
 
@@ -88,7 +87,9 @@ def test_dry_run_prints_every_row_and_says_that_it_measures_nothing(dry):
 
 
 def test_run_that_is_cut_off_keeps_its_rows_and_leaves_no_process(tmp_path):
-    with started(*COMMAND, '--out', 'out', '--dry', cwd=tmp_path) as process:
+    with started(
+        sys.executable, '-m', 'benchmarks.gpu', '--out', 'out', '--dry', cwd=tmp_path, PYTHONPATH=str(CLONE)
+    ) as process:
         seen = []
         while sum(' s  options: ' in line for line in seen) < 2:
             seen.append(process.stdout.readline())
@@ -112,14 +113,14 @@ def test_run_that_is_cut_off_keeps_its_rows_and_leaves_no_process(tmp_path):
     ],
 )
 def test_bad_arguments_give_one_line_and_write_nothing(arguments, line, tmp_path):
-    done = run(*COMMAND, '--out', 'out', *arguments, cwd=tmp_path, ok=False, CUDA_VISIBLE_DEVICES='')
+    done = benchmark('gpu', '--out', 'out', *arguments, cwd=tmp_path, ok=False, CUDA_VISIBLE_DEVICES='')
     assert (done.returncode, done.stdout, list(tmp_path.iterdir())) == (1, line, [])
 
 
 class Simulated:
     """Stands for a worker on an H200 with 16 cores: a clock of its own, and figures of the right size.
 
-    Launches are those of docs/benchmarks.md at 5.5 us each, 3 us in a graph; cuDNN tunes each convolution that is new to
+    Launches are those of benchmarks/README.md at 5.5 us each, 3 us in a graph; cuDNN tunes each convolution that is new to
     a process for ``tuning`` seconds: 15 at each level of the flow network, 20 in the trunks and behind.
     """
 

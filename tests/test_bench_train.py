@@ -7,21 +7,20 @@ import json
 import math
 import re
 import statistics
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runs import refusal, run
+from runs import benchmark, refusal
 
-from multigrid_vsr import cli
-from multigrid_vsr.bench.train import matrix, tables
-from multigrid_vsr.bench.train.claims import CLAIMS, interval, verdict
-from multigrid_vsr.bench.train.matrix import BENCH_PARTS
-from multigrid_vsr.bench.train.options import NETWORKS, Run, options
-from multigrid_vsr.bench.train.plot import draw
-from multigrid_vsr.bench.train.results import read_runs, read_times
-from multigrid_vsr.bench.train.variants import VARIANTS
+from benchmarks.train import matrix, tables
+from benchmarks.train.__main__ import main
+from benchmarks.train.claims import CLAIMS, interval, verdict
+from benchmarks.train.matrix import BENCH_PARTS
+from benchmarks.train.options import NETWORKS, Run, options
+from benchmarks.train.plot import draw
+from benchmarks.train.results import read_runs, read_times
+from benchmarks.train.variants import VARIANTS
 from multigrid_vsr.demo.dataset import prepare
 from multigrid_vsr.options.train_block import checked_schedule
 
@@ -30,7 +29,7 @@ A_RUN = Run('paper', 'basicvsr', 128, 7, 0.002, 360, 3)
 
 
 def bench(cwd, *arguments):
-    return run(sys.executable, '-m', 'multigrid_vsr.cli', 'bench', 'train', *arguments, cwd=cwd).stdout
+    return benchmark('train', *arguments, cwd=cwd).stdout
 
 
 def test_bench_trains_what_is_missing_and_reads_its_results_again(tmp_path):
@@ -273,17 +272,17 @@ DIFFERENCE = r'([+-]\d\.\d{3} \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\])'
 
 
 def committed_tables(capsys):
-    cli.main(['bench', 'train', '--results', str(ROOT / 'docs/bench_train.jsonl'), '--table'])
+    main(['--results', str(ROOT / 'benchmarks/results/train.jsonl'), '--table'])
     return capsys.readouterr().out
 
 
 def test_committed_tables_are_those_of_the_committed_runs(capsys):
-    assert (ROOT / 'docs/bench_train.txt').read_text() == committed_tables(capsys)
+    assert (ROOT / 'benchmarks/results/train.txt').read_text() == committed_tables(capsys)
 
 
 def filled_rows():
     """The rows of the table of filled small shapes: start, gt size, iterations of the full shape, and differences."""
-    results = read_runs(ROOT / 'docs/bench_fill.jsonl')
+    results = read_runs(ROOT / 'benchmarks/results/fill.jsonl')
     differences = {}
     for one in sorted(results, key=lambda each: each.seed):
         start = one.variant.removesuffix('fill4_options')
@@ -300,12 +299,13 @@ def filled_rows():
 
 
 def test_table_of_filled_shapes_is_that_of_the_committed_runs():
-    page = (ROOT / 'docs/benchmarks.md').read_text()
+    page = (ROOT / 'benchmarks/README.md').read_text()
     assert re.findall(r'^\| (?:un)?trained \|.*', page, re.MULTILINE) == list(filled_rows())
 
 
 @pytest.mark.parametrize(
-    'page', ['README.md', 'docs/method.md', 'docs/benchmarks.md', 'docs/claims.md', 'multigrid_vsr/demo/report.py']
+    'page',
+    ['README.md', 'docs/method.md', 'benchmarks/README.md', 'benchmarks/claims.md', 'multigrid_vsr/demo/report.py'],
 )
 def test_differences_that_are_quoted_are_those_of_the_committed_runs(page, capsys):
     printed = committed_tables(capsys) + ''.join(filled_rows())
@@ -316,7 +316,7 @@ def test_differences_that_are_quoted_are_those_of_the_committed_runs(page, capsy
 
 def test_verdicts_of_the_page_of_claims_are_those_of_the_committed_runs(capsys):
     decided = re.compile(DIFFERENCE + r'(?: \| |, |  +)(supported|refuted|cannot tell)')
-    stated = decided.findall((ROOT / 'docs/claims.md').read_text())
+    stated = decided.findall((ROOT / 'benchmarks/claims.md').read_text())
     assert len(stated) > 30
     assert set(stated) - set(decided.findall(committed_tables(capsys))) == set()
 
@@ -344,11 +344,26 @@ def test_claims_compare_variants_that_there_are():
 )
 def test_bench_with_bad_option_exits_with_one_line(tmp_path, monkeypatch, arguments, line):
     monkeypatch.chdir(tmp_path)
-    assert refusal('bench', 'train', *arguments, '--data', 'bench') == line
+    assert refusal(*arguments, '--data', 'bench', main=main) == line
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('what', ['loader', 'datasets', 'step', 'options', 'run'])
-def test_bench_without_rounds_exits_with_one_line(what):
-    line = '--rounds: must be at least 1, got 0. Medians are taken over the rounds.'
-    assert refusal('bench', what, '--rounds', 0) == line
+@pytest.mark.parametrize('name', ['loader', 'datasets', 'step', 'acceleration', 'whole_run', 'growth'])
+def test_bench_without_rounds_exits_with_one_line(name, tmp_path):
+    printed = benchmark(name, '--rounds', 0, cwd=tmp_path, ok=False).stdout
+    assert printed.splitlines()[-1] == '--rounds: must be at least 1, got 0. Correct the value.'
+
+
+PARSED = ['acceleration', 'checkpointing', 'datasets', 'gpu', 'growth', 'launches', 'loader', 'scale', 'step',
+          'time_predicted', 'train', 'validation', 'whole_run']  # fmt: skip
+
+
+def test_benchmarks_are_all_here():
+    started = [path for path in (ROOT / 'benchmarks').rglob('*.py') if '\nif __name__' in path.read_text()]
+    names = {path.parent.name if path.stem == '__main__' else path.stem for path in started}
+    assert names - {'slow_files'} == set(PARSED)
+
+
+@pytest.mark.parametrize('name', PARSED)
+def test_help_of_a_benchmark_has_its_examples(name, tmp_path):
+    assert f'  python -m benchmarks.{name}' in benchmark(name, '--help', cwd=tmp_path).stdout

@@ -1,4 +1,4 @@
-"""A process that measures for ``bench gpu``: what crashes or hangs in it."""
+"""A process that measures for ``benchmarks.gpu``: what crashes or hangs in it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from multigrid_vsr.bench.worker import CallError, Worker
+from benchmarks.worker import CallError, Worker
 
 
 def end():

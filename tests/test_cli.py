@@ -1,4 +1,4 @@
-"""The command ``multigrid-vsr`` as a whole: examples, errors, exit statuses, completion, one line under a launcher."""
+"""The command ``multigrid-vsr`` as a whole: examples, errors, exit statuses, one line under a launcher."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_commands_are_those_of_the_page():
     page = (ROOT / 'docs/commands.md').read_text()
     listed = [line.split('`')[1] for line in page.splitlines() if line.startswith('| `')]
     assert listed == [command.__name__.rpartition('.')[2] for command in COMMANDS]
-    assert len(PARSERS) == len(COMMANDS) - 1 + 13  # the measures of bench
+    assert len(PARSERS) == len(COMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -55,14 +55,13 @@ def test_help_has_examples_that_the_parser_takes(parser):
 BAD = [
     (['pln'], 'COMMAND: must be one of train, plan, batch, .*, got pln. Did you mean `plan`?'),
     ([], 'COMMAND: must be given, got nothing. See --help.'),
-    (['bench', 'loadr'], 'WHAT: must be one of loader, .*, got loadr. Did you mean `loader`?'),
     (['plan'], '-opt: must be given, got nothing. See --help.'),
     (['plan', '-opt'], '-opt: must have a value, got nothing. Write it after the option.'),
     (['plan', '-opt', 'x', '--mesure'], '--mesure: must be an option of this command, got --mesure. Did you mean `--measure`?'),
     (['plan', '-opt', 'x', 'more'], 'more: must be an option of this command, got more. Remove it.'),
     (['plan', '-opt', 'x', '--gpus', 'two'], '--gpus: must be a whole number, got two. Correct the value.'),
     (['convert', '-opt', 'x', '-o', 'y', '--recipe', 'papr'], '--recipe: must be one of paper, fast, plain, got papr. Did you mean `paper`?'),
-    (['bench', 'gpu', '--out', 'x', '--minuts', '3'], '--minuts: must be an option of this command, got --minuts 3. Did you mean `--minutes`?'),
+    (['demo', '--itres', '3'], '--itres: must be an option of this command, got --itres 3. Did you mean `--iters`?'),
     (['train'], '-opt: must be given, got nothing. See --help.'),
 ]  # fmt: skip
 
@@ -106,26 +105,6 @@ def test_broken_pipe_that_is_not_the_output_is_not_hidden(monkeypatch):
         with pytest.raises(BrokenPipeError, match='a worker'):
             main(['schema'])
     os.close(reading)
-
-
-COMPLETED = [
-    ('multigrid-vsr pl', ['plan']),
-    ('multigrid-vsr plan --me', ['--measure']),
-    ('multigrid-vsr convert --recipe f', ['fast']),
-    ('multigrid-vsr bench lo', ['loader']),
-    ('multigrid-vsr plan -opt mg', ['mg.yml']),
-]
-
-
-@pytest.mark.parametrize(('typed', 'completed'), COMPLETED)
-def test_completion_of_bash_completes(typed, completed, tmp_path, capsys):
-    main(['completion', 'bash'])
-    (tmp_path / 'script').write_text(capsys.readouterr().out)
-    (tmp_path / 'mg.yml').touch()
-    words = typed.split()
-    code = f'source ./script; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; _shtab_multigrid_vsr; printf "%s\\n" "${{COMPREPLY[@]}}"'
-    done = subprocess.run(['bash', '-c', code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert (done.stdout.split(), done.stderr) == (completed, '')
 
 
 def test_line_is_said_once_by_all_ranks_and_another_line_too(monkeypatch):

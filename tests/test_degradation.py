@@ -17,7 +17,7 @@ from test_arch_speed import can_count
 from test_multigrid_video_model import METRICS, build, validation_set
 from test_own_dataset import CENTRE, LQ_SHAPES, blurred, of_windows
 
-from multigrid_vsr.bench import launches
+from multigrid_vsr import launches
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.models import blur_noise_jpeg

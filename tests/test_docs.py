@@ -229,7 +229,16 @@ def test_site_builds_strictly_and_fetches_nothing_from_elsewhere(tmp_path):
 
 
 def test_site_with_a_broken_link_does_not_build(tmp_path):
-    for name in ('mkdocs.yml', 'README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'options', 'docs', 'multigrid_vsr'):
+    for name in (
+        'mkdocs.yml',
+        'README.md',
+        'CONTRIBUTING.md',
+        'CHANGELOG.md',
+        'options',
+        'docs',
+        'benchmarks',
+        'multigrid_vsr',
+    ):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
     with (tmp_path / 'docs/faq.md').open('a') as page:
         page.write('[gone](gone.md), [gone too](../options/gone.yml), [nowhere](method.md#nowhere)\n')

@@ -86,7 +86,7 @@ def basicvsr():
 
 
 def test_windows_of_basicvsr_come_as_near_the_whole_as_measured(basicvsr):
-    """The table of docs/benchmarks.md in small: the difference falls with the overlap, to that of float32."""
+    """The table of benchmarks/README.md in small: the difference falls with the overlap, to that of float32."""
     frames = real_frames(70, 32, 32)
     without, few, many = differences(basicvsr, frames, [Cut(35, 0), Cut(37, 1), Cut(65, 28)])
     assert without > 2 * few > 100 * many

@@ -11,7 +11,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from probe import NoisyProbe, ShapeProbe, ThinBasicVSR, train_here
 from runs import TRAIN_PROBE, assert_same_end, losses, options, real_options, run, same_bits, torchrun, write
 
-from multigrid_vsr.bench.checkpointing import kept_bytes
+from benchmarks.checkpointing import kept_bytes
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.models.checkpointed import checkpoint_modules, matching
 from multigrid_vsr.options.train_block import checked_schedule

@@ -11,13 +11,13 @@ import yaml
 from runs import TRAIN, options, run, write
 from test_convert import REDS, network
 
-from multigrid_vsr.bench import launches
-from multigrid_vsr.bench.prediction import Prediction, ShapeCost
+from multigrid_vsr import launches
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.plan import StockRun, fewer_pixels, total_samples
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.measure import Prediction, ShapeCost
 from multigrid_vsr.options.conversion import convert
 from multigrid_vsr.options.launches import known_launches, known_run_launches
 from multigrid_vsr.options.train_block import checked_schedule
@@ -194,7 +194,7 @@ def test_table_of_launches_is_what_is_counted(network_opt, num_frame):
 
 
 def test_table_of_launches_knows_the_full_networks_of_basicsr_and_no_other():
-    # As `bench launches` counted them with torch 2.14.
+    # As `benchmarks.launches` counted them with torch 2.14.
     counted = {
         ('BasicVSR', 'num_block', 30, 15): (20300, 18410),
         ('IconVSR', 'num_block', 30, 15): (25876, 23702),

@@ -16,7 +16,7 @@ import torch
 import yaml
 from basicsr.data import build_dataset
 from probe import NETWORK
-from runs import options, run, torchrun, train, write
+from runs import benchmark, options, run, torchrun, train, write
 from test_multigrid_video_model import METRICS, build
 
 from multigrid_vsr.core.errors import FrameError, OptionError
@@ -115,7 +115,7 @@ def test_windows_of_a_sliding_window_arch_are_the_whole_and_what_basicsr_gives(n
 
 
 def test_windows_of_a_recurrent_arch_come_to_the_whole_with_the_overlap(tmp_path, stock_clips):
-    """As docs/benchmarks.md has it: 28 frames of context leave the bytes alone, none does not."""
+    """As benchmarks/README.md has it: 28 frames of context leave the bytes alone, none does not."""
     crop_clip(stock_clips, tmp_path, 100, 32, 32)
     whole, in_whole = restored(tmp_path, stock_clips, RECURRENT, own_set(tmp_path))
     fed: list[tuple[int, ...]] = []
@@ -392,7 +392,7 @@ def test_center_frame_of_whole_clips_counts_once(tmp_path, clips):
 def test_bench_validation_says_what_whole_clips_and_pieces_take(tmp_path):
     """In a process of its own: holes in the memory of one that has run long would be counted."""
     (tmp_path / 'run.yml').write_text('network_g: {type: BasicVSR, num_feat: 4, num_block: 1, spynet_path: gone.pth}\n')
-    printed = run(sys.executable, *COMMAND, 'bench', 'validation', '-opt', 'run.yml', cwd=tmp_path).stdout
+    printed = benchmark('validation', '-opt', 'run.yml', cwd=tmp_path).stdout
     rows = dict(re.findall(r'(a whole clip|max_frames \d+(?:, tile \d+)?) +([\d.]+)\n', printed))
     assert list(rows) == ['a whole clip', 'max_frames 80', 'max_frames 64', 'max_frames 64, tile 192']
     amounts = [float(amount) for amount in rows.values()]

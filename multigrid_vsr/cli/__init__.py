@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from multigrid_vsr.cli import (
     average,
     batch,
-    bench,
-    completion,
     convert,
     cooldown,
     demo,
@@ -31,7 +29,7 @@ from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.host.launch import is_first_to_say
 
 _TRAINING = (train, plan, batch, convert, fit, cooldown, prepare)
-COMMANDS = (*_TRAINING, report, average, test, infer, bench, demo, schema, completion)
+COMMANDS = (*_TRAINING, report, average, test, infer, demo, schema)
 
 
 def build_parser() -> Parser:

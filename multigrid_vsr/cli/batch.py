@@ -43,8 +43,7 @@ def run(args: argparse.Namespace) -> None:
         )
     import basicsr.utils.options
 
-    from multigrid_vsr.bench.batch_size import measure
-    from multigrid_vsr.bench.building import build, one_device
+    from multigrid_vsr.measure import batch_lines, build, one_device
 
     num_gpu = one_device() if written.get('num_gpu') == 'auto' else written.get('num_gpu')
     force_yml = [*args.force_yml, *([f'num_gpu={min(num_gpu, 1)}'] if isinstance(num_gpu, int) else [])]
@@ -56,5 +55,5 @@ def run(args: argparse.Namespace) -> None:
     block = opt.get('multigrid') or {}
     block.pop('max_batch_size_per_gpu', None)
     schedule = opt['datasets']['train']['multigrid']
-    for line in measure(build(opt), schedule, bool(block.get('stages')), args.limit, args.iters):
+    for line in batch_lines(build(opt), schedule, bool(block.get('stages')), args.limit, args.iters):
         print(line, flush=True)

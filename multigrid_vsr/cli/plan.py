@@ -99,7 +99,7 @@ def launches_of(opt: Mapping[str, Any], schedule: Schedule) -> tuple[Launches | 
     known = known_run_launches(opt, schedule)
     if known is not None:
         return known, []
-    from multigrid_vsr.bench.launches import count_run  # with torch, which takes seconds
+    from multigrid_vsr.launches import count_run  # with torch, which takes seconds
 
     try:
         return run_launches(opt, schedule, count_run(opt, schedule)), []
@@ -121,7 +121,7 @@ def _predict(args: argparse.Namespace, opt: Mapping[str, Any]) -> Any:
         raise OptionError('--measure', 'stand beside a Multigrid run', 'a plain run', 'Convert the file first.')
     import basicsr.utils.options
 
-    from multigrid_vsr.bench.prediction import predict
+    from multigrid_vsr.measure import predict
 
     # BasicSR parses the command line itself.
     sys.argv[1:] = ['-opt', args.opt, *(['--force_yml', *args.force_yml] if args.force_yml else [])]

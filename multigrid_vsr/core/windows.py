@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar('T')
-# Without another: docs/benchmarks.md has what they leave of a whole clip.
+# Without another: benchmarks/README.md has what they leave of a whole clip.
 FRAMES_OVERLAP, TILE_OVERLAP = 28, 64
 
 

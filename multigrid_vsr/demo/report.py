@@ -21,7 +21,7 @@ from multigrid_vsr.report.plan_plot import draw_cost
 # Okabe and Ito's colours, told apart with every kind of colour vision.
 COLOURS = {'stock': '#0072B2', 'multigrid': '#D55E00', 'bicubic': '#666666'}
 
-# In dB, `untrained_full` from `untrained_stock` in docs/bench_train.jsonl: from untrained networks, as the demo's is.
+# In dB, `untrained_full` from `untrained_stock` (benchmarks/results/train.jsonl): from untrained networks as here.
 RATE_ALONE = '+0.711 [-0.292, +1.714]'
 
 History = Sequence[tuple[float, float]]  # wall-clock of training in seconds, PSNR in dB then
@@ -44,7 +44,7 @@ def summary(bicubic: float, runs: Mapping[str, History]) -> str:
         f'The multigrid run took {seconds / stock_seconds:.2f} of the time of the stock run and ends '
         f'{multigrid - stock:+.2f} dB from it. Above bicubic: {" and ".join(above) or "neither"}.\n'
         "The stock run has BasicSR's own schedule, the multigrid run the paper's rate, which alone changes the PSNR: "
-        f'in docs/claims.md the full shape at that rate ends {RATE_ALONE} dB from stock (three seeds).\n'
+        f'in benchmarks/claims.md the full shape at that rate ends {RATE_ALONE} dB from stock (three seeds).\n'
         'One seed, a tiny network and minutes of training: an illustration, not a benchmark.'
     )
 

@@ -1,7 +1,7 @@
 """Whole clips through a network, in windows of frames and tiles of a frame where memory asks for them.
 
 A recurrent arch carries features over the whole clip and from both of its ends, so a window of it is not exact: what
-lies beyond the window reaches its frames less with each frame of overlap. How much is measured in docs/benchmarks.md.
+lies beyond the window reaches its frames less with each frame of overlap. How much is measured in benchmarks/README.md.
 A sliding-window arch looks at its own few frames, and its windows are exact.
 """
 

@@ -51,7 +51,7 @@ class Conversion:
     schedule: Schedule
 
 
-FILL_RATE = 'sqrt'  # of the batch: in proportion, a run from an untrained network stays bilinear (docs/benchmarks.md)
+FILL_RATE = 'sqrt'  # of the batch: in proportion, a run from an untrained network stays bilinear (benchmarks/README.md)
 
 
 def convert(

@@ -1,6 +1,6 @@
 """Kernel launches of an iteration of BasicSR's video archs, without building them.
 
-The formulas are fitted to counts of ``multigrid-vsr bench launches`` with torch 2.14: forward and backward, the same
+The formulas are fitted to counts of ``python -m benchmarks.launches`` with torch 2.14: forward and backward, the same
 for any batch, crop and number of channels. A test counts again.
 """
 

@@ -55,8 +55,8 @@ RECIPES = {
         train=_GRAPH,
     ),
     'fast': Recipe(
-        source="this project's own, measured on a small network in short runs only (docs/benchmarks.md): nearly twice "
-        'the samples, nearly all of them small, and more of them at a time',
+        source="this project's own, measured on a small network in short runs only (benchmarks/): nearly twice the "
+        'samples, nearly all of them small, and more of them at a time',
         least_lq=16,
         least_frames=5,
         stages=(

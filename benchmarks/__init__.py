@@ -1,0 +1,1 @@
+"""Measurements against BasicSR, for benchmarks/README.md."""

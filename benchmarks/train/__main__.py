@@ -1,0 +1,133 @@
+"""``python -m benchmarks.train``: a matrix of variants and seeds, or the tables and the picture of one."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import harness
+from multigrid_vsr.cli.arguments import check_least
+from multigrid_vsr.core.errors import InputError, OptionError
+
+if TYPE_CHECKING:
+    from benchmarks.train.options import Run
+
+LEAST_ITERS = 12  # two stages of three frame counts need as many
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--variants', nargs='+', metavar='NAME', help='default: all of bench/train/variants.py')
+    parser.add_argument('--rows', type=int, nargs='+', help='only what decides the claims of these rows')
+    parser.add_argument('--seeds', type=int, default=3, help='number of seeds (default: 3)')
+    parser.add_argument('--iters', type=int, default=360, help='iterations of the full shape (default: 360)')
+    parser.add_argument('--rates', type=float, nargs='+', default=[2e-3], help='rates to begin with (default: 2e-3)')
+    parser.add_argument('--arch', default='basicvsr', help='network, see bench/train/options.py (default: basicvsr)')
+    parser.add_argument('--gt_size', type=int, default=128, help='the full crop in pixels (default: 128)')
+    parser.add_argument('--num_frame', type=int, default=7, help='the full number of frames (default: 7)')
+    parser.add_argument('--jobs', type=int, help='runs at a time, each with one thread, or one GPU where there are any')
+    parser.add_argument('--rounds', type=int, default=5, help='rounds of timing before and after (default: 5)')
+    parser.add_argument('--checkpoints', type=int, default=4, help='PSNR is measured so often in a run (default: 4)')
+    parser.add_argument('--flow_iters', type=int, default=400, help='of the flow network of all runs (default: 400)')
+    parser.add_argument('--start_iters', type=int, help='of the network of all runs (default: 240, edvr: 720)')
+    parser.add_argument('--results', type=Path, help='JSONL of the results (default: results.jsonl in --data)')
+    parser.add_argument('--retime', action='store_true', help='time the shapes of --results anew, all on this machine')
+    parser.add_argument('--table', action='store_true', help='print the tables of --results, train nothing')
+    parser.add_argument('--plot', type=Path, metavar='DIR', help='draw --results there, train nothing')
+
+
+def run(args: argparse.Namespace, root: Path) -> None:
+    """Trains what is missing and prints the tables, or only reads the results.
+
+    Args:
+        args: The arguments.
+        root: Folder for data and runs.
+
+    Raises:
+        InputError: If an option breaks its rule, or a run fails.
+    """
+    _check(args)
+    from benchmarks.train import tables
+    from benchmarks.train.results import read_runs, read_times
+
+    path = args.results or root / 'results.jsonl'
+    if not (args.retime or args.table or args.plot):
+        from benchmarks.train import matrix
+
+        iters = args.flow_iters, args.start_iters
+        matrix.train(root, _runs(args), path, args.rounds, args.jobs, args.checkpoints, *iters)
+    results = read_runs(path)
+    if not results:
+        raise InputError(f'--results: must be a file with runs that are done, got {path}. Train first.')
+    if args.retime:
+        from benchmarks.train import matrix
+
+        matrix.retime(root, path, args.rounds, args.flow_iters)
+    times = read_times(path)
+    groups = tables.groups(results)
+    print('\n\n\n'.join(tables.all_tables(results, times, runs) for runs in groups))
+    if args.plot is not None:
+        from benchmarks.train.plot import draw
+
+        args.plot.mkdir(parents=True, exist_ok=True)
+        for runs in groups:
+            draw(args.plot / f'{tables.stem(runs)}.png', results, times, runs)
+
+
+def _runs(args: argparse.Namespace) -> list[Run]:
+    from benchmarks.train.claims import CLAIMS
+    from benchmarks.train.options import Run
+    from benchmarks.train.variants import VARIANTS
+
+    names = args.variants or list(VARIANTS)
+    if args.rows:
+        of_rows = {name for claim in CLAIMS if claim.row in args.rows for name in (claim.variant, claim.against)}
+        names = [name for name in names if name in of_rows]
+    return [
+        Run(name, args.arch, args.gt_size, args.num_frame, rate, args.iters, seed)
+        for seed in range(args.seeds)
+        for rate in args.rates
+        for name in names
+    ]
+
+
+def _check(args: argparse.Namespace) -> None:
+    from benchmarks.train.claims import CLAIMS
+    from benchmarks.train.options import NETWORKS
+    from benchmarks.train.variants import VARIANTS
+
+    sizes = {'--iters': LEAST_ITERS, '--start_iters': LEAST_ITERS, '--gt_size': 64, '--num_frame': 4}
+    check_least(
+        args, {'--seeds': 1, **sizes, '--rounds': int(args.retime), '--jobs': 1, '--checkpoints': 1, '--flow_iters': 1}
+    )
+    for rate in args.rates:
+        if not 0 < rate < float('inf'):
+            raise OptionError('--rates', 'be numbers above 0', rate, 'Write them as 2e-3 5e-4.')
+    known: dict[str, tuple[list[Any], list[Any]]] = {
+        '--arch': ([args.arch], list(NETWORKS)),
+        '--variants': (args.variants or [], list(VARIANTS)),
+        '--rows': (args.rows or [], sorted({claim.row for claim in CLAIMS})),
+    }
+    for option, (given, among) in known.items():
+        for name in given:
+            if name not in among:
+                raise OptionError(option, f'be of {", ".join(map(str, among))}', name, 'Choose among them.')
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    commands = harness.parser(
+        'train', __doc__, '--data matrix', '--data matrix --table', '--data matrix --variants stock paper --seeds 1'
+    )
+    add_arguments(commands)
+    harness.add_data(commands, 'frames and results, kept; an interrupted bench goes on from it')
+
+    def in_folder(args: argparse.Namespace) -> None:
+        with harness.folder(args) as root:
+            run(args, root)
+
+    harness.run(commands, in_folder, argv)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,86 @@
+"""The picture of the bench: PSNR over time, and the difference that decides each claim."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.train.claims import CLAIMS, Claim, interval, paired, verdict
+from benchmarks.train.options import Run
+from benchmarks.train.results import Times
+from benchmarks.train.tables import Results, baseline, title
+
+_DRAWN = ('stock', 'full', 'paper', 'half', 'third', 'quarter', 'fast', 'fast_options')
+# Okabe and Ito's colours, told apart with every kind of colour vision.
+_COLOURS = dict(zip(_DRAWN, ('#000000', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#999999')))
+_VERDICT_COLOURS = {'supported': '#009E73', 'refuted': '#D55E00', 'cannot tell': '#777777'}
+
+
+def draw(path: Path, results: Results, times: Times, runs: Sequence[Run]) -> None:
+    """Draws a group of runs.
+
+    Args:
+        path: Picture to write; its ending says of which kind.
+        results: What the runs reached.
+        times: What their iterations take.
+        runs: The group.
+    """
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    pairs = [(claim, paired(claim, results, runs)) for claim in CLAIMS]
+    decided = [(claim, differences) for claim, differences in pairs if len(differences) > 1]
+    size = 13, max(6, 0.3 * len(decided))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=size, layout='constrained', width_ratios=(1, 1))
+    _draw_curves(left, results, times, runs)
+    _draw_claims(right, decided)
+    figure.suptitle(title(runs), fontsize=11)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def _draw_curves(axes: Any, results: Results, times: Times, runs: Sequence[Run]) -> None:
+    """PSNR over time: means over the seeds, the seeds' range shaded, and a dotted line at the end of the baseline."""
+    for name, colour in _COLOURS.items():
+        of_seeds = [run for run in runs if run.variant.removeprefix('untrained_') == name]
+        if not of_seeds or times.seconds(of_seeds[0], results[of_seeds[0]]) is None:
+            continue
+        first, histories = results[of_seeds[0]], [dict(results[run].history()) for run in of_seeds]
+        common = sorted(set.intersection(*map(set, histories)))  # one that stopped may have been measured there too
+        seconds = [times.seconds(of_seeds[0], first, iteration) for iteration in common]
+        psnrs = [[history[iteration] for history in histories] for iteration in common]
+        means = [statistics.mean(values) for values in psnrs]
+        axes.plot(seconds, means, marker='o', markersize=4, color=colour, label=f'{name}: {means[-1]:.2f} dB')
+        axes.fill_between(
+            seconds, [min(v) for v in psnrs], [max(v) for v in psnrs], color=colour, alpha=0.15, linewidth=0
+        )
+        if of_seeds[0].variant == baseline(runs):
+            axes.axhline(means[-1], color=colour, linestyle=':', linewidth=1)
+    axes.set_xlim(left=0)
+    axes.set_xlabel('time of training / s, steps and loading')
+    axes.set_ylabel('PSNR on held-out frames / dB, averaged weights')
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.legend(frameon=False, loc='lower right')
+
+
+def _draw_claims(axes: Any, decided: Sequence[tuple[Claim, Sequence[float]]]) -> None:
+    """Each claim's mean difference, its interval and its bound."""
+    labels: list[str] = []
+    for claim, differences in decided:
+        (low, high), place = interval(differences), -len(labels)
+        colour = _VERDICT_COLOURS[verdict(differences, claim.bound)]
+        axes.plot([low, high], [place, place], color=colour, linewidth=2)
+        axes.plot(statistics.mean(differences), place, marker='o', color=colour)
+        axes.plot(claim.bound, place, marker='|', markersize=12, color='black')
+        labels.append(f'{claim.variant} - {claim.against}' + ('' if claim.averaged else ', not averaged'))
+    axes.set_yticks(range(0, -len(labels), -1), labels, fontsize=8)
+    axes.axvline(0, color='#BBBBBB', linewidth=1, zorder=0)
+    axes.set_xlabel('difference / dB with its 95 % interval; | is the bound of the claim')
+    axes.spines[['top', 'right', 'left']].set_visible(False)
+    for verdict_, colour in _VERDICT_COLOURS.items():
+        axes.plot([], [], color=colour, marker='o', label=verdict_)
+    axes.legend(frameon=False, loc='lower center', bbox_to_anchor=(0.5, 1), ncols=3, fontsize=8)

@@ -1,0 +1,116 @@
+"""The time of an iteration and of loading, for each shape of the bench's runs, measured alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.step import batches_of, model_of, run_step
+from benchmarks.train.options import Run, options
+from benchmarks.train.variants import VARIANTS
+from multigrid_vsr.core.shapes import BatchShape, SampleRequest
+from multigrid_vsr.options.arch_limits import target_of
+from multigrid_vsr.options.multigrid_block import schedule_from_options
+
+
+class Case(NamedTuple):
+    """What is timed: iterations of a network, by BasicSR's parts or this project's, at a shape."""
+
+    arch: str
+    is_stock: bool
+    train: tuple[tuple[str, Any], ...]  # options of `train` that a variant adds
+    shape: BatchShape
+
+
+def case_of(run: Run, shape: BatchShape) -> Case:
+    """Where the iterations of a shape of a run belong."""
+    variant = VARIANTS[run.variant]
+    return Case(run.arch, variant.setup == 'stock', tuple(sorted(variant.train.items())), shape)
+
+
+def measure(root: Path, runs: Sequence[Run], rounds: int) -> Iterator[dict[str, Any]]:
+    """Times every shape of the runs in interleaved rounds.
+
+    Args:
+        root: Folder of the bench, its data prepared.
+        runs: Runs whose shapes are timed.
+        rounds: Rounds; each goes through all shapes.
+
+    Yields:
+        A line of results for each case: milliseconds of an iteration and of loading its batch, a number of each round.
+    """
+    timers: dict[Case, tuple[Callable[[], float], Callable[[], float]]] = {}
+    models: dict[tuple[Any, ...], Any] = {}  # one serves all shapes
+    with _inside(root):
+        for run in runs:
+            for segment in schedule_from_options(options(run)).segments:
+                case = case_of(run, segment.shape)
+                if case in timers:
+                    continue
+                if (kind := case[:-1]) not in models:
+                    models[kind] = _model_of(run)
+                timers[case] = _step_timer(models[kind], segment.shape), _load_timer(run, segment.shape)
+        steps: dict[Case, list[float]] = {case: [] for case in timers}
+        loads: dict[Case, list[float]] = {case: [] for case in timers}
+        for round_ in range(rounds + 1):
+            for case, (step, load) in timers.items():
+                times = step(), load()
+                if round_ > 0:  # the first round warms up
+                    steps[case].append(times[0])
+                    loads[case].append(times[1])
+    for case in timers:
+        found = {'step_ms': [round(ms, 2) for ms in steps[case]], 'load_ms': [round(ms, 3) for ms in loads[case]]}
+        yield {'kind': 'time', **case._asdict(), 'shape': list(vars(case.shape).values()), **found}
+
+
+@contextlib.contextmanager
+def _inside(root: Path) -> Iterator[None]:
+    """Works in a folder: the paths of a run are relative."""
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def _model_of(run: Run) -> Any:
+    opt = options(run)
+    differs = {name: opt['train'][name] for name in ('ema_decay', *VARIANTS[run.variant].train)}
+    return model_of(Path(), opt['model_type'], opt['network_g'], **differs)
+
+
+def _step_timer(model: Any, shape: BatchShape) -> Callable[[], float]:
+    is_ours = model.opt['model_type'] == 'MultigridVideoModel'
+    batch = batches_of(shape)['MultigridVideoModel' if is_ours else 'VideoRecurrentModel']
+    if model.opt['datasets']['train']['target'] == 'center':
+        batch['gt'] = batch['gt'][:, shape.num_frame // 2]
+    return lambda: run_step(model, batch)
+
+
+def _load_timer(run: Run, shape: BatchShape) -> Callable[[], float]:
+    from basicsr.data import build_dataset
+
+    opt = options(run)
+    train_opt = {**opt['datasets']['train'], 'scale': opt['scale'], 'target': target_of(opt), 'phase': 'train'}
+    dataset = build_dataset(train_opt)
+    numbers = iter(range(10**9))
+
+    def load() -> float:
+        start = time.perf_counter()
+        requests = [
+            SampleRequest(next(numbers) % len(dataset), shape.num_frame, shape.gt_size, next(numbers))
+            for _ in range(shape.batch_size_per_gpu)
+        ]
+        if VARIANTS[run.variant].setup == 'stock':
+            for request in requests:
+                dataset[request.index]
+        else:
+            dataset[requests]
+        return (time.perf_counter() - start) * 1e3
+
+    return load

@@ -1,0 +1,74 @@
+"""What memory a validation takes, for whole clips and in pieces."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from basicsr.archs import build_network
+
+from benchmarks import harness
+from multigrid_vsr.core.plan import format_table
+from multigrid_vsr.core.windows import FRAMES_OVERLAP, TILE_OVERLAP
+from multigrid_vsr.models.inference import Cut, Restorer
+from multigrid_vsr.models.inference_memory import SIDE, Need, measure_need, peak
+from multigrid_vsr.models.restorer import restorer_of
+from multigrid_vsr.options.option_file import read_options
+
+_TRIED = 12  # frames of the clip that the estimate is compared with
+_REDS4 = (100, 180, 320)  # frames of a clip, LQ height and width
+_WINDOWS, _TILES = (80, 64), (192,)
+
+
+def measure(opt_file: str, clip: tuple[int, int, int]) -> None:
+    """Measures two small clips, prints what follows for a larger one, and how well that foretells a third small one.
+
+    Args:
+        opt_file: Its network is built with random weights.
+        clip: Frames, height and width of a clip, LQ pixels.
+    """
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    restorer = _restorer(read_options(opt_file), device)
+    need = measure_need(restorer, device, restorer.least_frames)
+    rows = [(words, f'{_gigabytes(need, cut, *clip):.2f}') for words, cut in _cuts(restorer, clip[0])]
+    kind = 'of the GPU' if device.type == 'cuda' else 'of the process'
+    print(f'{clip[0]} frames of {clip[1]}x{clip[2]} LQ pixels, GB {kind} beside the weights:')
+    print(format_table(('in pieces of', 'estimate'), rows))
+    frames = torch.randint(0, 256, (_TRIED + restorer.least_frames, SIDE, SIDE, 3), dtype=torch.uint8)
+    found = peak(partial(restorer, frames), device) / 1e9
+    foretold = _gigabytes(need, Cut(len(frames), 0), len(frames), SIDE, SIDE)
+    print(f'{len(frames)} frames of {SIDE}x{SIDE} take {found:.3f} GB, where the estimate is {foretold:.3f}.')
+
+
+def _restorer(opt: dict[str, Any], device: torch.device) -> Restorer:
+    arguments = {key: None if key.endswith('_path') else value for key, value in opt['network_g'].items()}
+    return restorer_of(opt, build_network(arguments).to(device).eval(), device)
+
+
+def _cuts(restorer: Restorer, num_frame: int) -> list[tuple[str, Cut]]:
+    overlap = restorer.context(FRAMES_OVERLAP)
+    windows = [restorer.aligned(Cut(size, overlap)) for size in _WINDOWS if 2 * overlap < size < num_frame]
+    cuts = [('a whole clip', Cut(num_frame, 0)), *((f'max_frames {cut.num_frame}', cut) for cut in windows)]
+    smallest = windows[-1] if windows else cuts[0][1]
+    tiles = [Cut(smallest.num_frame, smallest.overlap, tile, TILE_OVERLAP) for tile in _TILES]
+    return [*cuts, *((f'max_frames {cut.num_frame}, tile {cut.tile}', cut) for cut in tiles)]
+
+
+def _gigabytes(need: Need, cut: Cut, num_frame: int, height: int, width: int) -> float:
+    sides = (min(side, cut.tile or side) for side in (height, width))
+    return need.bytes(min(cut.num_frame, num_frame), next(sides) * next(sides)) / 1e9
+
+
+def main() -> None:
+    commands = harness.parser(
+        'validation', __doc__, '-opt options/train_basicvsr_mg.yml', '-opt mg.yml --clip 300 270 480'
+    )
+    commands.add_argument('-opt', required=True, metavar='FILE', help='option file, for its network')
+    clip, names = 'the largest clip, LQ pixels (default: that of REDS4, 100 180 320)', ('FRAMES', 'HEIGHT', 'WIDTH')
+    commands.add_argument('--clip', type=int, nargs=3, default=_REDS4, metavar=names, help=clip)
+    harness.run(commands, lambda args: measure(args.opt, tuple(args.clip)))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,1 +1,0 @@
-"""Measurements against BasicSR, for docs/benchmarks.md."""

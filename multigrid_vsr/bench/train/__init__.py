@@ -1,1 +1,0 @@
-"""``multigrid-vsr bench train``: variants of a run, trained with several seeds, their time and PSNR compared."""
