@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from multigrid_vsr.frames.clip import Clip
-from multigrid_vsr.frames.store_info import FINISHED, StoreInfo
+from multigrid_vsr.frames.store import FINISHED, StoreInfo
 
 
 def write_black_store(root: Path, count: int, num_frame: int, height: int, width: int) -> None:

@@ -11,7 +11,7 @@ import torch
 from benchmarks.harness import run_rounds
 from benchmarks.step import batches_of, model_of, run_step
 from multigrid_vsr.core.plan import format_table
-from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.core.schedule import BatchShape
 
 NETWORK = {'type': 'BasicVSR', 'num_feat': 64, 'num_block': 30}
 SHAPES = (BatchShape(1, 3, 64), BatchShape(1, 7, 64))

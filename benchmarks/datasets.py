@@ -54,7 +54,7 @@ def _adapted(root: Path, gt_size: int, num_frame: int) -> Callable[[int], Any]:
     """``REDSRecurrentDataset`` that has another shape of its own."""
     from basicsr.data.reds_dataset import REDSRecurrentDataset
 
-    from multigrid_vsr.core.shapes import SampleRequest
+    from multigrid_vsr.core.schedule import SampleRequest
     from multigrid_vsr.data.dataset_adapter import DatasetAdapter
 
     opt = dataset_options(root, 'disk', 256, 15)

@@ -11,8 +11,7 @@ import torch
 from benchmarks.gpu_plan import IN_PARTS, OPTIONS
 from benchmarks.gpu_work import LONG, batch_of, clean_up, notes_of_the_log, on_host, stays_eager, train_step
 from benchmarks.step import model_of
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.core.schedule import BatchShape, Schedule
 
 # How far the gradient of a part of the network may be from eager float32's, as a share of its norm; a part that is
 # missing or stale is off by about 1. On a CPU, with BasicVSR (64 features, 4 blocks) and four seeds, other layouts in

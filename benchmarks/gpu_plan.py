@@ -7,8 +7,7 @@ from typing import Any
 
 import yaml
 
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.core.schedule import BatchShape, Schedule
 from multigrid_vsr.demo import training
 from multigrid_vsr.options.conversion import convert
 from multigrid_vsr.options.multigrid_block import schedule_from_options

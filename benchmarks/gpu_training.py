@@ -16,7 +16,7 @@ import yaml
 from benchmarks.worker import CallError
 from multigrid_vsr.launches import as_basicsr_has_them
 from multigrid_vsr.options.multigrid_block import schedule_from_options
-from multigrid_vsr.report.log_file import Log, parse_log
+from multigrid_vsr.report.read import Log, parse_log
 
 _GRACE = 10  # seconds for a run to save and end
 _STOCK = 'from benchmarks.gpu_training import train_stock; train_stock()'

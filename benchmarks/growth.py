@@ -14,7 +14,7 @@ from benchmarks.harness import run_rounds
 from benchmarks.loader import batches, ours, prepare_frames, through_loader, timed
 from benchmarks.step import batches_of, model_of, run_step
 from multigrid_vsr.core.plan import format_table
-from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.core.schedule import BatchShape
 
 SIDES, FRAMES, BATCHES = (64, 96, 128, 192, 256), (3, 5, 7, 11, 15), (1, 2, 4, 8)
 CLIPS, WORKERS = (30, 300, 3000, 30000), (1, 2, 4)

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import run_rounds
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.core.schedule import BatchShape, Schedule
 from multigrid_vsr.data.loader import BatchRequests
 
 SHAPES = ((64, 7), (64, 15), (128, 15), (256, 15))  # gt_size, num_frame
@@ -47,12 +46,12 @@ def prepare_frames(root: Path, rounds: int) -> tuple[float, float]:
     import cv2
     from basicsr.utils.lmdb_util import make_lmdb_from_imgs
 
-    from multigrid_vsr.demo.video import find_video, read_frames
-    from multigrid_vsr.frames import pair_tasks, pairs, prepare
+    from multigrid_vsr.demo.training import find_video, read_frames
+    from multigrid_vsr.frames import pairs, prepare
 
     if not (root / 'png').exists():
         for number, frame in zip(range(100), read_frames(find_video('bigbuckbunny.mp4'))):
-            for kind, image in (('gt', frame), ('lq', pair_tasks.shrink(frame, 4))):
+            for kind, image in (('gt', frame), ('lq', pairs.shrink(frame, 4))):
                 path = root / f'png.unfinished/{kind}/001/{number:08d}.png'
                 path.parent.mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(path), image)
@@ -68,12 +67,12 @@ def prepare_frames(root: Path, rounds: int) -> tuple[float, float]:
                 make_lmdb_from_imgs(str(root / 'png' / kind), str(target), [f'{key}.png' for key in keys], keys)
 
     sources = pairs.open_sources(root / 'png/gt', root / 'png/lq', 4)
-    workers = pair_tasks.default_workers()
+    workers = pairs.default_workers()
     decoding, building = [], []
     for _ in range(rounds):
         shutil.rmtree(root / 'store', ignore_errors=True)
         start = time.perf_counter()
-        for _ in pair_tasks.in_processes(_decode_alone, pair_tasks.tasks(sources), workers):
+        for _ in pairs.in_processes(_decode_alone, pairs.tasks(sources), workers):
             pass
         decoding.append(time.perf_counter() - start)
         start = time.perf_counter()
@@ -83,9 +82,9 @@ def prepare_frames(root: Path, rounds: int) -> tuple[float, float]:
 
 
 def _decode_alone(task: Any) -> None:
-    from multigrid_vsr.frames import pair_tasks
+    from multigrid_vsr.frames import pairs
 
-    pair_tasks.decode_pair(4, task)
+    pairs.decode_pair(4, task)
 
 
 def dataset_options(root: Path, backend: str, gt_size: int, num_frame: int) -> dict[str, Any]:
@@ -109,8 +108,8 @@ def dataset_options(root: Path, backend: str, gt_size: int, num_frame: int) -> d
 
 
 def ours(root: Path, backend: str, gt_size: int, num_frame: int) -> Callable[[int], Any]:
-    from multigrid_vsr.core.shapes import SampleRequest
-    from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
+    from multigrid_vsr.core.schedule import SampleRequest
+    from multigrid_vsr.data.multigrid_dataset import MultigridREDSDataset
 
     dataset = MultigridREDSDataset(dataset_options(root, backend, gt_size, num_frame))
     return lambda seed: dataset[[SampleRequest(seed * 7919 % len(dataset), num_frame, gt_size, seed)]]
@@ -192,7 +191,7 @@ def _scaling(root: Path, rounds: int) -> None:
 
 def batches(root: Path, shape: BatchShape, count: int) -> tuple[Any, BatchRequests]:
     """A dataset on the store, and the requests of so many batches."""
-    from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
+    from multigrid_vsr.data.multigrid_dataset import MultigridREDSDataset
 
     dataset = MultigridREDSDataset(dataset_options(root, 'packed', shape.gt_size, shape.num_frame))
     return dataset, BatchRequests(Schedule.from_shapes([(count, shape)], shape), len(dataset), seed=0)
@@ -223,7 +222,7 @@ def _in_processes(root: Path, count: int) -> float:
 
 
 def _load_alone(root: Path, barrier: Any, answers: Any) -> None:
-    from multigrid_vsr.data.shared_slots import SharedSlots
+    from multigrid_vsr.data.batches import SharedSlots
 
     dataset, requests = batches(root, _LARGE, 220)
     num_bytes = dataset.num_bytes(requests.schedule.full_shape)

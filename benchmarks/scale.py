@@ -14,8 +14,7 @@ from benchmarks.loader import ours, prepare_frames, through_loader, timed
 from benchmarks.slow_files import slow_folder
 from multigrid_vsr.core.plan import format_table
 from multigrid_vsr.core.sampling import batch_requests
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.core.schedule import BatchShape, Schedule
 
 RANKS = (1, 8, 64, 1024)
 CLIPS, SAMPLES = 266, 26600  # REDS without REDS4

@@ -14,10 +14,9 @@ import torch
 
 from benchmarks.harness import run_rounds
 from multigrid_vsr.core.plan import format_table
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.core.schedule import BatchShape, Schedule
 from multigrid_vsr.measure import build, one_device
-from multigrid_vsr.options.arch_limits import ArchLimits, limits_of
+from multigrid_vsr.options.archs import ArchLimits, limits_of
 
 SHAPES = (BatchShape(2, 3, 64), BatchShape(2, 7, 64), BatchShape(2, 7, 128))  # those of the demo
 
@@ -118,7 +117,7 @@ def model_of(
 
 def batches_of(shape: BatchShape) -> dict[str, dict[str, torch.Tensor]]:
     """The same batch as each model gets it."""
-    from multigrid_vsr.data.pixels import to_float_rgb
+    from multigrid_vsr.data.batches import to_float_rgb
 
     lead = (shape.batch_size_per_gpu, shape.num_frame)
     generator = torch.Generator().manual_seed(0)

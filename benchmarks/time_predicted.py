@@ -11,11 +11,10 @@ from pathlib import Path
 from benchmarks.harness import run_rounds
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.plan import format_table
-from multigrid_vsr.demo.dataset import prepare
-from multigrid_vsr.demo.training import options, train_file
+from multigrid_vsr.demo.training import options, prepare, train_file
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 from multigrid_vsr.options.option_file import read_options
-from multigrid_vsr.report.log_file import Log, parse_log
+from multigrid_vsr.report.read import Log, parse_log
 
 ITERS = 600  # as many as let each shape be tried three times
 _LEFT_AT = (0.05, 0.1, 0.25, 0.5, 0.75)  # shares of the iterations at which the time left is compared

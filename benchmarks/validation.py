@@ -11,9 +11,7 @@ from basicsr.archs import build_network
 from benchmarks import harness
 from multigrid_vsr.core.plan import format_table
 from multigrid_vsr.core.windows import FRAMES_OVERLAP, TILE_OVERLAP
-from multigrid_vsr.models.inference import Cut, Restorer
-from multigrid_vsr.models.inference_memory import SIDE, Need, measure_need, peak
-from multigrid_vsr.models.restorer import restorer_of
+from multigrid_vsr.models.inference import SIDE, Cut, Need, Restorer, measure_need, peak, restorer_of
 from multigrid_vsr.options.option_file import read_options
 
 _TRIED = 12  # frames of the clip that the estimate is compared with

@@ -9,9 +9,8 @@ from typing import Any
 from benchmarks.harness import run_rounds
 from benchmarks.step import batches_of, model_of, run_step
 from multigrid_vsr.core.plan import format_table
-from multigrid_vsr.core.shapes import BatchShape
-from multigrid_vsr.demo.dataset import prepare
-from multigrid_vsr.demo.training import train
+from multigrid_vsr.core.schedule import BatchShape
+from multigrid_vsr.demo.training import prepare, train
 from multigrid_vsr.measure import one_device
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 from multigrid_vsr.options.option_file import read_options

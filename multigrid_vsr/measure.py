@@ -16,16 +16,14 @@ from tqdm import tqdm
 
 from multigrid_vsr.core.errors import InputError, one_line
 from multigrid_vsr.core.plan import StockRun, format_table, total_samples
-from multigrid_vsr.core.run_lines import span
 from multigrid_vsr.core.sampling import batch_requests
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.core.shapes import BatchShape
-from multigrid_vsr.data.pixels import to_float_rgb
+from multigrid_vsr.core.schedule import BatchShape, Schedule
+from multigrid_vsr.core.timing import span
+from multigrid_vsr.data.batches import to_float_rgb
 from multigrid_vsr.host.registering import register
-from multigrid_vsr.models.memory import is_out_of_memory
-from multigrid_vsr.models.preflight import random_batch
-from multigrid_vsr.options.fill import shortened
-from multigrid_vsr.options.stock_run import stock_run_of
+from multigrid_vsr.models.preflight import is_out_of_memory, random_batch
+from multigrid_vsr.options.filling import shortened
+from multigrid_vsr.options.train_block import stock_run_of
 
 
 def one_device() -> int:

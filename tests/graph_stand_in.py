@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from multigrid_vsr.models import cuda_graph
-from multigrid_vsr.models.memory import is_out_of_memory
+from multigrid_vsr.models.preflight import is_out_of_memory
 
 
 class StandInGraph(TorchDispatchMode):

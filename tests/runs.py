@@ -35,7 +35,7 @@ TRAIN_WITHOUT_PLUGIN = (
     'shim = types.ModuleType("torchvision.transforms.functional_tensor"); '
     'shim.rgb_to_grayscale = F.rgb_to_grayscale; sys.modules[shim.__name__] = shim; '
     'from basicsr.train import train_pipeline; train_pipeline("."); '
-    'assert not {"multigrid_vsr.host.imports", "multigrid_vsr.host.entry"} & set(sys.modules)',
+    'assert not {"multigrid_vsr.host.install", "multigrid_vsr.host.entry"} & set(sys.modules)',
     '-opt',
 )
 # With the plugin, and the archs of probe.py.

@@ -18,11 +18,10 @@ from test_multigrid_video_model import build
 from test_multigrid_vimeo90k_dataset import septuplets, vimeo_options  # noqa: F401
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.shapes import SampleRequest
-from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
-from multigrid_vsr.data.multigrid_vimeo90k_dataset import MultigridVimeo90KDataset
+from multigrid_vsr.core.schedule import SampleRequest
+from multigrid_vsr.data.multigrid_dataset import MultigridREDSDataset, MultigridVimeo90KDataset
 from multigrid_vsr.models.preflight import random_batch
-from multigrid_vsr.options.arch_limits import LIMITS
+from multigrid_vsr.options.archs import LIMITS
 
 ARCHS = [
     ({'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1}, 4, [64, 128], [2, 3, 6], 4),

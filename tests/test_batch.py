@@ -16,7 +16,7 @@ from multigrid_vsr import measure
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.measure import enough, try_batches
-from multigrid_vsr.models.memory import is_out_of_memory
+from multigrid_vsr.models.preflight import is_out_of_memory
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 
 

@@ -14,7 +14,7 @@ from benchmarks.curves import Curve, draw
 from benchmarks.loader import dataset_options, ours
 from benchmarks.slow_files import slow_folder
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.report.log_file import Line, Log
+from multigrid_vsr.report.read import Line, Log
 
 
 @pytest.mark.parametrize(('values', 'exponent'), [((3, 6, 12), 1), ((3, 12, 48), 2), ((5, 5, 5), 0), ((8, 4, 2), -1)])

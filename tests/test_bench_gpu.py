@@ -22,9 +22,8 @@ from benchmarks.gpu_hours import gpu_hours
 from benchmarks.gpu_plan import DRY, FULL, OPTIONS, STOCK, schedules, step_rows
 from benchmarks.gpu_report import Report, Row, markdown, targets
 from benchmarks.worker import CallError
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.core.shapes import BatchShape
-from multigrid_vsr.report.log_file import parse_log
+from multigrid_vsr.core.schedule import BatchShape, Schedule
+from multigrid_vsr.report.read import parse_log
 
 ARCHS = ['BasicVSR', 'BasicVSRPlusPlus', 'EDVR', 'IconVSR']
 HALF = {name for name, changes in OPTIONS.items() if 'amp' in changes}

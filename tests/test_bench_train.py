@@ -21,7 +21,7 @@ from benchmarks.train.options import NETWORKS, Run, options
 from benchmarks.train.plot import draw
 from benchmarks.train.results import read_runs, read_times
 from benchmarks.train.variants import VARIANTS
-from multigrid_vsr.demo.dataset import prepare
+from multigrid_vsr.demo.training import prepare
 from multigrid_vsr.options.train_block import checked_schedule
 
 ROOT = Path(__file__).parents[1]

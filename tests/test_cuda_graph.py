@@ -18,11 +18,10 @@ from runs import options, run, same_bits, torchrun, write
 from test_multigrid_video_model import build, validation_set
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.core.shapes import BatchShape
-from multigrid_vsr.host.device_check import check_several_gpus
+from multigrid_vsr.core.schedule import BatchShape, Schedule
+from multigrid_vsr.host.checks import check_several_gpus
 from multigrid_vsr.models import cuda_graph
-from multigrid_vsr.models.captured import flat_like
+from multigrid_vsr.models.cuda_graph import flat_like
 from multigrid_vsr.models.multigrid_video_model import MultigridVideoModel
 
 CAPTURED = ['tried', 'capture', *['replay'] * 4, 'drop', 'empty']  # seven iterations of a kind, the first three warm up

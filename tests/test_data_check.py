@@ -15,12 +15,11 @@ from test_multigrid_reds_dataset import dataset_options
 from test_multigrid_vimeo90k_dataset import septuplets  # noqa: F401
 
 from multigrid_vsr.core.errors import FrameError, OptionError
-from multigrid_vsr.core.shapes import SampleRequest
+from multigrid_vsr.core.schedule import SampleRequest
 from multigrid_vsr.data.check import check_data
-from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
-from multigrid_vsr.frames import compare
+from multigrid_vsr.data.multigrid_dataset import MultigridREDSDataset
 from multigrid_vsr.frames.clips import training_clips
-from multigrid_vsr.frames.image_size import image_size
+from multigrid_vsr.frames.images import image_size
 from multigrid_vsr.frames.pairs import open_sources
 from multigrid_vsr.frames.prepare import build
 from multigrid_vsr.options.train_block import checked_schedule
@@ -298,9 +297,9 @@ def test_check_stops_at_the_first_clip_that_differs_and_leaves_no_thread(clips, 
         seen.append(item)
         raise OptionError('a', 'b', item, 'c')
 
-    monkeypatch.setattr(compare, '_AT_A_TIME', 1)
+    monkeypatch.setattr(clips, '_AT_A_TIME', 1)
     with pytest.raises(OptionError, match='got 0'):
-        list(compare._in_threads(find, range(1000), 'Check'))
+        list(clips._in_threads(find, range(1000), 'Check'))
     assert len(seen) < 1000
 
 

@@ -20,7 +20,7 @@ from test_own_dataset import CENTRE, LQ_SHAPES, blurred, of_windows
 from multigrid_vsr import launches
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.models import blur_noise_jpeg
+from multigrid_vsr.models import degradation
 from multigrid_vsr.models.degradation import build_degradation, degrade
 
 BLUR = {'type': 'BlurNoiseJPEG', 'noise_sigma': [1, 10], 'kernel_size': 7}
@@ -36,7 +36,7 @@ def of_gt(clips, degradation, **changes):
 def real_gt(clips, count=2):
     """Ground truth of the training set, (b, 4, 3, 128, 128)."""
     from multigrid_vsr import MultigridREDSDataset, SampleRequest
-    from multigrid_vsr.data.pixels import to_float_rgb
+    from multigrid_vsr.data.batches import to_float_rgb
 
     opt = {**of_gt(clips, None)['datasets']['train'], 'scale': 4, 'degraded': True}
     batch = MultigridREDSDataset(opt)[[SampleRequest(index, 4, 128, seed=index) for index in range(count)]]
@@ -100,17 +100,17 @@ def test_quality_of_all_frames_at_once_gives_the_bits_of_one_for_each(quality):
 @can_count
 @pytest.mark.parametrize('num_frame', [7, 15])
 def test_degradation_waits_for_nothing_and_launches_as_much_whatever_the_frames(num_frame, monkeypatch):
-    monkeypatch.setattr(blur_noise_jpeg, 'seeded', lambda *_: contextlib.nullcontext())  # a GPU's states
+    monkeypatch.setattr(degradation, 'seeded', lambda *_: contextlib.nullcontext())  # a GPU's states
     random.seed(0), np.random.seed(0)
-    degradation = blur_noise_jpeg.BlurNoiseJPEG()
+    blur = degradation.BlurNoiseJPEG()
     with launches.counted() as counts:
-        for module in degradation.modules():  # which BasicSR shares between all of them
+        for module in blur.modules():  # which BasicSR shares between all of them
             for name, value in module._parameters.items():
                 module._parameters[name] = torch.nn.Parameter(torch.empty(value.shape, device='cuda'))
         gt = torch.empty(4, num_frame, 3, 128, 128, device='cuda')
         counts.launches = counts.waits = 0
         with torch.no_grad():
-            degradation(gt, range(4), 4)
+            blur(gt, range(4), 4)
     assert counts.waits == 0
     assert 280 < counts.launches < 320
 
@@ -138,12 +138,12 @@ def test_own_dataset_may_give_ground_truth_alone(tmp_path, stock_clips):
 
 def test_validation_reads_its_lq_frames_as_without_degradation(tmp_path, clips):
     results = []
-    for degradation in (None, BLUR):
+    for made in (None, BLUR):
         opt = options(
             clips, datasets__val=validation_set(clips), val={'val_freq': 1, 'save_img': False, 'metrics': METRICS}
         )
-        if degradation:
-            opt['train']['degradation'] = degradation
+        if made:
+            opt['train']['degradation'] = made
         model, (loader,) = build(tmp_path, opt)
         model.validation(loader, 1, None)
         results.append(model.metric_results)

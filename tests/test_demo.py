@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from runs import run
 
-from multigrid_vsr.demo import dataset, evaluation
+from multigrid_vsr.demo import evaluation, training
 
 
 @pytest.fixture(scope='module')
@@ -98,11 +98,11 @@ def test_demo_data_is_reused_when_whole_and_made_anew_when_not(demo, tmp_path, m
     out, _ = demo
     frame = out / 'data/val/gt/000/00000000.png'
     written = frame.stat().st_mtime_ns
-    dataset.prepare(out / 'data')
+    training.prepare(out / 'data')
     assert frame.stat().st_mtime_ns == written
     (tmp_path / 'data.unfinished/left').mkdir(parents=True)
-    monkeypatch.setattr(dataset, 'PARTS', [dataset.Part('train', '001', 'bikes.mp4', None, 0, 2)])
-    dataset.prepare(tmp_path / 'data')
+    monkeypatch.setattr(training, 'PARTS', [training.Part('train', '001', 'bikes.mp4', None, 0, 2)])
+    training.prepare(tmp_path / 'data')
     assert sorted(path.name for path in tmp_path.iterdir()) == ['data']
     assert len(evaluation.read_clips(tmp_path / 'data/train/gt')['001']) == 2
     assert (tmp_path / 'data/train/meta_info.txt').read_text() == '001 2 (272,640,3)\n'

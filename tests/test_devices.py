@@ -27,7 +27,7 @@ from test_loader import Requests, keys, loader
 
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.host import device_check
+from multigrid_vsr.host import checks
 
 ICONVSR = {
     'network_g': {'type': 'IconVSR', 'num_feat': 8, 'num_block': 1},
@@ -103,12 +103,12 @@ def test_gpu_without_bf16_refuses_it_in_one_line(tmp_path, clips, gpus, monkeypa
 
 def test_ranks_refuse_bf16_for_the_gpu_of_another(gpus, monkeypatch):
     gpus(1)
-    monkeypatch.setattr(device_check, 'has_bf16', lambda device: True)
-    monkeypatch.setattr(device_check, 'of_all_ranks', lambda name: [name, 'Tesla V100', name])
+    monkeypatch.setattr(checks, 'has_bf16', lambda device: True)
+    monkeypatch.setattr(checks, 'of_all_ranks', lambda name: [name, 'Tesla V100', name])
     with pytest.raises(OptionError, match=r'^train\.amp: must be fp16 or left out on Tesla V100, which has'):
-        device_check.check_bf16({'num_gpu': 1, 'train': {'amp': 'bf16'}})
+        checks.check_bf16({'num_gpu': 1, 'train': {'amp': 'bf16'}})
     for taken in ('fp16', 'auto', None):
-        device_check.check_bf16({'num_gpu': 1, 'train': {'amp': taken}})
+        checks.check_bf16({'num_gpu': 1, 'train': {'amp': taken}})
 
 
 class Begun(Exception):

@@ -23,14 +23,11 @@ from test_multigrid_reds_dataset import dataset_options
 from test_multigrid_vimeo90k_dataset import septuplets, vimeo_options  # noqa: F401
 
 from multigrid_vsr.core.errors import FrameError, InputError
-from multigrid_vsr.core.shapes import SampleRequest
-from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
-from multigrid_vsr.data.multigrid_vimeo90k_dataset import MultigridVimeo90KDataset
-from multigrid_vsr.demo.video import find_video, read_frames
+from multigrid_vsr.core.schedule import SampleRequest
+from multigrid_vsr.data.multigrid_dataset import MultigridREDSDataset, MultigridVimeo90KDataset
+from multigrid_vsr.demo.training import find_video, read_frames
 from multigrid_vsr.frames.clip import Clip
-from multigrid_vsr.frames.frame_store import FrameStore
-from multigrid_vsr.frames.store_info import STRIP, StoreInfo, frame_size, pack
-from multigrid_vsr.frames.store_writer import FrameStoreWriter
+from multigrid_vsr.frames.store import STRIP, FrameStore, FrameStoreWriter, StoreInfo, frame_size, pack
 
 PREPARE = (sys.executable, '-m', 'multigrid_vsr.cli', 'prepare')
 

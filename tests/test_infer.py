@@ -14,9 +14,8 @@ from runs import refusal, run
 
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.windows import windows
-from multigrid_vsr.demo.video import find_video, read_frames
-from multigrid_vsr.models.inference import Cut, Restorer, differences, super_resolve
-from multigrid_vsr.models.inference_memory import Need, choose_cut, measure_need
+from multigrid_vsr.demo.training import find_video, read_frames
+from multigrid_vsr.models.inference import Cut, Need, Restorer, choose_cut, differences, measure_need, super_resolve
 
 INFER = (sys.executable, '-m', 'multigrid_vsr.cli', 'infer')
 pytestmark = pytest.mark.filterwarnings('ignore:torch.meshgrid')

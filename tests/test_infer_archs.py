@@ -15,8 +15,8 @@ from basicsr.utils import img2tensor, tensor2img
 from test_archs import ARCHS
 
 from multigrid_vsr.cli import main
-from multigrid_vsr.demo.video import find_video, read_frames
-from multigrid_vsr.options.arch_limits import LIMITS
+from multigrid_vsr.demo.training import find_video, read_frames
+from multigrid_vsr.options.archs import LIMITS
 
 FRAMES = 8
 CASES = [pytest.param(network, scale, frames[-1], id=network['type']) for network, scale, _, frames, _ in ARCHS]

@@ -12,9 +12,8 @@ from runs import options
 from test_multigrid_video_model import METRICS, validation_set
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.keeping import removable
-from multigrid_vsr.models.kept import KeptCheckpoints
-from multigrid_vsr.options.keeping import best_metric
+from multigrid_vsr.models.checkpoints import KeptCheckpoints, removable
+from multigrid_vsr.options.table import best_metric
 
 
 @pytest.mark.parametrize(

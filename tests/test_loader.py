@@ -18,11 +18,9 @@ from test_multigrid_reds_dataset import dataset_options
 from test_schedule import run_options
 
 from multigrid_vsr.core.errors import FrameError, InputError
-from multigrid_vsr.data.loader import BatchRequests, MultigridLoader
-from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
-from multigrid_vsr.data.prefetch import in_background
-from multigrid_vsr.data.shared_slots import SharedSlots
-from multigrid_vsr.data.workers import init_worker, kill_workers
+from multigrid_vsr.data.batches import SharedSlots
+from multigrid_vsr.data.loader import BatchRequests, MultigridLoader, in_background, init_worker, kill_workers
+from multigrid_vsr.data.multigrid_dataset import MultigridREDSDataset
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 
 

@@ -11,10 +11,9 @@ from runs import options
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.lr import CosineOptions, CosineSchedule
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.core.shapes import BatchShape
-from multigrid_vsr.models.lr_scheduler import MultigridCosineLR
-from multigrid_vsr.options.scheduler import cosine_options
+from multigrid_vsr.core.schedule import BatchShape, Schedule
+from multigrid_vsr.models.optimizers import MultigridCosineLR
+from multigrid_vsr.options.train_block import cosine_options
 
 
 def schedule(*shapes):

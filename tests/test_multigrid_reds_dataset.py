@@ -14,12 +14,11 @@ from basicsr.data.reds_dataset import REDSRecurrentDataset
 from runs import make_lmdbs
 
 from multigrid_vsr.core.errors import FrameError, OptionError
-from multigrid_vsr.core.shapes import SampleRequest
-from multigrid_vsr.data.cut import Cut
-from multigrid_vsr.data.multigrid_reds_dataset import MultigridREDSDataset
-from multigrid_vsr.data.pixels import to_float_rgb
+from multigrid_vsr.core.schedule import SampleRequest
+from multigrid_vsr.data.batches import to_float_rgb
+from multigrid_vsr.data.multigrid_dataset import Cut, MultigridREDSDataset
 from multigrid_vsr.frames.clips import Clip, training_clips
-from multigrid_vsr.frames.png_rows import first_rows
+from multigrid_vsr.frames.images import first_rows
 
 
 def dataset_options(root, backend='disk', **changes):
@@ -92,7 +91,7 @@ def test_dataset_with_int_index_equals_basicsrs(backend, intervals, stock_clips,
 @pytest.mark.parametrize('rot90', [False, True])
 def test_dataset_flips_and_turns_as_basicsr(hflip, vflip, rot90, stock_clips, monkeypatch):
     cut = Cut(3, 5, hflip, vflip, rot90)
-    monkeypatch.setattr('multigrid_vsr.data.multigrid_reds_dataset.draw_cut', lambda *_: cut)
+    monkeypatch.setattr('multigrid_vsr.data.multigrid_dataset.draw_cut', lambda *_: cut)
     batch = MultigridREDSDataset(dataset_options(stock_clips, random_reverse=False))[[SampleRequest(40, 2, 68, seed=1)]]
     for key, scale in (('lq', 1), ('gt', 4)):
         top, left, size = 3 * scale, 5 * scale, 17 * scale

@@ -12,7 +12,7 @@ from basicsr.models.video_recurrent_gan_model import VideoRecurrentGANModel
 from probe import NETWORK, train_here
 from runs import options
 
-from multigrid_vsr.data.pixels import to_float_rgb
+from multigrid_vsr.data.batches import to_float_rgb
 
 pytestmark = pytest.mark.filterwarnings('ignore')  # what the archs and torch say to each other
 

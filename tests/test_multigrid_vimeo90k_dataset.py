@@ -12,8 +12,8 @@ from runs import options
 from test_multigrid_reds_dataset import assert_same_sample, dataset_options
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.shapes import SampleRequest
-from multigrid_vsr.data.multigrid_vimeo90k_dataset import MultigridVimeo90KDataset
+from multigrid_vsr.core.schedule import SampleRequest
+from multigrid_vsr.data.multigrid_dataset import MultigridVimeo90KDataset
 from multigrid_vsr.frames.clip import Clip
 
 

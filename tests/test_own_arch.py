@@ -10,7 +10,7 @@ from runs import options
 
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.models import preflight
-from multigrid_vsr.options.arch_limits import leaves_doubt
+from multigrid_vsr.options.archs import leaves_doubt
 
 
 def test_arch_that_asserts_a_size_for_its_flow_network_trains_below_it_with_the_same_bits_above(tmp_path, clips):

@@ -14,7 +14,7 @@ from test_multigrid_vimeo90k_dataset import septuplets  # noqa: F401
 
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError, OptionError
-from multigrid_vsr.core.shapes import SampleRequest
+from multigrid_vsr.core.schedule import SampleRequest
 from multigrid_vsr.data.dataset_adapter import DatasetAdapter
 
 LQ_SHAPES = [(batch, num_frame, 3, gt_size // 4, gt_size // 4) for batch, num_frame, gt_size in SHAPES]

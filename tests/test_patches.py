@@ -15,7 +15,7 @@ from basicsr.utils import options as host_options
 from runs import options, run, write
 
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.host import arch_patches, entry, imports, launch, patch, resume
+from multigrid_vsr.host import arch_patches, entry, install, launch, patch, resume
 
 DESIGN = Path(__file__).parent.parent / 'docs/design.md'
 
@@ -23,7 +23,7 @@ DESIGN = Path(__file__).parent.parent / 'docs/design.md'
 def test_table_of_the_docs_says_what_stands_beside_each_patch():
     section = DESIGN.read_text().partition('## What is patched in BasicSR, and why')[2].partition('\n## ')[0]
     rows = [line for line in section.splitlines() if line.startswith('| ')]
-    expected = [f'| {p.what} | {p.why} | {p.needed} | {p.goes} |' for p in imports.PATCHES]
+    expected = [f'| {p.what} | {p.why} | {p.needed} | {p.goes} |' for p in install.PATCHES]
     assert rows == ['| patch | why | how it is known to be needed | when it goes |', *expected]
 
 
@@ -35,7 +35,7 @@ def test_every_patch_of_the_host_is_in_the_list():
         for unit in vars(module).values()
         if isinstance(unit, patch.Patch)
     }
-    assert found == set(imports.PATCHES)
+    assert found == set(install.PATCHES)
 
 
 def test_this_basicsr_is_as_the_patches_expect():
@@ -58,7 +58,7 @@ for name in sys.argv[1:]:
 
 def test_patches_are_put_in_whichever_part_of_the_plugin_comes_first(tmp_path):
     """What a user's own script imports before BasicSR brings BasicSR, and so the patches, into the middle of itself."""
-    parts = ['data.multigrid_dataset', 'models.multigrid_mixin', 'models.run_clock']
+    parts = ['data.multigrid_dataset', 'models.multigrid_video_model', 'models.run_clock']
     printed = run(sys.executable, '-W', 'ignore', '-c', _FIRST, *parts, cwd=tmp_path).stdout
     assert printed.splitlines() == [f'{part} [] MultigridMessageLogger' for part in parts]
 
@@ -121,9 +121,9 @@ def test_multigrid_run_without_a_patch_that_it_needs_is_refused(asking, clips, l
 )
 def test_host_whose_options_are_parsed_otherwise_is_not_changed_at_all(value, line, left_out, monkeypatch):
     change(monkeypatch, host_options, 'parse_options', value)
-    monkeypatch.setattr(imports, '_is_done', False)
+    monkeypatch.setattr(install, '_is_done', False)
     before = dict(vars(basicsr.train))
-    assert imports.after_import() == line
+    assert install.after_import() == line
     assert (vars(basicsr.train), left_out) == (before, [])
 
 

@@ -15,8 +15,7 @@ from multigrid_vsr import launches
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.plan import StockRun, fewer_pixels, total_samples
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.core.schedule import BatchShape, Schedule
 from multigrid_vsr.measure import Prediction, ShapeCost
 from multigrid_vsr.options.conversion import convert
 from multigrid_vsr.options.launches import known_launches, known_run_launches

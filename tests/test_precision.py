@@ -14,8 +14,8 @@ from runs import TRAIN_PROBE, options, run, same_bits, torchrun, write
 from test_multigrid_video_model import build
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.models import precision, run_watch
-from multigrid_vsr.models.precision import keep_float32
+from multigrid_vsr.models import acceleration, run_watch
+from multigrid_vsr.models.acceleration import keep_float32
 
 NETWORKS = [
     ({'type': 'BasicVSR', 'num_feat': 8, 'num_block': 1}, ['spynet'], 'conv_last', 'fusion', (1, 2, 3, 32, 32)),
@@ -91,8 +91,8 @@ V100, GTX, A100 = ('Tesla V100', False, (7, 0)), ('GTX 1080', False, (6, 1)), ('
 def settled(network, device, gpus=1):
     """What ``auto`` is in the options after it, and the log's line."""
     train_opt = {'amp': 'auto'}
-    with mock.patch.object(precision, 'get_root_logger') as logger:
-        precision.settle_amp(train_opt, network, torch.device(device), gpus)
+    with mock.patch.object(acceleration, 'get_root_logger') as logger:
+        acceleration.settle_amp(train_opt, network, torch.device(device), gpus)
     (line,) = logger().info.call_args.args
     return train_opt['amp'], line
 
@@ -133,13 +133,13 @@ def test_auto_takes_what_the_gpu_has(gpu, gpus, amp, line, monkeypatch):
     ],
 )
 def test_auto_takes_what_the_cpu_has(network, has_bf16, amp, line, monkeypatch):
-    monkeypatch.setattr(precision, 'has_bf16', lambda device: has_bf16)
+    monkeypatch.setattr(acceleration, 'has_bf16', lambda device: has_bf16)
     assert settled(build_network(dict(network)), 'cpu') == (amp, line)
 
 
 @pytest.mark.parametrize('has_bf16', [True, False])
 def test_run_with_auto_has_the_bits_of_what_it_takes_and_resumes_in_it(has_bf16, tmp_path, clips, monkeypatch):
-    monkeypatch.setattr(precision, 'has_bf16', lambda device: has_bf16)
+    monkeypatch.setattr(acceleration, 'has_bf16', lambda device: has_bf16)
     opt = options(clips, network_g=NETWORK, train__amp='auto', logger__save_checkpoint_freq=6)
     named = options(clips, network_g=NETWORK, train__amp='bf16' if has_bf16 else None, name='named')
     train_here(tmp_path, opt)
@@ -156,9 +156,9 @@ def test_run_with_auto_has_the_bits_of_what_it_takes_and_resumes_in_it(has_bf16,
 
 def test_run_that_resumes_in_another_precision_says_so(tmp_path, clips, monkeypatch):
     opt = options(clips, network_g=NETWORK, train__amp='auto', logger__save_checkpoint_freq=6)
-    monkeypatch.setattr(precision, 'has_bf16', lambda device: True)
+    monkeypatch.setattr(acceleration, 'has_bf16', lambda device: True)
     train_here(tmp_path, opt)
-    monkeypatch.setattr(precision, 'has_bf16', lambda device: False)
+    monkeypatch.setattr(acceleration, 'has_bf16', lambda device: False)
     train_here(tmp_path, opt, '--auto_resume')
     assert 'train.amp is float32 now, and was bf16.' in last_log(tmp_path)
 
@@ -189,7 +189,7 @@ def test_cpu_without_bf16_trains_in_float32_with_auto_and_says_what_bf16_costs(t
 
 def test_factor_of_bf16_is_a_positive_number():
     state = torch.get_rng_state()
-    assert 0 < precision.bf16_factor() < math.inf
+    assert 0 < acceleration.bf16_factor() < math.inf
     assert torch.equal(torch.get_rng_state(), state)
 
 

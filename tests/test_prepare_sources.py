@@ -17,17 +17,14 @@ from test_multigrid_vimeo90k_dataset import septuplets  # noqa: F401
 
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError, OptionError
-from multigrid_vsr.demo.video import find_video, read_frames
+from multigrid_vsr.demo.training import find_video, read_frames
 from multigrid_vsr.frames.clip import Clip
-from multigrid_vsr.frames.clips import training_clips
-from multigrid_vsr.frames.compare import compare_with_files
-from multigrid_vsr.frames.frame_store import FrameStore
-from multigrid_vsr.frames.pair_tasks import decode_pair, default_workers, tasks
-from multigrid_vsr.frames.pairs import open_sources
+from multigrid_vsr.frames.clips import compare_with_files, training_clips
+from multigrid_vsr.frames.pairs import decode_pair, default_workers, open_sources, open_test_clips, tasks
 from multigrid_vsr.frames.prepare import build
 from multigrid_vsr.frames.sequence import open_clip
-from multigrid_vsr.frames.source_tree import natural
-from multigrid_vsr.frames.test_clips import open_test_clips
+from multigrid_vsr.frames.sources import natural
+from multigrid_vsr.frames.store import FrameStore
 
 
 @pytest.fixture(scope='module')

@@ -22,9 +22,8 @@ from runs import options, refusal, run
 
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.report import analysis, chart, page
-from multigrid_vsr.report.experiment import Point, read_experiment
-from multigrid_vsr.report.log_file import parse_log, parse_options
+from multigrid_vsr.report import page
+from multigrid_vsr.report.read import Point, parse_log, parse_options, read_experiment
 
 REPORT = (sys.executable, '-m', 'multigrid_vsr.cli', 'report')
 METRICS = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}, 'ssim': {'type': 'calculate_ssim', 'crop_border': 0}}
@@ -33,7 +32,7 @@ METRICS = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}, 'ssim': {'type'
 @pytest.fixture(scope='module')
 def runs_folder(tmp_path_factory, clips, stock_clips) -> Path:
     """Three runs of 12 iterations: BasicSR's video model, which cannot validate on a CPU, BasicSR's image model, which
-    can, and multigrid, with pictures and event files."""
+    can, and multigrid, with pictures."""
     root = tmp_path_factory.mktemp('runs')
     short = {'train__total_iter': 12, 'logger__save_checkpoint_freq': 6, 'logger__print_freq': 2}
     stock_set = {'type': 'REDSRecurrentDataset', 'meta_info_file': str(stock_clips / 'meta_info.txt'),
@@ -102,21 +101,6 @@ def test_run_of_stock_image_model_is_read_with_its_validation(runs_folder):
     assert found.samples(12) == 24
 
 
-def test_validations_in_the_log_are_those_of_the_event_files(experiments):
-    """TensorBoard's files say the iteration of a validation, BasicSR's log does not."""
-    for name in ('multigrid', 'image'):
-        logged = read_experiment(experiments / name).validations
-        log_of(experiments / name).unlink()
-        from_events = read_experiment(experiments / name)
-        assert from_events.validations.keys() == logged.keys()
-        for dataset, points in logged.items():
-            events = from_events.validations[dataset]
-            assert [p.iteration for p in events[:3]] == [4, 8, 12]
-            for point, event in zip(points, events):
-                assert event.values == pytest.approx(point.values, abs=1e-4)
-    assert [p.iteration for p in from_events.lines] == [2, 4, 6, 8, 10, 12]
-
-
 def test_run_whose_log_is_cut_anywhere_is_still_read(experiments):
     """A run under way: whatever is written so far is there, up to the last whole line."""
     path = log_of(experiments / 'multigrid')
@@ -167,11 +151,11 @@ def test_report_has_the_figures_of_the_logs(runs_folder, tmp_path):
 def test_report_of_the_same_name_twice_tells_them_apart(runs_folder, experiments):
     found = [read_experiment(folder / 'multigrid') for folder in (runs_folder / 'experiments', experiments)]
     assert page.names_of(found) == [f'multigrid ({e.folder})' for e in found]
-    assert page.verdict(found, analysis.shown_metrics(found)) == [
+    assert page.verdict(found, page.shown_metrics(found)) == [
         f'multigrid ({experiments}/multigrid) reached the PSNR that multigrid ({runs_folder}/experiments/multigrid) '
         f'ended with, {found[0].validations["REDS4"][-1].values["psnr"]:.4g}, after '
-        f'{chart.duration(analysis.first_reaching(found[1], "REDS4", "psnr", found[0].validations["REDS4"][-1].values["psnr"]).seconds)} of training '
-        f'(multigrid ({runs_folder}/experiments/multigrid): {chart.duration(analysis.first_reaching(found[0], "REDS4", "psnr", found[0].validations["REDS4"][-1].values["psnr"]).seconds)}): 1.00 times as fast.'
+        f'{page.duration(page.first_reaching(found[1], "REDS4", "psnr", found[0].validations["REDS4"][-1].values["psnr"]).seconds)} of training '
+        f'(multigrid ({runs_folder}/experiments/multigrid): {page.duration(page.first_reaching(found[0], "REDS4", "psnr", found[0].validations["REDS4"][-1].values["psnr"]).seconds)}): 1.00 times as fast.'
     ]
 
 
@@ -288,7 +272,7 @@ def test_clock_of_a_resumed_run_leaves_out_the_break_and_the_lost_work(tmp_path)
 
 def test_cost_of_a_stage_leaves_out_what_is_no_training(tmp_path):
     """100 iterations in 100 s and in 50 s; the interval with a checkpoint in it and those of the starts do not count."""
-    (cost,) = analysis.segment_costs(read_experiment(two_logs(tmp_path / 'x')))
+    (cost,) = page.segment_costs(read_experiment(two_logs(tmp_path / 'x')))
     assert cost.seconds_per_iter == pytest.approx((100 + 50) / 200)
     assert cost.samples_per_second == pytest.approx(2 / 0.75)
     assert cost.megapixels_per_second == pytest.approx(2 * 5 * 64 * 64 / 0.75 / 1e6)
@@ -301,13 +285,13 @@ def test_first_reaching_takes_the_first_validation_as_good(runs_folder):
 
     points = tuple(Point(n, n * 10.0, {'psnr': value}) for n, value in ((1, 20.0), (2, 22.0), (3, 21.0), (4, 23.0)))
     found = dataclasses.replace(read_experiment(runs_folder / 'experiments/multigrid'), validations={'A': points})
-    assert analysis.first_reaching(found, 'A', 'psnr', 21.5).iteration == 2
-    assert analysis.first_reaching(found, 'A', 'psnr', 23.5) is None
-    assert analysis.best(found, 'A', 'psnr').iteration == 4
+    assert page.first_reaching(found, 'A', 'psnr', 21.5).iteration == 2
+    assert page.first_reaching(found, 'A', 'psnr', 23.5) is None
+    assert page.best(found, 'A', 'psnr').iteration == 4
     lower = {**found.options, 'val': {'metrics': {'psnr': {'better': 'lower'}}}}
     found = dataclasses.replace(found, options=lower)
-    assert analysis.first_reaching(found, 'A', 'psnr', 21.5).iteration == 1
-    assert analysis.best(found, 'A', 'psnr').iteration == 1
+    assert page.first_reaching(found, 'A', 'psnr', 21.5).iteration == 1
+    assert page.best(found, 'A', 'psnr').iteration == 1
 
 
 def test_folder_with_an_option_file_alone_is_a_run_that_has_not_begun(tmp_path):
@@ -450,11 +434,11 @@ DURATIONS = [(0.0, '0.0 s'), (9.96, '10.0 s'), (42.4, '42 s'), (60, '1 min'), (6
 
 @pytest.mark.parametrize(('seconds', 'text'), DURATIONS)
 def test_duration_has_its_two_largest_units(seconds, text):
-    assert chart.duration(seconds) == text
+    assert page.duration(seconds) == text
 
 
 def test_chart_puts_points_and_ticks_where_they_belong():
-    drawn = chart.draw([chart.Series(1, [0, 50, 100], [20.0, 22.0, 24.0], 'dots')], 'iterations', 100)
+    drawn = page.draw([page.Series(1, [0, 50, 100], [20.0, 22.0, 24.0], 'dots')], 'iterations', 100)
     assert drawn.curves[0].path == 'M0 1000L500 500L1000 0'
     assert drawn.curves[0].dots[1] == (500, 500, '22 · iteration 50')
     assert drawn.y_ticks == [(100, '20'), (75, '21'), (50, '22'), (25, '23'), (0, '24')]
@@ -462,12 +446,12 @@ def test_chart_puts_points_and_ticks_where_they_belong():
 
 
 def test_chart_of_small_values_has_one_power_on_its_axis():
-    drawn = chart.draw([chart.Series(0, [0, 1], [0.0, 0.002])], 'iterations', 1)
+    drawn = page.draw([page.Series(0, [0, 1], [0.0, 0.002])], 'iterations', 1)
     assert [label for _, label in drawn.y_ticks] == ['0', '0.5e-3', '1e-3', '1.5e-3', '2e-3']
 
 
 def test_chart_of_a_wild_curve_shows_the_rest(runs_folder):
-    drawn = chart.draw([chart.Series(0, range(1000), [1e6, *[1.0, 2.0] * 499, 1.0])], 'iterations', 1000)
+    drawn = page.draw([page.Series(0, range(1000), [1e6, *[1.0, 2.0] * 499, 1.0])], 'iterations', 1000)
     assert drawn.y_ticks[0][1] == '1.0'
     assert drawn.y_ticks[-1][1] == '2.0'
 

@@ -32,7 +32,7 @@ from runs import (
 
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.models import checkpoint
+from multigrid_vsr.models import checkpoints
 
 
 @pytest.fixture(scope='module')
@@ -290,7 +290,7 @@ def test_full_disk_costs_its_checkpoint_alone(tmp_path, clips, monkeypatch, capl
     files = sorted(path.name for path in (*folder.glob('models/*'), *folder.glob('models/.*')))
     assert files == ['net_g_2.pth', 'net_g_4.pth']
     monkeypatch.undo()
-    assert checkpoint.newest_good({
+    assert checkpoints.newest_good({
         'path': {'training_states': str(folder / 'training_states'), 'models': str(folder / 'models')},
         'model_type': 'MultigridVideoModel',
     })[0].name == '4.state'  # fmt: skip

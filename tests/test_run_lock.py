@@ -29,7 +29,7 @@ from runs import (
 )
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.host import run_lock
+from multigrid_vsr.host import resume
 
 HOLDER = """
 import os, sys, time
@@ -65,14 +65,14 @@ def holder(folder, *arguments):
 def _nothing_held():
     """What this process has claimed ends with the test."""
     yield
-    run_lock.release()
+    resume.release()
 
 
 def lock_file(folder, **owner):
     """A lock file as a process of this machine would have left it, unless it says otherwise."""
     folder.parent.mkdir(exist_ok=True)
     path = folder.with_name(f'.{folder.name}.lock')
-    signed = {'host': 'gpu7', 'pid': 4242, 'since': '2026-11-25 09:00:00 +0000', 'boot': run_lock._boot(), **owner}
+    signed = {'host': 'gpu7', 'pid': 4242, 'since': '2026-11-25 09:00:00 +0000', 'boot': resume._boot(), **owner}
     path.write_text(json.dumps(signed))
     return path
 
@@ -99,13 +99,13 @@ def beating(path):
 
 @pytest.fixture
 def _quick(monkeypatch):
-    monkeypatch.setattr(run_lock, 'BEAT', 0.05)
-    monkeypatch.setattr(run_lock, 'SILENCE', 0.6)
+    monkeypatch.setattr(resume, 'BEAT', 0.05)
+    monkeypatch.setattr(resume, 'SILENCE', 0.6)
 
 
 def refusal_of(folder):
     with pytest.raises(OptionError) as refused:
-        run_lock.claim([folder])
+        resume.claim([folder])
     return str(refused.value)
 
 
@@ -117,7 +117,7 @@ def test_claim_of_a_claimed_folder_names_host_process_and_start(tmp_path):
             + r' since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}\. Wait for its end, stop it, or give another name\.',
             line,
         )  # fmt: skip
-        run_lock.claim([tmp_path / 'another'])
+        resume.claim([tmp_path / 'another'])
 
 
 @pytest.mark.parametrize('number', [None, signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -131,7 +131,7 @@ def test_claim_of_a_folder_whose_process_has_ended_is_given(number, tmp_path):
         process.wait()
         left = list(tmp_path.iterdir())
         assert left == ([tmp_path / '.run.lock'] if number in (signal.SIGTERM, signal.SIGKILL) else [])
-        run_lock.claim([tmp_path / 'run'])
+        resume.claim([tmp_path / 'run'])
     assert json.loads((tmp_path / '.run.lock').read_text())['pid'] == os.getpid()
 
 
@@ -141,26 +141,26 @@ def test_claim_is_given_while_a_worker_outlives_the_process_that_was_killed(tmp_
         process.kill()
         process.wait()
         os.kill(worker, 0)  # lives
-        run_lock.claim([tmp_path / 'run'])
+        resume.claim([tmp_path / 'run'])
         os.kill(worker, signal.SIGKILL)
 
 
 def test_claim_is_given_at_once_where_the_number_of_a_dead_process_is_anothers_by_now(tmp_path, capsys):
     lock_file(tmp_path / 'run', pid=os.getppid())
-    run_lock.claim([tmp_path / 'run'])
+    resume.claim([tmp_path / 'run'])
     assert capsys.readouterr().out == ''  # nothing was waited for
 
 
 def test_claim_of_a_lock_that_its_last_owner_is_just_removing_makes_another(tmp_path, monkeypatch):
-    refuse_if_claimed, removed = run_lock._refuse_if_claimed, []
+    refuse_if_claimed, removed = resume._refuse_if_claimed, []
 
     def remove_once(file, lock):
         refuse_if_claimed(file, lock)
         if not removed:
             removed.append(lock.unlink())
 
-    monkeypatch.setattr(run_lock, '_refuse_if_claimed', remove_once)
-    run_lock.claim([tmp_path / 'run'])
+    monkeypatch.setattr(resume, '_refuse_if_claimed', remove_once)
+    resume.claim([tmp_path / 'run'])
     assert json.loads((tmp_path / '.run.lock').read_text())['pid'] == os.getpid()
 
 
@@ -177,7 +177,7 @@ def test_claim_of_another_machines_folder_is_given_when_it_shows_none(text, tmp_
     path = lock_file(tmp_path / 'run', boot='another')
     if text is not None:
         path.write_text(text)
-    run_lock.claim([tmp_path / 'run'])
+    resume.claim([tmp_path / 'run'])
     assert json.loads(path.read_text())['pid'] == os.getpid()
 
 
@@ -186,16 +186,16 @@ def test_claim_without_locks_of_the_file_system_goes_by_signs_of_life(tmp_path, 
     def no_locks(file, how):
         raise OSError(errno.ENOLCK, 'No locks available')
 
-    monkeypatch.setattr(run_lock.fcntl, 'lockf', no_locks)
+    monkeypatch.setattr(resume.fcntl, 'lockf', no_locks)
     with beating(lock_file(tmp_path / 'run')):
         assert re.match(REFUSED.format(pid=4242, host='gpu7'), refusal_of(tmp_path / 'run'))
-    run_lock.claim([tmp_path / 'run'])
+    resume.claim([tmp_path / 'run'])
 
 
 def test_process_that_holds_a_folder_shows_life(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_lock, 'BEAT', 0.05)
-    monkeypatch.setattr(run_lock, '_holder', 0)  # a thread of its own, with this beat
-    run_lock.claim([tmp_path / 'run'])
+    monkeypatch.setattr(resume, 'BEAT', 0.05)
+    monkeypatch.setattr(resume, '_holder', 0)  # a thread of its own, with this beat
+    resume.claim([tmp_path / 'run'])
     os.utime(tmp_path / '.run.lock', (1, 1))
     deadline = time.monotonic() + 10
     while (tmp_path / '.run.lock').stat().st_mtime == 1 and time.monotonic() < deadline:
@@ -220,17 +220,17 @@ def test_claims_at_the_same_moment_are_given_once(tmp_path):
 
 
 def test_process_that_goes_on_to_another_run_gives_the_first_up(tmp_path):
-    run_lock.claim([tmp_path / 'run', tmp_path / 'logs'])
-    run_lock.claim([tmp_path / 'run', tmp_path / 'logs'])
+    resume.claim([tmp_path / 'run', tmp_path / 'logs'])
+    resume.claim([tmp_path / 'run', tmp_path / 'logs'])
     assert {path.name for path in tmp_path.iterdir()} == {'.run.lock', '.logs.lock'}
-    run_lock.claim([tmp_path / 'other'])
+    resume.claim([tmp_path / 'other'])
     assert [path.name for path in tmp_path.iterdir()] == ['.other.lock']
 
 
 def test_claim_of_several_folders_is_given_whole_or_not_at_all(tmp_path):
     with holder(tmp_path / 'logs'):
         with pytest.raises(OptionError, match='got logs, which process'):
-            run_lock.claim([tmp_path / 'run', tmp_path / 'logs'])
+            resume.claim([tmp_path / 'run', tmp_path / 'logs'])
         assert [path.name for path in tmp_path.iterdir()] == ['.logs.lock']
 
 
@@ -239,7 +239,7 @@ def test_claim_beside_which_nothing_can_be_written_says_so(tmp_path):
     with pytest.raises(
         OptionError, match=r'must be a folder that this process can write to, got .*/file \(File exists\)'
     ):
-        run_lock.claim([tmp_path / 'file' / 'run'])
+        resume.claim([tmp_path / 'file' / 'run'])
 
 
 def contents(folder):

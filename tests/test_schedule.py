@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from multigrid_vsr.core.plan import remaining_pixels, shape_notes, total_pixels
-from multigrid_vsr.core.schedule import Schedule, split
-from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.core.schedule import BatchShape, Schedule, split
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 
 

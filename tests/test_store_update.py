@@ -12,12 +12,10 @@ import pytest
 from test_prepare_sources import write_video
 
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.frames import pair_tasks, prepare, store_update
-from multigrid_vsr.frames.frame_store import FrameStore
+from multigrid_vsr.frames import pairs, prepare
 from multigrid_vsr.frames.pairs import open_sources
-from multigrid_vsr.frames.prepare import build
-from multigrid_vsr.frames.store_info import checksum, read_origin
-from multigrid_vsr.frames.verify import verify
+from multigrid_vsr.frames.prepare import build, verify
+from multigrid_vsr.frames.store import FrameStore, checksum, read_origin
 
 KEPT = {'gt': ['checksums.bin', 'frames.bin', 'store.json'], 'lq': ['checksums.bin', 'frames.bin', 'store.json']}
 
@@ -32,7 +30,7 @@ def in_this_process(monkeypatch):
             seen.append(task)
             yield task, work(task)
 
-    monkeypatch.setattr(pair_tasks, 'in_processes', one_after_another)
+    monkeypatch.setattr(pairs, 'in_processes', one_after_another)
     return seen
 
 
@@ -203,7 +201,7 @@ def test_update_interrupted_anywhere_leaves_one_version_or_none(made, monkeypatc
             return dying_step
 
         with monkeypatch.context() as patch:
-            patch.setattr(store_update.FrameStoreWriter, 'sync', dies_after(store_update.FrameStoreWriter.sync))
+            patch.setattr(prepare.FrameStoreWriter, 'sync', dies_after(prepare.FrameStoreWriter.sync))
             for step in ('rename', 'replace'):
                 patch.setattr(Path, step, dies_after(getattr(Path, step)))
             try:

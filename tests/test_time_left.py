@@ -7,12 +7,10 @@ import logging
 import pytest
 import torch
 
-from multigrid_vsr.core.run_lines import span
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.core.shapes import BatchShape
-from multigrid_vsr.core.time_left import Pace, fit, iteration_seconds, times_between, training_seconds_left
+from multigrid_vsr.core.schedule import BatchShape, Schedule
+from multigrid_vsr.core.timing import Pace, fit, iteration_seconds, span, times_between, training_seconds_left
 from multigrid_vsr.models import run_clock
-from multigrid_vsr.models.shape_times import ShapeTime
+from multigrid_vsr.models.run_clock import ShapeTime
 
 SMALL, TALL = BatchShape(1, 2, 10), BatchShape(1, 4, 10)  # 200 and 400 pixels
 WIDE, LARGE = BatchShape(1, 2, 20), BatchShape(1, 4, 20)  # 800 and 1600 pixels

@@ -20,13 +20,13 @@ from runs import benchmark, options, run, torchrun, train, write
 from test_multigrid_video_model import METRICS, build
 
 from multigrid_vsr.core.errors import FrameError, OptionError
-from multigrid_vsr.data.test_set_check import check_test_set
-from multigrid_vsr.demo.video import find_video
+from multigrid_vsr.data.check import check_test_set
+from multigrid_vsr.demo.training import find_video
 from multigrid_vsr.frames.pairs import open_sources
 from multigrid_vsr.frames.prepare import build as build_store
 from multigrid_vsr.models.validation import figures
 from multigrid_vsr.options.checked import check_given, checked
-from multigrid_vsr.options.validation_table import check_pieces
+from multigrid_vsr.options.table import check_pieces
 
 pytestmark = pytest.mark.filterwarnings('ignore:distutils Version classes')  # in BasicSR's EDVR
 COMMAND = ('-m', 'multigrid_vsr.cli')

@@ -24,11 +24,11 @@ from runs import refusal
 
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.demo.video import find_video, read_frames
+from multigrid_vsr.demo.training import find_video, read_frames
 from multigrid_vsr.frames.clip import Clip
-from multigrid_vsr.frames.frame_store import FrameStore
-from multigrid_vsr.frames.test_clips import open_test_clips
-from multigrid_vsr.frames.test_clips import read_frames as read_frames_of
+from multigrid_vsr.frames.pairs import open_test_clips
+from multigrid_vsr.frames.pairs import read_frames as read_frames_of
+from multigrid_vsr.frames.store import FrameStore
 
 
 @ARCH_REGISTRY.register()

@@ -25,11 +25,9 @@ from test_multigrid_video_gan_model import gan_options
 from test_multigrid_video_model import METRICS, build, validation_set
 
 from multigrid_vsr.cli import main
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.core.shapes import BatchShape
-from multigrid_vsr.models.grad_clip import GradClip
-from multigrid_vsr.models.loss_guard import LossGuard
-from multigrid_vsr.options.scheduler import rate_of
+from multigrid_vsr.core.schedule import BatchShape, Schedule
+from multigrid_vsr.models.run_watch import GradClip, LossGuard
+from multigrid_vsr.options.train_block import rate_of
 
 COMMAND = str(Path(sys.executable).with_name('multigrid-vsr'))
 LINE = r'l_pix: \S+ samples/s: [\d.]+ Mpixels/s: [\d.]+ waiting: \d+\.\d% peak_memory: \d+\.\d\d '

@@ -50,7 +50,7 @@ def test_killed_process_leaves_the_old_one_under_the_name(tmp_path):
 
 def test_checkpoint_that_does_not_fit_names_the_reason_of_the_system_and_not_torchs(tmp_path):
     code = (
-        'import resource, signal, torch; from multigrid_vsr.models.checkpoint import save; '
+        'import resource, signal, torch; from multigrid_vsr.models.checkpoints import save; '
         'signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)); '
         'save({"weight": torch.zeros(10_000)}, "net_g_4.pth")'
     )

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from multigrid_vsr.data.pixels import to_float_rgb
+from multigrid_vsr.data.batches import to_float_rgb
 from multigrid_vsr.demo import evaluation
-from multigrid_vsr.models import checkpoint
+from multigrid_vsr.models import checkpoints
 
 BATCH, SIDE, RATE = 4, 64, 1e-4
 _SMOOTHNESS = 0.002
@@ -52,7 +52,7 @@ def make(path: Path, lq_root: Path, iters: int) -> None:
         optimizer.step()
         scheduler.step()
     # BasicSR loads it before the network has its buffers.
-    checkpoint.save({'params': dict(network.named_parameters())}, path)
+    checkpoints.save({'params': dict(network.named_parameters())}, path)
 
 
 @torch.no_grad()

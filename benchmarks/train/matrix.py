@@ -17,10 +17,9 @@ from benchmarks.train.options import Run, options
 from benchmarks.train.results import read_runs
 from multigrid_vsr.core.whole_file import whole_file
 from multigrid_vsr.demo import evaluation, training
-from multigrid_vsr.demo.dataset import PARTS, Part, prepare
+from multigrid_vsr.demo.training import PARTS, Part, prepare
 from multigrid_vsr.measure import one_device
-from multigrid_vsr.models.inference import to_bgr_bytes
-from multigrid_vsr.models.restorer import load_restorer
+from multigrid_vsr.models.inference import load_restorer, to_bgr_bytes
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 
 # More is held out than in the demo, and one video that no run has seen.

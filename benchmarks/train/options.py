@@ -12,11 +12,11 @@ from benchmarks.train.variants import VARIANTS, Variant
 from multigrid_vsr.core.lr import BATCH_SCALINGS
 from multigrid_vsr.core.schedule import split
 from multigrid_vsr.demo import training
-from multigrid_vsr.demo.dataset import SCALE
+from multigrid_vsr.demo.training import SCALE
 from multigrid_vsr.measure import model_of_windows
-from multigrid_vsr.options.arch_limits import target_of
+from multigrid_vsr.options.archs import target_of
+from multigrid_vsr.options.conversion import RECIPES, WARMUP_PART
 from multigrid_vsr.options.multigrid_block import schedule_from_options, total_iter_of
-from multigrid_vsr.options.recipes import RECIPES, WARMUP_PART
 
 BATCH = 2
 EMA_DECAY = 0.95

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.train.options import Run
 from benchmarks.train.times import Case, case_of
-from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.core.schedule import BatchShape
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from benchmarks.step import batches_of, model_of, run_step
 from benchmarks.train.options import Run, options
 from benchmarks.train.variants import VARIANTS
-from multigrid_vsr.core.shapes import BatchShape, SampleRequest
-from multigrid_vsr.options.arch_limits import target_of
+from multigrid_vsr.core.schedule import BatchShape, SampleRequest
+from multigrid_vsr.options.archs import target_of
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from multigrid_vsr.options.recipes import HALF, QUARTER, RECIPES, THREE_QUARTERS
+from multigrid_vsr.options.conversion import HALF, QUARTER, RECIPES, THREE_QUARTERS
 
 Stage = tuple[float | Fraction, float | Fraction, float | Fraction]
 

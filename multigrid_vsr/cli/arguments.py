@@ -1,14 +1,17 @@
-"""The parser of every command: its examples, how it says a mistake, and the least values of its numbers."""
+"""The parser of every command, how it says a mistake, and the files that commands write."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.whole_file import whole_file
 from multigrid_vsr.host.launch import is_first_to_say
 from multigrid_vsr.options.kinds import did_you_mean
 
@@ -77,3 +80,30 @@ def check_least(args: argparse.Namespace, least: Mapping[str, int]) -> None:
         value = vars(args)[option.lstrip('-').replace('-', '_')]
         if value is not None and value < bound:
             raise OptionError(option, f'be at least {bound}', value, 'Correct the value.')
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Asks for a file name in a folder that exists, before the work is done.
+
+    Raises:
+        OptionError: If it is none.
+    """
+    if not path.parent.is_dir():
+        raise OptionError(option, 'lie in a folder that exists', path, f'Make {path.parent} first.')
+    if os.path.isdir(path):
+        raise OptionError(option, 'be a file', f'the folder {path}', 'Give the name of a file.')
+
+
+def write_whole(option: str, path: Path, content: bytes) -> None:
+    """Writes a file that appears under its name as a whole.
+
+    Raises:
+        OptionError: If it cannot be written.
+    """
+    try:
+        with whole_file(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise OptionError(
+            option, 'be a file that can be written', f'{path} ({error.strerror})', 'Correct the path.'
+        ) from error

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multigrid_vsr.cli.arguments import check_least
-from multigrid_vsr.cli.files import check_writable
+from multigrid_vsr.cli.arguments import check_least, check_writable
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.options.option_file import copy_in_run_folder
 
@@ -61,14 +60,14 @@ def run(args: argparse.Namespace) -> None:
     check_least(args, {'--last': 1, '--bn_iters': 1})
     out: Path = args.out or folder / 'models/net_g_average.pth'
     check_writable('-o', out)
-    from multigrid_vsr.models import averaging, checkpoint
+    from multigrid_vsr.models import averaging, checkpoints
 
     paths = averaging.last_checkpoints(folder, args.last)
     weights = averaging.average(paths)
     if averaging.has_batch_norm(weights):
         _measure_batch_norm(weights, args.opt or _option_file(folder), args.bn_iters)
     try:
-        checkpoint.save(weights, out)
+        checkpoints.save(weights, out)
     except OSError as error:
         raise InputError(f'-o: must be a file that can be written, got {error}. Correct the path.') from None
     print(f'{out}: the mean of {", ".join(path.name for path in paths)} ({", ".join(weights)})')

@@ -11,7 +11,7 @@ from multigrid_vsr.cli.arguments import check_least
 from multigrid_vsr.cli.convert import check_out, read_with_numbers, write_conversion
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.core.lr import batch_factor
-from multigrid_vsr.options.cooldown import cooldown
+from multigrid_vsr.options.fitting import cooldown
 from multigrid_vsr.options.multigrid_block import uses_multigrid
 from multigrid_vsr.options.train_block import checked_schedule
 
@@ -59,7 +59,7 @@ def _folder_of(opt: Mapping[str, Any]) -> Path:
 
 def _checkpoint(opt: Mapping[str, Any], folder: Path, start: int | None) -> tuple[Path, dict[str, Any]]:
     """The state of an iteration, or the newest whole one."""
-    from multigrid_vsr.models.checkpoint import newest_good
+    from multigrid_vsr.models.checkpoints import newest_good
 
     paths = {'training_states': folder / 'training_states', 'models': folder / 'models'}
     try:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from multigrid_vsr.cli.files import write_whole
+from multigrid_vsr.cli.arguments import write_whole
 from multigrid_vsr.core.errors import InputError, OptionError
 
 _EXAMPLES = (
@@ -40,8 +40,7 @@ def run(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from multigrid_vsr.demo import evaluation, report
-    from multigrid_vsr.demo.dataset import prepare
-    from multigrid_vsr.demo.training import train
+    from multigrid_vsr.demo.training import prepare, train
     from multigrid_vsr.report.page import render
 
     out: Path = args.out

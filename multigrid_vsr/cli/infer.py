@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multigrid_vsr.cli.arguments import check_least
-from multigrid_vsr.cli.files import check_writable
+from multigrid_vsr.cli.arguments import check_least, check_writable
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.core.windows import FRAMES_OVERLAP, TILE_OVERLAP
 from multigrid_vsr.options.option_file import copy_in_run_folder, read_options
@@ -82,8 +81,8 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from multigrid_vsr.frames.sequence import open_clip
-    from multigrid_vsr.models.memory import is_out_of_memory
-    from multigrid_vsr.models.restorer import load_restorer
+    from multigrid_vsr.models.inference import load_restorer
+    from multigrid_vsr.models.preflight import is_out_of_memory
 
     clip = open_clip(args.input)
     if clip.video and args.strict and (problem := clip.video.survey()[0].problem(args.input)):
@@ -134,8 +133,7 @@ def _option_file(weights: Path) -> Path:
 
 def _cut(args: argparse.Namespace, restorer: Restorer, clip: FrameSequence, device: torch.device) -> Cut:
     """The windows: what was asked for, and for the rest what fits."""
-    from multigrid_vsr.models.inference import Cut
-    from multigrid_vsr.models.inference_memory import choose_cut, free_memory, measure_need
+    from multigrid_vsr.models.inference import Cut, choose_cut, free_memory, measure_need
 
     overlap = restorer.context(args.overlap)
     if 2 * overlap + 1 < restorer.least_frames:

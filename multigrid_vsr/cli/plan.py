@@ -13,20 +13,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from multigrid_vsr.cli.arguments import check_least
-from multigrid_vsr.cli.files import check_writable, write_whole
+from multigrid_vsr.cli.arguments import check_least, check_writable, write_whole
 from multigrid_vsr.core.errors import OptionError, one_line
 from multigrid_vsr.core.plan import Launches, comparison, plan_data, shape_notes, stage_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.check import check_data
 from multigrid_vsr.frames.clips import MissingData
+from multigrid_vsr.options.checked import settle
 from multigrid_vsr.options.launches import known_run_launches, run_launches
 from multigrid_vsr.options.multigrid_block import uses_multigrid
 from multigrid_vsr.options.option_file import read_options
-from multigrid_vsr.options.scheduler import rate_of
-from multigrid_vsr.options.settle import settle
-from multigrid_vsr.options.stock_run import gpus_of, stock_run_of
-from multigrid_vsr.options.train_block import checked_schedule
+from multigrid_vsr.options.train_block import checked_schedule, gpus_of, rate_of, stock_run_of
 
 _EXAMPLES = (
     'multigrid-vsr plan -opt options/train_basicvsr_mg.yml --gpus 8',
@@ -146,8 +143,7 @@ def data_lines(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> l
 
 def _lacking(opt: dict[str, Any], counts_gpus: bool) -> list[str]:
     """What a run needs beside its data and this machine has not; ``train`` refuses here."""
-    from multigrid_vsr.host.device_check import check_num_gpu
-    from multigrid_vsr.host.registry_check import missing_vgg
+    from multigrid_vsr.host.checks import check_num_gpu, missing_vgg
 
     lacking = [missing_vgg(opt)]
     try:
@@ -162,8 +158,8 @@ def _checked_run(opt: dict[str, Any], opt_file: str, schedule: Schedule, world_s
     """Makes the checks that need BasicSR; returns a line for each path that is not on this machine."""
     import basicsr  # noqa: F401  # its registries
 
+    from multigrid_vsr.host.checks import check_run, check_state
     from multigrid_vsr.host.resume import read_and_moved
-    from multigrid_vsr.host.run_check import check_run, check_state
 
     missing = check_run(opt, may_miss=True)
     folder = os.path.join(opt['path'].get('experiments_root') or os.path.join(os.getcwd(), 'experiments'), opt['name'])

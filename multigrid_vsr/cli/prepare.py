@@ -51,10 +51,8 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: If an argument, a frame or the disk does not do.
     """
-    from multigrid_vsr.frames.pair_tasks import default_workers
-    from multigrid_vsr.frames.pairs import open_sources
-    from multigrid_vsr.frames.prepare import build
-    from multigrid_vsr.frames.verify import verify
+    from multigrid_vsr.frames.pairs import default_workers, open_sources
+    from multigrid_vsr.frames.prepare import build, verify
 
     check_least(args, {'--scale': 1, '--workers': 1, '--min-frames': 1})
     workers = args.workers or default_workers()

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from multigrid_vsr.cli.files import check_writable, write_whole
+from multigrid_vsr.cli.arguments import check_writable, write_whole
 from multigrid_vsr.core.errors import OptionError
 
 _EXAMPLES = (
@@ -40,9 +40,8 @@ def run(args: argparse.Namespace) -> None:
         if not folder.is_dir():
             raise OptionError('EXPERIMENT', 'be the folder of a run', folder, 'Correct the path.')
     check_writable('-o', args.out)
-    from multigrid_vsr.report.analysis import shown_metrics
-    from multigrid_vsr.report.experiment import read_experiment
-    from multigrid_vsr.report.page import render, verdict
+    from multigrid_vsr.report.page import render, shown_metrics, verdict
+    from multigrid_vsr.report.read import read_experiment
 
     experiments = [read_experiment(folder) for folder in args.experiments]
     write_whole('-o', args.out, render(experiments).encode())

@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 
 from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.options.basicsr_options import as_test, newest_weights, trains
+from multigrid_vsr.options.checked import settle
 from multigrid_vsr.options.multigrid_block import lookup
 from multigrid_vsr.options.option_file import read_options
-from multigrid_vsr.options.settle import settle
-from multigrid_vsr.options.tests import as_test, newest_weights, trains
 
 _EXAMPLES = (
     'multigrid-vsr test -opt options/test_basicvsr_mg.yml',
@@ -91,7 +91,7 @@ def _param_key(option: str, weights: str, opt: dict[str, Any]) -> tuple[str | No
     Returns:
         The key, and words about another in the file.
     """
-    from multigrid_vsr.models.weights_check import read_weights
+    from multigrid_vsr.models.checkpoints import read_weights
 
     stored = read_weights(option, weights)
     keys = [key for key in ('params_ema', 'params') if isinstance(stored, dict) and key in stored]
@@ -101,7 +101,7 @@ def _param_key(option: str, weights: str, opt: dict[str, Any]) -> tuple[str | No
 
 
 def _run(opt: dict[str, Any], name: str, arguments: list[str]) -> dict[str, Any]:
-    from multigrid_vsr.host.testing import run_test
+    from multigrid_vsr.host.checks import run_test
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, name)

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from multigrid_vsr.core.lr import Rate
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.core.schedule import BatchShape, Schedule
 
 LAUNCH_SECONDS = 5e-6  # what a launch costs the host at least: 5 to 8 us were seen with eager PyTorch
 

@@ -7,8 +7,7 @@ ranks nor on the size of the data.
 
 from __future__ import annotations
 
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.core.shapes import SampleRequest
+from multigrid_vsr.core.schedule import SampleRequest, Schedule
 
 _MASK = (1 << 64) - 1
 

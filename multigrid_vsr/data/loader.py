@@ -1,22 +1,175 @@
-"""The batches of a run, in the schedule's order, from any start iteration."""
+"""The batches of a run, in the schedule's order, from any start iteration; and the processes that load them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import atexit
+import multiprocessing
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 from typing import Any, ClassVar
 
 import torch
+from basicsr.data import worker_init_fn
+from basicsr.utils.dist_util import get_dist_info
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.sampling import batch_requests
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.core.shapes import SampleRequest
-from multigrid_vsr.data.prefetch import in_background
-from multigrid_vsr.data.shared_slots import BatchLoader, SharedSlots, load_batch
-from multigrid_vsr.data.workers import dead_worker, start_workers
+from multigrid_vsr.core.schedule import SampleRequest, Schedule
+from multigrid_vsr.data.batches import BatchLoader, SharedSlots, load_batch
+from multigrid_vsr.data.dataset_adapter import DatasetAdapter
+
+# What workers ignore: a job's end, Ctrl-C, a terminal that closes, and SLURM's --signal.
+LEFT_TO_THE_RUN = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+_REASONS = {
+    signal.SIGBUS: 'a file that it read was cut, its disk has failed, or shared memory is full (/dev/shm)',
+    signal.SIGKILL: 'memory is short, or somebody has ended it',
+}
+_LONGEST_END = 1.0  # seconds; a process that waits for a dead disk does not even end when it is killed
+
+_workers: list[BaseProcess] = []
+
+
+def init_worker(worker_id: int, num_workers: int, rank: int, seed: int) -> None:
+    """Leaves the signals that stop a run, which reach all its processes, to the process that trains: it saves first.
+
+    Args:
+        worker_id: Number of the worker.
+        num_workers, rank, seed: As for BasicSR's ``worker_init_fn``, which seeds the worker.
+    """
+    for number in LEFT_TO_THE_RUN:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, LEFT_TO_THE_RUN)
+    worker_init_fn(worker_id, num_workers, rank, seed)
+
+
+def start_workers(loader: DataLoader) -> Iterator[Any]:
+    """Starts the workers of a loader so that no signal ends one before it can ignore it, and iterates over it.
+
+    One that dies is found where its batch is waited for. torch would raise in the middle of an iteration instead, whose
+    weights cannot be saved.
+
+    A run whose worker has died cannot save. Forked workers have this process's handlers; a launcher's ranks spawn
+    theirs, which import for seconds.
+    """
+    watcher = signal.getsignal(signal.SIGCHLD)
+    context = loader.multiprocessing_context or multiprocessing
+    if context.get_start_method(allow_none=True) in (None, 'fork'):
+        iterator = iter(loader)
+    else:
+        resource_tracker.ensure_running()  # it would let the signals through in the middle
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_THE_RUN)
+        try:
+            iterator = iter(loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, watcher or signal.SIG_DFL)
+    if not _workers:
+        atexit.register(kill_workers)
+    _workers.extend(iterator._workers)  # type: ignore[attr-defined]  # torch has no public name for them
+    return iterator
+
+
+def dead_worker() -> InputError | None:
+    """The line for a worker that a signal has ended; ``None`` where all live."""
+    for worker in _workers:
+        if worker.exitcode is not None and worker.exitcode < 0:
+            number = signal.Signals(-worker.exitcode)
+            reason = _REASONS.get(number, 'what it loads, or a library, has failed')
+            return InputError(f'A worker that loads data was ended by {number.name}: {reason}.')
+    return None
+
+
+def kill_workers() -> None:
+    """Ends the workers started here: after an error they may still wait for work, and they ignore being asked to stop.
+
+    Other processes of the program are left alone, and whoever watches the ends of processes does so again afterwards.
+    """
+    watcher = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would take these ends for another error
+    for worker in _workers:
+        worker.kill()
+    for worker in _workers:
+        worker.join(_LONGEST_END)
+    _workers.clear()
+    atexit.unregister(kill_workers)
+    signal.signal(signal.SIGCHLD, watcher or signal.SIG_DFL)
+
+
+_LONGEST_READ = 1.0  # seconds; a disk that does not answer may keep the thread for ever
+
+
+def to_device(frames: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copies frames to the device without waiting for it.
+
+    Frames that are there already were copied on another stream (``prefetch_mode: cuda``), whose memory would go to the
+    next batch as soon as these are let go of, be they read or not: the host runs ahead of the device.
+    """
+    if frames.is_cuda:
+        frames.record_stream(torch.cuda.current_stream(frames.device))
+    return frames.to(device, non_blocking=True)
+
+
+def in_background(batches: Iterable[Any], sizes: Iterator[int], capacity: int) -> Iterator[Any]:
+    """Iterates in a thread, as far ahead as the sizes of what is ready stay within the capacity.
+
+    So small batches are loaded many ahead and large ones few, and memory stays bounded whatever the shape. One batch is
+    always allowed. An error in the thread is raised here; leaving the iterator ends the thread.
+
+    Args:
+        batches: What to iterate over.
+        sizes: The size of each batch, in any unit.
+        capacity: Sum of the sizes that may be ready at a time.
+    """
+    changed = threading.Condition()
+    ready: deque[tuple[str, Any, int]] = deque()
+    waiting = 0
+    is_left = False
+
+    def offer(kind: str, value: Any, size: int) -> bool:
+        nonlocal waiting
+        with changed:
+            changed.wait_for(lambda: is_left or not ready or waiting + size <= capacity)
+            ready.append((kind, value, size))
+            waiting += size
+            changed.notify_all()
+            return not is_left
+
+    def load() -> None:
+        try:
+            for batch in batches:
+                if not offer('batch', batch, next(sizes)):
+                    return
+            offer('end', None, 0)
+        except BaseException as error:  # handed over whatever it is: a thread that dies silently would hang the run
+            offer('error', error, 0)
+
+    thread = threading.Thread(target=load, name='multigrid_vsr prefetch', daemon=True)
+    thread.start()
+    try:
+        while True:
+            with changed:
+                changed.wait_for(lambda: ready)
+                kind, value, size = ready.popleft()
+                waiting -= size
+                changed.notify_all()
+            if kind == 'end':
+                return
+            if kind == 'error':
+                raise value
+            yield value
+    finally:
+        with changed:
+            is_left = True
+            changed.notify_all()
+        thread.join(_LONGEST_READ)
+
 
 PREFETCH_FACTOR = 2  # batches that a worker may be ahead; DataLoader's own default
 
@@ -201,3 +354,47 @@ class _FreshBatches(Dataset):
 
 def _as_loaded(batch: Any) -> Any:
     return batch
+
+
+def build_multigrid_loader(
+    dataset: Dataset,
+    dataset_opt: Mapping[str, Any],
+    num_gpu: int = 1,
+    dist: bool = False,
+    sampler: Sampler | None = None,
+    seed: int = 0,
+) -> MultigridLoader:
+    """Builds the loader of a run from the arguments that BasicSR gives to ``build_dataloader``.
+
+    Without a launcher one process feeds all its GPUs (``DataParallel``), so it loads the shares of all of them.
+
+    Args:
+        dataset: The training set: a :class:`BatchLoader`, or any dataset of BasicSR's manner.
+        dataset_opt: ``datasets.train``, with the :class:`Schedule` as ``multigrid`` and, in a resumed run, the
+            iterations already done as ``start_iter``.
+        num_gpu: Number of GPUs of this process, where there is no launcher.
+        dist: Whether there is a launcher.
+        sampler: BasicSR's sampler, which knows the epoch.
+        seed: Seed of the run, the same on all ranks.
+    """
+    rank, world_size = get_dist_info()
+    processes_gpus = 1 if dist else max(num_gpu, 1)
+    num_workers = dataset_opt['num_worker_per_gpu'] * processes_gpus
+    requests = BatchRequests(
+        dataset_opt['multigrid'],
+        len(dataset),  # type: ignore[arg-type]
+        seed,
+        world_size=world_size * processes_gpus,
+        ranks=range(rank * processes_gpus, (rank + 1) * processes_gpus),
+        start_iter=dataset_opt.get('start_iter', 0),
+    )
+    return MultigridLoader(
+        dataset if isinstance(dataset, BatchLoader) else DatasetAdapter(dataset, dataset_opt),
+        requests,
+        sampler,
+        num_prefetch_queue=dataset_opt.get('num_prefetch_queue', 1) if dataset_opt.get('prefetch_mode') == 'cpu' else 0,
+        num_workers=num_workers,
+        worker_init_fn=partial(init_worker, num_workers=num_workers, rank=rank, seed=seed),
+        pin_memory=dataset_opt.get('pin_memory', False),
+        persistent_workers=dataset_opt.get('persistent_workers', False) and num_workers > 0,
+    )

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import torch
 
-from multigrid_vsr.data.pixels import to_float_rgb
-from multigrid_vsr.demo.dataset import SCALE
+from multigrid_vsr.data.batches import to_float_rgb
+from multigrid_vsr.demo.training import SCALE
 
 Frames = dict[str, np.ndarray]  # clip: uint8 (t, h, w, 3), BGR
 

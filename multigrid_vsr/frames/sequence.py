@@ -21,9 +21,9 @@ from av.video.stream import VideoStream
 
 from multigrid_vsr.core.errors import FrameError, InputError, OptionError, one_line
 from multigrid_vsr.core.whole_file import FULL
-from multigrid_vsr.frames.image_size import check_images, decode_image
-from multigrid_vsr.frames.source_tree import kind_of, natural
-from multigrid_vsr.frames.system_files import is_system
+from multigrid_vsr.frames.clip import is_system
+from multigrid_vsr.frames.images import check_images, decode_image
+from multigrid_vsr.frames.sources import kind_of, natural
 from multigrid_vsr.frames.video import MATRICES, UNTAGGED, Video, matrix_of, opened, scale_graph
 
 _X264, _VP9 = ('libx264', {'crf': '12'}), ('libvpx-vp9', {'crf': '15', 'b': '0'})

@@ -1,4 +1,7 @@
-"""BasicSR's archs on frames of any size, and on a machine without a GPU."""
+"""BasicSR's archs on frames of any size, without a GPU, with fewer kernels and without waits for the device.
+
+Fewer kernels and waits give the same bits in float32. Not measured on a GPU yet.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import functools
 from typing import Any
 from unittest import mock
 
-from multigrid_vsr.host.patch import HostChangedError, patch, without
+from multigrid_vsr.host.patch import HostChangedError, patch, replace, without
 
 
 @patch(
@@ -91,3 +94,146 @@ def small_frames() -> None:
 
 
 PATCHES = (small_flows, alignment_without_gpu, small_frames)
+
+
+@patch(
+    '`flow_warp`',
+    why='it makes its grid on the CPU at each call, and the host waits for the copy to the device',
+    needed='it asks for `type_as`; the grid is made on the device and kept by size and device, in float32: '
+    "in bf16 BasicSR's is off by a pixel from 257 on",
+    goes='when BasicSR makes it on the device',
+)
+def grid_on_device() -> None:
+    import torch
+    from torch.nn.functional import grid_sample
+
+    def new_grid(height: int, width: int, device: torch.device) -> torch.Tensor:
+        rows, columns = (torch.arange(side, dtype=torch.float32, device=device) for side in (height, width))
+        return torch.stack(torch.meshgrid(rows, columns, indexing='ij')[::-1], 2)  # x, y
+
+    # A network has seven at a time: of its frames, and of each level of its flow network. A CUDA graph reads those that
+    # were there when it was captured, so none may be pushed out while it lives: only other shapes and validations make
+    # others, and `IterationGraph.drop` comes before both.
+    kept_grid = functools.lru_cache(maxsize=32)(new_grid)
+
+    def warping(original: Any) -> Any:
+        if 'type_as' not in original.__code__.co_names:
+            raise HostChangedError('it makes no grid of the type of a tensor')
+
+        @functools.wraps(original)
+        def flow_warp(
+            x: torch.Tensor,
+            flow: torch.Tensor,
+            interp_mode: str = 'bilinear',
+            padding_mode: str = 'zeros',
+            align_corners: bool = True,
+        ) -> torch.Tensor:
+            assert x.size()[-2:] == flow.size()[1:3]
+            height, width = x.shape[-2:]
+            # Compiled, a grid is no kernel of its own.
+            grid_of = new_grid if torch.compiler.is_compiling() else kept_grid
+            place = grid_of(height, width, x.device) + flow
+            across = 2.0 * place[:, :, :, 0] / max(width - 1, 1) - 1.0
+            down = 2.0 * place[:, :, :, 1] / max(height - 1, 1) - 1.0
+            scaled = torch.stack((across, down), dim=3)
+            return grid_sample(x, scaled, mode=interp_mode, padding_mode=padding_mode, align_corners=align_corners)
+
+        flow_warp.forget_grids = kept_grid.cache_clear  # type: ignore[attr-defined]
+        return flow_warp
+
+    replace('basicsr.archs.arch_util', 'flow_warp', warping)
+
+
+@patch(
+    '`ResidualBlockNoBN.forward`',
+    why='it multiplies by a scale that is 1: one kernel of twelve, forward and backward',
+    needed='`res_scale` is 1',
+    goes="with another scale BasicSR's code runs",
+)
+def unscaled_blocks() -> None:
+    import torch
+    from basicsr.archs.arch_util import ResidualBlockNoBN
+
+    original = ResidualBlockNoBN.forward
+    if original.__code__.co_names != ('conv2', 'relu', 'conv1', 'res_scale'):
+        raise HostChangedError('it is another block')
+
+    @functools.wraps(original)
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return x + self.conv2(self.relu(self.conv1(x))) if self.res_scale == 1 else original(self, x)
+
+    ResidualBlockNoBN.forward = forward
+
+
+@patch(
+    '`DCNv2Pack.forward`',
+    why='it looks at the size of its offsets, for a warning alone, and the host waits for it: 20 times an iteration of '
+    'EDVR',
+    needed='`train.arch_checks: false`, or `train.cuda_graph`',
+    goes="without these BasicSR's code runs",
+)
+def unchecked_offsets() -> None:
+    import torch
+    from basicsr.archs.arch_util import DCNv2Pack
+
+    original = DCNv2Pack.forward
+    unchecked = without(original, 'check of offset_absmean', functools.partial(_names, 'offset_absmean'))
+
+    @functools.wraps(original)
+    def forward(self: Any, x: torch.Tensor, feat: torch.Tensor) -> torch.Tensor:
+        return (original if self.checks_values else unchecked)(self, x, feat)
+
+    DCNv2Pack.forward, DCNv2Pack.checks_values = forward, True
+
+
+def _names(name: str, statement: ast.stmt) -> bool:
+    return any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(statement))
+
+
+@patch(
+    '`BasicVSRPlusPlus.check_if_mirror_extended`',
+    why='it compares the halves of each even sequence, and the host waits for the answer',
+    needed='`train.arch_checks: false`, or `train.cuda_graph`: the data say what is mirrored, by `flip_sequence`',
+    goes="without these BasicSR's code runs",
+)
+def unchecked_mirrors() -> None:
+    import torch
+    from basicsr.archs.basicvsrpp_arch import BasicVSRPlusPlus
+
+    original = BasicVSRPlusPlus.check_if_mirror_extended
+
+    @functools.wraps(original)
+    def check_if_mirror_extended(self: Any, lqs: torch.Tensor) -> None:
+        if self.checks_values and not self.is_mirror_extended:  # it is so for good
+            original(self, lqs)
+
+    BasicVSRPlusPlus.check_if_mirror_extended = check_if_mirror_extended
+    BasicVSRPlusPlus.checks_values = True
+
+
+@patch(
+    '`IconVSR.get_keyframe_feature`',
+    why='it picks the frames of its padding by lists, and the host waits for these to get to the device',
+    needed='it has `temporal_padding`; the same frames are picked as views',
+    goes='when BasicSR picks them by slices',
+)
+def sliced_padding() -> None:
+    import torch
+    from basicsr.archs.basicvsr_arch import IconVSR
+
+    original = IconVSR.get_keyframe_feature
+    if {'temporal_padding', 'cat', 'edvr'} - set(original.__code__.co_names):
+        raise HostChangedError('it is another padding')
+
+    @functools.wraps(original)
+    def get_keyframe_feature(self: Any, x: torch.Tensor, keyframe_idx: list[int]) -> dict[int, torch.Tensor]:
+        before, after = {2: ((4, 3), (-4, -5)), 3: ((6, 5, 4), (-5, -6, -7))}.get(self.temporal_padding, ((), ()))
+        frames = x.unbind(1)
+        padded = torch.stack([*(frames[i] for i in before), *frames, *(frames[i] for i in after)], 1)
+        num_frame = 2 * self.temporal_padding + 1
+        return {i: self.edvr(padded[:, i : i + num_frame].contiguous()) for i in keyframe_idx}
+
+    IconVSR.get_keyframe_feature = get_keyframe_feature
+
+
+SPEED_PATCHES = (grid_on_device, unscaled_blocks, unchecked_offsets, unchecked_mirrors, sliced_padding)

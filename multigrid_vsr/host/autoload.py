@@ -61,17 +61,17 @@ class _HostLoader:
     def exec_module(self, module):
         # Later users of the module's spec (reload, runpy, pkgutil) see the loader that belongs to the file.
         module.__spec__.loader = module.__loader__ = self._loader
-        from multigrid_vsr.host import imports
+        from multigrid_vsr.host import install
 
-        imports.before_import()
+        install.before_import()
         self._loader.exec_module(module)
         _after_import(self._folders)
 
 
 def _after_import(folders) -> None:
-    from multigrid_vsr.host import imports
+    from multigrid_vsr.host import install
 
-    lacking = imports.after_import()
+    lacking = install.after_import()
     if lacking:
         _refuse_if_asked(folders, lacking)
 
@@ -98,6 +98,6 @@ def _refuse_if_asked(folders, lacking) -> None:
         except OSError:  # the host says so
             continue
         if is_named:
-            from multigrid_vsr.host.asked import refuse_if_asked
+            from multigrid_vsr.host.command_line import refuse_if_asked
 
             refuse_if_asked(path, f'{lacking} ({", ".join(folders)})')

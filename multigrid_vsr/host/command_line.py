@@ -1,10 +1,14 @@
-"""What the command line says before BasicSR has parsed it."""
+"""What the command line and the option file say before BasicSR parses them, and whether they ask for this plugin."""
 
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Mapping
 from typing import Any
 
+from multigrid_vsr.core.errors import InputError
+from multigrid_vsr.options.known_types import DATASET_TYPES, MODEL_TYPES, TEST_SET_TYPES
 from multigrid_vsr.options.option_file import read_options
 
 
@@ -36,3 +40,42 @@ def _known() -> argparse.Namespace:
     parser.add_argument('--debug', action='store_true')
     parser.add_argument('--force_yml', nargs='+', default=[])
     return parser.parse_known_args()[0]
+
+
+def asked_for(opt: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """The option that asks for a type or the block of this plugin, and its value; ``None`` in a plain run."""
+    found = {'model_type': opt.get('model_type')}
+    datasets = opt.get('datasets')
+    for phase, dataset_opt in datasets.items() if isinstance(datasets, Mapping) else ():
+        if isinstance(dataset_opt, Mapping):
+            found[f'datasets.{phase}.type'] = dataset_opt.get('type')
+    asked = [
+        (option, value) for option, value in found.items() if value in (*MODEL_TYPES, *DATASET_TYPES, *TEST_SET_TYPES)
+    ]
+    if not asked and opt.get('multigrid') is not None:
+        asked = [('multigrid', 'a block')]
+    return asked[0] if asked else None
+
+
+def refuse_if_asked(opt_file: str, lacking: str) -> None:
+    """Ends the process with one line where an option file asks for what the ``basicsr`` at hand cannot do.
+
+    Args:
+        opt_file: Option file of the command line; one that cannot be read is left to the host.
+        lacking: What the host lacks, as the end of a sentence.
+
+    Raises:
+        SystemExit: With the line, on rank 0; with status 1 on the others.
+    """
+    try:
+        asked = asked_for(read_options(opt_file))
+    except InputError:
+        return
+    if asked is not None:
+        line = refusal(*asked, lacking)
+        raise SystemExit(line if os.environ.get('RANK', '0') == '0' else 1)
+
+
+def refusal(option: str, value: Any, lacking: str) -> str:
+    """The line for a host that cannot do what an option asks for."""
+    return f'{option}: must be run with BasicSR 1.4.2 or later, got {value}. Here {lacking}.'

@@ -14,14 +14,13 @@ from typing import Any
 
 from multigrid_vsr.core.errors import InputError, one_line
 from multigrid_vsr.host import command_line
-from multigrid_vsr.host.asked import asked_for, refusal
+from multigrid_vsr.host.command_line import asked_for, refusal
 from multigrid_vsr.host.launch import check_torchrun, from_rank_0, is_first_rank, is_first_to_say
 from multigrid_vsr.host.patch import left_out, patch, replace, replace_copies
 from multigrid_vsr.host.registering import register
-from multigrid_vsr.options.arch_limits import target_of
-from multigrid_vsr.options.checked import checked
+from multigrid_vsr.options.archs import target_of
+from multigrid_vsr.options.checked import checked, settle, unshared
 from multigrid_vsr.options.multigrid_block import schedule_from_options, uses_multigrid
-from multigrid_vsr.options.settle import settle, unshared
 from multigrid_vsr.options.train_block import checked_schedule
 
 
@@ -94,16 +93,18 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
         if not (follows_schedule or is_our_test):
             return original(root_path, is_train)
         # They import libraries that a plain run of BasicSR does without.
-        from multigrid_vsr.host.device_check import (
+        from multigrid_vsr.host.checks import (
             check_bf16,
             check_num_gpu,
+            check_run,
             check_seed,
             check_several_gpus,
+            check_state,
+            check_test,
             counted,
+            fetch_vgg,
         )
-        from multigrid_vsr.host.registry_check import fetch_vgg
-        from multigrid_vsr.host.run_check import check_run, check_state, check_test
-        from multigrid_vsr.models.checkpoint import ranks
+        from multigrid_vsr.models.checkpoints import ranks
 
         check_torchrun()
         if follows_schedule:
@@ -163,7 +164,7 @@ def _check_host(written: Mapping[str, Any]) -> None:
 
 def _check_data(opt: Mapping[str, Any]) -> None:
     from multigrid_vsr.data.check import check_data
-    from multigrid_vsr.models.checkpoint import ranks
+    from multigrid_vsr.models.checkpoints import ranks
 
     notes = check_data(opt, schedule_from_options(opt), ranks(opt)).notes
     if opt['rank'] == 0:
@@ -201,7 +202,7 @@ def scheduled_loader() -> None:
         def build_dataloader(dataset: Any, dataset_opt: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
             if dataset_opt.get('multigrid') is None:
                 return original(dataset, dataset_opt, *args, **kwargs)
-            from multigrid_vsr.data.build_loader import build_multigrid_loader
+            from multigrid_vsr.data.loader import build_multigrid_loader
 
             return build_multigrid_loader(dataset, dataset_opt, *args, **kwargs)
 
@@ -241,7 +242,7 @@ def wandb_ids() -> None:
                 vars(wandb.util)['generate_id'] = importlib.import_module('wandb.sdk.lib.runid').generate_id
             if asked_for(opt) is None:
                 return original(opt)
-            from multigrid_vsr.models.beside import Beside
+            from multigrid_vsr.models.run_watch import Beside
 
             try:
                 original(opt)
@@ -266,7 +267,7 @@ def tensorboard() -> None:
         def init_tb_logger(log_dir: str) -> Any:
             from basicsr.utils.dist_util import get_dist_info
 
-            from multigrid_vsr.models.beside import TensorBoardLogger
+            from multigrid_vsr.models.run_watch import TensorBoardLogger
 
             if get_dist_info()[0] != 0 or asked_for(command_line.written() or {}) is None:
                 return original(log_dir)

@@ -7,8 +7,8 @@ from typing import Any
 from basicsr.utils.dist_util import master_only
 from basicsr.utils.logger import MessageLogger
 
-from multigrid_vsr.core.run_lines import span
 from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.core.timing import span
 from multigrid_vsr.models import run_clock  # by name: it may be what imports BasicSR, and this module with it
 
 

@@ -8,14 +8,7 @@ import sys
 
 from multigrid_vsr.host.patch import patch
 
-_MODULES = (
-    'data.multigrid_reds_dataset',
-    'data.multigrid_vimeo90k_dataset',
-    'data.multigrid_video_test_dataset',
-    'models.multigrid_video_model',
-    'models.multigrid_video_gan_model',
-    'models.blur_noise_jpeg',
-)
+_MODULES = ('data.multigrid_dataset', 'models.multigrid_video_model', 'models.degradation')
 _waits = False
 
 
@@ -33,7 +26,7 @@ def follows_schedules(model_type: str) -> bool:
     """Whether a model is of this project: by its class, since a user's own has another name."""
     from basicsr.utils.registry import MODEL_REGISTRY
 
-    models = sys.modules.get('multigrid_vsr.models.multigrid_mixin')  # without it no class has it
+    models = sys.modules.get('multigrid_vsr.models.multigrid_video_model')  # without it no class has it
     return (
         models is not None
         and model_type in MODEL_REGISTRY

@@ -10,7 +10,7 @@ import torch
 from torch.optim.swa_utils import update_bn
 
 from multigrid_vsr.core.errors import InputError, OptionError
-from multigrid_vsr.models import checkpoint
+from multigrid_vsr.models import checkpoints
 
 Weights = dict[str, dict[str, torch.Tensor]]  # 'params', 'params_ema': a state of the network
 
@@ -98,7 +98,7 @@ def update_batch_norm(weights: Weights, network: torch.nn.Module, inputs: Callab
 
 def _read(path: Path) -> Weights:
     try:
-        weights = checkpoint.read(path)
+        weights = checkpoints.read(path)
     except ValueError as error:
         raise InputError(f'{path}: must be a whole weight file of plain data, got {error}. Leave it out.') from None
     if not isinstance(weights, Mapping) or not all(_is_state(value) for value in weights.values()):

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from basicsr.data.degradations import generate_gaussian_noise_pt, random_mixed_kernels
+from basicsr.utils.diffjpeg import DiffJPEG
+from basicsr.utils.img_process_util import filter2D
 from basicsr.utils.registry import Registry
+from torch.nn.functional import interpolate
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.sampling import mix
-from multigrid_vsr.data.seeded import seeded
+from multigrid_vsr.data.batches import seeded
+from multigrid_vsr.options.kinds import is_number
 
 # Functions, or classes whose instances are called, with (gt, seeds, scale) as `degrade` says.
 DEGRADATION_REGISTRY = Registry('degradation')
@@ -61,3 +68,80 @@ def degrade(degradation: Degradation, gt: torch.Tensor, seeds: Sequence[int], sc
         got = tuple(lq.shape) if torch.is_tensor(lq) else type(lq).__name__
         raise OptionError('train.degradation', f'make {expected} of {tuple(gt.shape)}', got, 'Correct what it gives.')
     return lq.float()
+
+
+_OPTION = 'train.degradation'
+_SHRINKING = ('area', 'bilinear', 'bicubic')
+_GRAY = 0.4  # share of samples whose noise is grey
+
+
+@DEGRADATION_REGISTRY.register()
+class BlurNoiseJPEG(torch.nn.Module):
+    """The first order of Real-ESRGAN (Wang et al., arXiv 2107.10833, section 3.1), one draw for all frames of a sample.
+
+    Each frame has noise of its own, of the same deviation, grey in all frames or in none. What is drawn once is drawn
+    on the host, so nothing waits for the device: BasicSR's own noise draws grey there, frame by frame.
+
+    Args:
+        blur_sigma: Bounds of the deviations of an isotropic or anisotropic Gaussian kernel, in ground truth pixels.
+        noise_sigma: Bounds of the deviation of Gaussian noise, in 255ths.
+        jpeg_quality: Bounds of the quality of JPEG, below 100: at 100 BasicSR's divides by 0.
+        kernel_size: Side of the kernel, odd, in pixels.
+
+    Raises:
+        OptionError: If an argument is out of bounds.
+    """
+
+    def __init__(
+        self,
+        blur_sigma: Sequence[float] = (0.2, 3),
+        noise_sigma: Sequence[float] = (1, 30),
+        jpeg_quality: Sequence[float] = (30, 95),
+        kernel_size: int = 21,
+    ) -> None:
+        super().__init__()
+        self._blur_sigma = _bounds('blur_sigma', blur_sigma, 'two rising numbers above 0', lambda a, b: 0 < a < b)
+        self._noise_sigma = _bounds(
+            'noise_sigma', noise_sigma, 'two numbers of at least 0, the smaller first', lambda a, b: 0 <= a <= b
+        )
+        self._jpeg_quality = _bounds(
+            'jpeg_quality',
+            jpeg_quality,
+            'two numbers above 0 and below 100, the smaller first',
+            lambda a, b: 0 < a <= b < 100,
+        )
+        if type(kernel_size) is not int or kernel_size < 1 or kernel_size % 2 == 0:
+            raise OptionError(f'{_OPTION}.kernel_size', 'be an odd number above 0', kernel_size, 'Correct the value.')
+        self._kernel_size = kernel_size
+        self._jpeg = DiffJPEG(differentiable=False)
+
+    def forward(self, gt: torch.Tensor, seeds: Sequence[int], scale: int) -> torch.Tensor:
+        """See :func:`multigrid_vsr.models.degradation.degrade`; a sample depends on its own seed alone."""
+        return torch.stack([self._degrade(clip, seed, scale) for clip, seed in zip(gt, seeds, strict=True)])
+
+    def _degrade(self, clip: torch.Tensor, seed: int, scale: int) -> torch.Tensor:
+        """Takes (t, c, scale*h, scale*w), gives (t, c, h, w)."""
+        with seeded(seed, clip.device):
+            kernel = random_mixed_kernels(
+                ['iso', 'aniso'], [0.7, 0.3], self._kernel_size, self._blur_sigma, self._blur_sigma, noise_range=None
+            )
+            sizes = (clip.shape[-2] // scale, clip.shape[-1] // scale)
+            frames = interpolate(filter2D(clip, _beside(clip, kernel)[None]), sizes, mode=random.choice(_SHRINKING))
+            is_gray = np.random.uniform() < _GRAY
+            noisy = frames[:, :1] if is_gray else frames
+            frames = (frames + generate_gaussian_noise_pt(noisy, random.uniform(*self._noise_sigma))).clamp(0, 1)
+            frames = self._jpeg(frames, random.uniform(*self._jpeg_quality))
+        return (frames.clamp(0, 1) * 255).round() / 255
+
+
+def _beside(clip: torch.Tensor, kernel: np.ndarray) -> torch.Tensor:
+    """A kernel as float32 on the device of a clip: out of pinned memory, whose copy the host does not wait for."""
+    on_host = torch.empty(kernel.shape, pin_memory=clip.is_cuda).copy_(torch.from_numpy(kernel))
+    return on_host.to(clip.device, non_blocking=True)
+
+
+def _bounds(name: str, value: Any, rule: str, holds: Callable[[float, float], bool]) -> list[float]:
+    is_pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_number, value))
+    if not is_pair or not holds(*value):
+        raise OptionError(f'{_OPTION}.{name}', f'be {rule}', value, 'Write it as [a, b].')
+    return list(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -12,12 +12,44 @@ from typing import Any
 import torch
 
 from multigrid_vsr.core.errors import InputError, one_line
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.core.schedule import BatchShape, Schedule
 from multigrid_vsr.models import acceleration
-from multigrid_vsr.models.memory import is_out_of_memory
-from multigrid_vsr.models.undo import remember
-from multigrid_vsr.options.arch_limits import leaves_doubt
+from multigrid_vsr.options.archs import leaves_doubt
+
+# A library that is refused its workspace says so in its own words, as an error of its own or of CUDA.
+_WORDS = ('out of memory', 'alloc_failed', 'cudnn_status_not_supported', 'not enough memory', "can't allocate memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch or of a library below it says that memory is full."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
+
+
+def remember(model: Any) -> Callable[[], None]:
+    """Remembers the buffers of a model's networks and the random state of its devices.
+
+    Args:
+        model: A ``MultigridVideoModel``.
+
+    Returns:
+        What brings them back.
+    """
+    networks = [getattr(model, name) for name in ('net_g', 'net_d') if hasattr(model, name)]
+    buffers = [(buffer, buffer.clone()) for network in networks for buffer in network.buffers()]
+    on_cpu = torch.get_rng_state()
+    on_gpu = torch.cuda.get_rng_state(model.device) if model.device.type == 'cuda' else None
+
+    def bring_back() -> None:
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        torch.set_rng_state(on_cpu)
+        if on_gpu is not None:
+            torch.cuda.set_rng_state(on_gpu, model.device)
+
+    return bring_back
 
 
 def preflight(model: Any, schedule: Schedule, current_iter: int = 1) -> None:

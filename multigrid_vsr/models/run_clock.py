@@ -1,25 +1,118 @@
-"""Where the time of a run goes: steps, waiting for data, saving and validation, segment by segment."""
+"""Where the time of a run goes, segment by segment, and what the rest will take."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from basicsr.utils import get_root_logger
 
-from multigrid_vsr.core.run_lines import done_line, launch_hint, loading_hint, next_line
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.core.shapes import BatchShape, Segment
-from multigrid_vsr.core.time_left import LOADING_BINDS, Pace, iteration_seconds, times_between, training_seconds_left
-from multigrid_vsr.models.checkpoint import ranks
-from multigrid_vsr.models.peak_memory import peak_memory, reset_peak_memory
-from multigrid_vsr.models.shape_times import ShapeTime
+from multigrid_vsr.core.plan import remaining_pixels
+from multigrid_vsr.core.schedule import BatchShape, Schedule, Segment
+from multigrid_vsr.core.timing import (
+    LOADING_BINDS,
+    Pace,
+    done_line,
+    iteration_seconds,
+    launch_hint,
+    loading_hint,
+    next_line,
+    times_between,
+    training_seconds_left,
+)
+from multigrid_vsr.models.checkpoints import ranks
+from multigrid_vsr.models.preflight import as_before, random_batch
+
+_STATUS, _CLEAR = Path('/proc/self/status'), Path('/proc/self/clear_refs')
+
+
+def peak_memory(device: torch.device) -> float:
+    """Gigabytes (1e9 bytes) at most since :func:`reset_peak_memory`: tensors on a GPU, or resident pages."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith('VmHWM'))
+    return int(line.split()[1]) * 1024 / 1e9
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Starts to look for the largest anew; where a container does not allow it, the peak is that of the whole run."""
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        _CLEAR.write_text('5')
+
+
+MOST_OF_A_RUN = 0.03  # what the trial may cost
+_ROUNDS = 3
+_LAUNCHES_BIND = 0.9  # share of the time that the host needs to launch what the device computes
+
+
+@dataclass(frozen=True)
+class ShapeTime:
+    """Forward and backward of one batch.
+
+    Attributes:
+        seconds: Until the device was done.
+        host_seconds: Until the host had launched everything.
+    """
+
+    seconds: float
+    host_seconds: float
+
+    @property
+    def launches_bind(self) -> bool:
+        """Whether the device waits for launches."""
+        return self.host_seconds > _LAUNCHES_BIND * self.seconds
+
+
+def time_shapes(model: Any, schedule: Schedule, current_iter: int) -> dict[BatchShape, ShapeTime]:
+    """Times a batch of each shape to come; weights, buffers, optimizer and random state stay as they are.
+
+    Args:
+        model: A ``MultigridVideoModel``, whose largest shape is known to fit.
+        schedule: Shapes of the run.
+        current_iter: The iteration that comes next.
+
+    Returns:
+        A time for each shape from there on; nothing where there is one shape only, or where the trial would cost more
+        than a 33rd of what is left of the run. The trial is eager: with ``train.cuda_graph`` an iteration takes less.
+    """
+    shapes = list(dict.fromkeys(s.shape for s in schedule.segments if s.end >= current_iter))
+    if len(shapes) < 2:
+        return {}
+    least = _ROUNDS if model.device.type == 'cuda' else 1  # the first chooses algorithms there
+    left = remaining_pixels(schedule, current_iter - 1) / sum(shape.pixels for shape in shapes)
+    rounds = min(_ROUNDS, int(MOST_OF_A_RUN * left))
+    if rounds < least:
+        return {}
+    with as_before(model):
+        _time(model, min(shapes, key=lambda shape: shape.pixels))  # what is loaded and allocated once
+        return {
+            shape: min((_time(model, shape) for _ in range(rounds)), key=lambda time: time.seconds) for shape in shapes
+        }
+
+
+def _time(model: Any, shape: BatchShape) -> ShapeTime:
+    lq, gt = random_batch(model, replace(shape, batch_size_per_gpu=shape.batch_size_per_gpu * model.gpus))
+    is_cuda = model.device.type == 'cuda'
+    if is_cuda:
+        torch.cuda.synchronize(model.device)
+    start = time.perf_counter()
+    model.backward(lq, gt)
+    launched = time.perf_counter()
+    if is_cuda:
+        torch.cuda.synchronize(model.device)
+    return ShapeTime(time.perf_counter() - start, launched - start)
+
 
 _RECENT = 50  # log lines that the pace of a segment is a mean over: what was held fixed once is not for ever
 _SURE = 3  # log lines before a hint
@@ -220,8 +313,8 @@ class RunClock:
         here.whole.add(here.since_line)
         here.since_line = _Span()
         recent = _Span()
-        for span in here.recent:
-            recent.add(span)
+        for past in here.recent:
+            recent.add(past)
         self._seen.pop(here.segment.shape, None)
         self._seen[here.segment.shape] = recent.pace
 

@@ -13,8 +13,8 @@ from torch import distributed
 
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.data.loader import MultigridLoader
-from multigrid_vsr.models import checkpoint, optimizer_state, optimizers
-from multigrid_vsr.models.kept import KeptCheckpoints
+from multigrid_vsr.models import checkpoints, optimizers
+from multigrid_vsr.models.checkpoints import KeptCheckpoints
 from multigrid_vsr.models.stop_signal import Stopped, StopSignal, end_at_once
 
 
@@ -194,7 +194,7 @@ class RunKeeper:
                 for key, network in networks.items()
             }
             name = f'{label}_{"latest" if current_iter == -1 else current_iter}.pth'
-            checkpoint.save(states, Path(self._opt['path']['models']) / name)
+            checkpoints.save(states, Path(self._opt['path']['models']) / name)
 
     def save_state(self, epoch: int, current_iter: int) -> None:
         """Writes the training state, whole or not at all: BasicSR's, and what an exact resume needs beside it."""
@@ -208,7 +208,7 @@ class RunKeeper:
             'epoch': epoch,
             'iter': current_iter,
             'optimizers': [optimizer.state_dict() for optimizer in model.optimizers],
-            'parameters': optimizer_state.parameter_names(model),
+            'parameters': optimizers.parameter_names(model),
             'trained_weights': optimizers.trained_weights(model.optimizers),
             'schedulers': [scheduler.state_dict() for scheduler in model.schedulers],
             'amp': self._opt['train'].get('amp'),
@@ -217,8 +217,8 @@ class RunKeeper:
             'rng': rng,
         }
         if model.schedule is not None:
-            state['schedule'] = checkpoint.schedule_rows(model.schedule, checkpoint.ranks(self._opt))
-        checkpoint.save(state, Path(self._opt['path']['training_states']) / f'{current_iter}.state')
+            state['schedule'] = checkpoints.schedule_rows(model.schedule, checkpoints.ranks(self._opt))
+        checkpoints.save(state, Path(self._opt['path']['training_states']) / f'{current_iter}.state')
 
     def _random_states(self) -> dict[int, list[torch.Tensor]]:
         """The random state of every rank, at rank 0: CPU, then GPUs; a rank that fails has its own alone."""

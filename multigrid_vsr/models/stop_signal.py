@@ -18,7 +18,7 @@ from basicsr.utils import get_root_logger
 from torch import distributed
 
 from multigrid_vsr.core.errors import one_line
-from multigrid_vsr.data.workers import LEFT_TO_THE_RUN, kill_workers
+from multigrid_vsr.data.loader import LEFT_TO_THE_RUN, kill_workers
 
 # A rank that cannot connect says so at once, and the others wait for it as long as a group's timeout. Later a rank may
 # wait for another that saves or validates, so the group of the run has gloo's own, half an hour.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,104 @@ import cv2
 import numpy as np
 import torch
 from basicsr.metrics import calculate_metric
-from basicsr.utils import get_root_logger
+from basicsr.utils import get_root_logger, tensor2img
 from basicsr.utils.dist_util import get_dist_info
 from torch import distributed
 from tqdm import tqdm
 
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.windows import FRAMES_OVERLAP, TILE_OVERLAP
-from multigrid_vsr.models.inference import Cut, Restorer, super_resolve
-from multigrid_vsr.models.progress import shows_progress
-from multigrid_vsr.models.restorer import restorer_of
-from multigrid_vsr.models.shown_pictures import ShownPictures
+from multigrid_vsr.data.multigrid_dataset import MultigridVideoTestDataset
+from multigrid_vsr.models.inference import Cut, Frame, Restorer, restorer_of, super_resolve
+from multigrid_vsr.models.run_watch import shows_progress
 from multigrid_vsr.models.stop_signal import Stopped
-from multigrid_vsr.models.test_items import TestItem, read_item
+
+
+@dataclass(frozen=True)
+class TestItem:
+    """What is validated at a time.
+
+    Attributes:
+        folder: Name of the clip.
+        first: Place of the first result in its clip.
+        stem: Of the file of that result; ``None`` for its number.
+        is_window: Whether the frames are a window around the one that comes out.
+        num_frame: Frames that go in.
+        lq: Reads them from the first on, (h, w, 3), uint8 BGR or float32 RGB.
+        gt: Reads what the results are compared with, uint8 BGR (h, w, 3).
+    """
+
+    folder: str
+    first: int
+    stem: str | None
+    is_window: bool
+    num_frame: int
+    lq: Callable[[], Iterable[Frame]]
+    gt: Callable[[], Iterable[np.ndarray]]
+
+    def middle(self) -> TestItem:
+        """The clip as a window around its frame in the middle."""
+        return replace(self, is_window=True, gt=lambda: islice(self.gt(), self.num_frame // 2, None))
+
+
+def read_item(dataset: Any, place: int) -> TestItem:
+    """Takes an item out of a test set; one of this project is read frame by frame."""
+    if isinstance(dataset, MultigridVideoTestDataset):
+        clip = dataset.clips.clips[place]
+        lq, gt = (lambda kind=kind: dataset.frames(place, kind) for kind in ('lq', 'gt'))
+        return TestItem(clip.name, 0, None, False, clip.num_frame, lq, gt)
+    data = dataset[place]
+    frames, num_frame = data['lq'].permute(0, 2, 3, 1), len(data['lq'])
+    if 'idx' not in data:
+        return TestItem(
+            data['folder'], 0, None, False, num_frame, lambda: frames, lambda: (tensor2img(gt) for gt in data['gt'])
+        )
+    path = Path(data['lq_path'])  # one frame of a clip, as sliding-window archs are tested
+    is_vimeo = 'vimeo' in data['folder'].lower()  # every clip of Vimeo90K has the same file names
+    stem = '_'.join([*path.parts[-3:-1], path.stem]) if is_vimeo else path.stem
+    first = int(data['idx'].split('/')[0])
+    return TestItem(data['folder'], first, stem, True, num_frame, lambda: frames, lambda: [tensor2img(data['gt'])])
+
+
+class ShownPictures:
+    """Gives TensorBoard the frame in the middle of the first clips: LQ, result and ground truth side by side.
+
+    Each rank validates clips of its own, and the first has TensorBoard: it shows the first of its own.
+
+    Args:
+        count: Clips to show.
+        tb_logger: TensorBoard logger, or ``None`` for nothing.
+        name: Name of the test set.
+        current_iter: Iteration.
+    """
+
+    def __init__(self, count: int, tb_logger: Any, name: str, current_iter: int | str) -> None:
+        self._left = count if tb_logger is not None else 0
+        self._tb_logger = tb_logger
+        self._name = name
+        self._iter = current_iter
+        self._shown: set[str] = set()
+
+    def add(self, item: TestItem, frame: int, num_frame: int, result: np.ndarray, gt: np.ndarray) -> None:
+        """Shows a frame if it is the one to show.
+
+        Args:
+            item: The clip, or the window around the frame.
+            frame: Place of the frame in its clip.
+            num_frame: Frames of the clip.
+            result, gt: The frame, uint8 BGR (h, w, c).
+        """
+        if not self._left or item.folder in self._shown or frame < num_frame // 2:
+            return
+        self._left -= 1
+        self._shown.add(item.folder)
+        lq = next(islice(item.lq(), item.num_frame // 2 if item.is_window else frame, None))
+        if isinstance(lq, torch.Tensor):
+            lq = tensor2img(lq.permute(2, 0, 1))
+        lq = cv2.resize(lq, gt.shape[1::-1], interpolation=cv2.INTER_NEAREST)  # pixels as they are
+        picture = np.hstack([lq, result, gt])[..., ::-1]
+        self._tb_logger.add_image(f'{self._name}/{item.folder}', picture, self._iter, dataformats='HWC')
+
 
 _MOST_RAISED = 3  # times in a row before a metric is left out
 

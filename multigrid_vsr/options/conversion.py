@@ -1,37 +1,217 @@
-"""What makes a run of this project out of a stock one of BasicSR, and why: options in, options out.
-
-The shapes and the rule of the rate are those of a recipe (:mod:`multigrid_vsr.options.recipes`), fitted to what the
-arch takes.
-"""
+"""``multigrid-vsr convert``: a run of BasicSR made into one of this project, by a recipe. Options in, options out."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.core.shapes import BatchShape
+from multigrid_vsr.core.plan import LEAST_LQ
+from multigrid_vsr.core.schedule import BatchShape, Schedule
 from multigrid_vsr.options import mixed_precision_model
-from multigrid_vsr.options.arch_limits import (
+from multigrid_vsr.options.archs import (
     STATED_LIMITS,
+    UNET_MULTIPLE,
     check_arch,
+    fixed_gt_size,
+    has_built_in_size,
     limits_of,
+    limits_with_windows,
+    target_of,
 )
 from multigrid_vsr.options.checked import unread
-from multigrid_vsr.options.fill import batches_that_fill, with_batches
-from multigrid_vsr.options.iteration_counts import SCHEDULE_COUNTS, scaled
+from multigrid_vsr.options.filling import SCHEDULE_COUNTS, batches_that_fill, scaled, with_batches
 from multigrid_vsr.options.known_types import DATASETS_OF_WINDOWS, STOCK_DATASETS, STOCK_MODELS, is_gan
 from multigrid_vsr.options.multigrid_block import check_blocks, schedule_from_options, total_iter_of
-from multigrid_vsr.options.recipe_shapes import shapes_of, sides_of
-from multigrid_vsr.options.recipes import MOST_WARMUP, RECIPES, WARMUP_PART, Recipe
-from multigrid_vsr.options.stock_run import COMMENTS, gpus_of, with_stock_run
 from multigrid_vsr.options.table import SCHEDULER_TYPE
-from multigrid_vsr.options.train_block import NOT_IN_A_GAN_RUN, checked_schedule
+from multigrid_vsr.options.train_block import COMMENTS, NOT_IN_A_GAN_RUN, checked_schedule, gpus_of, with_stock_run
+
+QUARTER, HALF, THREE_QUARTERS = Fraction(1, 4), Fraction(1, 2), Fraction(3, 4)
+MOST_WARMUP, WARMUP_PART = 5000, 15  # the paper's ramp: 5000 iterations of 75,000; a shorter run has as large a part
+Stage = tuple[Fraction | int, Fraction | int, Fraction | int]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a converted run does with its shapes and its rate.
+
+    Attributes:
+        source: Where it is from.
+        sides: Sides of the spatial stages before the last, as shares of the full one.
+        least_lq: LQ side that none of them is below, in pixels.
+        frames: Frame counts inside a stage before the last, as shares of the full one.
+        least_frames: Frame count that none of them is below.
+        stages: Instead of ``sides`` and ``frames``, each segment: its iterations as a share of the stock run's, its
+            side and its frames.
+        scheduler: Options of ``MultigridCosineLR``.
+        small_rates: By the name of an arch, the share of the rate that a spatial stage before the last begins with.
+        is_filled: Whether small shapes have more samples at a time, where the user does not say.
+        train: More options of ``train``, each with what to say beside it in the file.
+    """
+
+    source: str
+    sides: tuple[Fraction, ...] = ()
+    least_lq: int = 32
+    frames: tuple[Fraction, ...] = ()
+    least_frames: int = 6
+    stages: tuple[Stage, ...] = ()
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+    small_rates: Mapping[str, float] = field(default_factory=dict)
+    is_filled: bool = False
+    train: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+
+
+_RULE = {'restart': 'shape', 'anneal': 'last'}
+_SMALL_RATES = {'EDVR': 0.5}  # a larger rate at LQ 32 "may cause severe performance drop" there
+_GRAPH = {'cuda_graph': (True, 'one launch an iteration on a GPU, the same bits; not measured on a GPU yet')}
+RECIPES = {
+    'paper': Recipe(
+        source='arXiv 2205.05069: two spatial stages, three frame counts inside each, equation 1 of the rate, one ramp',
+        sides=(HALF,),
+        frames=(HALF, THREE_QUARTERS),
+        scheduler=_RULE,
+        small_rates=_SMALL_RATES,
+        train=_GRAPH,
+    ),
+    'fast': Recipe(
+        source="this project's own, measured on a small network in short runs only (benchmarks/): nearly twice the "
+        'samples, nearly all of them small, and more of them at a time',
+        least_lq=16,
+        least_frames=5,
+        stages=(
+            (Fraction(9, 10), QUARTER, THREE_QUARTERS),
+            (Fraction(9, 10), HALF, THREE_QUARTERS),
+            (Fraction(1, 20), 1, 1),
+        ),
+        scheduler=_RULE,
+        small_rates=_SMALL_RATES,
+        is_filled=True,
+        train={
+            **_GRAPH,
+            'channels_last': (True, 'the layout that convolutions are fastest in'),
+            'amp': ('auto', 'bf16 where the device has it; the flow network and the last sum stay in float32'),
+        },
+    ),
+    'plain': Recipe(source="the stock run as it is, with this project's model and loading"),
+}
+
+
+class _Sizes(NamedTuple):
+    """What a crop or a number of frames may be: all of ``full``, or a multiple of ``multiple`` from ``least`` on."""
+
+    full: int
+    multiple: int
+    least: int
+    why: str = ''
+
+    @property
+    def smallest(self) -> int:
+        """The first multiple that is not below ``least``."""
+        return math.ceil(self.least / self.multiple) * self.multiple
+
+    def share(self, share: Fraction | int) -> int:
+        """A share of all, rounded down to what may be."""
+        return min(self.full, max(self.smallest, int(share * self.full) // self.multiple * self.multiple))
+
+    def grown(self, shares: Sequence[Fraction]) -> list[int]:
+        """The shares and all, without repeats."""
+        return sorted({*map(self.share, shares), self.full})
+
+    def reason(self, shares: Sequence[Fraction | int]) -> str:
+        """How the sizes follow from the shares."""
+        if self.why:
+            return self.why
+        rounded = f' to multiples of {self.multiple}' if self.multiple > 1 else ''
+        return f'{", ".join(map(str, shares))} and all of {self.full}, rounded down{rounded}, {self.smallest} or more'
+
+
+def shapes_of(recipe: Recipe, opt: Mapping[str, Any], full: BatchShape, reasons: list[str]) -> dict[str, Any]:
+    """The options of ``multigrid`` that a recipe gives a run.
+
+    Args:
+        recipe: One with shapes.
+        opt: The options of the run, of this project's types already.
+        full: Its full shape.
+        reasons: Gets a line for each decision.
+
+    Raises:
+        OptionError: If the run has no smaller shape that the recipe has, or would train on more than before.
+    """
+    sizes = {'gt_size': _gt_sizes(opt, recipe, full.gt_size), 'num_frame': _num_frames(opt, recipe, full.num_frame)}
+    if recipe.stages:
+        return {'stages': _stages(recipe, sizes, int(opt['train']['total_iter']), reasons)}
+    block: dict[str, Any] = {}
+    for key, shares in {'gt_size': recipe.sides, 'num_frame': recipe.frames}.items():
+        if len(grown := sizes[key].grown(shares)) > 1:
+            block[key] = grown
+        reasons.append(f'multigrid.{key}: {block.get(key, "left out")}, {sizes[key].reason(shares)}')
+    if not block:
+        raise OptionError(
+            'multigrid',
+            'let gt_size or num_frame grow',
+            f'gt_size {full.gt_size} and num_frame {full.num_frame} alone',
+            'No smaller shape that the recipe has fits this run: use --recipe plain.',
+        )
+    return block
+
+
+def sides_of(block: Mapping[str, Any], full: BatchShape) -> list[int]:
+    """The crops of the spatial stages of such a block, in order."""
+    if 'stages' in block:
+        return list(dict.fromkeys(entry['gt_size'] for entry in block['stages']))
+    return list(block.get('gt_size', [full.gt_size]))
+
+
+def _stages(recipe: Recipe, sizes: Mapping[str, _Sizes], stock_iter: int, reasons: list[str]) -> list[dict[str, int]]:
+    gt_size, num_frame = sizes['gt_size'], sizes['num_frame']
+    lengths: dict[tuple[int, int], int] = {}  # shapes grow, so equal ones follow each other
+    for length, side, frames in recipe.stages:
+        shape = gt_size.share(side), num_frame.share(frames)
+        lengths[shape] = lengths.get(shape, 0) + max(1, round(length * stock_iter))
+    pixels = sum(count * side**2 * frames for (side, frames), count in lengths.items())
+    of_stock = pixels / (stock_iter * gt_size.full**2 * num_frame.full)
+    if of_stock >= 1:
+        raise OptionError(
+            'multigrid.stages',
+            'have fewer pixels than the stock run',
+            f'{of_stock:.0%} of them: crops are {", ".join(dict.fromkeys(str(side) for side, _ in lengths))}',
+            'Use --recipe paper, which has no more iterations than the stock run.',
+        )
+    told = ', '.join(f'{count} iterations of {frames} x {side}' for (side, frames), count in lengths.items())
+    reasons.append(f'multigrid.stages: {told}')
+    for key, column in (('gt_size', 1), ('num_frame', 2)):
+        smaller = sorted({stage[column] for stage in recipe.stages} - {1})
+        reasons.append(f'multigrid.stages[].{key}: {sizes[key].reason(smaller)}')
+    return [{'iter': count, 'gt_size': side, 'num_frame': frames} for (side, frames), count in lengths.items()]
+
+
+def _gt_sizes(opt: Mapping[str, Any], recipe: Recipe, full: int) -> _Sizes:
+    if fixed_gt_size(opt) is not None:
+        return _Sizes(full, 1, full, f'the {opt["network_d"]["type"]} takes {full} pixels alone')
+    if has_built_in_size(opt):
+        size = opt['network_g']['img_size']
+        why = f'network_g.img_size builds the arch for {size}; state multigrid.lq_multiple if it takes others'
+        return _Sizes(full, 1, full, why)
+    scale, limits = int(opt.get('scale', 1)), limits_with_windows(opt)
+    multiple = scale * limits.lq_multiple
+    if (opt.get('network_d') or {}).get('type') == 'UNetDiscriminatorSN':
+        multiple = math.lcm(multiple, UNET_MULTIPLE)
+    # Frames that come enlarged (scale 1, TOFlow) show a quarter of what as large ones show that the network enlarges.
+    least_lq = recipe.least_lq if scale > 1 else max(recipe.least_lq, LEAST_LQ)
+    return _Sizes(full, multiple, scale * max(least_lq, limits.lq_least))
+
+
+def _num_frames(opt: Mapping[str, Any], recipe: Recipe, full: int) -> _Sizes:
+    if target_of(opt) == 'center':
+        return _Sizes(full, 1, full, f'an arch with one target frame has its {full} frames built in')
+    dataset_opt = opt['datasets']['train']
+    flips = dataset_opt['type'] == 'MultigridVimeo90KDataset' and dataset_opt.get('flip_sequence')
+    return _Sizes(full, 2 if flips else 1, max(recipe.least_frames, limits_with_windows(opt).least_frames))
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ from itertools import pairwise
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.schedule import Schedule, exact_iterations, split
-from multigrid_vsr.core.shapes import BatchShape
-from multigrid_vsr.options.arch_limits import STATED_LIMITS
+from multigrid_vsr.core.schedule import BatchShape, Schedule, exact_iterations, split
+from multigrid_vsr.options.archs import STATED_LIMITS
 from multigrid_vsr.options.checked import checked
 from multigrid_vsr.options.kinds import WHOLE
 from multigrid_vsr.options.known_types import DATASET_TYPES, MODEL_TYPES, STOCK_MODELS, wrong_model

@@ -1,4 +1,4 @@
-"""The table of all options of this project, BasicSR's own in its blocks among them.
+"""The table of all options: this project's own, and BasicSR's as far as it looks at them late or not at all.
 
 A row is all that is said about an option: the checks, docs/options.md and the JSON Schema come from here. What one
 option asks of another stands in words as ``rule`` and is checked where both are at hand.
@@ -6,7 +6,13 @@ option asks of another stands in words as ``rule`` and is checked where both are
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.lr import ANNEALS, BATCH_SCALINGS, RESTARTS, WARMUP_PLACES, CosineOptions
+from multigrid_vsr.core.windows import FRAMES_OVERLAP, TILE_OVERLAP
+from multigrid_vsr.options.archs import ArchLimits, limits_in, window_of
 from multigrid_vsr.options.kinds import (
     BLOCK,
     PATH,
@@ -17,12 +23,16 @@ from multigrid_vsr.options.kinds import (
     as_yaml,
     block,
     choice,
+    did_you_mean,
     list_of,
     number,
     number_above,
     one_or_list_of,
     or_text,
     or_word,
+    seed,
+    share,
+    text_or_block,
     whole,
 )
 
@@ -306,3 +316,267 @@ OF_TRAINING = ('train', 'logger', 'val_freq')  # what a test has no use for
 TEST_SET_KEYS = ('name', 'type', 'dataroot_gt')  # that a MultigridVideoTestDataset cannot do without
 # Blocks that hold nothing else.
 STRICT = (_BLOCK, _ENTRIES, _DATASET, f'{_DATASET}.io_backend', 'stock_run', _SCHEDULER)
+
+
+_NUM_GPU, _AUTO = 'a whole number or auto', 'Set num_gpu: auto.'
+_FIXED = whole(0, fix='Write 0 for none. BasicSR takes -1 for all of the run: it waits for that iteration.')
+
+BASICSR_OPTIONS = (
+    Option('name', TEXT, 'Of the run, and of its folder.'),
+    Option('scale', WHOLE, 'Ground truth side / LQ side.', default=1),
+    Option(
+        'num_gpu',
+        or_word(whole(0, _NUM_GPU, _AUTO), 'auto', _NUM_GPU, _AUTO),
+        'GPUs of a run without a launcher; 0 is the CPU.',
+    ),
+    Option('manual_seed', seed(), 'Seed of the weights, and of which sample comes when.', default='drawn'),
+    Option('find_unused_parameters', SWITCH, 'For parameters without a gradient, beside a launcher.', default=False),
+    Option('use_static_graph', SWITCH, 'Beside a launcher: what has a gradient stays the same.', default=False),
+    Option('network_g', BLOCK, 'The network: `type` and the arguments of that arch.'),
+    Option('network_g.type', TEXT, 'An arch of BasicSR, or one that is registered there.'),
+    Option('network_d', BLOCK, 'The discriminator of a GAN run.', default='none'),
+    Option('path', BLOCK, 'Where the run starts from.'),
+    Option('path.pretrain_network_g', PATH, 'Weights to start from.', default='random ones'),
+    Option('path.param_key_g', TEXT, 'Their key in that file.', default='params'),
+    Option('path.strict_load_g', SWITCH, 'Whether names and shapes of the weights must match.', default=True),
+    Option('path.pretrain_network_d', PATH, 'Weights of the discriminator to start from.', default='random ones'),
+    Option('path.param_key_d', TEXT, 'Their key in that file.', default='params'),
+    Option('path.strict_load_d', SWITCH, 'Whether names and shapes of the weights must match.', default=True),
+    Option('path.resume_state', PATH, 'State to go on from.', default='none'),
+    Option('path.ignore_resume_networks', list_of(TEXT), 'Networks not to load when going on.', default='none'),
+    Option('train', BLOCK, 'How it trains.'),
+    Option('train.total_iter', WHOLE, 'Length of the run.', 'iterations'),
+    Option('train.warmup_iter', whole(-1), "BasicSR's warm-up; -1 for none.", 'iterations', -1),
+    Option('train.ema_decay', share(), 'Decay of the average of the weights; 0 for none.', default=0),
+    Option('train.fix_flow', _FIXED, 'How long the flow network stays as it was loaded.', 'iterations', 0),
+    Option('train.flow_lr_mul', number(0), "Rate of the flow network against the others'.", default=1),
+    Option('train.dcn_lr_mul', number(0), "Rate of EDVR's deformable convolutions against the others'.", default=1),
+    Option('train.tsa_iter', whole(0), "How long EDVR's TSA module trains alone.", 'iterations', 0),
+    Option('train.lr_flow', number(0), 'Rate of the flow network in a GAN run with `fix_flow`.', default='none'),
+    Option('train.net_d_iters', WHOLE, 'The generator trains at every so many iterations.', 'iterations', 1),
+    Option('train.net_d_init_iters', whole(0), 'How long the discriminator trains alone.', 'iterations', 0),
+    Option('train.optim_g', BLOCK, 'The optimizer: `type` and its arguments.'),
+    Option('train.optim_g.type', TEXT, 'An optimizer of torch, a registered one, or `module.Class` of a library.'),
+    Option('train.optim_g.lr', number_above(0), 'Learning rate that the scheduler starts from.'),
+    Option('train.optim_d', BLOCK, 'The optimizer of the discriminator.', default='none'),
+    Option('train.optim_d.type', TEXT, 'The same for the discriminator.'),
+    Option('train.optim_d.lr', number_above(0), 'Its learning rate.'),
+    Option('train.pixel_opt', BLOCK, 'The loss: `type` and its arguments.', default='none', rule='or `perceptual_opt`'),
+    Option('train.perceptual_opt', BLOCK, 'Another loss, on features.', default='none'),
+    Option('train.gan_opt', BLOCK, 'The loss of a GAN run.', default='none'),
+    Option('logger', BLOCK, 'What is written, and when.'),
+    Option('logger.print_freq', WHOLE, 'Between lines of the log.', 'iterations'),
+    Option('logger.save_checkpoint_freq', WHOLE, 'Between checkpoints.', 'iterations'),
+    Option('logger.use_tb_logger', SWITCH, 'TensorBoard.', default=False),
+    Option('logger.wandb', BLOCK, 'Weights & Biases.', default='none'),
+    Option('logger.wandb.project', TEXT, 'Its project.', default='none', rule='beside `use_tb_logger: true`'),
+    Option('logger.wandb.resume_id', TEXT, 'A run there to go on with.', default='none'),
+    Option('val', BLOCK, 'Validation.', default='none'),
+    Option('val.val_freq', WHOLE, 'Between validations.', 'iterations'),
+    Option('val.save_img', SWITCH, 'Whether to write the frames.'),
+    Option('val.metrics', BLOCK, 'Blocks of `type` and the arguments of that metric, under any names.', default='none'),
+    Option('val.suffix', TEXT, 'In the names of the frames.', default='none'),
+    Option('val.center_frame_only', SWITCH, 'Measures the frame in the middle alone.', default=False),
+    Option('val.pbar', SWITCH, 'Has no effect.', default=False),
+    Option('val.flip_seq', SWITCH, 'Whether clips are mirrored in time.', default=False),
+    Option(
+        'datasets.val',
+        BLOCK,
+        'A test set; others are `val_2` and so on, in a file for `multigrid-vsr test` also `test`, `test_2`.',
+        default='none',
+    ),
+    Option(
+        'datasets.val.name',
+        TEXT,
+        'Any for a `MultigridVideoTestDataset`; Vid4, REDS4 or REDSofficial for most types of BasicSR.',
+    ),
+    Option(
+        'datasets.val.type', TEXT, '`MultigridVideoTestDataset` for clips of any kind, one of BasicSR, or your own.'
+    ),
+    Option(
+        'datasets.val.dataroot_gt',
+        PATH,
+        'Folder of clips; LMDB, `STORE/gt` or videos too for a `MultigridVideoTestDataset`.',
+    ),
+    Option('datasets.val.dataroot_lq', PATH, 'The same clips at 1/`scale`.'),
+    Option('datasets.val.meta_info_file', PATH, 'The clips to use, one a line.', default='every one'),
+    Option(
+        'datasets.val.io_backend',
+        BLOCK,
+        '`{type: disk}`; lmdb or packed for a `MultigridVideoTestDataset`, which finds out itself without it.',
+    ),
+    Option('datasets.val.cache_data', SWITCH, 'Whether all of it is kept in memory.'),
+    Option('datasets.val.num_frame', whole(-1), 'Frames that a sliding window takes; -1 for whole clips.', 'frames'),
+    Option('datasets.val.use_duf_downsampling', SWITCH, 'Makes LQ frames as DUF does.', default=False),
+    Option('datasets.val.padding', TEXT, 'How windows go on past the ends of a clip.', default='none'),
+    Option('dist_params', BLOCK, 'How ranks talk.', default='none'),
+    Option('dist_params.backend', TEXT, 'Of torch.distributed.', default='nccl'),
+    Option('dist_params.port', WHOLE, 'Of rank 0, with SLURM.', default='29500'),
+)
+
+
+MODULE_OPTIONS = (
+    Option(
+        'train.fix_modules',
+        list_of(TEXT),
+        'Parameters, by a part of their name, that `fix_flow` holds fixed and whose rate `flow_lr_mul` multiplies.',
+        default="BasicSR's: `spynet` and `edvr` are held fixed, the rate is that of `spynet`",
+        rule='beside `fix_flow` or `flow_lr_mul`; each is in the name of a parameter',
+    ),
+    Option(
+        'train.checkpoint_modules',
+        list_of(TEXT),
+        'Modules, by name or a pattern such as `trunk.*`, that keep their input alone and are computed again for the '
+        'gradient: less memory, more time, the same gradient.',
+        default='none',
+        rule='each names a module of `network_g`; not beside `compile`',
+    ),
+)
+
+
+MOST_NAN = 100  # iterations without `stop_on_nan`
+
+WATCH_OPTIONS = (
+    Option(
+        'train.grad_clip_norm',
+        number_above(0),
+        'Bound of the norm of the gradient, which the log then has as `grad_norm`.',
+        default='no bound',
+    ),
+    Option(
+        'train.stop_on_nan',
+        whole(0),
+        'Ends the run when the loss has been NaN or infinite for so long; 0 for never.',
+        'iterations',
+        MOST_NAN,
+    ),
+    Option(
+        'logger.progress',
+        choice('auto', True, False),
+        'A progress bar below the lines; `auto`: on a terminal.',
+        default='auto',
+    ),
+    Option('logger.keep_checkpoints', WHOLE, 'Checkpoints to keep, the last; others are removed.', default='all'),
+    Option(
+        'logger.keep_best',
+        text_or_block('metric', 'dataset'),
+        'Keeps the weights of the best validation too; without `dataset` of the first test set.',
+        default='none',
+        rule='a metric of `val.metrics`',
+    ),
+    Option(
+        'val.tb_images',
+        WHOLE,
+        'Clips of each test set of which TensorBoard gets a frame: LQ, result and ground truth.',
+        'clips',
+        'none',
+        'beside `logger.use_tb_logger: true`',
+    ),
+)
+
+
+def best_metric(opt: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The test set and the metric of ``logger.keep_best``; without a set the first one.
+
+    Args:
+        opt: Options of a training run.
+
+    Raises:
+        OptionError: If the run does not measure it.
+    """
+    asked = opt['logger'].get('keep_best')
+    if asked is None:
+        return None
+    block = asked if isinstance(asked, Mapping) else {'metric': asked}
+    name = 'logger.keep_best'
+    metrics = (opt.get('val') or {}).get('metrics') or {}
+    sets = [values['name'] for phase, values in opt['datasets'].items() if phase != 'train']
+    if not sets or block['metric'] not in metrics:
+        measured = ', '.join(metrics) if sets and metrics else 'none is measured'
+        fix = did_you_mean(block['metric'], metrics, 'Add it to val.metrics, beside a test set in datasets.val.')
+        raise OptionError(name, f'be a metric of val.metrics ({measured})', block['metric'], fix)
+    dataset = block.get('dataset', sets[0])
+    if dataset not in sets:
+        raise OptionError(f'{name}.dataset', f'be the name of a test set ({", ".join(sets)})', dataset, 'Correct it.')
+    return dataset, block['metric']
+
+
+VALIDATION_OPTIONS = (
+    Option(
+        'val.max_frames',
+        WHOLE,
+        'Frames of a clip that go through the network together; longer clips go in windows that overlap.',
+        'frames',
+        'whole clips',
+        'above twice the overlap',
+    ),
+    Option(
+        'val.overlap',
+        whole(0),
+        'Frames of context on each side of a window of a recurrent arch, computed and left out.',
+        'frames',
+        FRAMES_OVERLAP,
+        'beside `max_frames`',
+    ),
+    Option(
+        'val.tile',
+        WHOLE,
+        'LQ side of the tiles that larger frames go through the network in.',
+        'LQ pixels',
+        'whole frames',
+        'above twice `tile_overlap`',
+    ),
+    Option(
+        'val.tile_overlap',
+        whole(0),
+        'Context on each side of a tile, computed and left out.',
+        'LQ pixels',
+        TILE_OVERLAP,
+        'beside `tile`',
+    ),
+)
+
+
+def check_pieces(opt: Mapping[str, Any]) -> None:
+    """Compares the pieces of a validation with each other and with what the arch takes.
+
+    Args:
+        opt: Options of a run or a test; each value is of its kind.
+
+    Raises:
+        OptionError: If windows or tiles would keep nothing, or be too small for the arch.
+    """
+    val_opt, limits, window = opt.get('val') or {}, limits_in(opt) or ArchLimits(), window_of(opt)
+    for context, size in (('overlap', 'max_frames'), ('tile_overlap', 'tile')):
+        if val_opt.get(context) is not None and val_opt.get(size) is None:
+            raise OptionError(f'val.{size}', f'be given beside val.{context}', None, f'Give it, or remove {context}.')
+    if window is not None and val_opt.get('overlap') is not None:
+        rule = f'be left out for an arch that sees {window} frames, whose windows are exact'
+        raise OptionError('val.overlap', rule, val_opt['overlap'], 'Remove it.')
+    if val_opt.get('max_frames') is not None:
+        if val_opt.get('center_frame_only'):
+            rule = 'be left out beside val.center_frame_only'
+            raise OptionError('val.max_frames', rule, val_opt['max_frames'], 'Remove one of them.')
+        overlap = _given(val_opt, 'overlap', FRAMES_OVERLAP) if window is None else window - 1
+        if 2 * overlap + 1 < limits.least_frames:
+            raise OptionError(
+                'val.overlap', f'be at least {limits.least_frames // 2} for this arch', overlap, 'Raise it.'
+            )
+        _check_keeps_some('max_frames', val_opt['max_frames'], overlap, 'overlap' if window is None else None)
+    if val_opt.get('tile') is not None:
+        overlap = _given(val_opt, 'tile_overlap', TILE_OVERLAP)
+        if 2 * overlap + 1 < limits.lq_least:
+            raise OptionError(
+                'val.tile_overlap', f'be at least {limits.lq_least // 2} for this arch', overlap, 'Raise it.'
+            )
+        _check_keeps_some('tile', val_opt['tile'], overlap, 'tile_overlap')
+
+
+def _given(val_opt: Mapping[str, Any], key: str, otherwise: int) -> int:
+    return otherwise if val_opt.get(key) is None else int(val_opt[key])
+
+
+def _check_keeps_some(key: str, value: int, overlap: int, context: str | None) -> None:
+    if value <= 2 * overlap:
+        fix = 'Raise it.' if context is None else f'Raise it, or lower val.{context}.'
+        raise OptionError(f'val.{key}', f'be above {2 * overlap}, twice the context of {overlap}', value, fix)

@@ -1,1 +1,1 @@
-"""One page that compares runs: what their logs, event files, checkpoints and pictures say."""
+"""One page that compares runs: what their logs, checkpoints and pictures say."""

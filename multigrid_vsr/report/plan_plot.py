@@ -10,7 +10,7 @@ from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.lr import Rate
 from multigrid_vsr.core.plan import StockRun, fewer_pixels
 from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.report.chart import count_label
+from multigrid_vsr.report.page import count_label
 
 _STAGE_COLOURS = ('#9ecae1', '#4292c6', '#08519c', '#08306b')  # light to dark as shapes grow; any stage more is darkest
 _LINE, _RATE, _GREY = '#222222', '#D55E00', '#888888'

@@ -1,0 +1,180 @@
+"""Batches in shared memory, from the workers to the network's input."""
+
+from __future__ import annotations
+
+import math
+import random
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from multigrid_vsr.core.errors import InputError, OptionError
+from multigrid_vsr.core.schedule import BatchShape, SampleRequest
+
+
+def to_float_rgb(frames: torch.Tensor) -> torch.Tensor:
+    """Turns uint8 BGR (..., h, w, 3) into float32 RGB (..., 3, h, w) in [0, 1], on the tensor's device.
+
+    The values are bit-identical to BasicSR's, ``image.astype(float32) / 255.``: a tensor divides a tensor, since
+    CUDA would multiply by the rounded reciprocal of a Python number.
+    """
+    *lead, height, width, channels = frames.shape
+    images = torch.empty(*lead, channels, height, width, device=frames.device)
+    largest = torch.full((), 255.0, device=frames.device)  # made there: a copy from the host would wait for the device
+    for place in range(channels):
+        torch.div(frames[..., channels - 1 - place], largest, out=images[..., place, :, :])
+    return images
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | str = 'cpu') -> Iterator[None]:
+    """Seeds Python's, NumPy's and torch's random states, and that of a GPU; afterwards they are as they were.
+
+    Args:
+        seed: Any whole number; NumPy gets its lower 32 bits.
+        device: Where torch draws, beside the CPU.
+    """
+    device = torch.device(device)
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
+        random.seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)
+        torch.random.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed every GPU too
+        if device.type == 'cuda':
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+Empty = Callable[..., torch.Tensor]  # shape to a uint8 tensor to fill
+Answer = tuple[int, dict[str, Any] | InputError]  # of a worker: the slot, and what is in it or why there is nothing
+
+
+@runtime_checkable
+class BatchLoader(Protocol):
+    """A dataset that loads a batch into tensors that it is given; its length is the number of samples."""
+
+    def load(self, requests: Sequence[SampleRequest], empty: Empty) -> dict[str, Any]:
+        """Loads a batch, the samples of requests that have one shape.
+
+        Args:
+            requests: Which samples, their shape, and the seed of what each draws.
+            empty: Takes a shape and gives a uint8 tensor of it to fill.
+
+        Returns:
+            ``lq`` (b, t, h, w, 3) and ``gt`` (b, t, scale*h, scale*w, 3), or without t for one target frame, BGR as
+            images are read: contiguous tensors that ``empty`` gave, or views of them. What else is in the dict is no
+            tensor.
+        """
+
+    def num_bytes(self, shape: BatchShape) -> int:
+        """The bytes of a batch, at most."""
+
+
+def load_batch(dataset: BatchLoader, requests: Sequence[SampleRequest], empty: Empty) -> dict[str, Any]:
+    """Loads a batch, with the ``seed`` of each sample beside it."""
+    return {**dataset.load(requests, empty), 'seed': [request.seed for request in requests]}
+
+
+class Place(NamedTuple):
+    """Where a tensor lies in its slot: its first byte, and its shape."""
+
+    start: int
+    shape: torch.Size
+
+
+class SharedSlots(Dataset):
+    """A dataset whose workers load into slots of shared memory, mapped once by all.
+
+    Fresh memory for each batch, shared or not, costs as much as loading into it: the kernel clears it page by page. So
+    a batch is asked for together with a free slot to load it into, and the slot is free again once the last tensor that
+    lies in it is gone.
+
+    Args:
+        dataset: Loads the batches.
+        requests_at: What a batch is made of, by its iteration; worked out by the workers.
+        num_bytes: Bytes of the largest batch.
+        num_ahead: Batches that may be asked for and not taken.
+        num_held: Batches that have been taken and may stay in their slots; :meth:`take` copies those beyond it.
+    """
+
+    def __init__(
+        self,
+        dataset: BatchLoader,
+        requests_at: Callable[[int], Sequence[SampleRequest]],
+        num_bytes: int,
+        num_ahead: int,
+        num_held: int,
+    ) -> None:
+        self._dataset = dataset
+        self._requests_at = requests_at
+        num_slots = num_ahead + num_held
+        storage = torch.UntypedStorage._new_shared(num_slots * num_bytes)
+        self._slots = torch.empty(0, dtype=torch.uint8).set_(storage).view(num_slots, num_bytes)
+        self._free = deque(range(num_slots))
+
+    def assign(self, iterations: Iterable[int]) -> Iterator[tuple[int, int]]:
+        """Gives each batch a free slot when it is asked for: the indices of this dataset."""
+        for iteration in iterations:
+            yield self._free.pop(), iteration
+
+    def __getitem__(self, index: tuple[int, int]) -> Answer:
+        """Loads a batch, in a worker; gives its slot and, for each tensor, its shape, or what was wrong."""
+        place, iteration = index
+        slot, start = self._slots[place], 0
+
+        def empty(*shape: int) -> torch.Tensor:
+            nonlocal start
+            start += math.prod(shape)
+            if start > len(slot):
+                got = f'{start} or more of {type(self._dataset).__name__}'
+                raise OptionError('datasets.train.type', f'load the {len(slot)} bytes of num_bytes', got, 'Correct it.')
+            return slot[start - math.prod(shape) : start].view(shape)
+
+        try:
+            batch = load_batch(self._dataset, self._requests_at(iteration), empty)
+            return place, {
+                key: self._place(key, value, slot) if torch.is_tensor(value) else value for key, value in batch.items()
+            }
+        except InputError as error:  # raised here, it would arrive as the text of a traceback
+            return place, error
+
+    def _place(self, key: str, value: torch.Tensor, slot: torch.Tensor) -> Place:
+        start = value.data_ptr() - slot.data_ptr()
+        if not (value.dtype == torch.uint8 and value.is_contiguous() and 0 <= start <= len(slot) - value.numel()):
+            name, fix = type(self._dataset).__name__, 'See docs/your_own_parts.md.'
+            raise OptionError('datasets.train.type', 'load into the tensors of `empty`', f'{key} of {name}', fix)
+        return Place(start, value.shape)
+
+    def take(self, answer: Answer, pin_memory: bool) -> dict[str, Any]:
+        """The batch, in the process that trains: in its slot, or a copy if no other slot is free or to pin it.
+
+        Raises:
+            InputError: If the worker could not load it.
+        """
+        place, batch = answer
+        if isinstance(batch, InputError):
+            raise batch
+        places = {key: value for key, value in batch.items() if isinstance(value, Place)}
+        size = max((start + shape.numel() for start, shape in places.values()), default=0)
+        array = self._slots[place, :size].numpy()
+        if pin_memory or not self._free:
+            own = torch.empty(size, dtype=torch.uint8, pin_memory=pin_memory)
+            # Not by torch: a second thread with an OpenMP team of its own slows down that of the one that trains.
+            np.copyto(own.numpy(), array)
+            self._free.append(place)
+        else:
+            own = torch.from_numpy(array)  # each tensor that shares its storage keeps the array
+            weakref.finalize(array, self._free.append, place).atexit = False
+        views = {key: own[start : start + shape.numel()].view(shape) for key, (start, shape) in places.items()}
+        return {**batch, **views}

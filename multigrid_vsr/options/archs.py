@@ -1,0 +1,241 @@
+"""What BasicSR's video archs accept, as far as a schedule can break it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.options.known_types import DATASETS_OF_WINDOWS, is_gan
+
+UNET_MULTIPLE = 8  # UNetDiscriminatorSN halves an image three times
+
+
+@dataclass(frozen=True)
+class ArchLimits:
+    """Limits of one arch.
+
+    Attributes:
+        lq_multiple: The LQ side is a multiple of it.
+        lq_least: The smallest LQ side.
+        least_frames, most_frames: The smallest and the largest number of frames.
+        target: ``sequence`` where the output has every frame, ``center`` where it has the middle one; then the number
+            of frames is part of the network.
+        scale: Output side / input side, which is built in; ``None`` where it is not known.
+    """
+
+    lq_multiple: int = 1
+    lq_least: int = 1
+    least_frames: int = 1
+    most_frames: int | None = None
+    target: str = 'sequence'
+    scale: int | None = None
+
+
+LIMITS = {
+    'BasicVSR': ArchLimits(scale=4),
+    'IconVSR': ArchLimits(scale=4),
+    'BasicVSRPlusPlus': ArchLimits(scale=4),
+    'EDVR': ArchLimits(lq_multiple=4, target='center', scale=4),
+    'DUF': ArchLimits(lq_least=4, least_frames=7, most_frames=7, target='center', scale=4),
+    'TOFlow': ArchLimits(lq_multiple=16, least_frames=7, most_frames=7, target='center', scale=1),
+}
+
+
+_WINDOW = 5  # EDVR's where nothing says another
+STATED_LIMITS = {'lq_multiple': 'lq_multiple', 'lq_least': 'lq_least', 'num_frame_least': 'least_frames'}
+_SETTLED = {  # options that leave the limits as they are, or that `limits_of` knows
+    'BasicVSR': ('num_feat', 'num_block', 'spynet_path'),
+    'IconVSR': ('num_feat', 'num_block', 'keyframe_stride', 'temporal_padding', 'spynet_path', 'edvr_path'),
+    'BasicVSRPlusPlus': ('mid_channels', 'num_blocks', 'is_low_res_input', 'spynet_path', 'cpu_cache_length'),
+    'EDVR': ('num_feat', 'num_frame', 'num_extract_block', 'num_reconstruct_block', 'hr_in', 'with_tsa'),
+    'DUF': ('scale', 'num_layer', 'adapt_official_weights'),
+    'TOFlow': ('adapt_official_weights',),
+}
+
+
+def limits_of(network_opt: Mapping[str, Any]) -> ArchLimits | None:
+    """The limits of ``network_g`` with the options that it has; ``None`` for an arch that is not known here."""
+    arch = network_opt.get('type', '')
+    limits = LIMITS.get(arch)
+    if limits is None:
+        return None
+    if arch == 'IconVSR':  # it mirrors `temporal_padding` frames at each end
+        return replace(limits, least_frames=2 * network_opt.get('temporal_padding', 2) + 1)
+    if arch == 'BasicVSRPlusPlus':  # longer sequences go through its cache, which cannot train
+        full_size = not network_opt.get('is_low_res_input', True)
+        limits = replace(limits, most_frames=network_opt.get('cpu_cache_length', 100))
+        return replace(limits, lq_multiple=4, scale=1) if full_size else limits
+    if arch == 'EDVR' and network_opt.get('hr_in'):
+        return replace(limits, lq_multiple=16, scale=1)
+    if arch == 'DUF':
+        return replace(limits, scale=network_opt.get('scale', 4))
+    return limits
+
+
+def limits_in(opt: Mapping[str, Any]) -> ArchLimits | None:
+    """The limits of ``network_g``, with those that the ``multigrid`` block states."""
+    limits, block = limits_of(opt.get('network_g') or {}), opt.get('multigrid') or {}
+    stated = {field: int(block[key]) for key, field in STATED_LIMITS.items() if block.get(key) is not None}
+    return replace(limits or ArchLimits(), **stated) if stated else limits  # type: ignore[arg-type]
+
+
+def window_of(opt: Mapping[str, Any]) -> int | None:
+    """The frames that a sliding-window arch takes for the one in their middle; ``None`` for another arch."""
+    limits, network_opt = limits_of(opt.get('network_g') or {}), opt.get('network_g') or {}
+    dataset_opt = (opt.get('datasets') or {}).get('train') or {}
+    if (limits.target if limits else dataset_opt.get('target')) != 'center':
+        return None
+    built_in = limits.most_frames if limits else None
+    return network_opt.get('num_frame') or built_in or dataset_opt.get('num_frame') or _WINDOW
+
+
+def leaves_doubt(network_opt: Mapping[str, Any]) -> bool:
+    """Whether the limits of an arch may be others than the table says: it is not in it, or has an unusual option."""
+    arch = network_opt.get('type', '')
+    return arch not in LIMITS or not {*network_opt} <= {'type', *_SETTLED[arch]}
+
+
+def fixed_gt_size(opt: Mapping[str, Any]) -> int | None:
+    """The only ``gt_size`` that the discriminator of a GAN run takes; ``None`` where it takes any."""
+    network_opt = opt.get('network_d') or {}
+    if not is_gan(opt) or network_opt.get('type') != 'VGGStyleDiscriminator':
+        return None
+    return network_opt.get('input_size', 128)
+
+
+def target_of(opt: Mapping[str, Any]) -> str:
+    """``datasets.train.target``: what it says, else what the arch gives, else what the dataset does.
+
+    Raises:
+        OptionError: If it is neither ``sequence`` nor ``center``.
+    """
+    limits = limits_of(opt.get('network_g') or {})
+    dataset_opt = opt['datasets']['train']
+    of_dataset = 'center' if dataset_opt.get('type') in DATASETS_OF_WINDOWS else 'sequence'
+    target = dataset_opt.get('target') or (limits.target if limits else of_dataset)
+    if target not in ('sequence', 'center'):
+        raise OptionError(
+            'datasets.train.target', 'be sequence or center', target, 'Leave it out for what the arch needs.'
+        )
+    return target
+
+
+def check_arch(opt: Mapping[str, Any], schedule: Schedule) -> None:
+    """Compares every shape of a run with what its arch accepts, as the table and the file say; else it passes.
+
+    Raises:
+        OptionError: If a shape does not fit.
+    """
+    network_opt = opt.get('network_g') or {}
+    arch = network_opt.get('type', '')
+    target = target_of(opt)
+    if target == 'center':
+        _check_window(network_opt, schedule)
+    _check_discriminator(opt, schedule)
+    known, limits, scale = limits_of(network_opt), limits_in(opt), opt.get('scale', 1)
+    if known is not None:
+        _check_known(opt, known, target)
+    if limits is None:
+        return
+    for segment in schedule.segments:
+        gt_size, num_frame = segment.shape.gt_size, segment.shape.num_frame
+        option = 'datasets.train' if segment.shape == schedule.full_shape else 'multigrid'
+        if gt_size // scale < limits.lq_least:
+            raise OptionError(
+                f'{option}.gt_size',
+                f'be at least {limits.lq_least * scale} for {arch}',
+                gt_size,
+                'Leave smaller ones out.',
+            )
+        if gt_size % (limits.lq_multiple * scale):
+            raise OptionError(
+                f'{option}.gt_size', f'be a multiple of {limits.lq_multiple * scale} for {arch}', gt_size, 'Change it.'
+            )
+        if num_frame < limits.least_frames:
+            raise OptionError(
+                f'{option}.num_frame', f'be at least {limits.least_frames} for {arch}', num_frame, 'Leave fewer out.'
+            )
+        if num_frame > (limits.most_frames or num_frame):
+            raise OptionError(
+                f'{option}.num_frame', f'be at most {limits.most_frames} for {arch}', num_frame, 'Leave more out.'
+            )
+
+
+def _check_known(opt: Mapping[str, Any], limits: ArchLimits, target: str) -> None:
+    """What is built into an arch of the table, beside the shapes that it takes."""
+    network_opt, scale = opt['network_g'], opt.get('scale', 1)
+    arch = network_opt['type']
+    if arch == 'IconVSR' and network_opt.get('num_feat', 64) % 8:
+        raise OptionError(
+            'network_g.num_feat',
+            'be a multiple of 8 for IconVSR',
+            network_opt['num_feat'],
+            'Its EDVR has 8 groups.',
+        )
+    if target != limits.target:
+        raise OptionError('datasets.train.target', f'be {limits.target} for {arch}', target, 'Leave it out.')
+    if scale != limits.scale:
+        raise OptionError('scale', f'be {limits.scale} for {arch}, which has it built in', scale, 'Change it.')
+
+
+def _check_window(network_opt: Mapping[str, Any], schedule: Schedule) -> None:
+    """A sliding-window arch has its number of frames built in, around one in the middle."""
+    full = schedule.full_shape.num_frame
+    if any(segment.shape.num_frame != full for segment in schedule.segments):
+        raise OptionError(
+            'multigrid.num_frame',
+            f'be left out for an arch with one target frame, whose frames are fixed ({full})',
+            sorted({segment.shape.num_frame for segment in schedule.segments}),
+            'Use spatial stages alone.',
+        )
+    if full % 2 == 0:
+        raise OptionError('datasets.train.num_frame', 'be odd, with one frame in the middle', full, 'Change it by one.')
+    built_in = network_opt.get('num_frame', full)
+    if built_in != full:
+        raise OptionError(
+            'datasets.train.num_frame', f'equal network_g.num_frame ({built_in})', full, 'Make them equal.'
+        )
+
+
+def _check_discriminator(opt: Mapping[str, Any], schedule: Schedule) -> None:
+    gt_size = fixed_gt_size(opt)
+    is_unet = is_gan(opt) and opt['network_d'].get('type') == 'UNetDiscriminatorSN'
+    for segment in schedule.segments:
+        option = 'datasets.train' if segment.shape == schedule.full_shape else 'multigrid'
+        if gt_size is not None and segment.shape.gt_size != gt_size:
+            raise OptionError(
+                f'{option}.gt_size',
+                f'be {gt_size} throughout for a VGGStyleDiscriminator with that input_size',
+                segment.shape.gt_size,
+                'Leave multigrid.gt_size out, or use UNetDiscriminatorSN, which takes any multiple of 8.',
+            )
+        if is_unet and segment.shape.gt_size % UNET_MULTIPLE:
+            raise OptionError(
+                f'{option}.gt_size',
+                f'be a multiple of {UNET_MULTIPLE} for UNetDiscriminatorSN',
+                segment.shape.gt_size,
+                'Change it.',
+            )
+
+
+def has_built_in_size(opt: Mapping[str, Any]) -> bool:
+    """Whether an arch is built for one size, ``img_size`` as in SwinIR, and the file states no limits instead."""
+    stated = opt.get('multigrid') or {}
+    network_opt = opt['network_g']
+    is_stated = stated.get('lq_multiple') is not None or stated.get('lq_least') is not None
+    return network_opt.get('type') not in LIMITS and network_opt.get('img_size') is not None and not is_stated
+
+
+def limits_with_windows(opt: Mapping[str, Any]) -> ArchLimits:
+    """The limits that are known or stated; else the LQ side is a multiple of ``window_size``, (t, h, w) or a side."""
+    limits, network_opt = limits_in(opt) or ArchLimits(), opt['network_g']
+    window = network_opt.get('window_size')
+    sides = window[-2:] if isinstance(window, list) else [window]
+    is_known = network_opt.get('type') in LIMITS or (opt.get('multigrid') or {}).get('lq_multiple') is not None
+    if is_known or not all(isinstance(side, int) and side > 0 for side in sides):
+        return limits
+    return replace(limits, lq_multiple=math.lcm(*sides))
