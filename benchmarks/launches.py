@@ -9,7 +9,7 @@ from benchmarks import harness
 from multigrid_vsr.core.plan import format_table
 from multigrid_vsr.launches import check_torch, compare
 from multigrid_vsr.options.option_file import read_options
-from multigrid_vsr.options.train_block import checked_schedule
+from multigrid_vsr.options.run_options import checked_schedule
 
 # As in BasicSR's option files; (frames, LQ side) of each: neither batch nor side changes what is launched.
 NETWORKS: tuple[tuple[dict[str, Any], Sequence[tuple[int, int]]], ...] = (

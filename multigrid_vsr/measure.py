@@ -23,7 +23,7 @@ from multigrid_vsr.data.batches import to_float_rgb
 from multigrid_vsr.host.registering import register
 from multigrid_vsr.models.preflight import is_out_of_memory, random_batch
 from multigrid_vsr.options.filling import shortened
-from multigrid_vsr.options.train_block import stock_run_of
+from multigrid_vsr.options.run_options import stock_run_of
 
 
 def one_device() -> int:

@@ -22,7 +22,7 @@ from benchmarks.train.plot import draw
 from benchmarks.train.results import read_runs, read_times
 from benchmarks.train.variants import VARIANTS
 from multigrid_vsr.demo.training import prepare
-from multigrid_vsr.options.train_block import checked_schedule
+from multigrid_vsr.options.run_options import checked_schedule
 
 ROOT = Path(__file__).parents[1]
 A_RUN = Run('paper', 'basicvsr', 128, 7, 0.002, 360, 3)

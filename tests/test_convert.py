@@ -17,10 +17,11 @@ from multigrid_vsr.core.lr import CosineSchedule
 from multigrid_vsr.core.plan import total_samples
 from multigrid_vsr.options.archs import check_arch
 from multigrid_vsr.options.conversion import convert
+from multigrid_vsr.options.edit import rewrite
 from multigrid_vsr.options.launches import known_run_launches
 from multigrid_vsr.options.multigrid_block import schedule_from_options
-from multigrid_vsr.options.option_file import read_options, rewrite
-from multigrid_vsr.options.train_block import check_scheduler, cosine_options
+from multigrid_vsr.options.option_file import read_options
+from multigrid_vsr.options.run_options import check_scheduler, cosine_options
 
 STOCK = """\
 # general settings

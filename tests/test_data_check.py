@@ -22,7 +22,7 @@ from multigrid_vsr.frames.clips import training_clips
 from multigrid_vsr.frames.images import image_size
 from multigrid_vsr.frames.pairs import open_sources
 from multigrid_vsr.frames.prepare import build
-from multigrid_vsr.options.train_block import checked_schedule
+from multigrid_vsr.options.run_options import checked_schedule
 
 BACKENDS = ('disk', 'lmdb', 'packed')
 

@@ -13,7 +13,7 @@ from test_multigrid_video_model import METRICS, validation_set
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.models.checkpoints import KeptCheckpoints, removable
-from multigrid_vsr.options.table import best_metric
+from multigrid_vsr.options.run_options import best_metric
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.lr import CosineOptions, CosineSchedule
 from multigrid_vsr.core.schedule import BatchShape, Schedule
 from multigrid_vsr.models.optimizers import MultigridCosineLR
-from multigrid_vsr.options.train_block import cosine_options
+from multigrid_vsr.options.run_options import cosine_options
 
 
 def schedule(*shapes):

@@ -14,7 +14,7 @@ from runs import TRAIN_PROBE, assert_same_end, losses, options, real_options, ru
 from benchmarks.checkpointing import kept_bytes
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.models.acceleration import checkpoint_modules, matching
-from multigrid_vsr.options.train_block import checked_schedule
+from multigrid_vsr.options.run_options import checked_schedule
 
 FIXED = {'fix_modules': ['spynet', 'upconv1'], 'fix_flow': 6, 'flow_lr_mul': 0.25}
 

@@ -13,9 +13,9 @@ from runs import options
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.options.option_file import read_options
+from multigrid_vsr.options.run_options import checked_schedule
 from multigrid_vsr.options.schema import SCHEMA_FILE, schema_text, with_tables
 from multigrid_vsr.options.table import OPTIONS
-from multigrid_vsr.options.train_block import checked_schedule
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = json.loads(SCHEMA_FILE.read_text())

@@ -16,8 +16,8 @@ from runs import options, write
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.models.multigrid_video_model import MultigridVideoModel
+from multigrid_vsr.options.archs import STOCK_TEST_SETS
 from multigrid_vsr.options.checked import unread
-from multigrid_vsr.options.known_types import STOCK_TEST_SETS
 
 OWN = 'docs/your_own_parts.md'
 LOSS = {'type': 'L1Loss'}

@@ -19,7 +19,7 @@ from multigrid_vsr.core.schedule import BatchShape, Schedule
 from multigrid_vsr.measure import Prediction, ShapeCost
 from multigrid_vsr.options.conversion import convert
 from multigrid_vsr.options.launches import known_launches, known_run_launches
-from multigrid_vsr.options.train_block import checked_schedule
+from multigrid_vsr.options.run_options import checked_schedule
 
 LENGTH = {'train__total_iter': 300000, 'train__scheduler__periods': [300000], 'datasets__train__batch_size_per_gpu': 4}
 BASICVSR = {**REDS, **LENGTH, 'num_gpu': 2, **network('BasicVSR', num_feat=64, num_block=30)}

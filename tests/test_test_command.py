@@ -15,8 +15,8 @@ from runs import options, run, torchrun, write
 from test_validation import own_set, windows_of
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.options.basicsr_options import check_test_options, newest_weights
 from multigrid_vsr.options.option_file import read_options
+from multigrid_vsr.options.run_options import check_test_options, newest_weights
 
 TEST = (sys.executable, '-m', 'multigrid_vsr.cli', 'test', '-opt')
 METRICS = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': False}}

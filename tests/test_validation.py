@@ -26,7 +26,7 @@ from multigrid_vsr.frames.pairs import open_sources
 from multigrid_vsr.frames.prepare import build as build_store
 from multigrid_vsr.models.validation import figures
 from multigrid_vsr.options.checked import check_given, checked
-from multigrid_vsr.options.table import check_pieces
+from multigrid_vsr.options.run_options import check_pieces
 
 pytestmark = pytest.mark.filterwarnings('ignore:distutils Version classes')  # in BasicSR's EDVR
 COMMAND = ('-m', 'multigrid_vsr.cli')

@@ -27,7 +27,7 @@ from test_multigrid_video_model import METRICS, build, validation_set
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.schedule import BatchShape, Schedule
 from multigrid_vsr.models.run_watch import GradClip, LossGuard
-from multigrid_vsr.options.train_block import rate_of
+from multigrid_vsr.options.run_options import rate_of
 
 COMMAND = str(Path(sys.executable).with_name('multigrid-vsr'))
 LINE = r'l_pix: \S+ samples/s: [\d.]+ Mpixels/s: [\d.]+ waiting: \d+\.\d% peak_memory: \d+\.\d\d '

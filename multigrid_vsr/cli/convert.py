@@ -12,11 +12,11 @@ from multigrid_vsr.cli.plan import launches_of
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.plan import comparison, shape_notes, stage_table
 from multigrid_vsr.data.check import count_samples
-from multigrid_vsr.options.checked import take_numbers
 from multigrid_vsr.options.conversion import RECIPES, Conversion, convert
+from multigrid_vsr.options.edit import rewrite
 from multigrid_vsr.options.multigrid_block import check_blocks
-from multigrid_vsr.options.option_file import check_read_alike, read_options, rewrite
-from multigrid_vsr.options.train_block import gpus_of, stock_run_of
+from multigrid_vsr.options.option_file import check_read_alike, read_options, take_numbers
+from multigrid_vsr.options.run_options import gpus_of, stock_run_of
 
 _EXAMPLES = (
     'multigrid-vsr convert -opt stock.yml -o mg.yml',

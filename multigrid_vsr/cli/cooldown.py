@@ -13,7 +13,7 @@ from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.core.lr import batch_factor
 from multigrid_vsr.options.fitting import cooldown
 from multigrid_vsr.options.multigrid_block import uses_multigrid
-from multigrid_vsr.options.train_block import checked_schedule
+from multigrid_vsr.options.run_options import checked_schedule
 
 _EXAMPLES = (
     'multigrid-vsr cooldown -opt mg.yml -o end.yml --iter 10000',

@@ -12,8 +12,8 @@ from multigrid_vsr.cli.arguments import check_least
 from multigrid_vsr.cli.convert import check_out, read_with_numbers, write_conversion
 from multigrid_vsr.cli.plan import data_lines
 from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.options.archs import STOCK_DATASETS
 from multigrid_vsr.options.fitting import RATES, Wishes, fit
-from multigrid_vsr.options.known_types import STOCK_DATASETS
 
 _EXAMPLES = (
     'multigrid-vsr fit -opt mg.yml -o mine.yml --gpus 2 --fill 4',

@@ -19,11 +19,10 @@ from multigrid_vsr.core.plan import Launches, comparison, plan_data, shape_notes
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.check import check_data
 from multigrid_vsr.frames.clips import MissingData
-from multigrid_vsr.options.checked import settle
 from multigrid_vsr.options.launches import known_run_launches, run_launches
 from multigrid_vsr.options.multigrid_block import uses_multigrid
-from multigrid_vsr.options.option_file import read_options
-from multigrid_vsr.options.train_block import checked_schedule, gpus_of, rate_of, stock_run_of
+from multigrid_vsr.options.option_file import read_options, settle
+from multigrid_vsr.options.run_options import checked_schedule, gpus_of, rate_of, stock_run_of
 
 _EXAMPLES = (
     'multigrid-vsr plan -opt options/train_basicvsr_mg.yml --gpus 8',

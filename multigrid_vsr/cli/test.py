@@ -14,10 +14,9 @@ from typing import Any
 import yaml
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.options.basicsr_options import as_test, newest_weights, trains
-from multigrid_vsr.options.checked import settle
-from multigrid_vsr.options.multigrid_block import lookup
-from multigrid_vsr.options.option_file import read_options
+from multigrid_vsr.options.checked import lookup
+from multigrid_vsr.options.option_file import read_options, settle
+from multigrid_vsr.options.run_options import as_test, newest_weights, trains
 
 _EXAMPLES = (
     'multigrid-vsr test -opt options/test_basicvsr_mg.yml',

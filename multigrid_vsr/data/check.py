@@ -22,9 +22,18 @@ from multigrid_vsr.frames.images import Size, check_images, image_size
 from multigrid_vsr.frames.pairs import check_names, open_test_clips
 from multigrid_vsr.frames.sources import ImageSource
 from multigrid_vsr.frames.store import FrameStore
-from multigrid_vsr.options.archs import ArchLimits, limits_in, limits_of, target_of, window_of
+from multigrid_vsr.options.archs import (
+    DATASET_TYPES,
+    STOCK_DATASETS,
+    STOCK_TEST_SETS,
+    TEST_SET_TYPES,
+    ArchLimits,
+    limits_in,
+    limits_of,
+    target_of,
+    window_of,
+)
 from multigrid_vsr.options.kinds import did_you_mean
-from multigrid_vsr.options.known_types import DATASET_TYPES, STOCK_DATASETS, STOCK_TEST_SETS, TEST_SET_TYPES
 from multigrid_vsr.options.multigrid_block import uses_multigrid
 
 

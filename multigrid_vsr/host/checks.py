@@ -40,10 +40,11 @@ from multigrid_vsr.models.multigrid_video_model import (
 )
 from multigrid_vsr.models.optimizers import known_names, optimizer_class
 from multigrid_vsr.models.wrapping import of_all_ranks
-from multigrid_vsr.options.basicsr_options import check_host_options, check_test_options, missing_paths, test_sets
+from multigrid_vsr.options.archs import MODEL_TYPES, is_gan, wrong_model
+from multigrid_vsr.options.checked import lookup
 from multigrid_vsr.options.kinds import did_you_mean
-from multigrid_vsr.options.known_types import MODEL_TYPES, is_gan, wrong_model
-from multigrid_vsr.options.multigrid_block import lookup, schedule_from_options, uses_multigrid
+from multigrid_vsr.options.multigrid_block import schedule_from_options, uses_multigrid
+from multigrid_vsr.options.run_options import check_host_options, check_test_options, missing_paths, test_sets
 from multigrid_vsr.options.table import SCHEDULER_TYPE
 
 _SEVERAL = (

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.options.known_types import DATASET_TYPES, MODEL_TYPES, TEST_SET_TYPES
+from multigrid_vsr.options.archs import DATASET_TYPES, MODEL_TYPES, TEST_SET_TYPES
 from multigrid_vsr.options.option_file import read_options
 
 

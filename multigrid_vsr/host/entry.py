@@ -19,9 +19,10 @@ from multigrid_vsr.host.launch import check_torchrun, from_rank_0, is_first_rank
 from multigrid_vsr.host.patch import left_out, patch, replace, replace_copies
 from multigrid_vsr.host.registering import register
 from multigrid_vsr.options.archs import target_of
-from multigrid_vsr.options.checked import checked, settle, unshared
+from multigrid_vsr.options.checked import checked
 from multigrid_vsr.options.multigrid_block import schedule_from_options, uses_multigrid
-from multigrid_vsr.options.train_block import checked_schedule
+from multigrid_vsr.options.option_file import settle, unshared
+from multigrid_vsr.options.run_options import checked_schedule
 
 
 def lacking() -> str | None:

@@ -28,7 +28,7 @@ from multigrid_vsr.host import command_line
 from multigrid_vsr.host.launch import decided_by_rank_0
 from multigrid_vsr.host.patch import patch, replace
 from multigrid_vsr.host.registering import follows_schedules
-from multigrid_vsr.options.checked import leaves
+from multigrid_vsr.options.option_file import leaves
 
 BEAT = 10.0  # seconds between signs of life
 SILENCE = 60.0  # seconds without one, after which a process on another machine has ended

@@ -22,8 +22,8 @@ from basicsr.utils import get_root_logger
 from multigrid_vsr.core.errors import InputError, OptionError, one_line
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.whole_file import whole_file
-from multigrid_vsr.options.known_types import MODEL_TYPES, is_gan
-from multigrid_vsr.options.table import best_metric
+from multigrid_vsr.options.archs import MODEL_TYPES, is_gan
+from multigrid_vsr.options.run_options import best_metric
 
 
 def removable(

@@ -33,8 +33,8 @@ from multigrid_vsr.models.validation import validate
 from multigrid_vsr.models.wrapping import without_vain_search, wrap
 from multigrid_vsr.options.kinds import did_you_mean
 from multigrid_vsr.options.multigrid_block import largest_part
+from multigrid_vsr.options.run_options import cosine_options, rate_of
 from multigrid_vsr.options.table import SCHEDULER_TYPE
-from multigrid_vsr.options.train_block import cosine_options, rate_of
 
 _FLOW_MODULES = ('spynet', 'edvr')  # what BasicSR's `fix_flow` holds fixed
 

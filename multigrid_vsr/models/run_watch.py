@@ -28,8 +28,8 @@ from multigrid_vsr.models.acceleration import has_bf16
 from multigrid_vsr.models.preflight import preflight
 from multigrid_vsr.models.run_clock import RunClock, time_shapes
 from multigrid_vsr.options.launches import known_run_launches
+from multigrid_vsr.options.run_options import stock_run_of
 from multigrid_vsr.options.table import MOST_NAN
-from multigrid_vsr.options.train_block import stock_run_of
 
 
 class Beside:

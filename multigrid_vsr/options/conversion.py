@@ -15,21 +15,24 @@ from multigrid_vsr.core.plan import LEAST_LQ
 from multigrid_vsr.core.schedule import BatchShape, Schedule
 from multigrid_vsr.options import mixed_precision_model
 from multigrid_vsr.options.archs import (
+    DATASETS_OF_WINDOWS,
     STATED_LIMITS,
+    STOCK_DATASETS,
+    STOCK_MODELS,
     UNET_MULTIPLE,
     check_arch,
     fixed_gt_size,
     has_built_in_size,
+    is_gan,
     limits_of,
     limits_with_windows,
     target_of,
 )
 from multigrid_vsr.options.checked import unread
 from multigrid_vsr.options.filling import SCHEDULE_COUNTS, batches_that_fill, scaled, with_batches
-from multigrid_vsr.options.known_types import DATASETS_OF_WINDOWS, STOCK_DATASETS, STOCK_MODELS, is_gan
 from multigrid_vsr.options.multigrid_block import check_blocks, schedule_from_options, total_iter_of
+from multigrid_vsr.options.run_options import COMMENTS, NOT_IN_A_GAN_RUN, checked_schedule, gpus_of, with_stock_run
 from multigrid_vsr.options.table import SCHEDULER_TYPE
-from multigrid_vsr.options.train_block import COMMENTS, NOT_IN_A_GAN_RUN, checked_schedule, gpus_of, with_stock_run
 
 QUARTER, HALF, THREE_QUARTERS = Fraction(1, 4), Fraction(1, 2), Fraction(3, 4)
 MOST_WARMUP, WARMUP_PART = 5000, 15  # the paper's ramp: 5000 iterations of 75,000; a shorter run has as large a part

@@ -14,18 +14,18 @@ from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.options.checked import lookup
 from multigrid_vsr.options.conversion import MOST_WARMUP, WARMUP_PART, Conversion, insert
 from multigrid_vsr.options.filling import ALL_COUNTS, filled, lengths, scaled
 from multigrid_vsr.options.multigrid_block import (
     check_blocks,
     full_shape,
-    lookup,
     schedule_from_options,
     total_iter_of,
     uses_multigrid,
 )
+from multigrid_vsr.options.run_options import COMMENTS, checked_schedule, cosine_options, stock_run_of, with_stock_run
 from multigrid_vsr.options.table import SCHEDULER_TYPE
-from multigrid_vsr.options.train_block import COMMENTS, checked_schedule, cosine_options, stock_run_of, with_stock_run
 
 RATES = ('linear', 'sqrt', 'none')
 MOST_LINEAR = 4  # the paper's largest batch, in those of its baseline

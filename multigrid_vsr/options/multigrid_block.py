@@ -14,10 +14,9 @@ from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import BatchShape, Schedule, exact_iterations, split
-from multigrid_vsr.options.archs import STATED_LIMITS
-from multigrid_vsr.options.checked import checked
+from multigrid_vsr.options.archs import DATASET_TYPES, MODEL_TYPES, STATED_LIMITS, STOCK_MODELS, wrong_model
+from multigrid_vsr.options.checked import checked, lookup
 from multigrid_vsr.options.kinds import WHOLE
-from multigrid_vsr.options.known_types import DATASET_TYPES, MODEL_TYPES, STOCK_MODELS, wrong_model
 
 
 def uses_multigrid(opt: Mapping[str, Any]) -> bool:
@@ -288,11 +287,3 @@ def _check_length(name: str, values: Sequence[Any], length: int, per: str) -> No
 
 def _positive(opt: Mapping[str, Any], option: str) -> int:
     return WHOLE.check(option, lookup(opt, option))
-
-
-def lookup(opt: Mapping[str, Any], option: str) -> Any:
-    """The value of an option by its dotted name; ``None`` where it is not there."""
-    value: Any = opt
-    for key in option.split('.'):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value

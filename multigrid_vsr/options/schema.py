@@ -10,9 +10,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from multigrid_vsr.options.archs import DATASET_TYPES, STOCK_DATASETS, STOCK_TEST_SETS
 from multigrid_vsr.options.checked import ALL_OPTIONS, OWN_OPTIONS, options_of
 from multigrid_vsr.options.kinds import Option, as_yaml
-from multigrid_vsr.options.known_types import DATASET_TYPES, STOCK_DATASETS, STOCK_TEST_SETS
 from multigrid_vsr.options.table import BASICSR_OPTIONS, LOADER_KEYS, OF_TRAINING, SCHEDULER_TYPE, STRICT
 
 SCHEMA_FILE = Path(__file__).parents[1] / 'option_file.schema.json'

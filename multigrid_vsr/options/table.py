@@ -6,13 +6,8 @@ option asks of another stands in words as ``rule`` and is checked where both are
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.lr import ANNEALS, BATCH_SCALINGS, RESTARTS, WARMUP_PLACES, CosineOptions
 from multigrid_vsr.core.windows import FRAMES_OVERLAP, TILE_OVERLAP
-from multigrid_vsr.options.archs import ArchLimits, limits_in, window_of
 from multigrid_vsr.options.kinds import (
     BLOCK,
     PATH,
@@ -23,7 +18,6 @@ from multigrid_vsr.options.kinds import (
     as_yaml,
     block,
     choice,
-    did_you_mean,
     list_of,
     number,
     number_above,
@@ -475,32 +469,6 @@ WATCH_OPTIONS = (
 )
 
 
-def best_metric(opt: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The test set and the metric of ``logger.keep_best``; without a set the first one.
-
-    Args:
-        opt: Options of a training run.
-
-    Raises:
-        OptionError: If the run does not measure it.
-    """
-    asked = opt['logger'].get('keep_best')
-    if asked is None:
-        return None
-    block = asked if isinstance(asked, Mapping) else {'metric': asked}
-    name = 'logger.keep_best'
-    metrics = (opt.get('val') or {}).get('metrics') or {}
-    sets = [values['name'] for phase, values in opt['datasets'].items() if phase != 'train']
-    if not sets or block['metric'] not in metrics:
-        measured = ', '.join(metrics) if sets and metrics else 'none is measured'
-        fix = did_you_mean(block['metric'], metrics, 'Add it to val.metrics, beside a test set in datasets.val.')
-        raise OptionError(name, f'be a metric of val.metrics ({measured})', block['metric'], fix)
-    dataset = block.get('dataset', sets[0])
-    if dataset not in sets:
-        raise OptionError(f'{name}.dataset', f'be the name of a test set ({", ".join(sets)})', dataset, 'Correct it.')
-    return dataset, block['metric']
-
-
 VALIDATION_OPTIONS = (
     Option(
         'val.max_frames',
@@ -535,48 +503,3 @@ VALIDATION_OPTIONS = (
         'beside `tile`',
     ),
 )
-
-
-def check_pieces(opt: Mapping[str, Any]) -> None:
-    """Compares the pieces of a validation with each other and with what the arch takes.
-
-    Args:
-        opt: Options of a run or a test; each value is of its kind.
-
-    Raises:
-        OptionError: If windows or tiles would keep nothing, or be too small for the arch.
-    """
-    val_opt, limits, window = opt.get('val') or {}, limits_in(opt) or ArchLimits(), window_of(opt)
-    for context, size in (('overlap', 'max_frames'), ('tile_overlap', 'tile')):
-        if val_opt.get(context) is not None and val_opt.get(size) is None:
-            raise OptionError(f'val.{size}', f'be given beside val.{context}', None, f'Give it, or remove {context}.')
-    if window is not None and val_opt.get('overlap') is not None:
-        rule = f'be left out for an arch that sees {window} frames, whose windows are exact'
-        raise OptionError('val.overlap', rule, val_opt['overlap'], 'Remove it.')
-    if val_opt.get('max_frames') is not None:
-        if val_opt.get('center_frame_only'):
-            rule = 'be left out beside val.center_frame_only'
-            raise OptionError('val.max_frames', rule, val_opt['max_frames'], 'Remove one of them.')
-        overlap = _given(val_opt, 'overlap', FRAMES_OVERLAP) if window is None else window - 1
-        if 2 * overlap + 1 < limits.least_frames:
-            raise OptionError(
-                'val.overlap', f'be at least {limits.least_frames // 2} for this arch', overlap, 'Raise it.'
-            )
-        _check_keeps_some('max_frames', val_opt['max_frames'], overlap, 'overlap' if window is None else None)
-    if val_opt.get('tile') is not None:
-        overlap = _given(val_opt, 'tile_overlap', TILE_OVERLAP)
-        if 2 * overlap + 1 < limits.lq_least:
-            raise OptionError(
-                'val.tile_overlap', f'be at least {limits.lq_least // 2} for this arch', overlap, 'Raise it.'
-            )
-        _check_keeps_some('tile', val_opt['tile'], overlap, 'tile_overlap')
-
-
-def _given(val_opt: Mapping[str, Any], key: str, otherwise: int) -> int:
-    return otherwise if val_opt.get(key) is None else int(val_opt[key])
-
-
-def _check_keeps_some(key: str, value: int, overlap: int, context: str | None) -> None:
-    if value <= 2 * overlap:
-        fix = 'Raise it.' if context is None else f'Raise it, or lower val.{context}.'
-        raise OptionError(f'val.{key}', f'be above {2 * overlap}, twice the context of {overlap}', value, fix)

@@ -14,7 +14,7 @@ import jinja2
 
 from multigrid_vsr.core.plan import fewer_pixels
 from multigrid_vsr.core.schedule import Segment
-from multigrid_vsr.options.train_block import stock_run_of
+from multigrid_vsr.options.run_options import stock_run_of
 from multigrid_vsr.report.pictures import rows_of_crops
 from multigrid_vsr.report.read import Experiment, Point
 

@@ -16,7 +16,7 @@ import numpy as np
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.frames.images import decode_image
 from multigrid_vsr.frames.pairs import Sources, open_test_clips, read_frames
-from multigrid_vsr.options.known_types import STOCK_TEST_SETS, TEST_SET_TYPES
+from multigrid_vsr.options.archs import STOCK_TEST_SETS, TEST_SET_TYPES
 from multigrid_vsr.report.read import Experiment
 
 _SIDE = 128  # of a crop, ground-truth pixels

@@ -1,0 +1,161 @@
+"""Option files are edited with as few changes as possible.
+
+Comments, blank lines, quotes, tags and line ends of all that stays the same are kept byte for byte: the marks of YAML
+say which characters an option covers, and only these are replaced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import yaml
+
+from multigrid_vsr.core.errors import OptionError
+
+_MOST_EDITS = 100  # far more than a file needs: an edit that has no effect would come for ever
+
+
+_Edit = tuple[int, int, str]  # start, end, and what replaces the text between
+
+
+def rewrite(text: str, options: Mapping[str, Any], comments: Mapping[str, str]) -> str:
+    """Edits the text until it says ``options``.
+
+    Args:
+        text: YAML of a mapping.
+        options: What it has to say, in order. A new option comes right after the one before it, and may hold a block of
+            plain options; others that change are plain values or lists of them.
+        comments: Comment of each new option, by dotted name. That of a block comes above it, after a blank line. An
+            option that goes and has one stays as a comment.
+
+    Raises:
+        OptionError: If an option that changes is not written in one place, but through an anchor, a merge or twice.
+    """
+    try:
+        for _ in range(_MOST_EDITS):
+            edit = _next_edit(text, yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text), options, '', comments)
+            if edit is None:
+                break
+            start, end, replacement = edit
+            text = text[:start] + replacement + text[end:]
+        done = yaml.safe_load(text) == options
+    except yaml.YAMLError:  # an edit has taken away an anchor
+        done = False
+    if not done:
+        raise OptionError(
+            '-opt', 'say each option in one place', 'anchors, merge keys or repeated options', 'Write them out.'
+        )
+    return text
+
+
+def _next_edit(
+    text: str, node: Any, old: Mapping[str, Any], new: Mapping[str, Any], prefix: str, comments: Mapping[str, str]
+) -> _Edit | None:
+    """The first edit that brings a block nearer to its new options; ``None`` where there is none."""
+    for place, (key_node, value_node) in enumerate(node.value):
+        key = key_node.value
+        if key not in old:  # a merge key
+            continue
+        if key not in new:
+            return _removal(text, node, place, comments.get(f'{prefix}{key}'))
+        if old[key] == new[key]:
+            continue
+        edit = _change(text, value_node, old[key], new[key], f'{prefix}{key}', comments)
+        if edit is not None:
+            return edit
+    for before, key in pairwise(new):
+        if key not in old:
+            pair = next((pair for pair in node.value if pair[0].value == before), None)
+            return pair and _insertion(text, node, pair, f'{prefix}{key}', new[key], comments)
+    return None
+
+
+def _change(text: str, node: Any, old: Any, new: Any, option: str, comments: Mapping[str, str]) -> _Edit | None:
+    """The first edit that brings a value nearer to its new one; a list of as many entries changes one by one."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and old.keys() & new.keys():
+        return _next_edit(text, node, old, new, f'{option}.', comments)
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for entry, before, after in zip(node.value, old, new):
+            if before != after:
+                return _change(text, entry, before, after, f'{option}[]', comments)
+    start = node.start_mark.index
+    end = (
+        max(start, len(text[: node.end_mark.index].rstrip()))
+        if isinstance(node, yaml.CollectionNode)
+        else node.end_mark.index
+    )
+    if isinstance(new, Mapping) and not node.flow_style:
+        lines = _option_lines(new, option, comments)
+        return start, end, ('\n' + ' ' * node.start_mark.column).join(lines)
+    is_list_below = isinstance(node, yaml.SequenceNode) and not node.flow_style  # it may be indented as its key is
+    return start, end, f'  {plain(new)}' if is_list_below else plain(new)
+
+
+def _removal(text: str, node: Any, place: int, why: str | None) -> _Edit:
+    pairs = node.value
+    start, end = pairs[place][0].start_mark.index, _end(text, pairs[place])
+    if not node.flow_style:
+        line, end = text.rfind('\n', 0, start) + 1, _next_line(text, end)
+        if why is None:
+            return line, end, ''
+        newline = '\r\n' if '\r\n' in text else '\n'
+        kept = [old[: start - line] + '# ' + old[start - line :] for old in text[line:end].splitlines(keepends=True)]
+        return line, end, f'{text[line:start]}# {why}{newline}{"".join(kept)}'
+    if place > 0:
+        return _end(text, pairs[place - 1]), end, ''
+    return start, pairs[1][0].start_mark.index if len(pairs) > 1 else end, ''
+
+
+def _insertion(text: str, node: Any, before: Any, option: str, value: object, comments: Mapping[str, str]) -> _Edit:
+    """A new option after the pair of nodes ``before``."""
+    key = option.rpartition('.')[2]
+    end = _end(text, before)
+    if node.flow_style:
+        return end, end, f', {key}: {plain(value)}'
+    column = before[0].start_mark.column
+    end = _next_line(text, end)
+    # A comment that is indented deeper still belongs to the block above.
+    belonging = re.compile(rf'(?:\s*\n)?[ ]{{{column + 1},}}#[^\n]*(?:\n|$)')
+    while match := belonging.match(text, end):
+        end = match.end()
+    if isinstance(value, Mapping):
+        options = [f'  {line}' for line in _option_lines(value, option, comments)]
+        lines = ['', f'# {comments[option]}', f'{key}:', *options]
+    else:
+        lines = _option_lines({key: value}, option.rpartition('.')[0], comments)
+    newline = '\r\n' if '\r\n' in text else '\n'
+    written = ''.join((' ' * column + line).rstrip() + newline for line in lines)
+    return end, end, written if text[:end].endswith('\n') else newline + written
+
+
+def _option_lines(options: Mapping[str, Any], block: str, comments: Mapping[str, str]) -> list[str]:
+    """An option a line, with its comment; the entries of a list of blocks below it."""
+    lines = []
+    for key, value in options.items():
+        has_blocks = isinstance(value, list) and isinstance(value[0], Mapping)
+        written = '' if has_blocks else f' {plain(value)}'
+        lines.append(f'{key}:{written}  # {comments[f"{block}.{key}".removeprefix(".")]}')
+        lines += [f'  - {plain(entry)}' for entry in value] if has_blocks else []
+    return lines
+
+
+def plain(value: object) -> str:
+    """A value on one line, as YAML reads it; ``str`` would write 8e-05, which is text there."""
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=float('inf')).splitlines()[0]
+
+
+def _end(text: str, pair: Any) -> int:
+    """Where the last character of an option is; the mark of a block lies behind the comments that follow it."""
+    key_node, node = pair
+    while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
+        last = node.value[-1]
+        key_node, node = last if isinstance(node, yaml.MappingNode) else (last, last)
+    # The node of an alias is that of its anchor, further up.
+    return max(key_node.end_mark.index, len(text[: node.end_mark.index].rstrip()))
+
+
+def _next_line(text: str, index: int) -> int:
+    return text.find('\n', index) + 1 or len(text)
