@@ -25,7 +25,6 @@ from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTR
 from multigrid_vsr.core.errors import InputError, OptionError, one_line
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.check import check_test_set
-from multigrid_vsr.host.command_line import asked_for
 from multigrid_vsr.host.own_archs import meet_least_size
 from multigrid_vsr.host.registering import register_what_waits
 from multigrid_vsr.models import checkpoints
@@ -43,7 +42,7 @@ from multigrid_vsr.models.wrapping import of_all_ranks
 from multigrid_vsr.options.archs import MODEL_TYPES, is_gan, wrong_model
 from multigrid_vsr.options.checked import lookup
 from multigrid_vsr.options.kinds import did_you_mean
-from multigrid_vsr.options.multigrid_block import schedule_from_options, uses_multigrid
+from multigrid_vsr.options.multigrid_block import asked_for, schedule_from_options, uses_multigrid
 from multigrid_vsr.options.run_options import check_host_options, check_test_options, missing_paths, test_sets
 from multigrid_vsr.options.table import SCHEDULER_TYPE
 

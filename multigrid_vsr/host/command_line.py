@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.options.archs import DATASET_TYPES, MODEL_TYPES, TEST_SET_TYPES
+from multigrid_vsr.options.multigrid_block import asked_for
 from multigrid_vsr.options.option_file import read_options
 
 
@@ -40,21 +39,6 @@ def _known() -> argparse.Namespace:
     parser.add_argument('--debug', action='store_true')
     parser.add_argument('--force_yml', nargs='+', default=[])
     return parser.parse_known_args()[0]
-
-
-def asked_for(opt: Mapping[str, Any]) -> tuple[str, Any] | None:
-    """The option that asks for a type or the block of this plugin, and its value; ``None`` in a plain run."""
-    found = {'model_type': opt.get('model_type')}
-    datasets = opt.get('datasets')
-    for phase, dataset_opt in datasets.items() if isinstance(datasets, Mapping) else ():
-        if isinstance(dataset_opt, Mapping):
-            found[f'datasets.{phase}.type'] = dataset_opt.get('type')
-    asked = [
-        (option, value) for option, value in found.items() if value in (*MODEL_TYPES, *DATASET_TYPES, *TEST_SET_TYPES)
-    ]
-    if not asked and opt.get('multigrid') is not None:
-        asked = [('multigrid', 'a block')]
-    return asked[0] if asked else None
 
 
 def refuse_if_asked(opt_file: str, lacking: str) -> None:

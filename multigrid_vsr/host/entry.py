@@ -14,13 +14,13 @@ from typing import Any
 
 from multigrid_vsr.core.errors import InputError, one_line
 from multigrid_vsr.host import command_line
-from multigrid_vsr.host.command_line import asked_for, refusal
+from multigrid_vsr.host.command_line import refusal
 from multigrid_vsr.host.launch import check_torchrun, from_rank_0, is_first_rank, is_first_to_say
 from multigrid_vsr.host.patch import left_out, patch, replace, replace_copies
 from multigrid_vsr.host.registering import register
 from multigrid_vsr.options.archs import target_of
 from multigrid_vsr.options.checked import checked
-from multigrid_vsr.options.multigrid_block import schedule_from_options, uses_multigrid
+from multigrid_vsr.options.multigrid_block import asked_for, schedule_from_options, uses_multigrid
 from multigrid_vsr.options.option_file import settle, unshared
 from multigrid_vsr.options.run_options import checked_schedule
 

@@ -14,7 +14,14 @@ from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import BatchShape, Schedule, exact_iterations, split
-from multigrid_vsr.options.archs import DATASET_TYPES, MODEL_TYPES, STATED_LIMITS, STOCK_MODELS, wrong_model
+from multigrid_vsr.options.archs import (
+    DATASET_TYPES,
+    MODEL_TYPES,
+    STATED_LIMITS,
+    STOCK_MODELS,
+    TEST_SET_TYPES,
+    wrong_model,
+)
 from multigrid_vsr.options.checked import checked, lookup
 from multigrid_vsr.options.kinds import WHOLE
 
@@ -31,6 +38,21 @@ def uses_multigrid(opt: Mapping[str, Any]) -> bool:
     return opt.get('multigrid') is not None or (
         opt.get('model_type') in MODEL_TYPES and lookup(opt, 'datasets.train.type') in DATASET_TYPES
     )
+
+
+def asked_for(opt: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """The option that asks for a type or the block of this plugin, and its value; ``None`` in a plain run."""
+    found = {'model_type': opt.get('model_type')}
+    datasets = opt.get('datasets')
+    for phase, dataset_opt in datasets.items() if isinstance(datasets, Mapping) else ():
+        if isinstance(dataset_opt, Mapping):
+            found[f'datasets.{phase}.type'] = dataset_opt.get('type')
+    asked = [
+        (option, value) for option, value in found.items() if value in (*MODEL_TYPES, *DATASET_TYPES, *TEST_SET_TYPES)
+    ]
+    if not asked and opt.get('multigrid') is not None:
+        asked = [('multigrid', 'a block')]
+    return asked[0] if asked else None
 
 
 def schedule_from_options(opt: Mapping[str, Any]) -> Schedule:
