@@ -14,8 +14,8 @@ from distutils.command.install_data import install_data  # isort: skip
 
 if sys.version_info >= (3, 13) and find_spec('basicsr') is None:
     sys.exit(
-        'multigrid_vsr needs Python 3.10 to 3.12: BasicSR 1.4.2 cannot be built on 3.13 and later. docs/design.md, '
-        'Versions, says how both get there.'
+        'multigrid_vsr needs Python 3.10 to 3.12: BasicSR 1.4.2 cannot be built on 3.13 and later. docs/versions.md '
+        'says how both get there.'
     )
 
 

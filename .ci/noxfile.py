@@ -1,7 +1,7 @@
 """The tests on the oldest and the newest of what the project stands on, a fresh environment for each row.
 
 ``nox -f .ci/noxfile.py -s "tests(oldest)" -- tests/test_schedule.py -n 0``; without names of tests all of them. The
-interpreters have to be there. docs/design.md has what came out.
+interpreters have to be there. docs/versions.md has what came out.
 """
 
 from __future__ import annotations

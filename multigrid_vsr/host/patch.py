@@ -24,7 +24,7 @@ class Patch:
     """One change of BasicSR, or of what it imports, from outside.
 
     Attributes:
-        what: What is changed, as docs/design.md names it.
+        what: What is changed, as docs/patches.md names it.
         why: Why it is there.
         needed: How it is known to be needed.
         goes: When it goes, or where it does nothing.
