@@ -305,13 +305,31 @@ def test_table_of_filled_shapes_is_that_of_the_committed_runs():
 
 @pytest.mark.parametrize(
     'page',
-    ['README.md', 'docs/method.md', 'benchmarks/README.md', 'benchmarks/claims.md', 'multigrid_vsr/demo/report.py'],
+    ['docs/method.md', 'benchmarks/README.md', 'benchmarks/claims.md', 'multigrid_vsr/demo/report.py'],
 )
 def test_differences_that_are_quoted_are_those_of_the_committed_runs(page, capsys):
     printed = committed_tables(capsys) + ''.join(filled_rows())
     quoted = re.findall(DIFFERENCE, (ROOT / page).read_text())
     assert quoted
     assert [figure for figure in quoted if figure not in printed] == []
+
+
+def test_figures_of_the_readme_are_those_of_the_committed_runs():
+    path = ROOT / 'benchmarks/results/train.jsonl'
+    runs, times = read_runs(path), read_times(path)
+    seconds, psnr = {}, {}
+    for variant in ('untrained_full', 'untrained_fast', 'untrained_fast_options', 'full', 'fast'):
+        of_it = [one for one in runs if (one.variant, one.gt_size, one.iters) == (variant, 256, 360)]
+        assert len(of_it) == 5
+        seconds[variant] = times.seconds(of_it[0], runs[of_it[0]])
+        psnr[variant] = f'{statistics.mean(runs[one].psnr() for one in of_it):.2f} dB'
+    text = (ROOT / 'README.md').read_text()
+    untrained, trained = (row for row in text.splitlines() if row.startswith('| `fast`'))
+    for variant in ('untrained_fast', 'untrained_fast_options'):
+        assert f'{seconds["untrained_full"] / seconds[variant]:.1f}' in untrained
+    assert f'{psnr["untrained_fast"]}, baseline {psnr["untrained_full"].split()[0]} |' in untrained
+    assert f'{seconds["full"] / seconds["fast"]:.1f} times less' in trained
+    assert f'{psnr["fast"]}, baseline {psnr["full"].split()[0]} |' in trained
 
 
 def test_verdicts_of_the_page_of_claims_are_those_of_the_committed_runs(capsys):
