@@ -9,8 +9,8 @@ import torch
 from basicsr.archs import build_network
 
 from benchmarks import harness
+from multigrid_vsr.core.overlap import FRAMES_OVERLAP, TILE_OVERLAP
 from multigrid_vsr.core.plan import format_table
-from multigrid_vsr.core.windows import FRAMES_OVERLAP, TILE_OVERLAP
 from multigrid_vsr.models.inference import SIDE, Cut, Need, Restorer, measure_need, peak, restorer_of
 from multigrid_vsr.options.option_file import read_options
 

@@ -13,7 +13,7 @@ from basicsr.archs.basicvsr_arch import BasicVSR
 from runs import refusal, run
 
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.core.windows import windows
+from multigrid_vsr.core.overlap import windows
 from multigrid_vsr.demo.training import find_video, read_frames
 from multigrid_vsr.models.inference import Cut, Need, Restorer, choose_cut, differences, measure_need, super_resolve
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from multigrid_vsr.cli.arguments import check_least, check_writable
 from multigrid_vsr.core.errors import InputError, OptionError
-from multigrid_vsr.core.windows import FRAMES_OVERLAP, TILE_OVERLAP
+from multigrid_vsr.core.overlap import FRAMES_OVERLAP, TILE_OVERLAP
 from multigrid_vsr.options.option_file import copy_in_run_folder, read_options
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from basicsr.data.data_util import generate_frame_indices
 from torch.nn.functional import pad
 
 from multigrid_vsr.core.errors import InputError, OptionError, one_line
-from multigrid_vsr.core.windows import windows
+from multigrid_vsr.core.overlap import windows
 from multigrid_vsr.data.batches import to_float_rgb
 from multigrid_vsr.models import checkpoints
 from multigrid_vsr.options.archs import ArchLimits, limits_in, window_of

@@ -21,7 +21,7 @@ from torch import distributed
 from tqdm import tqdm
 
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.core.windows import FRAMES_OVERLAP, TILE_OVERLAP
+from multigrid_vsr.core.overlap import FRAMES_OVERLAP, TILE_OVERLAP
 from multigrid_vsr.data.multigrid_dataset import MultigridVideoTestDataset
 from multigrid_vsr.models.inference import Cut, Frame, Restorer, restorer_of, super_resolve
 from multigrid_vsr.models.run_watch import shows_progress

@@ -21,9 +21,9 @@ from multigrid_vsr.core.lr import (
     period_starts,
     warmed_up,
 )
+from multigrid_vsr.core.overlap import FRAMES_OVERLAP, TILE_OVERLAP
 from multigrid_vsr.core.plan import StockRun
 from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.core.windows import FRAMES_OVERLAP, TILE_OVERLAP
 from multigrid_vsr.options.archs import (
     DATASET_TYPES,
     STOCK_DATASETS,

@@ -7,7 +7,7 @@ option asks of another stands in words as ``rule`` and is checked where both are
 from __future__ import annotations
 
 from multigrid_vsr.core.lr import ANNEALS, BATCH_SCALINGS, RESTARTS, WARMUP_PLACES, CosineOptions
-from multigrid_vsr.core.windows import FRAMES_OVERLAP, TILE_OVERLAP
+from multigrid_vsr.core.overlap import FRAMES_OVERLAP, TILE_OVERLAP
 from multigrid_vsr.options.kinds import (
     BLOCK,
     PATH,
