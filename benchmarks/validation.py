@@ -11,7 +11,7 @@ from basicsr.archs import build_network
 from benchmarks import harness
 from multigrid_vsr.core.overlap import FRAMES_OVERLAP, TILE_OVERLAP
 from multigrid_vsr.core.plan import format_table
-from multigrid_vsr.models.inference import SIDE, Cut, Need, Restorer, measure_need, peak, restorer_of
+from multigrid_vsr.models.inference import SIDE, Need, Restorer, Tiling, measure_need, peak, restorer_of
 from multigrid_vsr.options.option_file import read_options
 
 _TRIED = 12  # frames of the clip that the estimate is compared with
@@ -29,13 +29,13 @@ def measure(opt_file: str, clip: tuple[int, int, int]) -> None:
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     restorer = _restorer(read_options(opt_file), device)
     need = measure_need(restorer, device, restorer.least_frames)
-    rows = [(words, f'{_gigabytes(need, cut, *clip):.2f}') for words, cut in _cuts(restorer, clip[0])]
+    rows = [(words, f'{_gigabytes(need, tiling, *clip):.2f}') for words, tiling in _tilings(restorer, clip[0])]
     kind = 'of the GPU' if device.type == 'cuda' else 'of the process'
     print(f'{clip[0]} frames of {clip[1]}x{clip[2]} LQ pixels, GB {kind} beside the weights:')
     print(format_table(('in pieces of', 'estimate'), rows))
     frames = torch.randint(0, 256, (_TRIED + restorer.least_frames, SIDE, SIDE, 3), dtype=torch.uint8)
     found = peak(partial(restorer, frames), device) / 1e9
-    foretold = _gigabytes(need, Cut(len(frames), 0), len(frames), SIDE, SIDE)
+    foretold = _gigabytes(need, Tiling(len(frames), 0), len(frames), SIDE, SIDE)
     print(f'{len(frames)} frames of {SIDE}x{SIDE} take {found:.3f} GB, where the estimate is {foretold:.3f}.')
 
 
@@ -44,18 +44,21 @@ def _restorer(opt: dict[str, Any], device: torch.device) -> Restorer:
     return restorer_of(opt, build_network(arguments).to(device).eval(), device)
 
 
-def _cuts(restorer: Restorer, num_frame: int) -> list[tuple[str, Cut]]:
+def _tilings(restorer: Restorer, num_frame: int) -> list[tuple[str, Tiling]]:
     overlap = restorer.context(FRAMES_OVERLAP)
-    windows = [restorer.aligned(Cut(size, overlap)) for size in _WINDOWS if 2 * overlap < size < num_frame]
-    cuts = [('a whole clip', Cut(num_frame, 0)), *((f'max_frames {cut.num_frame}', cut) for cut in windows)]
-    smallest = windows[-1] if windows else cuts[0][1]
-    tiles = [Cut(smallest.num_frame, smallest.overlap, tile, TILE_OVERLAP) for tile in _TILES]
-    return [*cuts, *((f'max_frames {cut.num_frame}, tile {cut.tile}', cut) for cut in tiles)]
+    windows = [restorer.aligned(Tiling(size, overlap)) for size in _WINDOWS if 2 * overlap < size < num_frame]
+    tilings = [
+        ('a whole clip', Tiling(num_frame, 0)),
+        *((f'max_frames {tiling.num_frame}', tiling) for tiling in windows),
+    ]
+    smallest = windows[-1] if windows else tilings[0][1]
+    tiles = [Tiling(smallest.num_frame, smallest.overlap, tile, TILE_OVERLAP) for tile in _TILES]
+    return [*tilings, *((f'max_frames {tiling.num_frame}, tile {tiling.tile}', tiling) for tiling in tiles)]
 
 
-def _gigabytes(need: Need, cut: Cut, num_frame: int, height: int, width: int) -> float:
-    sides = (min(side, cut.tile or side) for side in (height, width))
-    return need.bytes(min(cut.num_frame, num_frame), next(sides) * next(sides)) / 1e9
+def _gigabytes(need: Need, tiling: Tiling, num_frame: int, height: int, width: int) -> float:
+    sides = (min(side, tiling.tile or side) for side in (height, width))
+    return need.bytes(min(tiling.num_frame, num_frame), next(sides) * next(sides)) / 1e9
 
 
 def main() -> None:

@@ -15,7 +15,15 @@ from runs import refusal, run
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.overlap import windows
 from multigrid_vsr.demo.training import find_video, read_frames
-from multigrid_vsr.models.inference import Cut, Need, Restorer, choose_cut, differences, measure_need, super_resolve
+from multigrid_vsr.models.inference import (
+    Need,
+    Restorer,
+    Tiling,
+    choose_tiling,
+    differences,
+    measure_need,
+    super_resolve,
+)
 
 INFER = (sys.executable, '-m', 'multigrid_vsr.cli', 'infer')
 pytestmark = pytest.mark.filterwarnings('ignore:torch.meshgrid')
@@ -73,7 +81,7 @@ class Decaying(torch.nn.Module):
 def test_differences_are_those_of_the_frames_that_a_window_does_not_see():
     """White frames: without overlap a frame at the cut lacks 0.1 + 0.01 + ..., with two frames 0.001 + ..."""
     white = [np.full((8, 8, 3), 255, np.uint8)] * 12
-    found = differences(Restorer(Decaying()), white, [Cut(6, 0), Cut(8, 2), Cut(12, 0)])
+    found = differences(Restorer(Decaying()), white, [Tiling(6, 0), Tiling(8, 2), Tiling(12, 0)])
     assert found == pytest.approx([255 * 0.111111, 255 * 0.001111, 0], rel=1e-3, abs=1e-4)
 
 
@@ -87,7 +95,7 @@ def basicvsr():
 def test_windows_of_basicvsr_come_as_near_the_whole_as_measured(basicvsr):
     """The table of benchmarks/README.md in small: the difference falls with the overlap, to that of float32."""
     frames = real_frames(70, 32, 32)
-    without, few, many = differences(basicvsr, frames, [Cut(35, 0), Cut(37, 1), Cut(65, 28)])
+    without, few, many = differences(basicvsr, frames, [Tiling(35, 0), Tiling(37, 1), Tiling(65, 28)])
     assert without > 2 * few > 100 * many
     assert many < 255 * 1e-6
 
@@ -95,7 +103,7 @@ def test_windows_of_basicvsr_come_as_near_the_whole_as_measured(basicvsr):
 def test_tiles_of_basicvsr_leave_no_seam(basicvsr):
     """Beyond the overlap a tile sees nothing: what is left is below half a byte, where no overlap shows a seam."""
     frames = real_frames(2, 96, 160)
-    without, found = differences(basicvsr, frames, [Cut(2, 0, 32, 0), Cut(2, 0, 96, 32)])
+    without, found = differences(basicvsr, frames, [Tiling(2, 0, 32, 0), Tiling(2, 0, 96, 32)])
     assert found < 0.5 < without
 
 
@@ -105,7 +113,7 @@ def test_whole_clip_is_what_the_network_gives(basicvsr):
     with torch.no_grad():
         output = basicvsr.network(rgb[None])[0]
     expected = (output.clamp(0, 1).permute(0, 2, 3, 1).numpy()[..., ::-1] * 255.0).round().astype(np.uint8)
-    found = np.stack([frame.numpy() for frame in super_resolve(basicvsr, frames, Cut(3, 0))])
+    found = np.stack([frame.numpy() for frame in super_resolve(basicvsr, frames, Tiling(3, 0))])
     assert found.shape == (3, 128, 160, 3)
     np.testing.assert_array_equal(found, expected)
 
@@ -121,7 +129,7 @@ class Middle(torch.nn.Module):
 def test_windows_of_a_sliding_window_arch_are_exact():
     frames = [np.full((4, 4, 3), n, np.uint8) for n in range(14)]
     restore = Restorer(Middle(), window=5)
-    assert differences(restore, frames, [Cut(11, 4), Cut(9, 4)]) == [0, 0]
+    assert differences(restore, frames, [Tiling(11, 4), Tiling(9, 4)]) == [0, 0]
     first = restore(torch.from_numpy(np.stack(frames)))[0, 0, 0, 0] * 255
     assert first.item() == pytest.approx(4 + 30 + 0 + 1000 + 20000, rel=1e-5)  # 4 3 0 1 2, as BasicSR pads
 
@@ -139,31 +147,31 @@ def test_sides_that_the_arch_does_not_take_are_padded_and_cut():
 
 
 def test_windows_start_at_keyframes():
-    assert Restorer(Decaying(), stride=5).aligned(Cut(33, 8)).num_frame == 16 + 15
-    assert Restorer(Decaying(), stride=5).aligned(Cut(18, 8)).num_frame == 16 + 5
+    assert Restorer(Decaying(), stride=5).aligned(Tiling(33, 8)).num_frame == 16 + 15
+    assert Restorer(Decaying(), stride=5).aligned(Tiling(18, 8)).num_frame == 16 + 5
 
 
 # (memory, frames of the clip, LQ height and width, overlap, tile_overlap) of 100 + 10 bytes a frame, a pixel
 CUTS = [
-    ((100 + 10 * 50) * 100, 50, 10, 10, 5, 8, Cut(50, 5)),  # all of it
-    ((100 + 10 * 49) * 100, 50, 10, 10, 5, 8, Cut(49, 5)),  # windows
-    ((100 + 10 * 20) * 10000, 50, 100, 100, 5, 8, Cut(21, 5, 96, 8)),  # 21 frames do not fit: tiles
-    ((100 + 10 * 20) * 10000, 15, 100, 100, 5, 8, Cut(20, 5)),  # a short clip
-    ((100 + 10 * 20) * 10000, None, 100, 100, 5, 8, Cut(21, 5, 96, 8)),
+    ((100 + 10 * 50) * 100, 50, 10, 10, 5, 8, Tiling(50, 5)),  # all of it
+    ((100 + 10 * 49) * 100, 50, 10, 10, 5, 8, Tiling(49, 5)),  # windows
+    ((100 + 10 * 20) * 10000, 50, 100, 100, 5, 8, Tiling(21, 5, 96, 8)),  # 21 frames do not fit: tiles
+    ((100 + 10 * 20) * 10000, 15, 100, 100, 5, 8, Tiling(20, 5)),  # a short clip
+    ((100 + 10 * 20) * 10000, None, 100, 100, 5, 8, Tiling(21, 5, 96, 8)),
 ]
 
 
 @pytest.mark.parametrize(('memory', 'num_frame', 'height', 'width', 'overlap', 'tile_overlap', 'expected'), CUTS)
 def test_cut_is_the_largest_that_fits(memory, num_frame, height, width, overlap, tile_overlap, expected):
-    asked = Cut(0, overlap, None, tile_overlap)
-    assert choose_cut(Need(100, 10), memory, num_frame, height, width, asked) == expected
+    asked = Tiling(0, overlap, None, tile_overlap)
+    assert choose_tiling(Need(100, 10), memory, num_frame, height, width, asked) == expected
 
 
 def test_cut_where_no_tile_fits_says_what_to_lower():
     with pytest.raises(
         InputError, match=r'^--overlap: must be small enough for 0\.0 GB, got 28, of which windows of 113'
     ):
-        choose_cut(Need(100, 10), 1e6, None, 100, 100, Cut(0, 28, None, 64))
+        choose_tiling(Need(100, 10), 1e6, None, 100, 100, Tiling(0, 28, None, 64))
 
 
 def test_need_grows_with_the_frames_that_are_kept():

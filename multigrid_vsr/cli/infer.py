@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from multigrid_vsr.frames.sequence import FrameSequence
-    from multigrid_vsr.models.inference import Cut, Restorer
+    from multigrid_vsr.models.inference import Restorer, Tiling
 
 _TRIED = (0, 2, 4, 8, 16, 28)  # overlaps that --measure compares
 _EXAMPLES = (
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
         print(_measurement(restorer, clip, args.measure))
         return
     try:
-        _restore(restorer, clip, _cut(args, restorer, clip, device), args.out, args.fps)
+        _restore(restorer, clip, _tiling(args, restorer, clip, device), args.out, args.fps)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -131,37 +131,37 @@ def _option_file(weights: Path) -> Path:
     return found
 
 
-def _cut(args: argparse.Namespace, restorer: Restorer, clip: FrameSequence, device: torch.device) -> Cut:
+def _tiling(args: argparse.Namespace, restorer: Restorer, clip: FrameSequence, device: torch.device) -> Tiling:
     """The windows: what was asked for, and for the rest what fits."""
-    from multigrid_vsr.models.inference import Cut, choose_cut, free_memory, measure_need
+    from multigrid_vsr.models.inference import Tiling, choose_tiling, free_memory, measure_need
 
     overlap = restorer.context(args.overlap)
     if 2 * overlap + 1 < restorer.least_frames:
         least = restorer.least_frames // 2
         raise OptionError('--overlap', f'be at least {least} for this arch', overlap, 'Raise it.')
-    asked = Cut(args.num_frame or 0, overlap, args.tile, args.tile_overlap)
+    asked = Tiling(args.num_frame or 0, overlap, args.tile, args.tile_overlap)
     if args.num_frame is None:
         need, memory = measure_need(restorer, device, restorer.least_frames), free_memory(device)
         height, width = (min(side, args.tile or side) for side in (clip.height, clip.width))
-        found = choose_cut(need, memory, clip.num_frame, height, width, asked)
-        asked = Cut(found.num_frame, overlap, args.tile or found.tile, args.tile_overlap)
+        found = choose_tiling(need, memory, clip.num_frame, height, width, asked)
+        asked = Tiling(found.num_frame, overlap, args.tile or found.tile, args.tile_overlap)
     return restorer.aligned(asked)
 
 
-def _restore(restorer: Restorer, clip: FrameSequence, cut: Cut, out: Path, fps: float | None) -> None:
+def _restore(restorer: Restorer, clip: FrameSequence, tiling: Tiling, out: Path, fps: float | None) -> None:
     from tqdm import tqdm
 
     from multigrid_vsr.frames.sequence import open_writer
     from multigrid_vsr.models.inference import super_resolve
 
-    is_whole = clip.num_frame is not None and clip.num_frame <= cut.num_frame
-    frames = 'The clip as a whole' if is_whole else f'Windows of {cut.num_frame} frames, overlap {cut.overlap}'
-    print(frames + (f'; tiles of {cut.tile} LQ pixels, overlap {cut.tile_overlap}.' if cut.tile else '.'))
+    is_whole = clip.num_frame is not None and clip.num_frame <= tiling.num_frame
+    frames = 'The clip as a whole' if is_whole else f'Windows of {tiling.num_frame} frames, overlap {tiling.overlap}'
+    print(frames + (f'; tiles of {tiling.tile} LQ pixels, overlap {tiling.tile_overlap}.' if tiling.tile else '.'))
     if clip.video and clip.video.loss:
         print(f'{clip.video.loss}.')
     count = 0
     with open_writer(out, clip, fps) as writer, tqdm(total=clip.num_frame, desc='Restore', unit='frame') as bar:
-        for frame in super_resolve(restorer, clip.frames(), cut):
+        for frame in super_resolve(restorer, clip.frames(), tiling):
             writer.write(frame.numpy())
             count += 1
             bar.update()
@@ -174,10 +174,12 @@ def _measurement(restorer: Restorer, clip: FrameSequence, count: int) -> str:
     import itertools
 
     from multigrid_vsr.core.plan import format_table
-    from multigrid_vsr.models.inference import Cut, differences
+    from multigrid_vsr.models.inference import Tiling, differences
 
     frames = list(itertools.islice(clip.frames(), count))
     overlaps = [overlap for overlap in _TRIED if 2 * overlap < len(frames)]
-    cuts = [restorer.aligned(Cut(len(frames) // 2 + overlap, overlap)) for overlap in overlaps]
-    rows = [(f'{cut.overlap}', f'{found:.6f}') for cut, found in zip(cuts, differences(restorer, frames, cuts))]
+    tilings = [restorer.aligned(Tiling(len(frames) // 2 + overlap, overlap)) for overlap in overlaps]
+    rows = [
+        (f'{tiling.overlap}', f'{found:.6f}') for tiling, found in zip(tilings, differences(restorer, frames, tilings))
+    ]
     return format_table(('overlap', 'largest difference / 255'), rows)

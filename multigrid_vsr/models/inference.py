@@ -32,8 +32,8 @@ Frame = np.ndarray | torch.Tensor  # (h, w, 3): uint8 BGR, or float32 RGB in [0,
 
 
 @dataclass(frozen=True)
-class Cut:
-    """How a clip is cut.
+class Tiling:
+    """The windows and tiles that a clip is cut into.
 
     Attributes:
         num_frame: Frames of a window.
@@ -102,10 +102,10 @@ class Restorer:
         """The frames of context on each side of a window: of a sliding-window arch those that it sees, so exact."""
         return overlap if self.window is None else self.window - 1
 
-    def aligned(self, cut: Cut) -> Cut:
+    def aligned(self, tiling: Tiling) -> Tiling:
         """The same with windows that start where the arch asks for."""
-        step = (cut.num_frame - 2 * cut.overlap) // self.stride * self.stride
-        return replace(cut, num_frame=2 * cut.overlap + max(step, self.stride))
+        step = (tiling.num_frame - 2 * tiling.overlap) // self.stride * self.stride
+        return replace(tiling, num_frame=2 * tiling.overlap + max(step, self.stride))
 
 
 def to_bgr_bytes(frames: torch.Tensor) -> torch.Tensor:
@@ -118,7 +118,7 @@ def to_bgr_bytes(frames: torch.Tensor) -> torch.Tensor:
 def super_resolve(
     restore: Callable[[torch.Tensor, range], torch.Tensor],
     frames: Iterable[Frame],
-    cut: Cut,
+    tiling: Tiling,
     finish: Callable[[torch.Tensor], torch.Tensor] = to_bgr_bytes,
 ) -> Iterator[torch.Tensor]:
     """Restores a clip frame by frame, in order, reading no further than a window ahead.
@@ -126,15 +126,15 @@ def super_resolve(
     Args:
         restore: A :class:`Restorer`.
         frames: The clip.
-        cut: Its windows and tiles.
+        tiling: Its windows and tiles.
         finish: Turns what a tile keeps, (t, 3, h, w), into (t, h, w, 3).
     """
-    for window, kept in windows(frames, cut.num_frame, cut.overlap):
+    for window, kept in windows(frames, tiling.num_frame, tiling.overlap):
         lq = torch.stack([torch.as_tensor(frame) for frame in window])
         strips = []
-        for rows, keep_rows in _tiles(lq.shape[1], cut):
+        for rows, keep_rows in _tiles(lq.shape[1], tiling):
             parts = []
-            for columns, keep_columns in _tiles(lq.shape[2], cut):
+            for columns, keep_columns in _tiles(lq.shape[2], tiling):
                 part = restore(lq[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], kept)
                 y, x = (_scaled(keep, part.shape[-1] // len(columns)) for keep in (keep_rows, keep_columns))
                 parts.append(finish(part[..., y, x]))
@@ -142,21 +142,21 @@ def super_resolve(
         yield from torch.cat(strips, 1)
 
 
-def _tiles(length: int, cut: Cut) -> Iterator[tuple[list[int], range]]:
-    return windows(range(length), cut.tile or length, cut.tile_overlap if cut.tile else 0)
+def _tiles(length: int, tiling: Tiling) -> Iterator[tuple[list[int], range]]:
+    return windows(range(length), tiling.tile or length, tiling.tile_overlap if tiling.tile else 0)
 
 
 def _scaled(places: range, scale: int) -> slice:
     return slice(places.start * scale, places.stop * scale)
 
 
-def differences(restore: Restorer, frames: Sequence[Frame], cuts: Sequence[Cut]) -> list[float]:
+def differences(restore: Restorer, frames: Sequence[Frame], tilings: Sequence[Tiling]) -> list[float]:
     """The largest difference of any value of any frame between a clip restored in parts and as a whole.
 
     Args:
         restore: The network.
         frames: The clip, short enough to be restored as a whole.
-        cuts: The ways to cut it.
+        tilings: The ways to cut it.
 
     Returns:
         For each, in 255ths: below 0.5 hardly a byte of the result is another.
@@ -169,9 +169,9 @@ def differences(restore: Restorer, frames: Sequence[Frame], cuts: Sequence[Cut])
     return [
         max(
             float((part - frame).abs().max()) * 255
-            for part, frame in zip(super_resolve(restore, frames, cut, as_float), whole, strict=True)
+            for part, frame in zip(super_resolve(restore, frames, tiling, as_float), whole, strict=True)
         )
-        for cut in cuts
+        for tiling in tilings
     ]
 
 
@@ -224,7 +224,7 @@ def free_memory(device: torch.device) -> float:
     return _SHARE * _kibibytes('/proc/meminfo', 'MemAvailable') * 1024
 
 
-def choose_cut(need: Need, memory: float, num_frame: int | None, height: int, width: int, context: Cut) -> Cut:
+def choose_tiling(need: Need, memory: float, num_frame: int | None, height: int, width: int, context: Tiling) -> Tiling:
     """The largest windows that fit: whole clips, else whole frames, else tiles.
 
     Args:
@@ -240,7 +240,7 @@ def choose_cut(need: Need, memory: float, num_frame: int | None, height: int, wi
     fits = need.frames(memory, height * width)
     enough = 4 * context.overlap + 1  # below, more than half of the work is context
     if fits >= min(enough, num_frame or enough):
-        return Cut(fits, context.overlap)
+        return Tiling(fits, context.overlap)
     frames = min(enough, num_frame or enough)
     tile = need.side(memory, frames) // 32 * 32
     if tile < 2 * context.tile_overlap + 32:
@@ -248,7 +248,7 @@ def choose_cut(need: Need, memory: float, num_frame: int | None, height: int, wi
             f'--overlap: must be small enough for {memory / 1e9:.1f} GB, got {context.overlap}, of which windows of '
             f'{frames} frames take tiles of {tile} pixels. Lower --overlap, or --tile_overlap.'
         )
-    return Cut(frames, context.overlap, tile, context.tile_overlap)
+    return Tiling(frames, context.overlap, tile, context.tile_overlap)
 
 
 def peak(call: Callable[[], object], device: torch.device) -> float:

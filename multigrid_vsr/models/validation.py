@@ -23,13 +23,13 @@ from tqdm import tqdm
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.overlap import FRAMES_OVERLAP, TILE_OVERLAP
 from multigrid_vsr.data.multigrid_dataset import MultigridVideoTestDataset
-from multigrid_vsr.models.inference import Cut, Frame, Restorer, restorer_of, super_resolve
+from multigrid_vsr.models.inference import Frame, Restorer, Tiling, restorer_of, super_resolve
 from multigrid_vsr.models.run_watch import shows_progress
 from multigrid_vsr.models.stop_signal import Stopped
 
 
 @dataclass(frozen=True)
-class TestItem:
+class EvalItem:
     """What is validated at a time.
 
     Attributes:
@@ -50,28 +50,28 @@ class TestItem:
     lq: Callable[[], Iterable[Frame]]
     gt: Callable[[], Iterable[np.ndarray]]
 
-    def middle(self) -> TestItem:
+    def middle(self) -> EvalItem:
         """The clip as a window around its frame in the middle."""
         return replace(self, is_window=True, gt=lambda: islice(self.gt(), self.num_frame // 2, None))
 
 
-def read_item(dataset: Any, place: int) -> TestItem:
+def read_item(dataset: Any, place: int) -> EvalItem:
     """Takes an item out of a test set; one of this project is read frame by frame."""
     if isinstance(dataset, MultigridVideoTestDataset):
         clip = dataset.clips.clips[place]
         lq, gt = (lambda kind=kind: dataset.frames(place, kind) for kind in ('lq', 'gt'))
-        return TestItem(clip.name, 0, None, False, clip.num_frame, lq, gt)
+        return EvalItem(clip.name, 0, None, False, clip.num_frame, lq, gt)
     data = dataset[place]
     frames, num_frame = data['lq'].permute(0, 2, 3, 1), len(data['lq'])
     if 'idx' not in data:
-        return TestItem(
+        return EvalItem(
             data['folder'], 0, None, False, num_frame, lambda: frames, lambda: (tensor2img(gt) for gt in data['gt'])
         )
     path = Path(data['lq_path'])  # one frame of a clip, as sliding-window archs are tested
     is_vimeo = 'vimeo' in data['folder'].lower()  # every clip of Vimeo90K has the same file names
     stem = '_'.join([*path.parts[-3:-1], path.stem]) if is_vimeo else path.stem
     first = int(data['idx'].split('/')[0])
-    return TestItem(data['folder'], first, stem, True, num_frame, lambda: frames, lambda: [tensor2img(data['gt'])])
+    return EvalItem(data['folder'], first, stem, True, num_frame, lambda: frames, lambda: [tensor2img(data['gt'])])
 
 
 class ShownPictures:
@@ -93,7 +93,7 @@ class ShownPictures:
         self._iter = current_iter
         self._shown: set[str] = set()
 
-    def add(self, item: TestItem, frame: int, num_frame: int, result: np.ndarray, gt: np.ndarray) -> None:
+    def add(self, item: EvalItem, frame: int, num_frame: int, result: np.ndarray, gt: np.ndarray) -> None:
         """Shows a frame if it is the one to show.
 
         Args:
@@ -345,12 +345,12 @@ def _padding(dataset: Any) -> str:
 
 
 def _super_resolve(
-    restorer: Restorer, val_opt: dict[str, Any], item: TestItem
+    restorer: Restorer, val_opt: dict[str, Any], item: EvalItem
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Gives the place in its clip, result and ground truth of each frame, images uint8 BGR."""
     if item.is_window:
         restorer = replace(restorer, window=None)
-    results = super_resolve(restorer, item.lq(), _cut(restorer, val_opt, item))
+    results = super_resolve(restorer, item.lq(), _tiling(restorer, val_opt, item))
     count = 0
     for count, (result, gt) in enumerate(zip(results, item.gt()), 1):
         yield item.first + count - 1, result.numpy(), gt
@@ -361,12 +361,12 @@ def _super_resolve(
         )
 
 
-def _cut(restorer: Restorer, val_opt: dict[str, Any], item: TestItem) -> Cut:
+def _tiling(restorer: Restorer, val_opt: dict[str, Any], item: EvalItem) -> Tiling:
     """How ``val.max_frames`` and ``val.tile`` cut a clip."""
     tile_overlap = val_opt.get('tile_overlap')
-    cut = Cut(item.num_frame, 0, val_opt.get('tile'), TILE_OVERLAP if tile_overlap is None else tile_overlap)
+    tiling = Tiling(item.num_frame, 0, val_opt.get('tile'), TILE_OVERLAP if tile_overlap is None else tile_overlap)
     if item.is_window or val_opt.get('max_frames') is None or item.num_frame <= val_opt['max_frames']:
-        return cut
+        return tiling
     overlap = val_opt.get('overlap')
     context = restorer.context(FRAMES_OVERLAP if overlap is None else overlap)
-    return restorer.aligned(replace(cut, num_frame=val_opt['max_frames'], overlap=context))
+    return restorer.aligned(replace(tiling, num_frame=val_opt['max_frames'], overlap=context))
