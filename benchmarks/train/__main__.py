@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--retime', action='store_true', help='time the shapes of --results anew, all on this machine')
     parser.add_argument('--table', action='store_true', help='print the tables of --results, train nothing')
     parser.add_argument('--plot', type=Path, metavar='DIR', help='draw --results there, train nothing')
+    parser.add_argument('--headline', type=Path, metavar='FILE', help='draw the picture of README, train nothing')
 
 
 def run(args: argparse.Namespace, root: Path) -> None:
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace, root: Path) -> None:
     from benchmarks.train.results import read_runs, read_times
 
     path = args.results or root / 'results.jsonl'
-    if not (args.retime or args.table or args.plot):
+    if not (args.retime or args.table or args.plot or args.headline):
         from benchmarks.train import matrix
 
         iters = args.flow_iters, args.start_iters
@@ -73,6 +74,10 @@ def run(args: argparse.Namespace, root: Path) -> None:
         args.plot.mkdir(parents=True, exist_ok=True)
         for runs in groups:
             draw(args.plot / f'{tables.stem(runs)}.png', results, times, runs)
+    if args.headline is not None:
+        from benchmarks.train.plot import draw_headline
+
+        draw_headline(args.headline, results, times)
 
 
 def _runs(args: argparse.Namespace) -> list[Run]:
