@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 
 import cv2
@@ -308,26 +307,6 @@ def own_store(clips, tmp_path):
     root = shutil.copytree(clips, tmp_path / 'clips')
     build(open_sources(root / 'gt', root / 'lq', 4), tmp_path / 'store', 1)
     return root, run_options(tmp_path / 'store', 'packed')
-
-
-def test_store_whose_sources_changed_is_a_note(own_store):
-    root, opt = own_store
-    assert check(opt).notes == ()
-    os.utime(root / 'lq/001/00000002.png', ns=(1, 1))
-    (root / 'lq/002/00000000.png').unlink()
-    (note,) = check(opt).notes
-    assert note == (
-        f'datasets.train.dataroot_lq: 2 of 22 files in {root}/lq have changed since they were packed '
-        '(001/00000002.png). Run `multigrid-vsr prepare` again to train on what they are now.'
-    )
-
-
-def test_store_whose_sources_cannot_be_seen_says_nothing(own_store):
-    root, opt = own_store
-    shutil.rmtree(root / 'gt')
-    (root / 'gt').mkdir()  # another folder of that name
-    shutil.rmtree(root / 'lq')
-    assert check(opt).notes == ()
 
 
 def test_store_of_before_sources_were_recorded_opens_as_it_did(own_store, tmp_path):

@@ -268,14 +268,14 @@ def test_prepare_names_every_frame_that_cannot_be_used(clips, tmp_path):
         'clip 000, frame 2: the ground truth is missing or cannot be decoded (clips/gt/000/00000002.png, clips/lq/000',
         'clip 001, frame 4: the ground truth is 100x176, not 144x176 (clips/gt/001/00000004.png, ',
         'clip 002, frame 6: the LQ frame is 36x40, not 1/4 of the ground truth (',
-        '3 of 22 frames cannot be used: the store is not finished. Mend them and run it again.',
+        '3 of 22 frames cannot be used: the store is not finished. Mend them and run it again with --rebuild.',
     ):
         assert line in done.stdout
     with pytest.raises(InputError, match='must be a finished frame store'):
         FrameStore(tmp_path / 'store/gt')
     for name in ('gt/000/00000002', 'gt/001/00000004', 'lq/002/00000006'):
         shutil.copy(clips / f'{name}.png', tmp_path / f'clips/{name}.png')
-    run(*PREPARE, '--gt', 'clips/gt', '--lq', 'clips/lq', '-o', 'store', cwd=tmp_path)
+    run(*PREPARE, '--gt', 'clips/gt', '--lq', 'clips/lq', '-o', 'store', '--rebuild', cwd=tmp_path)
     assert FrameStore(tmp_path / 'store/gt').info.clips[0] == Clip('000', 6, 144, 176)
 
 
@@ -343,10 +343,11 @@ def test_prepare_without_room_exits_before_it_writes(tmp_path, clips, monkeypatc
 def test_prepare_into_a_store_of_other_clips_is_refused(store, stock_clips, tmp_path):
     begun = FrameStoreWriter(tmp_path / 'store/gt', StoreInfo((Clip('001', 3, 8, 8),), 4))
     begun.reserve()
-    done = run(*PREPARE, '--gt', stock_clips / 'gt', '-o', store, cwd=tmp_path, ok=False)
-    assert f'must be the folder of the same clips, got {store}/gt, made of others.' in done.stdout
-    done = run(*PREPARE, '--gt', stock_clips / 'gt', '-o', 'store', cwd=tmp_path, ok=False)
-    assert 'must be the folder of the same clips, got store/gt, begun for others.' in done.stdout
+    for root in (store, tmp_path / 'store'):
+        done = run(*PREPARE, '--gt', stock_clips / 'gt', '-o', root, cwd=tmp_path, ok=False)
+        assert f'must be the folder of the same frames, got {root}/gt, of other clips, frame counts or s' in done.stdout
+    run(*PREPARE, '--gt', stock_clips / 'gt', '-o', tmp_path / 'store', '--rebuild', cwd=tmp_path)
+    assert FrameStore(tmp_path / 'store/gt').info.clips == (Clip('001', 100, 144, 176),)
 
 
 def packed_options(store, folder, **changes):

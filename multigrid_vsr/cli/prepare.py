@@ -20,9 +20,9 @@ _EXAMPLES = (
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         'prepare',
-        help='pack frames into a store of which a crop reads its own bytes alone',
-        description='Writes STORE/gt and STORE/lq for `io_backend: {type: packed}`. Interrupted, run again it goes on; '
-        'into a store that is there it packs what has changed since.',
+        help='pack frames into a store of which a crop reads only its own bytes',
+        description='Writes STORE/gt and STORE/lq for `io_backend: {type: packed}`. Run it again to go on after an '
+        'interruption.',
         examples=_EXAMPLES,
     )
     parser.add_argument(
@@ -35,6 +35,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         '--min-frames', type=int, default=1, metavar='N', help='leave out clips with fewer frames (default: 1)'
     )
     parser.add_argument('-o', dest='out', type=_path, required=True, metavar='STORE', help='folder of the stores')
+    parser.add_argument(
+        '--rebuild', action='store_true', help='replace a store of other frames, or of sources that have changed'
+    )
     parser.add_argument('--strict', action='store_true', help='refuse a video of which frames do not decode')
     parser.add_argument('--workers', type=int, help='processes (default: one for each core)')
     parser.add_argument('--verify', action='store_true', help='check a store, against --gt and --lq too if given')
@@ -75,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
         return
     assert sources is not None
     try:
-        build(sources, args.out, workers)
+        build(sources, args.out, workers, args.rebuild)
     except KeyboardInterrupt:
         raise InputError(f'Interrupted. What is written stays in {args.out}: run it again to go on.') from None
     print(f'dataroot_gt: {args.out / "gt"}\ndataroot_lq: {args.out / "lq"}\nio_backend: {{type: packed}}')

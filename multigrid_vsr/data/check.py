@@ -15,7 +15,6 @@ from multigrid_vsr.frames.clips import (
     frame_names,
     frames_needed,
     kinds_of_frames,
-    say_changed_sources,
     training_clips,
 )
 from multigrid_vsr.frames.images import Size, check_images, image_size
@@ -92,7 +91,6 @@ def check_data(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> C
             store = FrameStore(Path(dataset_opt[f'dataroot_{kind}']).expanduser())
             store.check([clip.name for clip in clips], opt.get('manual_seed') or 0)
     check_clips(clips, schedule, dataset_opt, world_size)
-    notes += say_changed_sources(dataset_opt)
     frames = sum(clip.num_frame for clip in clips)
     return CheckedData(tuple(clips), f'{len(clips)} clips of {frames} frames.', tuple(notes))
 

@@ -24,7 +24,7 @@ from multigrid_vsr.frames.clip import (
 )
 from multigrid_vsr.frames.images import check_images, image_size
 from multigrid_vsr.frames.readers import Finder, Found, finder
-from multigrid_vsr.frames.store import FINISHED, FrameStore, read_origin, stamp
+from multigrid_vsr.frames.store import FrameStore
 from multigrid_vsr.options.table import IO_BACKENDS
 
 VAL_PARTITIONS = {'REDS4': ('000', '011', '015', '020'), 'official': tuple(f'{v:03d}' for v in range(240, 270))}
@@ -250,38 +250,6 @@ def _refuse_count(kind: str, found: Found, clip: Clip, has_list: bool) -> None:
     less = f' (without {found.missing})' if found.num_frame < clip.num_frame else ''
     fix = 'Correct the path or the list.' if has_list else 'Correct the path, or list the clips in meta_info_file.'
     raise OptionError(f'datasets.train.dataroot_{kind}', rule, f'{found.num_frame} in {found.where}{less}', fix)
-
-
-def say_changed_sources(dataset_opt: Mapping[str, Any]) -> list[str]:
-    """Says which files of the stores' sources have changed since, where they can be seen from here.
-
-    Args:
-        dataset_opt: ``datasets.train``.
-    """
-    if dataset_opt['io_backend']['type'] != 'packed':
-        return []
-    notes = []
-    for key in (f'dataroot_{kind}' for kind in kinds_of_frames(dataset_opt)):
-        origin = read_origin(Path(dataset_opt[key]).expanduser() / FINISHED)
-        if origin is None or not os.path.exists(origin.root):
-            continue
-        files = list(dict.fromkeys(file for of_clip in origin.files.values() for file in of_clip))
-        states = list(_in_threads(partial(_state, origin.root), files, 'Check the sources'))
-        changed = [file[0] for file, state in zip(files, states) if state != 'same']
-        if changed and set(states) != {'gone'}:  # all gone: it is another folder of that name
-            notes.append(
-                f'datasets.train.{key}: {len(changed)} of {len(files)} files in {origin.root} have changed since they '
-                f'were packed ({changed[0] or "it"}). Run `multigrid-vsr prepare` again to train on what they are now.'
-            )
-    return notes
-
-
-def _state(root: str, file: tuple[str, int, int]) -> str:
-    path, *expected = file
-    try:
-        return 'same' if list(stamp(f'{root}/{path}' if path else root)) == expected else 'changed'
-    except OSError:
-        return 'gone'
 
 
 def _in_threads(function: Any, items: Sequence[Any], title: str) -> Iterator[Any]:

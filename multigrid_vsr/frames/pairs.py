@@ -283,7 +283,6 @@ def _say(clip: Clip) -> str:
 
 KINDS = ('gt', 'lq')
 _IN_FLIGHT = 4  # frames that wait for each process, so that memory stays bounded
-Copied = Callable[[Pair], Mapping[str, Sequence[bool]]]
 
 
 @dataclass(frozen=True)
@@ -294,34 +293,24 @@ class Task:
         pair: Its clip.
         frame: Its number, from 0.
         gt, lq: What the sources gave for it.
-        copied: Which of ``KINDS`` need not be decoded.
     """
 
     pair: Pair
     frame: int
     gt: Payload
     lq: Payload
-    copied: Collection[str] = ()
 
 
 Work = Callable[[Task], str | None]  # says what is wrong with a frame
 
 
-def tasks(sources: Sources, copied: Copied = lambda _: {}) -> Iterator[Task]:
-    """The frames of all clips, in order.
-
-    Args:
-        sources: Where they come from.
-        copied: Says of a clip which of its frames need not be read; where it is all of them the clip is not opened.
-    """
+def tasks(sources: Sources) -> Iterator[Task]:
+    """The frames of all clips, in order."""
     for pair in sources.pairs:
-        flags = copied(pair)
-        is_read = not flags or not all(map(all, flags.values()))
-        gt_frames: Iterator[Payload] = sources.gt.frames(pair.gt.name) if is_read else repeat(None)
-        has_lq = is_read and sources.lq is not None and pair.lq is not None
+        has_lq = sources.lq is not None and pair.lq is not None
         lq_frames: Iterator[Payload] = sources.lq.frames(pair.lq.name) if has_lq else repeat(None)  # type: ignore[union-attr]
-        for frame, gt, lq in zip(range(pair.clip.num_frame), gt_frames, lq_frames):
-            yield Task(pair, frame, gt, lq, [kind for kind, is_same in flags.items() if is_same[frame]])
+        for frame, gt, lq in zip(range(pair.clip.num_frame), sources.gt.frames(pair.gt.name), lq_frames):
+            yield Task(pair, frame, gt, lq)
 
 
 def in_processes(work: Work, tasks: Iterator[Task], workers: int) -> Iterator[tuple[Task, str | None]]:
@@ -352,9 +341,9 @@ def _do_work(task: Task) -> str | None:
     return _work[0](task)
 
 
-def each_frame(work: Work, sources: Sources, workers: int, copied: Copied = lambda _: {}) -> Iterator[str | None]:
+def each_frame(work: Work, sources: Sources, workers: int) -> Iterator[str | None]:
     """What is wrong with each frame, with the frame and its files named; ``None`` where nothing is."""
-    for task, problem in in_processes(work, tasks(sources, copied), workers):
+    for task, problem in in_processes(work, tasks(sources), workers):
         if problem is None:
             yield None
             continue

@@ -1,239 +1,121 @@
-"""Builds, updates and verifies a pair of frame stores."""
+"""Builds and verifies a pair of frame stores."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from multigrid_vsr.core.errors import InputError, OptionError
-from multigrid_vsr.core.whole_file import whole_file
 from multigrid_vsr.frames.clip import Clip
-from multigrid_vsr.frames.pairs import KINDS, Pair, Sources, Task, decode_pair, each_frame, show
-from multigrid_vsr.frames.sources import origin_of
+from multigrid_vsr.frames.pairs import KINDS, Sources, Task, decode_pair, each_frame, show
 from multigrid_vsr.frames.store import (
     FINISHED,
     UNFINISHED,
     FrameStore,
     FrameStoreWriter,
-    Origin,
     StoreInfo,
-    describe,
     pack,
     read_info,
-    read_origin,
+    read_made_of,
 )
 
 
-class StoreUpdate:
-    """What has to be done so that ``root`` holds ``info``, made of ``origin``.
-
-    Attributes:
-        is_current: Whether it does already.
-        writer: Writes the new store: in its place, where that is free or was begun for the same, else beside it.
-        previous: Gives frames of the store that is there; ``None`` where the writer goes on with it.
-        old: Where that store is while the new one takes its place.
-
-    Raises:
-        InputError: If ``root`` holds a store of other clips, or a damaged one.
-    """
-
-    def __init__(self, root: Path, info: StoreInfo, origin: Origin) -> None:
-        self.root = root
-        self.info = info
-        self.origin = origin
-        self.previous: FrameStoreWriter | None = None
-        self._same: dict[str, list[bool]] = {}
-        self.old = root.with_name(f'{root.name}.old')
-        self._beside = root.with_name(f'{root.name}.next')
-        self._begun = root.exists() and not (root / FINISHED).exists()
-        old = _read(root / (UNFINISHED if self._begun else FINISHED))
-        if old is not None:
-            self._compare(*old)
-        all_same = old is not None and old[0] == info and all(map(all, self._same.values()))
-        self.is_current = all_same and not self._begun
-        goes_on = (old is None and not _holds(self._beside, info, origin)) or all_same
-        self.writer = FrameStoreWriter(root if goes_on else self._beside, info)
-        if old is not None and not goes_on:
-            self.previous = FrameStoreWriter(root, old[0])
-
-    def _compare(self, info: StoreInfo, origin: Origin | None) -> None:
-        if not set(info.clips) & set(self.info.clips):
-            how = 'begun for' if self._begun else 'made of'
-            raise InputError(
-                f'-o: must be the folder of the same clips, got {self.root}, {how} others. Delete it, or take another.'
-            )
-        old = {clip.name: clip for clip in info.clips}
-        for clip in self.info.clips:
-            self._same[clip.name] = _same_frames(old.get(clip.name), origin, clip, self.origin)
-        new = {clip.name: clip.num_frame for clip in self.info.clips}
-        self._gone = sum(max(clip.num_frame - new.get(clip.name, 0), 0) for clip in info.clips)
-        self._old_origin = origin
-
-    def is_same(self, clip: Clip) -> list[bool]:
-        """For each frame of a clip whether the store that is there has it; one that was begun may not have it yet."""
-        previous = self.previous
-        if previous is None:
-            return [False] * clip.num_frame
-        same = self._same[clip.name]
-        if not self._begun:
-            return same
-        return [is_same and previous.read(clip.name, frame) is not None for frame, is_same in enumerate(same)]
-
-    def __str__(self) -> str:
-        """What is the same, what is packed anew, what is dropped."""
-        total = sum(clip.num_frame for clip in self.info.clips)
-        if not self._same:
-            return f'{self.root}: {total} frames to pack.'
-        same = sum(map(sum, self._same.values()))
-        if same == total and not self._gone:
-            return f'{self.root}: goes on with {total} frames.' if self._begun else f'{self.root}: whole already.'
-        why = '' if self._old_origin else ' (an earlier version wrote it, which did not say what it was made of)'
-        return f'{self.root}: {same} frames are the same, {total - same} to pack anew, {self._gone} dropped{why}.'
-
-    def begin(self) -> None:
-        """Takes the room; goes on with what is written for the same. Of a current store the path of its sources alone.
-
-        Raises:
-            InputError: If the folder cannot be written or the disk has no room.
-        """
-        if self.is_current:
-            with whole_file(self.root / FINISHED) as file:
-                file.write(describe(self.info, self.origin).encode())
-            self.remove_leftovers()
-            return
-        if self.writer.root == self._beside and not _holds(self._beside, self.info, self.origin):
-            shutil.rmtree(self._beside, ignore_errors=True)
-        self.writer.reserve(self.origin)
-
-    def remove_leftovers(self) -> None:
-        """Removes what the store has replaced."""
-        for path in (self.old, self._beside):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def finish(updates: Iterable[StoreUpdate]) -> None:
-    """Puts the new stores into their places: at no moment do an old and a new one open together."""
-    updates = [update for update in updates if not update.is_current]
-    for update in updates:
-        update.writer.sync()
-    beside = [update for update in updates if update.writer.root != update.root]
-    for update in beside:
-        shutil.rmtree(update.old, ignore_errors=True)
-        if update.root.exists():
-            update.root.rename(update.old)
-    for update in beside:
-        update.writer.root.rename(update.root)
-    for update in updates:
-        FrameStoreWriter(update.root, update.info).finish()
-        update.remove_leftovers()
-
-
-def _read(path: Path) -> tuple[StoreInfo, Origin | None] | None:
-    """What a description says; ``None`` where there is none."""
-    try:
-        return read_info(path), read_origin(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f'-o: must hold a frame store, got {path} damaged ({error}). Delete {path.parent}.') from None
-
-
-def _holds(root: Path, info: StoreInfo, origin: Origin) -> bool:
-    """Whether a store was begun for the same."""
-    path = root / UNFINISHED
-    return path.exists() and path.read_text(encoding='utf-8') == describe(info, origin)
-
-
-def _same_frames(old: Clip | None, old_origin: Origin | None, new: Clip, origin: Origin) -> list[bool]:
-    if old is None or old_origin is None or (old.height, old.width) != (new.height, new.width):
-        return [False] * new.num_frame
-    if old_origin.is_shrunk != origin.is_shrunk:
-        return [False] * new.num_frame
-    return [
-        frame < old.num_frame and old_origin.of_frame(old, frame) == origin.of_frame(new, frame)
-        for frame in range(new.num_frame)
-    ]
-
-
-_Stores = dict[str, tuple[FrameStoreWriter, FrameStoreWriter | None]]  # the new one, and the one to copy frames from
-
-
-def build(sources: Sources, out: Path, workers: int) -> None:
+def build(sources: Sources, out: Path, workers: int, rebuild: bool = False) -> None:
     """Writes ``out/gt`` and ``out/lq``, in several processes; goes on with what an interrupted build has left.
-
-    Where they are there already, what has changed since is packed anew.
 
     Args:
         sources: Where the frames come from.
         out: Folder of the pair.
         workers: Processes that decode, pack and write.
+        rebuild: Whether a store of other frames, or of sources that have changed, is replaced.
 
     Raises:
-        InputError: If a frame cannot be used (each is named first), a source changes meanwhile, or there is no room.
+        InputError: If ``out`` holds another store, a frame cannot be used (each is named first), or there is no room.
     """
-    origins = _origins(sources)
-    updates = {
-        'gt': StoreUpdate(out / 'gt', StoreInfo(sources.clips, sources.scale), origins['gt']),
-        'lq': StoreUpdate(
-            out / 'lq',
-            StoreInfo(tuple(clip.shrunk(sources.scale) for clip in sources.clips), sources.scale),
-            origins['lq'],
-        ),
-    }
-    print(*updates.values(), sep='\n')
-    due = {kind: update for kind, update in updates.items() if not update.is_current}
-    _check_room(due, out)
-    for update in updates.values():
-        update.begin()
+    made_of = _made_of(sources)
+    shrunk = tuple(clip.shrunk(sources.scale) for clip in sources.clips)
+    due, others = {}, []
+    for kind, clips in (('gt', sources.clips), ('lq', shrunk)):
+        writer = FrameStoreWriter(out / kind, StoreInfo(clips, sources.scale))
+        description, difference = _find(writer, made_of[kind])
+        if difference and not rebuild:
+            raise InputError(
+                f'-o: must be the folder of the same frames, got {writer.root}, {difference}. Add --rebuild to pack it '
+                'anew, or take another folder.'
+            )
+        if difference:
+            others.append(writer.root)
+        if difference or description != FINISHED:
+            due[kind] = writer
     if not due:
-        print('Both stores are whole already.')
+        print(f'{out}: whole already.')
         return
-
-    def copied(pair: Pair) -> dict[str, list[bool]]:
-        return {kind: update.is_same(pair.clip) for kind, update in due.items()}
-
-    stores: _Stores = {kind: (update.writer, update.previous) for kind, update in due.items()}
+    _check_room(due, out)
+    for root in others:
+        (root / FINISHED).unlink(missing_ok=True)  # before its frames: a store without them must not open
+        shutil.rmtree(root)
+    for kind, writer in due.items():
+        writer.reserve(made_of[kind])
     total = sources.num_frame
-    bad = show('Prepare', total, each_frame(partial(_write, stores, sources.scale), sources, workers, copied))
+    bad = show('Prepare', total, each_frame(partial(_write, due, sources.scale), sources, workers))
     if bad:
-        raise InputError(
-            f'{bad} of {total} frames cannot be used: the store is not finished. Mend them and run it again.'
-        )
-    _refuse_changed(origins, _origins(sources))
-    finish(due.values())
+        fix = 'Mend them and run it again with --rebuild.'
+        raise InputError(f'{bad} of {total} frames cannot be used: the store is not finished. {fix}')
+    for writer in due.values():
+        writer.finish()
 
 
-def _origins(sources: Sources) -> dict[str, Origin]:
-    gt = {pair.clip.name: pair.gt.name for pair in sources.pairs}
-    if sources.lq is None:
-        return {'gt': origin_of(sources.gt, gt), 'lq': origin_of(sources.gt, gt, is_shrunk=True)}
-    lq = {pair.clip.name: pair.lq.name for pair in sources.pairs if pair.lq is not None}
-    return {'gt': origin_of(sources.gt, gt), 'lq': origin_of(sources.lq, lq)}
+def _made_of(sources: Sources) -> dict[str, dict[str, Any]]:
+    """What each store is made of: for each clip its files, with their size in bytes and time of change in ns."""
+    made_of = {}
+    for kind, source in (('gt', sources.gt), ('lq', sources.lq or sources.gt)):
+        root, files = source.root.absolute(), {}
+        for pair in sources.pairs:
+            clip = pair.lq if kind == 'lq' and pair.lq is not None else pair.gt
+            try:
+                states = [(path, os.stat(root / path)) for path in source.files(clip.name)]
+            except OSError as error:
+                fix = 'Run it again without it.'
+                raise InputError(f'{error.filename}: cannot be read ({error.strerror}). {fix}') from None
+            files[pair.clip.name] = [[path, state.st_size, state.st_mtime_ns] for path, state in states]
+        made_of[kind] = {'root': str(root), 'is_shrunk': kind == 'lq' and sources.lq is None, 'files': files}
+    return made_of
 
 
-def _refuse_changed(before: Mapping[str, Origin], after: Mapping[str, Origin]) -> None:
-    """A source that changed while it was packed may be in the store half as it was and half as it is."""
-    for kind, origin in before.items():
-        for clip, files in origin.files.items():
-            for old, new in zip(files, after[kind].files[clip]):
-                if old != new:
-                    raise InputError(
-                        f'{origin.root}/{old[0]} changed while it was packed: the store is not finished. Run it again.'
-                    )
+def _find(writer: FrameStoreWriter, made_of: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """The description of the store that is there, and in which way it is another one."""
+    name = next((name for name in (FINISHED, UNFINISHED) if (writer.root / name).exists()), None)
+    if name is None:
+        return None, None
+    path = writer.root / name
+    try:
+        info, there = read_info(path), read_made_of(path)
+        files, is_shrunk = there.get('files', {}), there.get('is_shrunk')
+    except (InputError, OSError, ValueError, AttributeError) as error:
+        return name, f'which cannot be used ({error})'
+    if info != writer.info:
+        return name, 'of other clips, frame counts or sizes'
+    if is_shrunk != made_of['is_shrunk']:
+        return name, 'of LQ frames from elsewhere'
+    for clip, now in made_of['files'].items():
+        for before, after in zip(files.get(clip, []), now):
+            if before != after:
+                return name, f'made before {after[0] or made_of["root"]} changed'
+    return name, None if files == made_of['files'] else 'of other files'
 
 
-def _check_room(updates: Mapping[str, StoreUpdate], out: Path) -> None:
-    size = sum(update.writer.size for update in updates.values())
-    needed = size - sum(_used(update.writer.root) for update in updates.values())
+def _check_room(writers: Mapping[str, FrameStoreWriter], out: Path) -> None:
+    size = sum(writer.size for writer in writers.values())
+    needed = size - sum(_used(writer.root) for writer in writers.values())
     folder = next(path for path in (out, *out.absolute().parents) if path.exists())
     free = shutil.disk_usage(folder).free
     print(f'{out}: {size / 1e9:.2f} GB, {max(needed, 0) / 1e9:.2f} to write, {free / 1e9:.2f} free.')
     if needed > free:
-        beside = any(update.previous is not None for update in updates.values())
-        fix = f'Make room, or delete {out}, which stays until the new store is whole.' if beside else 'Make room.'
+        fix = 'Make room.'
         if not os.access(folder, os.W_OK):  # a disk that can only be read
             fix = 'Choose another place: that one cannot be written.'
         raise InputError(f'-o: must have {needed / 1e9:.2f} GB free, got {free / 1e9:.2f} GB in {folder}. {fix}')
@@ -247,27 +129,16 @@ def _used(store: Path) -> int:
     return path.stat().st_size if blocks is None else blocks * 512
 
 
-def _write(stores: _Stores, scale: int, task: Task) -> str | None:
+def _write(writers: Mapping[str, FrameStoreWriter], scale: int, task: Task) -> str | None:
     """Decodes, shrinks where there is no LQ frame, packs and writes what is not there yet; or says what is wrong."""
     clip, frame = task.pair.clip.name, task.frame
-    missing = [kind for kind, (writer, _) in stores.items() if writer.read(clip, frame) is None]
-    packed: dict[str, bytes] = {}
-    for kind in missing:
-        previous = stores[kind][1]
-        if kind in task.copied and previous is not None:
-            copy = previous.read(clip, frame)
-            if copy is None:
-                return f'{previous.root} is damaged there: delete it and run it again'
-            packed[kind] = copy
-    rest = [kind for kind in missing if kind not in packed]
-    if rest:
-        frames, problem = decode_pair(scale, task, rest)
-        if problem is not None:
-            return problem
-        packed |= {kind: pack(frames[kind]) for kind in rest}
+    missing = [kind for kind, writer in writers.items() if writer.read(clip, frame) is None]
+    frames, problem = decode_pair(scale, task, missing) if missing else ({}, None)
+    if problem is not None:
+        return problem
     try:
-        for kind, strips in packed.items():
-            stores[kind][0].put(clip, frame, strips)
+        for kind in missing:
+            writers[kind].put(clip, frame, pack(frames[kind]))
     except OSError as error:
         return f'cannot be written: {error.strerror}'
     return None
@@ -287,7 +158,7 @@ def verify(out: Path, sources: Sources | None, workers: int) -> None:
     total = sum(clip.num_frame for clip in clips)
     if sources is None:
         problems = _wrong_checksums(stores, clips)
-        against = "Compared with the store's own checksums alone: give --gt and --lq to compare with the sources."
+        against = "Compared with the store's own checksums only: give --gt and --lq to compare with the sources."
     else:
         _check_same_clips(out, sources, clips)
         problems = each_frame(partial(_compare, stores, sources.scale), sources, workers)
@@ -301,9 +172,10 @@ def verify(out: Path, sources: Sources | None, workers: int) -> None:
 def _check_same_clips(out: Path, sources: Sources, clips: Sequence[Clip]) -> None:
     if sources.clips != tuple(clips):
         raise InputError(f'--gt: must hold the clips of {out}, got others. Verify it against what it was made of.')
-    origin = read_origin(out / 'lq' / FINISHED)
-    if origin is not None and not origin.is_shrunk and sources.lq is None:
-        raise OptionError('--lq', f'be given for {out}, whose LQ frames are not shrunk', None, f'It was {origin.root}.')
+    made_of = read_made_of(out / 'lq' / FINISHED)
+    if made_of and not made_of['is_shrunk'] and sources.lq is None:
+        fix = f'It was {made_of["root"]}.'
+        raise OptionError('--lq', f'be given for {out}, whose LQ frames are not shrunk', None, fix)
 
 
 def _compare(stores: dict[str, FrameStore], scale: int, task: Task) -> str | None:

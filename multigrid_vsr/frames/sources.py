@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -12,11 +12,11 @@ from typing import Protocol
 
 import numpy as np
 
-from multigrid_vsr.core.errors import FrameError, InputError, OptionError
+from multigrid_vsr.core.errors import FrameError, OptionError
 from multigrid_vsr.frames.clip import Clip, is_system, read_lmdb_list
 from multigrid_vsr.frames.images import check_images, image_size, is_image
 from multigrid_vsr.frames.readers import open_env
-from multigrid_vsr.frames.store import FINISHED, STRIP, FrameStore, Origin, stamp
+from multigrid_vsr.frames.store import FINISHED, STRIP, FrameStore
 from multigrid_vsr.frames.video import RawFrame, VideoSource, is_video
 
 # By suffix, so that the frames of a data set need not be opened; others are tried.
@@ -271,27 +271,6 @@ def open_source(option: str, root: Path, workers: int = 1, is_strict: bool = Fal
     if not tree.images:
         raise OptionError(option, 'hold at least one clip', f'none in {root}', 'Correct the path.')
     return ImageSource(option, root, tree)
-
-
-def origin_of(source: FrameSource, names: Mapping[str, str], is_shrunk: bool = False) -> Origin:
-    """What a store is made of, as its files are now.
-
-    Args:
-        source: Where its frames come from.
-        names: For each clip of the store its name in the source.
-        is_shrunk: Whether its frames are shrunk.
-
-    Raises:
-        InputError: If a file is not there any more.
-    """
-    root = source.root.absolute()
-    files: dict[str, list[tuple[str, int, int]]] = {}
-    try:
-        for name, name_there in names.items():
-            files[name] = [(path, *stamp(root / path)) for path in source.files(name_there)]
-    except OSError as error:
-        raise InputError(f'{error.filename}: cannot be read ({error.strerror}). Run it again without it.') from None
-    return Origin(str(root), is_shrunk, files)
 
 
 class ImageSource:

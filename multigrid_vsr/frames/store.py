@@ -18,11 +18,12 @@ import json
 import os
 import random
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from isal import isal_zlib
@@ -77,44 +78,13 @@ class StoreInfo:
         raise InputError(f'{path}: must be a frame store of version {VERSION}, got {version[0]}. Prepare it anew.')
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What the frames of a store are made of.
+def describe(info: StoreInfo, made_of: Mapping[str, Any] | None) -> str:
+    """The text of ``store.json``: JSON whose first line is what the store holds, and whose second its sources.
 
-    Attributes:
-        root: The folder or file that was given, as an absolute path.
-        is_shrunk: Whether the frames are those of ``root`` shrunk by BasicSR's bicubic ``imresize``.
-        files: For each clip its files, one for each frame or one for all of them: the path below ``root``, the size in
-            bytes and the time of the last change in ns.
-    """
-
-    root: str
-    is_shrunk: bool
-    files: dict[str, list[tuple[str, int, int]]]
-
-    def of_frame(self, clip: Clip, frame: int) -> tuple[str, int, int]:
-        """The file that holds a frame."""
-        files = self.files[clip.name]
-        return files[frame if len(files) == clip.num_frame else 0]
-
-
-def stamp(path: Path | str) -> tuple[int, int]:
-    """The size of a file in bytes and the time of its last change in ns, by which a change of it is noticed.
-
-    Raises:
-        OSError: If it is not there.
-    """
-    found = os.stat(path)
-    return found.st_size, found.st_mtime_ns
-
-
-def describe(info: StoreInfo, origin: Origin | None) -> str:
-    """The text of ``store.json``: JSON whose first line is what the store holds.
-
-    A worker reads that line alone: the files of Vimeo90K's 452,000 frames take 30 MB.
+    A worker reads the first line only: the files of Vimeo90K's 452,000 frames take 30 MB.
     """
     text = info.to_json()
-    return text if origin is None else f'{text[:-1]},\n"sources": {json.dumps(asdict(origin))}}}\n'
+    return text if made_of is None else f'{text[:-1]},\n"sources": {json.dumps(made_of)}}}\n'
 
 
 def read_info(path: Path) -> StoreInfo:
@@ -128,20 +98,13 @@ def read_info(path: Path) -> StoreInfo:
         return StoreInfo.from_json(file.readline(), path.parent)
 
 
-def read_origin(path: Path) -> Origin | None:
-    """What a store is made of; ``None`` for a store of before that was recorded.
+def read_made_of(path: Path) -> dict[str, Any]:
+    """What a store is made of: ``root``, ``is_shrunk``, ``files``; nothing for a store from before that was recorded.
 
     Raises:
         OSError, ValueError: If it cannot be read.
     """
-    sources = json.loads(path.read_text(encoding='utf-8')).get('sources')
-    if sources is None:
-        return None
-    return Origin(
-        sources['root'],
-        sources['is_shrunk'],
-        {name: [(path, size, time) for path, size, time in files] for name, files in sources['files'].items()},
-    )
+    return json.loads(path.read_text(encoding='utf-8')).get('sources') or {}
 
 
 def frame_size(clip: Clip) -> int:
@@ -315,13 +278,13 @@ class FrameStoreWriter:
         self._clips = {clip.name: clip for clip in info.clips}
         self._firsts = dict(zip(self._clips, accumulate((clip.num_frame for clip in info.clips), initial=0)))
 
-    def reserve(self, origin: Origin | None = None) -> None:
+    def reserve(self, made_of: Mapping[str, Any] | None = None) -> None:
         """Makes the folder, writes what the store will hold, and takes the room on the disk, so that it cannot run out.
 
         Where the system cannot take room (macOS, Windows), the files have their size, and a full disk shows later.
 
         Args:
-            origin: What it is made of.
+            made_of: Its sources.
 
         Raises:
             InputError: If the folder cannot be written or the disk has no room.
@@ -329,7 +292,7 @@ class FrameStoreWriter:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with whole_file(self.root / UNFINISHED) as file:
-                file.write(describe(self.info, origin).encode())
+                file.write(describe(self.info, made_of).encode())
             num_frame = sum(clip.num_frame for clip in self.info.clips)
             for name, size in (('frames.bin', self.size), ('checksums.bin', num_frame * 8)):
                 with open(self.root / name, 'ab') as file:
