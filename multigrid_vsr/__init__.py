@@ -38,7 +38,7 @@ def __getattr__(name):
 
     value = getattr(importlib.import_module(f'{__name__}.{_PUBLIC[name]}'), name)
     if (registering := sys.modules.get(f'{__name__}.host.registering')) is not None:
-        registering.register_what_waits()
+        registering.try_to_register()
     return value
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from basicsr.archs.arch_util import flow_warp
-from basicsr.archs.spynet_arch import SpyNet
 from basicsr.models.video_base_model import VideoBaseModel
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
 from probe import ShapeProbe
@@ -137,35 +135,9 @@ class MultigridTheirModel(MultigridMixin, TheirModel):
     """One line."""
 
 
-class FlowWarped(torch.nn.Module):
-    """The kernel of a recurrent arch: SPyNet aligns each frame with the one before."""
-
-    def __init__(self):
-        super().__init__()
-        self.spynet = SpyNet(None)
-        self.conv = torch.nn.Conv2d(6, 48, 3, 1, 1)
-
-    def align(self, lqs):
-        b, t, c, h, w = lqs.shape
-        before = torch.cat([lqs[:, :1], lqs[:, :-1]], 1).reshape(-1, c, h, w)
-        flows = self.spynet(lqs.reshape(-1, c, h, w), before)
-        aligned = flow_warp(before, flows.permute(0, 2, 3, 1))
-        features = self.conv(torch.cat([lqs.reshape(-1, c, h, w), aligned], 1))
-        return torch.pixel_shuffle(features, 4).view(b, t, c, 4 * h, 4 * w)
-
-
-@ARCH_REGISTRY.register()
-class AssertingArch(FlowWarped):
-    """With the assertion of BasicVSR++ and its many descendants."""
-
-    def forward(self, lqs):
-        assert lqs.size(3) >= 64 and lqs.size(4) >= 64, f'must be at least 64, but got {lqs.shape}'  # noqa: PT018
-        return self.align(lqs)
-
-
 @ARCH_REGISTRY.register()
 class WindowedArch(ShapeProbe):
-    """Its least size is no flow network's."""
+    """With a least size, as the descendants of BasicVSR++ assert one."""
 
     def forward(self, lq):
         assert lq.size(3) >= 24, f'at least 24, got {lq.size(3)}'

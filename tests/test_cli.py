@@ -7,17 +7,15 @@ import os
 import socket
 import subprocess
 import sys
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from runs import TRAIN, free_port, options, run, torchrun, write
+from runs import TRAIN, options, run, torchrun, write
 from shell_lines import commands_of
-from torch.distributed import TCPStore
 
 from multigrid_vsr.cli import COMMANDS, build_parser, main
 from multigrid_vsr.core.errors import InputError, OptionError
-from multigrid_vsr.host.launch import is_first_to_say
+from multigrid_vsr.host.launch import should_print
 
 COMMAND = Path(sys.executable).parent / 'multigrid-vsr'
 ROOT = Path(__file__).parents[1]
@@ -107,28 +105,14 @@ def test_broken_pipe_that_is_not_the_output_is_not_hidden(monkeypatch):
     os.close(reading)
 
 
-def test_line_is_said_once_by_all_ranks_and_another_line_too(monkeypatch):
-    port = free_port()
-    store = TCPStore('127.0.0.1', port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=20))
-    for name, value in (
-        ('TORCHELASTIC_USE_AGENT_STORE', 'True'),
-        ('MASTER_ADDR', '127.0.0.1'),
-        ('MASTER_PORT', str(port)),
-    ):
-        monkeypatch.setenv(name, value)
-    said = [is_first_to_say(InputError(line)) for line in ('a', 'a', 'b', 'a', 'b')]
-    assert said == [True, False, True, False, False]
-    del store
-
-
 @pytest.mark.parametrize(('name', 'place', 'expected'), [
     ('SLURM_LOCALID', '0', [True, True]), ('SLURM_LOCALID', '3', [False, True]), ('LOCAL_RANK', '1', [False, True]),
 ])  # fmt: skip
-def test_first_rank_of_a_machine_says_what_is_wrong_with_options_without_a_store(name, place, expected, monkeypatch):
+def test_first_rank_of_a_machine_says_what_is_wrong_with_options(name, place, expected, monkeypatch):
     monkeypatch.setenv(name, place)
     monkeypatch.setattr(sys, 'argv', ['train.py', '--launcher', 'slurm'])
     errors = [OptionError('scale', 'be 4', 2, 'Correct it.'), InputError('a frame that this rank alone has read')]
-    assert [is_first_to_say(error) for error in errors] == expected
+    assert [should_print(error) for error in errors] == expected
 
 
 def test_ranks_say_a_mistake_in_the_file_once(tmp_path, clips):

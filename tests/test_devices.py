@@ -36,7 +36,7 @@ ICONVSR = {
 }
 BASICVSRPP = {'network_g': {'type': 'BasicVSRPlusPlus', 'mid_channels': 16, 'num_blocks': 1}}
 ON_CPU = (
-    r'train.amp: must be left out on a CPU for {}, whose deformable convolutions are in float32 alone there, got {}. '
+    r'train.amp: must be left out on a CPU for {}, whose deformable convolutions are in float32 only there, got {}. '
 )
 CUDA_PREFETCH = {'datasets__train__prefetch_mode': 'cuda', 'datasets__train__pin_memory': True}
 

@@ -197,7 +197,7 @@ def quiet_probe(monkeypatch):
         ('TupleProbe', r'give its frames as one tensor, got TupleProbe \(tuple\)'),
         ('DictProbe', r'give its frames as one tensor, got DictProbe \(dict\)'),
         ('ListInTrainingProbe', r'give its frames as one tensor, got ListInTrainingProbe \(list\)'),
-        ('MaskProbe', r"take the LQ frames alone, got MaskProbe \(missing a required argument: 'mask'\)"),
+        ('MaskProbe', r"take only the LQ frames, got MaskProbe \(missing a required argument: 'mask'\)"),
     ],
 )
 def test_arch_of_another_signature_is_refused_before_anything_is_written(arch, line, tmp_path, clips, quiet_probe):

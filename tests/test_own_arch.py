@@ -1,10 +1,9 @@
-"""Archs of the user's own: least sizes that they assert, and limits that the option file states."""
+"""Archs of the user's own: sizes that they refuse, and limits that the option file states."""
 
 from __future__ import annotations
 
-import own_parts
+import own_parts  # noqa: F401  # registers
 import pytest
-import torch
 from probe import NETWORK, train_here
 from runs import options
 
@@ -13,20 +12,8 @@ from multigrid_vsr.models import preflight
 from multigrid_vsr.options.archs import leaves_doubt
 
 
-def test_arch_that_asserts_a_size_for_its_flow_network_trains_below_it_with_the_same_bits_above(tmp_path, clips):
-    train_here(tmp_path, options(clips, network_g={'type': 'AssertingArch'}, train__total_iter=6))
-    weights = torch.load(tmp_path / 'experiments/run/models/net_g_latest.pth', weights_only=True)['params']
-    network = own_parts.AssertingArch()
-    network.load_state_dict(weights)
-    forward, frames = own_parts.AssertingArch.forward, torch.rand(1, 2, 3, 64, 64)
-    with torch.no_grad():
-        assert torch.equal(forward.__wrapped__(network, frames), forward.without_assertion(network, frames))
-        assert network(frames[..., :16, :24]).shape == (1, 2, 3, 64, 96)
-        with pytest.raises(AssertionError, match='at least 64'):
-            forward.__wrapped__(network, frames[..., :16, :24])
-
-
-def test_arch_with_another_least_size_keeps_it_and_the_line_says_the_smallest(tmp_path, clips):
+def test_arch_with_a_least_size_keeps_it_and_the_line_says_the_smallest(tmp_path, clips):
+    """As BasicVSR++'s assertion of 64 LQ pixels in an arch of the user's own."""
     line = r'gt_size 64 \(at least 24, got 16\). The smallest gt_size that it takes is 96: .*multigrid.lq_least: 24\).'
     with pytest.raises(InputError, match=line):
         train_here(tmp_path, options(clips, network_g={'type': 'WindowedArch'}))

@@ -16,6 +16,7 @@ from runs import options, run, write
 
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.host import arch_patches, entry, install, launch, patch, resume
+from multigrid_vsr.options.multigrid_block import asked_for
 
 PAGE = Path(__file__).parent.parent / 'docs/patches.md'
 
@@ -55,7 +56,7 @@ for name in sys.argv[1:]:
 """
 
 
-def test_patches_are_put_in_whichever_part_of_the_plugin_comes_first(tmp_path):
+def test_patches_are_applied_whichever_part_of_the_plugin_comes_first(tmp_path):
     """What a user's own script imports before BasicSR brings BasicSR, and so the patches, into the middle of itself."""
     parts = ['data.multigrid_dataset', 'models.multigrid_video_model', 'models.run_clock']
     printed = run(sys.executable, '-W', 'ignore', '-c', _FIRST, *parts, cwd=tmp_path).stdout
@@ -97,21 +98,20 @@ def test_patch_that_finds_the_host_changed_says_so_in_a_multigrid_run_alone(
     unit, place, name, value, line, clips, left_out, monkeypatch, capsys
 ):
     change(monkeypatch, place, name, value)
-    assert not unit.put_in()
+    assert not unit.apply()
     assert getattr(place, name, None) is value  # as it was
-    entry._check_host(options(clips, model_type='SRModel', multigrid=None, datasets__train__type='PairedImageDataset'))
-    assert capsys.readouterr().out == ''
-    entry._check_host(options(clips))
+    assert asked_for(options(clips, model_type='SRModel', multigrid=None, datasets__train__type='Paired')) is None
+    entry._check_host(asked_for(options(clips)))
     assert re.fullmatch(f'BasicSR is not as it was. Not patched: {line}\n', capsys.readouterr().out)
 
 
 @pytest.mark.parametrize('asking', [{'model_type': 'SRModel'}, {'multigrid': None}, {'datasets__train__type': 'X'}])
 def test_multigrid_run_without_a_patch_that_it_needs_is_refused(asking, clips, left_out, monkeypatch):
     monkeypatch.delattr(basicsr.train, 'load_resume_state')
-    assert not resume.whole_states.put_in()
+    assert not resume.whole_states.apply()
     with pytest.raises(InputError, match=r'^(model_type|datasets\.train\.type): must be run with BasicSR 1\.4\.2 or later, got Multigrid\w+\. '
                                          r"Here `load_resume_state` cannot be patched: module 'basicsr.train' has no attribute 'load_resume_state'\.$"):  # fmt: skip
-        entry._check_host(options(clips, **asking))
+        entry._check_host(asked_for(options(clips, **asking)))
 
 
 @pytest.mark.parametrize(

@@ -10,39 +10,25 @@ import re
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
-from runs import (
-    TRAIN,
-    TRAIN_PROBE,
-    options,
-    processes_below,
-    rest_of,
-    run,
-    started,
-    torchrun,
-    wait_for,
-    write,
-)
+from runs import TRAIN, TRAIN_PROBE, options, processes_below, rest_of, run, started, torchrun, wait_for, write
 
-from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.host import resume
 
 HOLDER = """
 import os, sys, time
-from multigrid_vsr.host import run_lock
-run_lock.claim([sys.argv[1]])
+from multigrid_vsr.host import resume
+resume.claim([sys.argv[1]])
 if sys.argv[2:] == ['fork'] and os.fork() == 0:
     time.sleep(100)
 print('claimed', flush=True)
 sys.stdin.readline()
 """
-REFUSED = (
-    r'name: must be of no run that is under way, got run, which process {pid} on host {host} has been training in '
-)
+HELD = r'name: run is already being trained by process {pid} on host {host} \(since [\d-]+ [\d:]+ [+-]\d{{4}}\), in '
+HOST = re.escape(os.uname().nodename)
 
 
 @contextlib.contextmanager
@@ -68,55 +54,16 @@ def _nothing_held():
     resume.release()
 
 
-def lock_file(folder, **owner):
-    """A lock file as a process of this machine would have left it, unless it says otherwise."""
-    folder.parent.mkdir(exist_ok=True)
-    path = folder.with_name(f'.{folder.name}.lock')
-    signed = {'host': 'gpu7', 'pid': 4242, 'since': '2026-11-25 09:00:00 +0000', 'boot': resume._boot(), **owner}
-    path.write_text(json.dumps(signed))
-    return path
-
-
-@contextlib.contextmanager
-def beating(path):
-    """Another machine that sets the time of its lock file."""
-    done = threading.Event()
-
-    def beat():
-        for number in range(1, 1000):
-            if done.wait(0.1):
-                return
-            os.utime(path, (number, number))  # a clock that is wrong by fifty years
-
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
-@pytest.fixture
-def _quick(monkeypatch):
-    monkeypatch.setattr(resume, 'BEAT', 0.05)
-    monkeypatch.setattr(resume, 'SILENCE', 0.6)
-
-
-def refusal_of(folder):
-    with pytest.raises(OptionError) as refused:
-        resume.claim([folder])
-    return str(refused.value)
+def owner_of(folder):
+    return json.loads(folder.with_name(f'.{folder.name}.lock').read_text())['pid']
 
 
 def test_claim_of_a_claimed_folder_names_host_process_and_start(tmp_path):
     with holder(tmp_path / 'run') as process:
-        line = refusal_of(tmp_path / 'run')
-        assert re.fullmatch(
-            REFUSED.format(pid=process.pid, host=re.escape(os.uname().nodename)) + re.escape(str(tmp_path))
-            + r' since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}\. Wait for its end, stop it, or give another name\.',
-            line,
-        )  # fmt: skip
+        end = re.escape(f'{tmp_path}. Wait for it, stop it, or choose another name.')
+        for ask in (resume.claim, resume.check):
+            with pytest.raises(InputError, match=f'^{HELD.format(pid=process.pid, host=HOST)}{end}$'):
+                ask([tmp_path / 'run'])
         resume.claim([tmp_path / 'another'])
 
 
@@ -132,7 +79,7 @@ def test_claim_of_a_folder_whose_process_has_ended_is_given(number, tmp_path):
         left = list(tmp_path.iterdir())
         assert left == ([tmp_path / '.run.lock'] if number in (signal.SIGTERM, signal.SIGKILL) else [])
         resume.claim([tmp_path / 'run'])
-    assert json.loads((tmp_path / '.run.lock').read_text())['pid'] == os.getpid()
+    assert owner_of(tmp_path / 'run') == os.getpid()
 
 
 def test_claim_is_given_while_a_worker_outlives_the_process_that_was_killed(tmp_path):
@@ -145,62 +92,33 @@ def test_claim_is_given_while_a_worker_outlives_the_process_that_was_killed(tmp_
         os.kill(worker, signal.SIGKILL)
 
 
-def test_claim_is_given_at_once_where_the_number_of_a_dead_process_is_anothers_by_now(tmp_path, capsys):
-    lock_file(tmp_path / 'run', pid=os.getppid())
+@pytest.mark.parametrize('text', ['{"host": "gpu7", "pid": 1, "since": "now"}', 'no JSON', ''])
+def test_claim_of_a_lock_file_that_nobody_holds_is_given(text, tmp_path):
+    (tmp_path / '.run.lock').write_text(text)
     resume.claim([tmp_path / 'run'])
-    assert capsys.readouterr().out == ''  # nothing was waited for
+    assert owner_of(tmp_path / 'run') == os.getpid()
 
 
-def test_claim_of_a_lock_that_its_last_owner_is_just_removing_makes_another(tmp_path, monkeypatch):
-    refuse_if_claimed, removed = resume._refuse_if_claimed, []
-
-    def remove_once(file, lock):
-        refuse_if_claimed(file, lock)
-        if not removed:
-            removed.append(lock.unlink())
-
-    monkeypatch.setattr(resume, '_refuse_if_claimed', remove_once)
-    resume.claim([tmp_path / 'run'])
-    assert json.loads((tmp_path / '.run.lock').read_text())['pid'] == os.getpid()
-
-
-@pytest.mark.usefixtures('_quick')
-def test_claim_of_another_machines_folder_is_refused_while_it_shows_life(tmp_path, capsys):
-    with beating(lock_file(tmp_path / 'run', boot='another')):
-        assert re.match(REFUSED.format(pid=4242, host='gpu7'), refusal_of(tmp_path / 'run'))
-    assert capsys.readouterr().out == (f'Looking up to 1 s whether host gpu7 still writes {tmp_path / ".run.lock"}.\n')
-
-
-@pytest.mark.usefixtures('_quick')
-@pytest.mark.parametrize('text', [None, 'no JSON', ''])
-def test_claim_of_another_machines_folder_is_given_when_it_shows_none(text, tmp_path):
-    path = lock_file(tmp_path / 'run', boot='another')
-    if text is not None:
-        path.write_text(text)
-    resume.claim([tmp_path / 'run'])
-    assert json.loads(path.read_text())['pid'] == os.getpid()
-
-
-@pytest.mark.usefixtures('_quick')
-def test_claim_without_locks_of_the_file_system_goes_by_signs_of_life(tmp_path, monkeypatch):
+def test_claim_on_a_file_system_without_locks_is_given(tmp_path, monkeypatch):
     def no_locks(file, how):
         raise OSError(errno.ENOLCK, 'No locks available')
 
     monkeypatch.setattr(resume.fcntl, 'lockf', no_locks)
-    with beating(lock_file(tmp_path / 'run')):
-        assert re.match(REFUSED.format(pid=4242, host='gpu7'), refusal_of(tmp_path / 'run'))
     resume.claim([tmp_path / 'run'])
+    assert owner_of(tmp_path / 'run') == os.getpid()
 
 
-def test_process_that_holds_a_folder_shows_life(tmp_path, monkeypatch):
-    monkeypatch.setattr(resume, 'BEAT', 0.05)
-    monkeypatch.setattr(resume, '_holder', 0)  # a thread of its own, with this beat
+def test_claim_of_a_lock_that_its_last_owner_is_just_removing_makes_another(tmp_path, monkeypatch):
+    lock_file, removed = resume._lock, []
+
+    def remove_once(file, lock):
+        lock_file(file, lock)
+        if not removed:
+            removed.append(lock.unlink())
+
+    monkeypatch.setattr(resume, '_lock', remove_once)
     resume.claim([tmp_path / 'run'])
-    os.utime(tmp_path / '.run.lock', (1, 1))
-    deadline = time.monotonic() + 10
-    while (tmp_path / '.run.lock').stat().st_mtime == 1 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert time.time() - (tmp_path / '.run.lock').stat().st_mtime < 5
+    assert owner_of(tmp_path / 'run') == os.getpid()
 
 
 def test_claims_at_the_same_moment_are_given_once(tmp_path):
@@ -215,30 +133,27 @@ def test_claims_at_the_same_moment_are_given_once(tmp_path):
     finally:
         errors = [process.communicate('\n')[1] for process in processes]
     assert sorted(first) == ['claimed\n', *[''] * 5][::-1]
-    assert sum('must be of no run that is under way' in error for error in errors) == 5
+    assert sum('is already being trained by process' in error for error in errors) == 5
     assert list(tmp_path.iterdir()) == []
 
 
-def test_process_that_goes_on_to_another_run_gives_the_first_up(tmp_path):
-    resume.claim([tmp_path / 'run', tmp_path / 'logs'])
-    resume.claim([tmp_path / 'run', tmp_path / 'logs'])
-    assert {path.name for path in tmp_path.iterdir()} == {'.run.lock', '.logs.lock'}
-    resume.claim([tmp_path / 'other'])
+def test_claim_of_another_folder_gives_the_one_before_up(tmp_path):
+    for name in ('run', 'run', 'other'):
+        resume.claim([tmp_path / name])
     assert [path.name for path in tmp_path.iterdir()] == ['.other.lock']
 
 
 def test_claim_of_several_folders_is_given_whole_or_not_at_all(tmp_path):
     with holder(tmp_path / 'logs'):
-        with pytest.raises(OptionError, match='got logs, which process'):
+        with pytest.raises(InputError, match=r'^name: logs is already'):
             resume.claim([tmp_path / 'run', tmp_path / 'logs'])
         assert [path.name for path in tmp_path.iterdir()] == ['.logs.lock']
 
 
 def test_claim_beside_which_nothing_can_be_written_says_so(tmp_path):
     (tmp_path / 'file').touch()
-    with pytest.raises(
-        OptionError, match=r'must be a folder that this process can write to, got .*/file \(File exists\)'
-    ):
+    line = r'must be a folder that this process can write to, got .*/file \(File exists\)'
+    with pytest.raises(OptionError, match=line):
         resume.claim([tmp_path / 'file' / 'run'])
 
 
@@ -256,7 +171,7 @@ def test_second_start_of_a_run_is_refused_and_moves_nothing(tmp_path, clips):
         wait_for(process, 2)  # TensorBoard's file is there once the first iteration is written
         before = contents(tmp_path)
         assert {tmp_path / 'experiments/.run.lock', tmp_path / 'tb_logger/.run.lock'} <= before.keys()
-        refused = REFUSED.format(pid=process.pid, host=re.escape(os.uname().nodename))
+        refused = HELD.format(pid=process.pid, host=HOST)
         for name, opt, *arguments in (('run.yml', long), ('run.yml', long, '--auto_resume'), ('plain.yml', plain)):
             printed = run(*TRAIN_PROBE, write(tmp_path, opt, name), *arguments, cwd=tmp_path, ok=False).stdout
             assert re.match(refused, printed.splitlines()[-1]), printed
@@ -274,7 +189,7 @@ def test_ranks_of_a_second_start_end_with_one_line(tmp_path, clips):
     script = Path(sys.executable).parent / 'multigrid-vsr'
     with holder(tmp_path / 'run') as process:
         printed = run(*torchrun(script, 'train', '-opt', opt_file), cwd=tmp_path, ok=False).stdout
-        assert len(re.findall(REFUSED.format(pid=process.pid, host='.*'), printed)) == 1
+        assert len(re.findall(HELD.format(pid=process.pid, host='.*'), printed)) == 1
         assert {path.name for path in tmp_path.iterdir()} == {'run.yml', '.run.lock'}
 
 

@@ -26,7 +26,7 @@ from multigrid_vsr.cli import (
 )
 from multigrid_vsr.cli.arguments import Parser
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.host.launch import is_first_to_say
+from multigrid_vsr.host.launch import should_print
 
 _TRAINING = (train, plan, batch, convert, fit, cooldown, prepare)
 COMMANDS = (*_TRAINING, report, average, test, infer, demo, schema)
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             args.run(args)
         except InputError as error:
-            sys.exit(str(error) if is_first_to_say(error) else 1)
+            sys.exit(str(error) if should_print(error) else 1)
         except KeyboardInterrupt:
             sys.exit(130)
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.whole_file import whole_file
-from multigrid_vsr.host.launch import is_first_to_say
+from multigrid_vsr.host.launch import should_print
 from multigrid_vsr.options.kinds import did_you_mean
 
 _KINDS = {'int': 'a whole number', 'float': 'a number'}
@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Ends with exit status 2, the usage and one line; under a launcher one rank says it."""
         error = _in_our_words(message, [option for action in self._actions for option in action.option_strings])
-        if is_first_to_say(error):
+        if should_print(error):
             self.print_usage(sys.stderr)
             print(error, file=sys.stderr)
         sys.exit(2)

@@ -160,7 +160,7 @@ def _checked_run(opt: dict[str, Any], opt_file: str, schedule: Schedule, world_s
     from multigrid_vsr.host.checks import check_run, check_state
     from multigrid_vsr.host.resume import read_and_moved
 
-    missing = check_run(opt, may_miss=True)
+    missing = check_run(opt, schedule, may_miss=True)
     folder = os.path.join(opt['path'].get('experiments_root') or os.path.join(os.getcwd(), 'experiments'), opt['name'])
     moved = []
     if not opt['path'].get('resume_state'):

@@ -166,49 +166,35 @@ def unscaled_blocks() -> None:
 
 
 @patch(
-    '`DCNv2Pack.forward`',
-    why='it looks at the size of its offsets, for a warning alone, and the host waits for it: 20 times an iteration of '
-    'EDVR',
-    needed='`train.arch_checks: false`, or `train.cuda_graph`',
+    '`DCNv2Pack.forward`, `BasicVSRPlusPlus.check_if_mirror_extended`',
+    why='each looks at values on the device, and the host waits: the first at the size of its offsets, only for a '
+    'warning, 20 times an iteration of EDVR; the second compares the halves of each even sequence',
+    needed='`train.arch_checks: false`, or `train.cuda_graph`: the data say what is mirrored, by `flip_sequence`',
     goes="without these BasicSR's code runs",
 )
-def unchecked_offsets() -> None:
+def unchecked_values() -> None:
     import torch
     from basicsr.archs.arch_util import DCNv2Pack
+    from basicsr.archs.basicvsrpp_arch import BasicVSRPlusPlus
 
-    original = DCNv2Pack.forward
-    unchecked = without(original, 'check of offset_absmean', functools.partial(_names, 'offset_absmean'))
+    warning, comparing = DCNv2Pack.forward, BasicVSRPlusPlus.check_if_mirror_extended
+    unchecked = without(warning, 'check of offset_absmean', functools.partial(_names, 'offset_absmean'))
 
-    @functools.wraps(original)
+    @functools.wraps(warning)
     def forward(self: Any, x: torch.Tensor, feat: torch.Tensor) -> torch.Tensor:
-        return (original if self.checks_values else unchecked)(self, x, feat)
+        return (warning if self.checks_values else unchecked)(self, x, feat)
+
+    @functools.wraps(comparing)
+    def check_if_mirror_extended(self: Any, lqs: torch.Tensor) -> None:
+        if self.checks_values and not self.is_mirror_extended:  # which never changes back
+            comparing(self, lqs)
 
     DCNv2Pack.forward, DCNv2Pack.checks_values = forward, True
+    BasicVSRPlusPlus.check_if_mirror_extended, BasicVSRPlusPlus.checks_values = check_if_mirror_extended, True
 
 
 def _names(name: str, statement: ast.stmt) -> bool:
     return any(isinstance(node, ast.Name) and node.id == name for node in ast.walk(statement))
-
-
-@patch(
-    '`BasicVSRPlusPlus.check_if_mirror_extended`',
-    why='it compares the halves of each even sequence, and the host waits for the answer',
-    needed='`train.arch_checks: false`, or `train.cuda_graph`: the data say what is mirrored, by `flip_sequence`',
-    goes="without these BasicSR's code runs",
-)
-def unchecked_mirrors() -> None:
-    import torch
-    from basicsr.archs.basicvsrpp_arch import BasicVSRPlusPlus
-
-    original = BasicVSRPlusPlus.check_if_mirror_extended
-
-    @functools.wraps(original)
-    def check_if_mirror_extended(self: Any, lqs: torch.Tensor) -> None:
-        if self.checks_values and not self.is_mirror_extended:  # it is so for good
-            original(self, lqs)
-
-    BasicVSRPlusPlus.check_if_mirror_extended = check_if_mirror_extended
-    BasicVSRPlusPlus.checks_values = True
 
 
 @patch(
@@ -236,4 +222,4 @@ def sliced_padding() -> None:
     IconVSR.get_keyframe_feature = get_keyframe_feature
 
 
-SPEED_PATCHES = (grid_on_device, unscaled_blocks, unchecked_offsets, unchecked_mirrors, sliced_padding)
+SPEED_PATCHES = (grid_on_device, unscaled_blocks, unchecked_values, sliced_padding)

@@ -4,26 +4,14 @@ import os
 import sys
 
 _HOST = 'basicsr'
-# What the plugin builds on. Another project's tree of that name, which lacks one of them, is left alone.
-_NEEDED = (
-    'train.py',
-    'data/__init__.py',
-    'archs/__init__.py',
-    'models/video_recurrent_model.py',
-    'models/video_recurrent_gan_model.py',
-    'models/edvr_model.py',
-    'utils/dist_util.py',
-    'utils/logger.py',
-    'utils/options.py',
-    'utils/registry.py',
-)
+_NEEDED = 'models/video_recurrent_model.py'  # other projects' trees called basicsr lack it: they are left alone
 
 
 def arm() -> None:
     """Prepares BasicSR when it is imported; at once where it already is. Calling it again changes nothing."""
     if _HOST in sys.modules:
         folders = getattr(sys.modules[_HOST], '__path__', ())
-        if not _left_alone(folders):
+        if _is_basicsr(folders):
             _after_import(folders)
     elif not any(isinstance(finder, _HostFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _HostFinder())
@@ -39,7 +27,7 @@ class _HostFinder:
             spec = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None:
                 folders = spec.submodule_search_locations or ()
-                if not _left_alone(folders) and hasattr(spec.loader, 'exec_module'):
+                if _is_basicsr(folders) and hasattr(spec.loader, 'exec_module'):
                     spec.loader = _HostLoader(spec.loader, folders)  # type: ignore[assignment]
                 return spec
         return None
@@ -76,28 +64,16 @@ def _after_import(folders) -> None:
         _refuse_if_asked(folders, lacking)
 
 
-def _left_alone(folders) -> bool:
-    """Whether the tree is not BasicSR: then nothing more of this plugin is imported, unless it is asked for."""
-    for file in _NEEDED:
-        if not any(os.path.exists(os.path.join(folder, file)) for folder in folders):
-            _refuse_if_asked(folders, f'the tree has no {file}')
-            return True
+def _is_basicsr(folders) -> bool:
+    """Whether the tree is BasicSR. In another tree this plugin imports nothing more, unless ``-opt`` is given."""
+    if any(os.path.exists(os.path.join(folder, _NEEDED)) for folder in folders):
+        return True
+    _refuse_if_asked(folders, f'the tree has no {_NEEDED}')
     return False
 
 
 def _refuse_if_asked(folders, lacking) -> None:
-    """Says so where the option file of the command line has this plugin's name in it."""
-    words = getattr(sys, 'argv', [])
-    following = zip(words, words[1:])  # noqa: RUF007  # itertools is not there already
-    paths = [path for flag, path in following if flag in ('-opt', '--opt')]
-    paths += [word.partition('=')[2] for word in words if word.startswith(('-opt=', '--opt='))]
-    for path in filter(os.path.isfile, paths):
-        try:
-            with open(path, 'rb') as file:
-                is_named = b'ultigrid' in file.read()
-        except OSError:  # the host says so
-            continue
-        if is_named:
-            from multigrid_vsr.host.command_line import refuse_if_asked
+    if any(word.partition('=')[0] == '-opt' for word in getattr(sys, 'argv', [])):
+        from multigrid_vsr.host.command_line import refuse_if_asked
 
-            refuse_if_asked(path, f'{lacking} ({", ".join(folders)})')
+        refuse_if_asked(f'{lacking} ({", ".join(folders)})')

@@ -1,4 +1,7 @@
-"""All checks of a run that need BasicSR, torch or this machine: the same for ``plan`` and ``train``."""
+"""All checks of a run that need BasicSR, torch or this machine: the same for ``plan`` and ``train``.
+
+What can be built is built, and its error translated into one line.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,7 @@ from unittest import mock
 
 import torch
 import torchvision
-from basicsr.archs.vgg_arch import NAMES as VGG_LAYERS
-from basicsr.archs.vgg_arch import VGG_PRETRAIN_PATH
+from basicsr.archs import vgg_arch
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
 from basicsr.models.video_recurrent_gan_model import VideoRecurrentGANModel
@@ -25,8 +27,7 @@ from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTR
 from multigrid_vsr.core.errors import InputError, OptionError, one_line
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.check import check_test_set
-from multigrid_vsr.host.own_archs import meet_least_size
-from multigrid_vsr.host.registering import register_what_waits
+from multigrid_vsr.host.registering import try_to_register
 from multigrid_vsr.models import checkpoints
 from multigrid_vsr.models.acceleration import has_bf16, has_deformable, matching
 from multigrid_vsr.models.checkpoints import OWN_STEP, check_own, check_pretrained, not_one_tensor
@@ -41,15 +42,105 @@ from multigrid_vsr.models.optimizers import known_names, optimizer_class
 from multigrid_vsr.models.wrapping import of_all_ranks
 from multigrid_vsr.options.archs import MODEL_TYPES, is_gan, wrong_model
 from multigrid_vsr.options.checked import lookup
-from multigrid_vsr.options.kinds import did_you_mean
-from multigrid_vsr.options.multigrid_block import asked_for, schedule_from_options, uses_multigrid
+from multigrid_vsr.options.kinds import BLOCK, choice, did_you_mean, is_number, whole
+from multigrid_vsr.options.multigrid_block import asked_for
 from multigrid_vsr.options.run_options import check_host_options, check_test_options, missing_paths, test_sets
 from multigrid_vsr.options.table import SCHEDULER_TYPE
 
-_SEVERAL = (
-    'num_gpu: {0} GPUs in one process, several times slower than a process for each: torchrun --nproc_per_node={0} '
-    '... --launcher pytorch'
+_SCHEDULERS = ('MultiStepLR', 'MultiStepRestartLR', 'CosineAnnealingRestartLR', SCHEDULER_TYPE)
+_PIECES = ('val.max_frames', 'val.tile')
+_OF_OUR_STEP = (
+    *('train.amp', 'train.compile', 'train.cuda_graph', 'train.channels_last', 'train.fix_modules'),
+    *('multigrid.max_batch_size_per_gpu', *_PIECES),
 )
+_OWN = ' One of your own has to be imported first: see docs/your_own_parts.md.'
+
+
+def check_run(opt: dict[str, Any], schedule: Schedule, may_miss: bool = False) -> list[OptionError]:
+    """Tries what a run will look up, build and read, except its training set. Nothing is written.
+
+    Args:
+        opt: The options of a training run, checked and settled.
+        schedule: Shapes of the run.
+        may_miss: Whether files and folders may be absent.
+
+    Returns:
+        A line for each file or folder that is not on this machine; what needs it has not been checked.
+
+    Raises:
+        InputError: If something cannot be used.
+    """
+    missing = missing_paths(opt)
+    if missing and not may_miss:
+        raise missing[0]
+    check_host_options(opt)
+    _check_names_and_arguments(opt, schedule)
+    absent = {error.option for error in missing}
+    for label in 'gd' if is_gan(opt) else 'g':
+        block = f'network_{label}'
+        network = build_on_meta(
+            block, {key: None if f'{block}.{key}' in absent else value for key, value in opt[block].items()}
+        )
+        if label == 'g':
+            _check_cpu(opt, network)
+            check_fixed_names(opt['train'].get('fix_modules') or (), network)
+            if opt['model_type'] in MODEL_TYPES and not type(network).__module__.startswith('basicsr.archs.'):
+                _check_forward(opt, network)
+            matching(network, opt['train'].get('checkpoint_modules') or ())
+        if f'path.pretrain_{block}' not in absent:
+            check_pretrained(opt, label, network)
+    _check_test_sets(opt, absent)
+    return missing
+
+
+def check_test(opt: dict[str, Any]) -> None:
+    """Tries what a test will look up, build and read. Nothing is written.
+
+    Args:
+        opt: The options of a test, settled.
+
+    Raises:
+        InputError: If something cannot be used.
+    """
+    check_test_options(opt)
+    missing = missing_paths(opt)
+    if missing:
+        raise missing[0]
+    model = _registered('model_type', opt['model_type'], MODEL_REGISTRY, _OWN)
+    if not issubclass(model, MultigridVideoModel):
+        _refuse_ours(opt, model, _PIECES)
+    _check_test_names(opt)
+    check_pretrained(opt, 'g', build_on_meta('network_g', opt['network_g']))
+    _check_test_sets(opt)
+
+
+def check_state(
+    opt: dict[str, Any], schedule: Schedule | None, world_size: int, models: str, seed: int | None
+) -> tuple[dict[str, Any], dict[str, str], dict[str, str | None]]:
+    """Reads ``path.resume_state`` and compares it with the run, before anything is written.
+
+    Args:
+        opt: The options, settled.
+        schedule: Shapes of the run.
+        world_size: GPUs that share a batch.
+        models: The run's folder of weights.
+        seed: ``manual_seed`` of the option file.
+
+    Returns:
+        The state, and for each network that resumes its file of weights and their key.
+
+    Raises:
+        InputError: If it cannot be read, is of another run or network, or has no weights.
+    """
+    state = checkpoints.load_state(opt['path']['resume_state'])
+    if schedule is not None:
+        rows = checkpoints.schedule_rows(schedule, world_size)
+        checkpoints.check_same_run(state, rows, seed, bool(opt['path'].get('resume_changed_schedule')))
+    if opt['model_type'] in MODEL_TYPES:
+        checkpoints.check_optimizers(len(state['optimizers']), 2 if is_gan(opt) else 1, opt['path']['resume_state'])
+    weights = checkpoints.find_weights(opt, state['iter'], models)
+    keys = {block: check_own(opt, block[-1], path, build_on_meta(block, opt[block])) for block, path in weights.items()}
+    return state, weights, keys
 
 
 def counted(opt: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +149,7 @@ def counted(opt: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_num_gpu(opt: dict[str, Any], has_launcher: bool = False) -> None:
-    """Compares ``num_gpu`` with this machine; with a launcher each process takes one GPU, whatever it says.
+    """Compares ``num_gpu`` with this machine. With a launcher each process takes one GPU, whatever the file says.
 
     Raises:
         OptionError: If there are fewer.
@@ -75,43 +166,39 @@ def check_seed(opt: dict[str, Any]) -> None:
         OptionError: If there is none.
     """
     ranks = int(os.environ.get('WORLD_SIZE') or os.environ.get('SLURM_NTASKS') or 1)
-    if (opt.get('manual_seed') or 0) + ranks > 2**32:
-        raise OptionError(
-            'manual_seed', f'be at most {2**32 - ranks} with {ranks} ranks', opt['manual_seed'], 'Lower it.'
-        )
+    seed = opt.get('manual_seed') or 0
+    if seed + ranks > 2**32:
+        raise OptionError('manual_seed', f'be at most {2**32 - ranks} with {ranks} ranks', seed, 'Lower it.')
 
 
 def check_several_gpus(opt: dict[str, Any], has_launcher: bool) -> list[str]:
-    """Looks at what is slow or wrong where one process has several GPUs, as torch's ``DataParallel``.
+    """Looks at what is slow or wrong if one process has several GPUs, by torch's ``DataParallel``.
 
     Args:
         opt: The options of a training run, :func:`counted`.
         has_launcher: Whether each process has a GPU of its own.
 
     Returns:
-        A line where there are several.
+        A line if it has several.
 
     Raises:
         OptionError: If it would train with other gradients than it says.
     """
-    gpus = opt['num_gpu']
+    gpus, train_opt = opt['num_gpu'], opt['train']
     if has_launcher or gpus < 2:
         return []
-    wrong = {key: opt['train'].get(key) for key in ('compile', 'cuda_graph')}  # the copies would run GPU 0's weights
-    if opt['train'].get('amp') == 'bf16':  # the threads of the other GPUs take fp16 for it, without a scaler
-        wrong['amp'] = 'bf16'
-    for key, value in wrong.items():
-        if value:
+    for key in ('compile', 'cuda_graph', 'amp'):  # the copies of the network would run GPU 0's weights
+        if train_opt.get(key) not in (None, False, 'fp16', 'auto'):  # and take fp16 for bf16, without a scaler
             fix = f'Start a process for each: torchrun --nproc_per_node={gpus} ... --launcher pytorch.'
-            raise OptionError(f'train.{key}', f'be left out where one process has {gpus} GPUs', value, fix)
-    return [_SEVERAL.format(gpus)]
+            raise OptionError(f'train.{key}', f'be left out where one process has {gpus} GPUs', train_opt[key], fix)
+    return [
+        f'num_gpu: {gpus} GPUs in one process, several times slower than a process for each: '
+        f'torchrun --nproc_per_node={gpus} ... --launcher pytorch'
+    ]
 
 
 def check_bf16(opt: dict[str, Any]) -> None:
-    """Refuses bf16 where a GPU of the run only emulates it; all ranks ask.
-
-    Args:
-        opt: The options of a training run, as ``parse_options`` gives them: each rank has its GPU.
+    """Refuses bf16 if a GPU of the run only emulates it. All ranks have to call it, each with its GPU.
 
     Raises:
         OptionError: On all ranks, if there is such a GPU.
@@ -125,235 +212,6 @@ def check_bf16(opt: dict[str, Any]) -> None:
         raise OptionError('train.amp', rule, 'bf16', 'Or set auto, which takes what the GPU has.')
 
 
-def check_cpu(opt: dict[str, Any], network: torch.nn.Module) -> None:
-    """Refuses what needs a GPU in a run on a CPU.
-
-    Args:
-        opt: The options of a training run.
-        network: ``network_g``, on any device.
-
-    Raises:
-        OptionError: If it would copy ahead, or has deformable convolutions in half precision: torchvision has them in
-            float32 alone there.
-    """
-    if opt['num_gpu'] != 0:
-        return
-    if opt['datasets']['train'].get('prefetch_mode') == 'cuda':
-        raise OptionError('datasets.train.prefetch_mode', 'be cpu or left out on a CPU', 'cuda', 'Change it.')
-    amp = opt['train'].get('amp')
-    if amp not in (None, 'auto') and has_deformable(network):
-        arch = opt['network_g']['type']
-        rule = f'be left out on a CPU for {arch}, whose deformable convolutions are in float32 alone there'
-        raise OptionError('train.amp', rule, amp, 'Leave it out, or train on a GPU.')
-
-
-_SCHEDULERS = ('MultiStepLR', 'MultiStepRestartLR', 'CosineAnnealingRestartLR', SCHEDULER_TYPE)
-_PIECES = ('val.max_frames', 'val.tile')
-_OF_OUR_STEP = (
-    *('train.amp', 'train.compile', 'train.cuda_graph', 'train.channels_last', 'train.fix_modules'),
-    *('multigrid.max_batch_size_per_gpu', *_PIECES),
-)
-_OWN = ' One of your own has to be imported first: see docs/your_own_parts.md.'
-_VGG_CRITERIA = ('l1', 'fro')  # BasicSR's `l2` does not exist in torch
-
-
-def check_names_and_arguments(opt: Mapping[str, Any]) -> None:
-    """Tries all that BasicSR will construct out of options, but for the networks and the data.
-
-    Args:
-        opt: The options of a training run, as written.
-
-    Raises:
-        OptionError: If a name is not registered, or something cannot be constructed with its arguments.
-    """
-    train_opt = opt['train']
-    model = _check_model(opt)
-    _registered('datasets.train.type', opt['datasets']['train']['type'], DATASET_REGISTRY, _OWN)
-    for key in ('optim_g', 'optim_d') if is_gan(opt) else ('optim_g',):
-        if train_opt.get(key):  # asked for where it is needed
-            _check_optimizer(f'train.{key}', train_opt[key], model)
-    if train_opt['scheduler'].get('type') != SCHEDULER_TYPE:
-        _check_scheduler(train_opt['scheduler'])
-    for key in ('pixel_opt', 'perceptual_opt', *(('gan_opt',) if is_gan(opt) else ())):
-        if train_opt.get(key):
-            _check_loss(f'train.{key}', train_opt[key])
-    if train_opt.get('degradation') is not None:
-        _check_degradation(train_opt['degradation'], opt)
-    check_test_names(opt)
-    for option, package in (('use_tb_logger', 'tensorboard'), ('wandb.project', 'wandb')):
-        if lookup(opt, f'logger.{option}') and find_spec(package) is None:
-            raise OptionError(
-                f'logger.{option}', f'be left out without {package}', True, f'Or run: pip install {package}'
-            )
-
-
-def check_test_names(opt: Mapping[str, Any]) -> None:
-    """Looks up test sets and metrics of a training run or a test.
-
-    Raises:
-        OptionError: If one is not registered, or a metric does not take its arguments.
-    """
-    for name in test_sets(opt):
-        _registered(f'{name}.type', lookup(opt, name)['type'], DATASET_REGISTRY, _OWN)
-    for name, metric_opt in (lookup(opt, 'val.metrics') or {}).items():
-        _check_metric(f'val.metrics.{name}', metric_opt)
-
-
-def check_tested_model(opt: Mapping[str, Any]) -> None:
-    """Looks up the model of a test.
-
-    Raises:
-        OptionError: If it is not registered, or does not validate in pieces where they are asked for.
-    """
-    model = _registered('model_type', opt['model_type'], MODEL_REGISTRY, _OWN)
-    if not issubclass(model, MultigridVideoModel):
-        _refuse_ours(opt, model, _PIECES)
-
-
-def _refuse_ours(opt: Mapping[str, Any], model: type, options: Iterable[str]) -> None:
-    """Refuses what a model of the user's own does not do."""
-    for option in options:
-        if lookup(opt, option):
-            rule = f'be left out for {model.__name__}, which has a step and a validation of its own'
-            raise OptionError(option, rule, lookup(opt, option), 'Remove it.')
-
-
-def _check_model(opt: Mapping[str, Any]) -> type[BaseModel]:
-    """A model of the user's own follows the schedule by its class, whatever its name."""
-    model = _registered('model_type', opt['model_type'], MODEL_REGISTRY, _OWN)
-    if not issubclass(model, MultigridMixin):
-        raise wrong_model(opt['model_type'])
-    losses_of = (SRModel, VideoRecurrentGANModel)  # else the model sets up its own
-    needs_loss = model.init_training_settings in [kind.init_training_settings for kind in losses_of]
-    if needs_loss and not opt['train'].get('pixel_opt') and not opt['train'].get('perceptual_opt'):
-        raise OptionError('train.pixel_opt', 'be given, or train.perceptual_opt', None, 'A run needs a loss.')
-    if issubclass(model, MultigridVideoModel) and not issubclass(model, MultigridVideoGANModel):
-        return model
-    if not issubclass(model, MultigridVideoModel):
-        _refuse_ours(opt, model, _OF_OUR_STEP)
-    elif opt['train'].get('amp'):
-        raise OptionError('train.amp', 'be left out of a GAN run', opt['train']['amp'], 'It trains in float32.')
-    return model
-
-
-def build_on_meta(option: str, network_opt: Mapping[str, Any]) -> torch.nn.Module:
-    """Builds a network without memory for its weights; weights that it loads itself are compared with it.
-
-    Raises:
-        OptionError: If its arch is not registered, or does not take these arguments.
-    """
-    arch = _registered(f'{option}.type', network_opt.get('type'), ARCH_REGISTRY, _OWN)
-    arguments = {key: copy.deepcopy(value) for key, value in network_opt.items() if key != 'type'}
-    _check_signature(option, arch, arguments)
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.device('meta'):
-        warnings.simplefilter('ignore')
-        with _as_one_line(option, f'hold what {arch.__name__} can be built with', arguments):
-            return arch(**arguments)
-
-
-def check_forward(opt: Mapping[str, Any], network: torch.nn.Module) -> None:
-    """Asks an arch of the user's own for frames as our step feeds and takes them, where that shows without data.
-
-    Raises:
-        OptionError: If it takes more than the frames, or gives something else than one tensor.
-    """
-    arch = opt['network_g']['type']
-    try:
-        inspect.signature(network.forward).bind(None)
-    except TypeError as error:
-        raise OptionError('network_g.type', 'take the LQ frames alone', f'{arch} ({error})', OWN_STEP) from None
-    dataset_opt = opt['datasets']['train']
-    size = dataset_opt['gt_size'] // opt.get('scale', 1)
-    try:
-        with torch.no_grad():
-            output = network(torch.zeros(1, dataset_opt['num_frame'], 3, size, size, device='meta'))
-    except Exception:  # an operation that needs values: the trial of shapes before iteration 1 has them
-        return
-    if not isinstance(output, torch.Tensor):
-        raise not_one_tensor(arch, output)
-
-
-def _check_optimizer(option: str, optim_opt: Mapping[str, Any], model: type[BaseModel]) -> None:
-    arguments, name = {key: value for key, value in optim_opt.items() if key != 'type'}, optim_opt['type']
-    try:
-        optimizer = optimizer_class(name)
-    except LookupError as error:
-        if any('get_optimizer' in vars(kind) for kind in model.__mro__ if kind not in (MultigridMixin, BaseModel)):
-            return  # it knows others
-        if not str(error):
-            raise _unknown(f'{option}.type', name, known_names()) from None
-        rule = 'be an optimizer of torch, a registered one or module.Class of an installed library'
-        raise OptionError(f'{option}.type', rule, f'{name} ({error})', 'Install the library, or correct it.') from None
-    _check_signature(option, optimizer, arguments, given=('params',))
-    parameters = [torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1, 1, 3, 3))]
-    with _as_one_line(option, f'hold arguments of {name}', arguments):
-        optimizer([{'params': [parameter]} for parameter in parameters], **arguments)
-    closure = inspect.signature(optimizer.step).parameters.get('closure')
-    if closure is not None and closure.default is closure.empty:
-        rule = 'be an optimizer whose step needs no closure'
-        raise OptionError(f'{option}.type', rule, name, 'A step has one gradient.')
-
-
-def _check_scheduler(scheduler_opt: Mapping[str, Any]) -> None:
-    if scheduler_opt.get('type') not in _SCHEDULERS:
-        raise _unknown('train.scheduler.type', scheduler_opt.get('type'), _SCHEDULERS)
-    arguments = {key: copy.deepcopy(value) for key, value in scheduler_opt.items() if key != 'batch_scaling'}
-    model = SimpleNamespace(
-        opt={'train': {'scheduler': arguments}},
-        optimizers=[torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)],
-        schedulers=[],
-    )
-    with _as_one_line('train.scheduler', f'hold arguments of {scheduler_opt["type"]}', dict(scheduler_opt)):
-        BaseModel.setup_schedulers(model)
-
-
-def _check_loss(option: str, loss_opt: Mapping[str, Any]) -> None:
-    loss = _registered(f'{option}.type', loss_opt.get('type'), LOSS_REGISTRY)
-    arguments = {key: copy.deepcopy(value) for key, value in loss_opt.items() if key != 'type'}
-    _check_signature(option, loss, arguments)
-    for key, value in arguments.items():
-        default = inspect.signature(loss).parameters[key].default
-        if isinstance(default, float) and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise OptionError(f'{option}.{key}', 'be a number', value, 'Correct the value.')
-    if loss.__name__ != 'PerceptualLoss':
-        with _as_one_line(option, f'hold arguments of {loss.__name__}', arguments):
-            built = loss(**arguments)
-        if loss.__module__.startswith('basicsr.'):
-            _check_use(option, loss, built)
-        return
-    if option != 'train.perceptual_opt':
-        raise OptionError(f'{option}.type', 'be another loss', loss.__name__, 'That one is train.perceptual_opt.')
-    # Building it would fetch weights.
-    vgg_type = arguments.get('vgg_type', 'vgg19')
-    if vgg_type.removesuffix('_bn') not in VGG_LAYERS:
-        raise _unknown(f'{option}.vgg_type', vgg_type, VGG_LAYERS)
-    if not isinstance(arguments['layer_weights'], Mapping):
-        raise OptionError(
-            f'{option}.layer_weights', 'be a block of options', arguments['layer_weights'], 'Name layers.'
-        )
-    for layer in arguments['layer_weights']:
-        if layer not in VGG_LAYERS[vgg_type.removesuffix('_bn')]:
-            raise _unknown(f'{option}.layer_weights', layer, VGG_LAYERS[vgg_type.removesuffix('_bn')])
-    if arguments.get('criterion', 'l1') not in _VGG_CRITERIA:
-        raise _unknown(f'{option}.criterion', arguments['criterion'], _VGG_CRITERIA)
-
-
-def _check_use(option: str, loss: Any, built: torch.nn.Module) -> None:
-    """Calls a loss of BasicSR as its models do: a GAN loss is none of two images, and the other way round."""
-    uses = {'train.pixel_opt': 'two images', 'train.gan_opt': "a discriminator's verdicts"}
-    image = torch.zeros(1, 3, 8, 8)
-    try:
-        if option == 'train.gan_opt':
-            built(image, True, is_disc=False)
-        elif option == 'train.perceptual_opt' or list(inspect.signature(built.forward).parameters)[1] == 'weight':
-            raise TypeError
-        else:
-            built(image, image)
-    except Exception:  # whatever the loss raises
-        rule = f'be a loss of {uses.get(option, "features")}'
-        raise OptionError(f'{option}.type', rule, loss.__name__, 'Choose another.') from None
-
-
 def missing_vgg(opt: Mapping[str, Any]) -> OptionError | None:
     """The line for a perceptual loss whose network is not on this machine: BasicSR fetches it with the model."""
     loss_opt = opt['train'].get('perceptual_opt') or {}
@@ -362,7 +220,7 @@ def missing_vgg(opt: Mapping[str, Any]) -> OptionError | None:
     vgg_type = loss_opt.get('vgg_type', 'vgg19')
     name = os.path.basename(torchvision.models.get_model_weights(vgg_type).IMAGENET1K_V1.url)
     kept = os.path.join(torch.hub.get_dir(), 'checkpoints', name)
-    if os.path.exists(VGG_PRETRAIN_PATH) or os.path.exists(kept):
+    if os.path.exists(vgg_arch.VGG_PRETRAIN_PATH) or os.path.exists(kept):
         return None
     fix = f'Put {name} there, or start where it can be fetched.'
     return OptionError('train.perceptual_opt.vgg_type', f'have its weights in {kept}', vgg_type, fix)
@@ -376,45 +234,204 @@ def fetch_vgg(opt: Mapping[str, Any]) -> None:
     """
     missing = missing_vgg(opt)
     if missing is not None:
+        vgg_type = opt['train']['perceptual_opt'].get('vgg_type', 'vgg19')
         try:
-            getattr(torchvision.models, opt['train']['perceptual_opt'].get('vgg_type', 'vgg19'))(
-                weights='IMAGENET1K_V1'
-            )
-        except (OSError, RuntimeError):  # of the network or the disk, or another file than it is known by
+            getattr(torchvision.models, vgg_type)(weights='IMAGENET1K_V1')
+        except (OSError, RuntimeError):  # of the network or the disk, or a file that is not the one known by its hash
             raise missing from None
 
 
-def _check_degradation(degradation_opt: Any, opt: Mapping[str, Any]) -> None:
+def build_on_meta(option: str, network_opt: Mapping[str, Any]) -> torch.nn.Module:
+    """Builds a network without memory for its weights; weights that it loads itself are compared with it.
+
+    Raises:
+        OptionError: If its arch is not registered, or does not take these arguments.
+    """
+    arch = _registered(f'{option}.type', network_opt.get('type'), ARCH_REGISTRY, _OWN)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.device('meta'):
+        warnings.simplefilter('ignore')
+        return _built(option, arch, _arguments(network_opt), rule=f'hold what {arch.__name__} can be built with')
+
+
+def _check_names_and_arguments(opt: Mapping[str, Any], schedule: Schedule) -> None:
+    """Tries all that BasicSR will construct out of options, except the networks and the data."""
+    train_opt = opt['train']
+    model = _check_model(opt)
+    _registered('datasets.train.type', opt['datasets']['train']['type'], DATASET_REGISTRY, _OWN)
+    for key in ('optim_g', 'optim_d') if is_gan(opt) else ('optim_g',):
+        if train_opt.get(key):  # whether it is needed is checked elsewhere
+            _check_optimizer(f'train.{key}', train_opt[key], model)
+    if train_opt['scheduler'].get('type') != SCHEDULER_TYPE:
+        _check_scheduler(train_opt['scheduler'])
+    for key in ('pixel_opt', 'perceptual_opt', *(('gan_opt',) if is_gan(opt) else ())):
+        if train_opt.get(key):
+            _check_loss(f'train.{key}', train_opt[key])
+    if train_opt.get('degradation') is not None:
+        _check_degradation(train_opt['degradation'], schedule, opt.get('scale', 1))
+    _check_test_names(opt)
+    for option, package in (('use_tb_logger', 'tensorboard'), ('wandb.project', 'wandb')):
+        if lookup(opt, f'logger.{option}') and find_spec(package) is None:
+            rule, fix = f'be left out without {package}', f'Or run: pip install {package}'
+            raise OptionError(f'logger.{option}', rule, True, fix)
+
+
+def _check_model(opt: Mapping[str, Any]) -> type[BaseModel]:
+    """A model of the user's own follows the schedule by its class, whatever its name."""
+    model = _registered('model_type', opt['model_type'], MODEL_REGISTRY, _OWN)
+    if not issubclass(model, MultigridMixin):
+        raise wrong_model(opt['model_type'])
+    losses_of = (SRModel, VideoRecurrentGANModel)  # else the model sets up its own
+    needs_loss = model.init_training_settings in [kind.init_training_settings for kind in losses_of]
+    if needs_loss and not opt['train'].get('pixel_opt') and not opt['train'].get('perceptual_opt'):
+        raise OptionError('train.pixel_opt', 'be given, or train.perceptual_opt', None, 'A run needs a loss.')
+    if not issubclass(model, MultigridVideoModel):
+        _refuse_ours(opt, model, _OF_OUR_STEP)
+    elif issubclass(model, MultigridVideoGANModel) and opt['train'].get('amp'):
+        raise OptionError('train.amp', 'be left out of a GAN run', opt['train']['amp'], 'It trains in float32.')
+    return model
+
+
+def _refuse_ours(opt: Mapping[str, Any], model: type, options: Iterable[str]) -> None:
+    """Refuses what a model of the user's own does not do."""
+    for option in options:
+        if lookup(opt, option):
+            rule = f'be left out for {model.__name__}, which has a step and a validation of its own'
+            raise OptionError(option, rule, lookup(opt, option), 'Remove it.')
+
+
+def _check_cpu(opt: dict[str, Any], network: torch.nn.Module) -> None:
+    """Refuses what needs a GPU in a run on a CPU."""
+    if opt['num_gpu'] != 0:
+        return
+    if opt['datasets']['train'].get('prefetch_mode') == 'cuda':
+        raise OptionError('datasets.train.prefetch_mode', 'be cpu or left out on a CPU', 'cuda', 'Change it.')
+    amp = opt['train'].get('amp')
+    if amp not in (None, 'auto') and has_deformable(network):
+        arch = opt['network_g']['type']
+        rule = f'be left out on a CPU for {arch}, whose deformable convolutions are in float32 only there'
+        raise OptionError('train.amp', rule, amp, 'Leave it out, or train on a GPU.')
+
+
+def _check_forward(opt: Mapping[str, Any], network: torch.nn.Module) -> None:
+    """Refuses an arch of the user's own that takes more than the frames, or gives something else than one tensor."""
+    arch = opt['network_g']['type']
+    try:
+        inspect.signature(network.forward).bind(None)
+    except TypeError as error:
+        raise OptionError('network_g.type', 'take only the LQ frames', f'{arch} ({error})', OWN_STEP) from None
+    dataset_opt = opt['datasets']['train']
+    size = dataset_opt['gt_size'] // opt.get('scale', 1)
+    try:
+        with torch.no_grad():
+            output = network(torch.zeros(1, dataset_opt['num_frame'], 3, size, size, device='meta'))
+    except Exception:  # an operation that needs values: the trial of shapes before iteration 1 has them
+        return
+    if not isinstance(output, torch.Tensor):
+        raise not_one_tensor(arch, output)
+
+
+def _check_optimizer(option: str, optim_opt: Mapping[str, Any], model: type[BaseModel]) -> None:
+    name = optim_opt['type']
+    try:
+        optimizer = optimizer_class(name)
+    except LookupError as error:
+        if any('get_optimizer' in vars(kind) for kind in model.__mro__ if kind not in (MultigridMixin, BaseModel)):
+            return  # it knows others
+        if not str(error):
+            _check_known(f'{option}.type', name, known_names())
+        rule = 'be an optimizer of torch, a registered one or module.Class of an installed library'
+        raise OptionError(f'{option}.type', rule, f'{name} ({error})', 'Install the library, or correct it.') from None
+    groups = [{'params': [torch.nn.Parameter(torch.zeros(shape))]} for shape in ((1,), (1, 1, 3, 3))]
+    _built(option, optimizer, _arguments(optim_opt), groups, given=('params',), rule=f'hold arguments of {name}')
+    closure = inspect.signature(optimizer.step).parameters.get('closure')
+    if closure is not None and closure.default is closure.empty:
+        rule = 'be an optimizer whose step needs no closure'
+        raise OptionError(f'{option}.type', rule, name, 'A step has one gradient.')
+
+
+def _check_scheduler(scheduler_opt: Mapping[str, Any]) -> None:
+    name = scheduler_opt.get('type')
+    _check_known('train.scheduler.type', name, _SCHEDULERS)
+    arguments = {key: copy.deepcopy(value) for key, value in scheduler_opt.items() if key != 'batch_scaling'}
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    model = SimpleNamespace(opt={'train': {'scheduler': arguments}}, optimizers=[optimizer], schedulers=[])
+    with _as_one_line('train.scheduler', f'hold arguments of {name}', dict(scheduler_opt)):
+        BaseModel.setup_schedulers(model)
+
+
+def _check_loss(option: str, loss_opt: Mapping[str, Any]) -> None:
+    """Builds a loss and calls it as BasicSR's models do: a GAN loss is none of two images, and the other way round."""
+    loss, arguments = _registered(f'{option}.type', loss_opt.get('type'), LOSS_REGISTRY), _arguments(loss_opt)
+    if loss.__name__ == 'PerceptualLoss' and option != 'train.perceptual_opt':
+        raise OptionError(f'{option}.type', 'be another loss', loss.__name__, 'That one is train.perceptual_opt.')
+    with mock.patch.multiple(vgg_arch, vgg=_Untrained(), VGG_PRETRAIN_PATH=''), torch.random.fork_rng(devices=[]):
+        built = _built(option, loss, arguments)
+    for key, value in arguments.items():
+        if isinstance(inspect.signature(loss).parameters[key].default, float) and not is_number(value):
+            raise OptionError(f'{option}.{key}', 'be a number', value, 'Correct the value.')
+    if not loss.__module__.startswith('basicsr.') or loss.__name__ == 'PerceptualLoss':
+        return
+    image = torch.zeros(1, 3, 8, 8)
+    try:
+        if option == 'train.gan_opt':
+            built(image, True, is_disc=False)
+        elif option == 'train.perceptual_opt' or list(inspect.signature(built.forward).parameters)[1] == 'weight':
+            raise TypeError
+        else:
+            built(image, image)
+    except Exception:  # whatever the loss raises
+        uses = {'train.pixel_opt': 'two images', 'train.gan_opt': "a discriminator's verdicts"}
+        rule = f'be a loss of {uses.get(option, "features")}'
+        raise OptionError(f'{option}.type', rule, loss.__name__, 'Choose another.') from None
+
+
+class _Untrained:
+    """Torchvision's VGGs without weights and memory, which BasicSR would fetch."""
+
+    def __getattr__(self, name: str) -> Callable[..., torch.nn.Module]:
+        def build(pretrained: bool) -> torch.nn.Module:
+            with torch.device('meta'):
+                return getattr(torchvision.models, name)()
+
+        return build
+
+
+def _check_degradation(degradation_opt: Any, schedule: Schedule, scale: int) -> None:
     option = 'train.degradation'
     name, arguments = name_and_arguments(degradation_opt)
     degradation = _registered(option, name, DEGRADATION_REGISTRY, _OWN, 'DEGRADATION_REGISTRY')
-    given = () if inspect.isclass(degradation) else ('gt', 'seeds', 'scale')
-    _check_signature(option, degradation, arguments, given)
+    _check_signature(option, degradation, arguments, () if inspect.isclass(degradation) else ('gt', 'seeds', 'scale'))
     with _as_one_line(option, f'hold arguments of {degradation.__name__}', arguments):
         built = build_degradation(degradation_opt, 'cpu')
-    if uses_multigrid(opt):
-        shape = min((s.shape for s in schedule_from_options(opt).segments), key=lambda shape: shape.gt_size)
-        gt = torch.zeros(1, shape.num_frame, 3, shape.gt_size, shape.gt_size)
-        with _as_one_line(option, f'take frames of {shape.gt_size} pixels, the smallest gt_size', name):
-            degrade(built, gt, [0], opt['scale'])
+    shape = min((segment.shape for segment in schedule.segments), key=lambda shape: shape.gt_size)
+    gt = torch.zeros(1, shape.num_frame, 3, shape.gt_size, shape.gt_size)
+    with _as_one_line(option, f'take frames of {shape.gt_size} pixels, the smallest gt_size', name):
+        degrade(built, gt, [0], scale)
 
 
-def _check_metric(option: str, metric_opt: Any) -> None:
-    if not isinstance(metric_opt, Mapping):
-        raise OptionError(option, 'be a block of options', metric_opt, 'Write its type and arguments below it.')
-    metric = _registered(f'{option}.type', metric_opt.get('type'), METRIC_REGISTRY)
-    arguments = {key: value for key, value in metric_opt.items() if key not in ('type', 'better')}
-    _check_signature(option, metric, arguments, given=('img', 'img2'))
-    better, border = metric_opt.get('better', 'higher'), metric_opt.get('crop_border', 0)
-    if better not in ('higher', 'lower'):
-        raise OptionError(f'{option}.better', 'be higher or lower', better, 'Correct the value.')
-    if isinstance(border, bool) or not isinstance(border, int) or border < 0:
-        raise OptionError(f'{option}.crop_border', 'be a whole number of at least 0', border, 'Correct the value.')
+def _check_test_names(opt: Mapping[str, Any]) -> None:
+    """Looks up test sets and metrics of a training run or a test."""
+    for name in test_sets(opt):
+        _registered(f'{name}.type', lookup(opt, name)['type'], DATASET_REGISTRY, _OWN)
+    for name, metric_opt in (lookup(opt, 'val.metrics') or {}).items():
+        option = f'val.metrics.{name}'
+        BLOCK.check(option, metric_opt)
+        metric = _registered(f'{option}.type', metric_opt.get('type'), METRIC_REGISTRY)
+        arguments = {key: value for key, value in metric_opt.items() if key not in ('type', 'better')}
+        _check_signature(option, metric, arguments, given=('img', 'img2'))
+        choice('higher', 'lower').check(f'{option}.better', metric_opt.get('better', 'higher'))
+        whole(0).check(f'{option}.crop_border', metric_opt.get('crop_border', 0))
+
+
+def _check_test_sets(opt: Mapping[str, Any], absent: Iterable[str] = ()) -> None:
+    for name in test_sets(opt):
+        if not any(option.startswith(f'{name}.') for option in absent):
+            check_test_set(name, opt)
 
 
 def _registered(option: str, name: Any, registry: Any, more: str = '', where: str = 'BasicSR') -> Any:
     """What is registered under a name, or under it with BasicSR's suffix."""
-    register_what_waits()
+    try_to_register()
     for known in (name, f'{name}_basicsr'):
         if known in registry:
             return registry.get(known)
@@ -422,12 +439,33 @@ def _registered(option: str, name: Any, registry: Any, more: str = '', where: st
     raise OptionError(option, f'be registered in {where}', name, f'{fix}{more}')
 
 
+def _check_known(option: str, name: object, known: Iterable[str]) -> None:
+    names = list(known)
+    choice(*names, words=f'one of {", ".join(names)}', fix='Correct the name.', suggests_near_miss=True).check(
+        option, name
+    )
+
+
+def _arguments(block: Mapping[str, Any]) -> dict[str, Any]:
+    """What a block of options hands to its type; a copy, from which a constructor may take."""
+    return {key: copy.deepcopy(value) for key, value in block.items() if key != 'type'}
+
+
+def _built(
+    option: str, called: Any, arguments: dict[str, Any], *first: Any, given: Iterable[str] = (), rule: str = ''
+) -> Any:
+    """What a class or a function makes of arguments, after those that are given to it anyway."""
+    _check_signature(option, called, arguments, given)
+    with _as_one_line(option, rule or f'hold arguments of {called.__name__}', arguments):
+        return called(*first, **arguments)
+
+
 def _check_signature(
     option: str, called: Callable[..., Any], arguments: Mapping[str, Any], given: Iterable[str] = ()
 ) -> None:
     """Compares arguments with those that a class or a function takes.
 
-    One that also takes any other keyword is asked for those that are nearly a name of its own.
+    If it also takes any other keyword, only those that are nearly a name of its own are refused.
     """
     parameters = dict(inspect.signature(called).parameters)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -451,106 +489,8 @@ def _as_one_line(option: str, rule: str, value: object) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # whatever a constructor raises
-        raise _cannot(option, rule, value, error) from error
-
-
-def _cannot(option: str, rule: str, value: object, error: Exception) -> OptionError:
-    words = one_line(f'{type(error).__name__}: {error}', 300)
-    return OptionError(option, rule, f'{value} ({words})', 'Correct the values.')
-
-
-def _unknown(option: str, name: object, known: Iterable[str]) -> OptionError:
-    known = list(known)
-    listed = ', '.join(known)
-    return OptionError(option, f'be one of {listed}', name, did_you_mean(str(name), known, 'Correct the name.'))
-
-
-def check_run(opt: dict[str, Any], may_miss: bool = False) -> list[OptionError]:
-    """Tries what a run will look up, build and read, but for its training set. Nothing is written.
-
-    Args:
-        opt: The options of a training run that follows a schedule, checked and settled.
-        may_miss: Whether files and folders may be absent.
-
-    Returns:
-        A line for each file or folder that is not on this machine; what needs it has not been checked.
-
-    Raises:
-        InputError: If something cannot be used.
-    """
-    missing = missing_paths(opt)
-    if missing and not may_miss:
-        raise missing[0]
-    check_host_options(opt)
-    check_names_and_arguments(opt)
-    absent = {error.option for error in missing}
-    for label in 'gd' if is_gan(opt) else 'g':
-        block = f'network_{label}'
-        network = build_on_meta(
-            block, {key: None if f'{block}.{key}' in absent else value for key, value in opt[block].items()}
-        )
-        if label == 'g':
-            check_cpu(opt, network)
-            check_fixed_names(opt['train'].get('fix_modules') or (), network)
-            if opt['model_type'] in MODEL_TYPES and not type(network).__module__.startswith('basicsr.archs.'):
-                check_forward(opt, network)
-            matching(network, opt['train'].get('checkpoint_modules') or ())
-        meet_least_size(network)
-        if f'path.pretrain_{block}' not in absent:
-            check_pretrained(opt, label, network)
-    for name in test_sets(opt):
-        if not any(option.startswith(f'{name}.') for option in absent):
-            check_test_set(name, opt)
-    return missing
-
-
-def check_test(opt: dict[str, Any]) -> None:
-    """Tries what a test will look up, build and read. Nothing is written.
-
-    Args:
-        opt: The options of a test, settled.
-
-    Raises:
-        InputError: If something cannot be used.
-    """
-    check_test_options(opt)
-    missing = missing_paths(opt)
-    if missing:
-        raise missing[0]
-    check_tested_model(opt)
-    check_test_names(opt)
-    check_pretrained(opt, 'g', build_on_meta('network_g', opt['network_g']))
-    for name in test_sets(opt):
-        check_test_set(name, opt)
-
-
-def check_state(
-    opt: dict[str, Any], schedule: Schedule | None, world_size: int, models: str, seed: int | None
-) -> tuple[dict[str, Any], dict[str, str], dict[str, str | None]]:
-    """Reads ``path.resume_state`` and compares it with the run, before anything is written.
-
-    Args:
-        opt: The options, settled.
-        schedule: Shapes of the run.
-        world_size: GPUs that share a batch.
-        models: The run's folder of weights.
-        seed: ``manual_seed`` of the option file.
-
-    Returns:
-        The state, and the file of weights and their key for each network that goes on.
-
-    Raises:
-        InputError: If it cannot be read, is of another run or network, or has no weights.
-    """
-    state = checkpoints.load_state(opt['path']['resume_state'])
-    if schedule is not None:
-        rows = checkpoints.schedule_rows(schedule, world_size)
-        checkpoints.check_same_run(state, rows, seed, bool(opt['path'].get('resume_changed_schedule')))
-    if opt['model_type'] in MODEL_TYPES:
-        checkpoints.check_optimizers(len(state['optimizers']), 2 if is_gan(opt) else 1, opt['path']['resume_state'])
-    weights = checkpoints.find_weights(opt, state['iter'], models)
-    keys = {block: check_own(opt, block[-1], path, build_on_meta(block, opt[block])) for block, path in weights.items()}
-    return state, weights, keys
+        words = one_line(f'{type(error).__name__}: {error}', 300)
+        raise OptionError(option, rule, f'{value} ({words})', 'Correct the values.') from error
 
 
 def run_test(root: str, opt: dict[str, Any]) -> dict[str, Any]:
@@ -561,7 +501,7 @@ def run_test(root: str, opt: dict[str, Any]) -> dict[str, Any]:
         opt: The options on that command line.
 
     Returns:
-        By test set what :func:`~multigrid_vsr.models.validation.figures` gives; all of it is right on rank 0 alone.
+        By test set what :func:`~multigrid_vsr.models.validation.figures` gives; only on rank 0 it is complete.
 
     Raises:
         InputError: If an option cannot be used.

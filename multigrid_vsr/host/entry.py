@@ -11,49 +11,132 @@ import sys
 import types
 from collections.abc import Callable, Mapping
 from typing import Any
+from unittest import mock
 
 from multigrid_vsr.core.errors import InputError, one_line
+from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.host import command_line
-from multigrid_vsr.host.command_line import refusal
-from multigrid_vsr.host.launch import check_torchrun, from_rank_0, is_first_rank, is_first_to_say
+from multigrid_vsr.host.command_line import CommandLine, refusal
+from multigrid_vsr.host.launch import check_torchrun, from_rank_0, is_first_rank, should_print
 from multigrid_vsr.host.patch import left_out, patch, replace, replace_copies
 from multigrid_vsr.host.registering import register
 from multigrid_vsr.options.archs import target_of
 from multigrid_vsr.options.checked import checked
-from multigrid_vsr.options.multigrid_block import asked_for, schedule_from_options, uses_multigrid
+from multigrid_vsr.options.multigrid_block import asked_for, uses_multigrid
 from multigrid_vsr.options.option_file import settle, unshared
 from multigrid_vsr.options.run_options import checked_schedule
+
+Parsed = tuple[dict[str, Any], argparse.Namespace]
 
 
 def lacking() -> str | None:
     """What keeps option files from being checked in this host; then it is left alone."""
-    parse_options = getattr(importlib.import_module('basicsr.utils.options'), 'parse_options', None)
-    if parse_options is None:
+    try:
+        parse_options = importlib.import_module('basicsr.utils.options').parse_options
+    except (ImportError, AttributeError):
         return 'its utils/options.py has no parse_options'
     parameters = list(inspect.signature(parse_options).parameters)
     return None if parameters == ['root_path', 'is_train'] else f'its parse_options takes ({", ".join(parameters)})'
 
 
 @patch(
-    '`parse_options`: `path.experiments_root`, `path.results_root`',
-    why='BasicSR 1.4.2 overwrites both with folders below the root path',
-    needed='the run would not go where the file says',
-    goes='git master honours them: nothing is changed there',
+    '`parse_options`',
+    why='it is the first call of every entry, before anything is written: options are checked here, and the schedule '
+    'goes into `datasets.train`. BasicSR 1.4.2 ignores `path.experiments_root` and `path.results_root`, and exits at '
+    '`--local-rank`, as `torch.distributed.launch` spells it',
+    needed='always; the folders of a plain run go where its file says, and nothing else of it changes',
+    goes='never; git master honours both paths',
+    vital=True,
 )
-def written_roots() -> None:
-    def honouring_roots(original: Callable[..., Any]) -> Callable[..., Any]:
+def checked_options() -> None:
+    replace('basicsr.utils.options', 'parse_options', _checking)
 
-        @functools.wraps(original)
-        def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
+
+def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def parse_options(root_path: str, is_train: bool = True) -> Parsed:
+        replace_copies(sys._getframe(1).f_globals)
+        _print_input_errors_as_one_line()
+        line = command_line.read()
+        if line.asked is not None:
+            _check_host(line.asked)
+        schedule = None
+        if is_train and uses_multigrid(line.options):
+            schedule = _check_training(line)
+        elif not is_train and line.asked is not None:
+            _check_test(line)
+        with mock.patch.object(sys, 'argv', [_as_basicsr_spells(word) for word in sys.argv]):
             opt, args = original(root_path, is_train)
-            written = command_line.written() or {}
-            settle(written)
-            _honour_roots(written.get('path') or {}, opt)
+        _honour_roots(line.options.get('path') or {}, opt)
+        if schedule is None and (is_train or line.asked is None):
             return opt, args
+        opt = unshared(opt)
+        settle(opt)
+        for dataset_opt in opt['datasets'].values():
+            dataset_opt['scale'] = opt.setdefault('scale', 1)
+        if schedule is not None:
+            _hand_over(opt, schedule, line.options)
+        return opt, args
 
-        return parse_options
+    return parse_options
 
-    replace('basicsr.utils.options', 'parse_options', honouring_roots)
+
+def _as_basicsr_spells(word: str) -> str:
+    return word.replace('--local-rank', '--local_rank', 1) if word.startswith('--local-rank') else word
+
+
+def _check_training(line: CommandLine) -> Schedule:
+    """Checks the options of a run that follows a schedule; nothing is written.
+
+    Raises:
+        InputError: If one cannot be used here.
+    """
+    from multigrid_vsr.host import checks  # with libraries that a plain run does without
+
+    check_torchrun()
+    schedule = checked_schedule(line.options)
+    opt = checks.counted(line.options)
+    checks.check_run(opt, schedule)
+    checks.check_seed(opt)
+    checks.check_num_gpu(line.options, line.has_launcher)
+    notes = [*line.notes, *checks.check_several_gpus(opt, line.has_launcher)]
+    checks.fetch_vgg(opt)
+    if is_first_rank():
+        print(*notes, sep='\n', end='\n' if notes else '')
+    return schedule
+
+
+def _check_test(line: CommandLine) -> None:
+    from multigrid_vsr.host import checks
+
+    check_torchrun()
+    checks.check_test(checks.counted(line.options))
+    checks.check_num_gpu(line.options, line.has_launcher)
+
+
+def _hand_over(opt: dict[str, Any], schedule: Schedule, written: Mapping[str, Any]) -> None:
+    """Checks what the ranks have to agree on, and gives the training set what it needs beside its options.
+
+    Raises:
+        InputError: If the data or the state to resume do not fit the run.
+    """
+    from multigrid_vsr.data.check import check_data
+    from multigrid_vsr.host.checks import check_bf16, check_state
+    from multigrid_vsr.models.checkpoints import ranks
+
+    check_bf16(opt)
+    train_set, seed = opt['datasets']['train'], written.get('manual_seed')
+    train_set.update(checked('datasets.train', written['datasets']['train']))
+    notes = check_data(opt, schedule, ranks(opt)).notes
+    if opt['rank'] == 0:
+        print(*notes, sep='\n', end='\n' if notes else '')
+    opt['manual_seed'] = from_rank_0(opt['manual_seed'])  # without one in the file each rank draws its own
+    opt['seed_is_given'] = seed is not None
+    train_set['target'] = target_of(opt)
+    train_set['degraded'] = opt['train'].get('degradation') is not None
+    train_set['multigrid'] = schedule
+    if opt['path'].get('resume_state') and not opt['auto_resume']:
+        check_state(opt, schedule, ranks(opt), opt['path']['models'], seed)
 
 
 def _honour_roots(written: Mapping[str, Any], opt: dict[str, Any]) -> None:
@@ -67,90 +150,15 @@ def _honour_roots(written: Mapping[str, Any], opt: dict[str, Any]) -> None:
             path[name] = root + path[name][len(wrong) :]
 
 
-@patch(
-    '`parse_options`',
-    why='the first call of every entry, before anything is written: options are checked here, and the schedule is put '
-    'into `datasets.train`',
-    needed='always',
-    goes='never',
-    vital=True,
-)
-def checked_options() -> None:
-    replace('basicsr.utils.options', 'parse_options', _checking)
+def _check_host(asked: tuple[str, Any]) -> None:
+    """Says what could not be patched.
 
-
-def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def parse_options(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
-        replace_copies(sys._getframe(1).f_globals)
-        _print_input_errors_as_one_line()
-        written = command_line.written()
-        if written is None:
-            return original(root_path, is_train)
-        _check_host(written)
-        notes = settle(written)
-        follows_schedule = is_train and uses_multigrid(written)
-        is_our_test = not is_train and asked_for(written) is not None
-        if not (follows_schedule or is_our_test):
-            return original(root_path, is_train)
-        # They import libraries that a plain run of BasicSR does without.
-        from multigrid_vsr.host.checks import (
-            check_bf16,
-            check_num_gpu,
-            check_run,
-            check_seed,
-            check_several_gpus,
-            check_state,
-            check_test,
-            counted,
-            fetch_vgg,
-        )
-        from multigrid_vsr.models.checkpoints import ranks
-
-        check_torchrun()
-        if follows_schedule:
-            checked_schedule(written)
-            check_run(counted(written))
-            check_seed(written)
-            check_num_gpu(written, command_line.has_launcher())
-            notes += check_several_gpus(counted(written), command_line.has_launcher())
-            fetch_vgg(written)
-            if is_first_rank():
-                print(*notes, sep='\n', end='\n' if notes else '')
-        if is_our_test:
-            check_test(counted(written))
-            check_num_gpu(written, command_line.has_launcher())
-        opt, args = original(root_path, is_train)
-        opt = unshared(opt)
-        settle(opt)
-        for dataset_opt in opt['datasets'].values():
-            dataset_opt['scale'] = opt.setdefault('scale', 1)
-        if follows_schedule:
-            check_bf16(opt)
-            opt['datasets']['train'].update(checked('datasets.train', written['datasets']['train']))
-            _check_data(opt)
-            opt['manual_seed'] = from_rank_0(opt['manual_seed'])  # without one in the file each rank draws its own
-            opt['datasets']['train']['target'] = target_of(opt)
-            opt['datasets']['train']['degraded'] = opt['train'].get('degradation') is not None
-            opt['seed_is_given'] = written.get('manual_seed') is not None
-            opt['datasets']['train']['multigrid'] = schedule = schedule_from_options(opt)
-            if opt['path'].get('resume_state') and not opt['auto_resume']:
-                seed = written.get('manual_seed')
-                check_state(opt, schedule, ranks(opt), opt['path']['models'], seed)
-        return opt, args
-
-    return parse_options
-
-
-def _check_host(written: Mapping[str, Any]) -> None:
-    """Says what could not be patched, where something of this plugin is asked for.
+    Args:
+        asked: What the option file asks of this plugin.
 
     Raises:
         InputError: If a run cannot do without it.
     """
-    asked = asked_for(written)
-    if asked is None:
-        return
     try:
         register()  # what could not be imported together with BasicSR
     except (ImportError, AttributeError) as error:
@@ -163,17 +171,8 @@ def _check_host(written: Mapping[str, Any]) -> None:
         print(f'BasicSR is not as it was. Not patched: {reasons}')
 
 
-def _check_data(opt: Mapping[str, Any]) -> None:
-    from multigrid_vsr.data.check import check_data
-    from multigrid_vsr.models.checkpoints import ranks
-
-    notes = check_data(opt, schedule_from_options(opt), ranks(opt)).notes
-    if opt['rank'] == 0:
-        print(*notes, sep='\n', end='\n' if notes else '')
-
-
 def _print_input_errors_as_one_line() -> None:
-    """Ends the process with the line alone where an option or a frame cannot be used."""
+    """Ends the process with the line and no traceback where an option or a frame cannot be used."""
     previous = sys.excepthook
     if getattr(previous, 'prints_input_errors', False):
         return
@@ -181,7 +180,7 @@ def _print_input_errors_as_one_line() -> None:
     def excepthook(kind: type[BaseException], error: BaseException, traceback: types.TracebackType | None) -> None:
         if not isinstance(error, InputError):
             previous(kind, error, traceback)
-        elif is_first_to_say(error):
+        elif should_print(error):
             print(error, file=sys.stderr)
 
     excepthook.prints_input_errors = True  # type: ignore[attr-defined]
@@ -225,14 +224,14 @@ def log_line() -> None:
 
 
 @patch(
-    '`init_wandb_logger`',
-    why='it asks `wandb.util` for `generate_id`, which newer wandb does not have, and raises without a network: the '
-    'run ends with a traceback',
-    needed='`wandb.util` has no such function, and that of `wandb.sdk.lib.runid` stands in; a run of this plugin says '
-    'what failed and goes on',
-    goes='when BasicSR lets wandb draw the id',
+    '`init_wandb_logger`, `init_tb_logger`',
+    why='where wandb has no network, or the disk of TensorBoard is full, the run ends with a traceback; the first one '
+    'asks `wandb.util` for `generate_id`, which newer wandb does not have',
+    needed='an option file that asks for this plugin: its run says what failed and goes on. `wandb.util` has no such '
+    'function, and that of `wandb.sdk.lib.runid` stands in',
+    goes='when BasicSR goes on without them, and lets wandb draw the id',
 )
-def wandb_ids() -> None:
+def loggers_beside() -> None:
     def having_ids(original: Callable[..., Any]) -> Callable[..., Any]:
 
         @functools.wraps(original)
@@ -247,21 +246,11 @@ def wandb_ids() -> None:
 
             try:
                 original(opt)
-            except Exception as error:  # of the network, or of who is logged in
+            except Exception as error:  # no network, or nobody logged in
                 Beside().failed('wandb', error)
 
         return init_wandb_logger
 
-    replace('basicsr.utils.logger', 'init_wandb_logger', having_ids)
-
-
-@patch(
-    '`init_tb_logger`',
-    why='a writer of TensorBoard raises where its disk is full: the run ends with a traceback',
-    needed='an option file that asks for this plugin; what its writer raises is said and it is made anew',
-    goes='when BasicSR goes on without it',
-)
-def tensorboard() -> None:
     def making_safe(original: Callable[..., Any]) -> Callable[..., Any]:
 
         @functools.wraps(original)
@@ -270,13 +259,14 @@ def tensorboard() -> None:
 
             from multigrid_vsr.models.run_watch import TensorBoardLogger
 
-            if get_dist_info()[0] != 0 or asked_for(command_line.written() or {}) is None:
+            if get_dist_info()[0] != 0 or command_line.current().asked is None:
                 return original(log_dir)
             return TensorBoardLogger(functools.partial(original, log_dir))
 
         return init_tb_logger
 
+    replace('basicsr.utils.logger', 'init_wandb_logger', having_ids)
     replace('basicsr.utils.logger', 'init_tb_logger', making_safe)
 
 
-PATCHES = (written_roots, checked_options, scheduled_loader, log_line, wandb_ids, tensorboard)
+PATCHES = (checked_options, scheduled_loader, log_line, loggers_beside)

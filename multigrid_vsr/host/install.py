@@ -7,8 +7,28 @@ import sys
 import types
 from typing import Any
 
-from multigrid_vsr.host import arch_patches, entry, launch, registering, resume
+from multigrid_vsr.host import arch_patches, entry, launch, resume
 from multigrid_vsr.host.patch import patch, replace
+from multigrid_vsr.host.registering import try_to_register
+
+_GONE = 'torchvision.transforms.functional_tensor'
+
+
+@patch(
+    f'`{_GONE}`',
+    why='torchvision 0.17 removed it, and `basicsr.data.degradations` asks it for `rgb_to_grayscale`: '
+    '`import basicsr` fails; a module with that function stands in',
+    needed='torchvision has no such module',
+    goes='when BasicSR imports it from `transforms.functional`',
+)
+def functional_tensor() -> None:
+    if _GONE in sys.modules or importlib.util.find_spec(_GONE) is not None:
+        return
+    from torchvision.transforms.functional import rgb_to_grayscale
+
+    module = types.ModuleType(_GONE, 'Stands in for a module that torchvision removed.')
+    module.rgb_to_grayscale = rgb_to_grayscale  # type: ignore[attr-defined]
+    sys.modules[_GONE] = module
 
 
 @patch(
@@ -32,38 +52,14 @@ def _starting_at_reset(original: Any) -> Any:
     return CUDAPrefetcher
 
 
-PREFETCH_PATCHES = (first_batch_once,)
-
-
-_GONE = 'torchvision.transforms.functional_tensor'
-
-
-@patch(
-    f'`{_GONE}`',
-    why='torchvision 0.17 removed it, and `basicsr.data.degradations` asks it for `rgb_to_grayscale`: '
-    '`import basicsr` fails; a module with that function stands in',
-    needed='torchvision has no such module',
-    goes='when BasicSR imports it from `transforms.functional`',
-)
-def functional_tensor() -> None:
-    if _GONE in sys.modules or importlib.util.find_spec(_GONE) is not None:
-        return
-    from torchvision.transforms.functional import rgb_to_grayscale
-
-    module = types.ModuleType(_GONE, 'Stands in for a module that torchvision removed.')
-    module.rgb_to_grayscale = rgb_to_grayscale  # type: ignore[attr-defined]
-    sys.modules[_GONE] = module
-
-
-# In the order in which they are put in; a function that several replace calls the last one first.
+# In the order in which they are applied.
 AFTER_IMPORT = (
     *launch.PATCHES,
     *entry.PATCHES,
     *resume.PATCHES,
-    *PREFETCH_PATCHES,
+    first_batch_once,
     *arch_patches.SPEED_PATCHES,  # before what takes flow_warp from there
     *arch_patches.PATCHES,
-    registering.registered_types,
 )
 PATCHES = (functional_tensor, *AFTER_IMPORT)
 _is_done = False
@@ -71,11 +67,11 @@ _is_done = False
 
 def before_import() -> None:
     """Gives back what BasicSR's own import needs; where that fails, BasicSR says what is missing."""
-    functional_tensor.put_in()
+    functional_tensor.apply()
 
 
 def after_import() -> str | None:
-    """Puts in the patches and registers the types. Calling it again changes nothing.
+    """Applies the patches and registers the types. Calling it again changes nothing.
 
     Returns:
         What keeps this host from being patched at all: then nothing is changed.
@@ -87,5 +83,6 @@ def after_import() -> str | None:
     lacking = entry.lacking()
     if lacking is None:
         for unit in AFTER_IMPORT:
-            unit.put_in()
+            unit.apply()
+        try_to_register()
     return lacking

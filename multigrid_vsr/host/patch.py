@@ -1,4 +1,4 @@
-"""What a patch of the host is: a change with its reasons beside it, which says so where the host is not as it was."""
+"""A patch of the host: a change with its reasons beside it, which is left out where the host is not as it was."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from multigrid_vsr.core.errors import one_line
 
 
 class HostChangedError(Exception):
-    """What a patch would change is not there, or no longer what it was written for."""
+    """The code that a patch would change is gone, or is no longer what the patch was written for."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Patch:
         why: Why it is there.
         needed: How it is known to be needed.
         goes: When it goes, or where it does nothing.
-        apply: Makes the change.
+        change: Makes the change.
         vital: Whether no Multigrid run can do without it.
     """
 
@@ -36,13 +36,13 @@ class Patch:
     why: str
     needed: str
     goes: str
-    apply: Callable[[], None]
+    change: Callable[[], None]
     vital: bool = False
 
-    def put_in(self) -> bool:
-        """Makes the change, or takes down in :data:`left_out` why the host was left as it is."""
+    def apply(self) -> bool:
+        """Makes the change, or notes in :data:`left_out` why the host was left as it is."""
         try:
-            self.apply()
+            self.change()
         except (HostChangedError, ImportError, AttributeError, OSError) as error:
             left_out.append((self, one_line(error)))
             return False
@@ -55,7 +55,7 @@ _replaced: list[tuple[str, Any, Any]] = []  # name, what it was, what it is now;
 
 def patch(what: str, *, why: str, needed: str, goes: str, vital: bool = False) -> Callable[[Callable[[], None]], Patch]:
     """Makes a :class:`Patch` of the function that applies it."""
-    return lambda apply: Patch(what, why, needed, goes, apply, vital)
+    return lambda change: Patch(what, why, needed, goes, change, vital)
 
 
 def replace(module: str, name: str, wrap: Callable[[Any], Any]) -> None:

@@ -1,10 +1,8 @@
-"""Where a run goes on: the state it is resumed from, and that nobody else is training in its folder.
+"""How a run resumes, and the lock that keeps a second run out of its folder.
 
-The lock file ``.NAME.lock`` beside a run's folder says which host, process and time. Its process holds a POSIX lock on
-it, which the kernel, or the file server, drops however the process ends; workers that outlive it do not inherit it, as
-they would one of ``flock``. Some file systems have such locks on each machine alone, or none. So a file of another
-machine that is not locked is watched for signs of life: its process sets the time of the file every few seconds. Only
-whether that time changes counts, so clocks need not agree.
+The lock file ``.NAME.lock`` lies beside the run's folder and names host, process and time. The process holds a POSIX
+lock on it. The kernel, or the file server, releases that lock however the process ends. Workers that outlive the
+process do not inherit it, as they would inherit one of ``flock``.
 """
 
 from __future__ import annotations
@@ -17,66 +15,61 @@ import functools
 import json
 import os
 import socket
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.host import command_line
 from multigrid_vsr.host.launch import decided_by_rank_0
 from multigrid_vsr.host.patch import patch, replace
 from multigrid_vsr.host.registering import follows_schedules
 from multigrid_vsr.options.option_file import leaves
 
-BEAT = 10.0  # seconds between signs of life
-SILENCE = 60.0  # seconds without one, after which a process on another machine has ended
-
 _held: dict[Path, IO[str]] = {}
 _holder = 0  # the process that holds them
 
 
 def claim(folders: Iterable[str | Path]) -> None:
-    """Claims the folders of a run for this process until it ends, or claims others: it trains one run at a time.
+    """Locks the folders of a run for this process, and releases those of the run before.
 
     Raises:
-        OptionError: If a process that lives has claimed one, or nothing can be written beside it.
+        InputError: If another process holds one of them.
+        OptionError: If the lock file cannot be written.
     """
     global _holder
     locks = [_lock_of(folder) for folder in folders]
-    if os.getpid() != _holder:  # the first time, in this process or in one forked from it
+    if os.getpid() != _holder:  # the first claim of this process, which may be a fork of one that has claimed
         _holder = os.getpid()
         _held.clear()
         atexit.register(release)
-        threading.Thread(target=_show_life, daemon=True).start()
     release(set(_held) - set(locks))
     try:
         for lock in locks:
             if lock not in _held:
                 _held[lock] = _claimed(lock)
-    except OptionError:
+    except InputError:
         release()
         raise
 
 
 def check(folders: Iterable[str | Path]) -> None:
-    """Looks whether a process that lives has claimed one of the folders, without claiming them.
+    """Looks whether another process holds one of the folders, without locking them.
 
     Raises:
-        OptionError: If one has.
+        InputError: If one does.
     """
     for lock in map(_lock_of, folders):
         if lock not in _held and lock.exists():
             with contextlib.suppress(OSError), open(lock, 'r+') as file:
-                _refuse_if_claimed(file, lock)
+                _lock(file, lock)
 
 
 def release(locks: Iterable[Path] | None = None) -> None:
-    """Gives up what this process has claimed: these locks, or all."""
+    """Releases these locks of this process, or all of them."""
     if os.getpid() == _holder:
         for lock in list(_held if locks is None else locks):
-            with _held.pop(lock):  # whose closing ends the lock
+            with _held.pop(lock):  # closing the file ends the lock
                 lock.unlink(missing_ok=True)
 
 
@@ -92,98 +85,50 @@ def _claimed(lock: Path) -> IO[str]:
         while True:
             file = open(lock, 'a+')  # noqa: SIM115  # stays open
             try:
-                _refuse_if_claimed(file, lock)
-            except OptionError:
+                _lock(file, lock)
+            except InputError:
                 file.close()
                 raise
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
                     break
             file.close()  # its last owner has just removed it
-        file.truncate(0)
         now = datetime.datetime.now().astimezone().strftime('%Y-%m-%d %H:%M:%S %z')
-        owner = {'host': socket.gethostname(), 'pid': os.getpid(), 'since': now, 'boot': _boot()}
-        file.write(json.dumps(owner))
+        file.truncate(0)
+        file.write(json.dumps({'host': socket.gethostname(), 'pid': os.getpid(), 'since': now}))
         file.flush()
         os.fsync(file.fileno())
     except OSError as error:
+        value = f'{lock.parent} ({error.strerror})'
         raise OptionError(
-            'path.experiments_root',
-            'be a folder that this process can write to',
-            f'{lock.parent} ({error.strerror})',
-            'Give another, or the right to.',
+            'path.experiments_root', 'be a folder that this process can write to', value, 'Give another, or the right.'
         ) from error
     return file
 
 
-def _refuse_if_claimed(file: IO[str], lock: Path) -> None:
-    """Locks the file, unless it is that of a process that lives."""
+def _lock(file: IO[str], lock: Path) -> None:
+    """Locks the file, or says who holds it. A file system without locks lets everybody in."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):  # POSIX allows either
-        raise _refused(_owner(file), lock) from None
-    except OSError:  # the file system has no locks
-        speaks_for = None
-    else:
-        speaks_for = _boot()
-    owner = _owner(file)
-    # On this machine an owner that lives would have the lock, whatever its number or its container.
-    if owner and owner.get('boot') != speaks_for and _lives(file, owner, lock):
-        raise _refused(owner, lock)
-
-
-def _owner(file: IO[str]) -> dict[str, Any]:
-    file.seek(0)
-    try:
-        return json.loads(file.read() or '{}')
-    except ValueError:
-        return {'host': 'unknown'}
-
-
-def _refused(owner: dict[str, Any], lock: Path) -> OptionError:
-    name = lock.name.removeprefix('.').removesuffix('.lock')
-    return OptionError(
-        'name',
-        'be of no run that is under way',
-        f'{name}, which process {owner.get("pid", "(just started)")} on host {owner.get("host", socket.gethostname())} '
-        f'has been training in {lock.parent} since {owner.get("since", "now")}',
-        'Wait for its end, stop it, or give another name.',
-    )
-
-
-def _lives(file: IO[str], owner: dict[str, Any], lock: Path) -> bool:
-    """Watches for a sign of life of a process on another machine."""
-    print(f'Looking up to {SILENCE:.0f} s whether host {owner.get("host")} still writes {lock}.', flush=True)
-    # Not by another descriptor: closing it would end the lock on this one.
-    before, end = os.fstat(file.fileno()).st_mtime_ns, time.monotonic() + SILENCE
-    while time.monotonic() < end:
-        time.sleep(min(1.0, BEAT))
-        if os.fstat(file.fileno()).st_mtime_ns != before:
-            return True
-    return False
-
-
-def _show_life() -> None:
-    while True:
-        time.sleep(BEAT)
-        for file in list(_held.values()):
-            with contextlib.suppress(OSError, ValueError):  # a file that has just been closed
-                os.utime(file.fileno())
-
-
-def _boot() -> str:
-    """This machine since its last start; containers on it have the same."""
-    with contextlib.suppress(OSError):
-        return Path('/proc/sys/kernel/random/boot_id').read_text().strip()
-    return socket.gethostname()
+        file.seek(0)
+        owner = {'host': socket.gethostname(), 'pid': '(just started)', 'since': 'now'}
+        with contextlib.suppress(ValueError):
+            owner |= json.loads(file.read() or '{}')
+        raise InputError(
+            f'name: {lock.name[1:].removesuffix(".lock")} is already being trained by process {owner["pid"]} on host '
+            f'{owner["host"]} (since {owner["since"]}), in {lock.parent}. Wait for it, stop it, or choose another name.'
+        ) from None
+    except OSError:
+        pass
 
 
 @patch(
     '`load_resume_state`',
-    why='it loads onto a CUDA device only, runs what code a state holds, fails on a damaged one, and looks for '
-    '`--auto_resume` below the current folder',
-    needed='`model_type` is one of this plugin',
-    goes='when BasicSR resumes on any device, from plain data',
+    why='BasicSR moves the folder of a running run of the same name away. It resumes on CUDA only, runs code that a '
+    'state holds, fails on a damaged state, and looks for `--auto_resume` below the current folder',
+    needed='the folder of the run is locked, or `model_type` is one of this plugin',
+    goes='when BasicSR resumes on any device, from plain data, and moves no running run; a plain run locks nothing',
     vital=True,
 )
 def whole_states() -> None:
@@ -191,14 +136,17 @@ def whole_states() -> None:
 
 
 def _loading_resume_state(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Resumes on any device, from the newest whole checkpoint where the run writes, at the next iteration."""
+    """Resumes on any device, from the newest whole checkpoint of the run, at the next iteration."""
 
     @functools.wraps(original)
     def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-        if not follows_schedules(opt['model_type']):
+        is_ours = follows_schedules(opt['model_type'])
+        decided_by_rank_0(opt['rank'], lambda: (claim if is_ours else check)(_folders(opt)))  # only rank 0 writes
+        if not is_ours:
             return original(opt)
         from basicsr.utils import check_resume
 
+        from multigrid_vsr.host.checks import check_state
         from multigrid_vsr.models import checkpoints
 
         if opt['auto_resume']:
@@ -206,8 +154,6 @@ def _loading_resume_state(original: Callable[..., Any]) -> Callable[..., Any]:
         if not opt['path'].get('resume_state'):
             decided_by_rank_0(opt['rank'], lambda: check_moved(opt))
             return None
-        from multigrid_vsr.host.checks import check_state
-
         schedule = opt['datasets']['train'].get('multigrid')
         seed = opt['manual_seed'] if opt.get('seed_is_given') else None
         given = {key: value for key, value in opt['path'].items() if key.startswith('param_key_')}
@@ -215,7 +161,7 @@ def _loading_resume_state(original: Callable[..., Any]) -> Callable[..., Any]:
         if schedule is not None and not opt['seed_is_given']:
             opt['manual_seed'] = state.get('seed', opt['manual_seed'])
         check_resume(opt, state['iter'])
-        opt['path'] |= given  # what the file says is of its own weights, not of those of a checkpoint
+        opt['path'] |= given  # keys of the first weights: those of a checkpoint may differ
         for network, path in weights.items():
             label = network.removeprefix('network_')
             opt['path'] |= {f'pretrain_{network}': path, f'param_key_{label}': keys[network]}
@@ -228,35 +174,12 @@ def _loading_resume_state(original: Callable[..., Any]) -> Callable[..., Any]:
     return load_resume_state
 
 
-def check_moved(opt: dict[str, Any]) -> None:
-    """Looks for what a new run reads in the folder that BasicSR moves away before the run starts.
-
-    Raises:
-        OptionError: If the option file or something that it names is there.
-    """
-    for error in read_and_moved(opt, opt['path']['experiments_root'], command_line.file() or ''):
-        raise error
-
-
-def read_and_moved(opt: dict[str, Any], folder: str, opt_file: str) -> Iterator[OptionError]:
-    """A line for each file or folder that a new run reads in its own folder.
-
-    Args:
-        opt: The options.
-        folder: That of the run.
-        opt_file: The option file.
-    """
-    if not os.path.isdir(folder):
-        return
-    root = os.path.join(os.path.realpath(folder), '')
-    named = [('-opt', opt_file), *((name, container[key]) for name, container, key in leaves(opt, ''))]
-    for name, value in named:
-        is_set_by_basicsr = name.startswith('path.') and not name.startswith('path.pretrain_')
-        if is_set_by_basicsr or not isinstance(value, str) or not os.path.exists(value):
-            continue
-        if os.path.realpath(value).startswith(root):
-            rule = f'be outside {folder}, which a new run of this name moves away'
-            yield OptionError(name, rule, value, 'Change the name, or go on with --auto_resume.')
+def _folders(opt: dict[str, Any]) -> list[str]:
+    """The folders of a run that BasicSR moves away when another of its name starts."""
+    folders = [opt['path']['experiments_root']]
+    if opt['logger'].get('use_tb_logger') and 'debug' not in opt['name']:
+        folders.append(os.path.join(opt['root_path'], 'tb_logger', opt['name']))
+    return folders
 
 
 def _newest(opt: dict[str, Any]) -> str | None:
@@ -267,21 +190,36 @@ def _newest(opt: dict[str, Any]) -> str | None:
     return None if path is None else str(path)
 
 
-@patch(
-    '`load_resume_state`: one run, one folder',
-    why='BasicSR moves the folder of a run of the same name away, be it under way',
-    needed='another process that lives has claimed the folder',
-    goes='never; a plain run claims nothing, and is refused only where it would move a claimed folder',
-)
-def one_run_one_folder() -> None:
-    replace('basicsr.train', 'load_resume_state', _claiming_folders)
+def check_moved(opt: dict[str, Any]) -> None:
+    """Looks for files of a new run in the folder that BasicSR moves away before the run starts.
+
+    Raises:
+        OptionError: If the option file, or a file that it names, is there.
+    """
+    for error in read_and_moved(opt, opt['path']['experiments_root'], command_line.current().opt_file or ''):
+        raise error
+
+
+def read_and_moved(opt: dict[str, Any], folder: str, opt_file: str) -> Iterator[OptionError]:
+    """A line for each file or folder that a new run reads in its own folder."""
+    if not os.path.isdir(folder):
+        return
+    root = os.path.join(os.path.realpath(folder), '')
+    named = [('-opt', opt_file), *((name, container[key]) for name, container, key in leaves(opt, ''))]
+    for name, value in named:
+        is_set_by_basicsr = name.startswith('path.') and not name.startswith('path.pretrain_')
+        if is_set_by_basicsr or not isinstance(value, str) or not os.path.exists(value):
+            continue
+        if os.path.realpath(value).startswith(root):
+            rule = f'be outside {folder}, which a new run of this name moves away'
+            yield OptionError(name, rule, value, 'Change the name, or resume with --auto_resume.')
 
 
 @patch(
     '`copy_opt_file`',
-    why='a run goes on with the copy of the option file in its own folder, and a file cannot be copied onto itself',
+    why='a run that resumes with the copy of the option file in its own folder would copy it onto itself, which fails',
     needed='both are the same file',
-    goes='when BasicSR leaves such a file alone',
+    goes='when BasicSR leaves such a file as it is',
 )
 def copy_that_is_there() -> None:
     def copying(original: Callable[..., None]) -> Callable[..., None]:
@@ -297,22 +235,4 @@ def copy_that_is_there() -> None:
     replace('basicsr.utils.options', 'copy_opt_file', copying)
 
 
-def _claiming_folders(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-        ask = claim if follows_schedules(opt['model_type']) else check
-        decided_by_rank_0(opt['rank'], lambda: ask(_folders(opt)))  # it alone writes
-        return original(opt)
-
-    return load_resume_state
-
-
-def _folders(opt: dict[str, Any]) -> list[str]:
-    """The folders of a run that BasicSR moves away when another of its name starts."""
-    folders = [opt['path']['experiments_root']]
-    if opt['logger'].get('use_tb_logger') and 'debug' not in opt['name']:
-        folders.append(os.path.join(opt['root_path'], 'tb_logger', opt['name']))
-    return folders
-
-
-PATCHES = (whole_states, one_run_one_folder, copy_that_is_there)
+PATCHES = (whole_states, copy_that_is_there)
