@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from unittest import mock
 
 import pytest
@@ -165,7 +163,7 @@ def test_run_that_resumes_in_another_precision_says_so(tmp_path, clips, monkeypa
 
 def test_ranks_take_what_the_least_of_them_has(tmp_path, clips):
     script = tmp_path / 'train.py'
-    rank_0_has_it = 'import os; from multigrid_vsr.models import precision; precision.has_bf16 = lambda _: os.environ["RANK"] == "0"'
+    rank_0_has_it = 'import os; from multigrid_vsr.models import acceleration; acceleration.has_bf16 = lambda _: os.environ["RANK"] == "0"'
     script.write_text(TRAIN_PROBE[2].replace('import probe;', f'import probe; {rank_0_has_it};'))
     opt_file = write(tmp_path, options(clips, network_g=NETWORK, train__amp='auto', train__total_iter=2))
     printed = run(*torchrun(script, 'train', '-opt', opt_file), cwd=tmp_path).stdout
@@ -180,17 +178,8 @@ def test_cpu_without_bf16_trains_in_float32_with_auto_and_says_what_bf16_costs(t
         done = run(*TRAIN_PROBE, write(tmp_path, opt), cwd=tmp_path, ONEDNN_MAX_CPU_ISA='AVX2')
         printed[amp] = done.stdout
     assert 'train.amp: auto takes float32, as the CPU has no bf16 instructions.' in printed['auto']
-    assert re.search(
-        r'train\.amp: this CPU has no bf16 instructions\. A small convolution, forward and backward, takes \d+\.\d times as '
-        r'long in bf16 as in float32 \(measured\)\. Leave amp out, or set auto\.', printed['bf16'],
-    )  # fmt: skip
+    assert 'train.amp: this CPU has no bf16 instructions, and bf16 takes several times as long' in printed['bf16']
     assert all(' iter:       1,' in text for text in printed.values())
-
-
-def test_factor_of_bf16_is_a_positive_number():
-    state = torch.get_rng_state()
-    assert 0 < acceleration.bf16_factor() < math.inf
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(('has_bf16', 'way'), [(True, 'use train.amp: bf16'), (False, 'leave train.amp out')])

@@ -5,7 +5,6 @@ Gradient checkpointing (Chen et al., arXiv 1604.06174) works with any arch, by t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatchcase
@@ -26,9 +25,9 @@ _GRAPHS_A_SHAPE = 4  # of one function: with and without gradients, and as many 
 
 
 def to_channels_last(network: nn.Module) -> None:
-    """Lays the weights of 2-D convolutions out with the channels last (``train.channels_last``); values stay.
+    """Lays the weights of 2-D convolutions out with the channels last (``train.channels_last``).
 
-    The output is contiguous again, since losses and discriminators of BasicSR view it.
+    The output is contiguous again, since BasicSR's losses and discriminators call ``view`` on it.
     """
     for parameter in network.parameters():
         if parameter.dim() == 4:
@@ -37,12 +36,12 @@ def to_channels_last(network: nn.Module) -> None:
 
 
 def leave_out_checks(network: nn.Module, is_mirrored: bool) -> None:
-    """Lets an arch no longer look at values on the device (``train.arch_checks: false``): it waits for each look.
+    """Stops an arch from looking at values on the device (``train.arch_checks: false``): it waits for each look.
 
-    EDVR's and IconVSR's offsets are not warned of, and BasicVSR++ is told whether its sequences are mirrored.
+    EDVR and IconVSR do not warn of large offsets, and BasicVSR++ is told whether its sequences are mirrored.
 
     Args:
-        network: The network; ``checks_values`` is what the host's patched modules go by.
+        network: The network. The patched modules of the host obey ``checks_values``.
         is_mirrored: Whether each sequence is its own mirror image, as ``flip_sequence`` makes them.
     """
     for module in network.modules():
@@ -54,14 +53,13 @@ def leave_out_checks(network: nn.Module, is_mirrored: bool) -> None:
 def compile_children(network: nn.Module, mode: str | bool, num_shapes: int) -> None:
     """Compiles the modules below a network, one by one (``train.compile``); names of weights stay.
 
-    A video arch calls the same few modules for every frame. Compiled whole, its loop would be unrolled: compiling takes
-    the longer the more frames, and anew for each number of them. A module below sees one frame, so there is one graph
-    for each batch and crop.
+    A video arch calls the same few modules for every frame. Compiled as a whole, its loop would be unrolled, anew for
+    each number of frames. A module below sees one frame, so there is one graph for each batch and crop.
 
     Args:
         network: The network, not wrapped.
         mode: ``True``, or a mode of ``torch.compile``.
-        num_shapes: Shapes of the run, so that none is refused as one too many.
+        num_shapes: Number of shapes of the run, which torch's limit of graphs has to allow.
     """
     modules = list(_callable_children(network))
     limit = max(256, len(modules) * num_shapes * _GRAPHS_A_SHAPE)
@@ -73,10 +71,9 @@ def compile_children(network: nn.Module, mode: str | bool, num_shapes: int) -> N
 
 
 def _leave_eager_while_fixed(module: nn.Module) -> None:
-    """Runs a module as it was written while none of its weights train: compiled, it would be so twice.
+    """Runs a module eagerly while it is frozen, because a graph for frozen weights would be a second one to compile.
 
-    A graph is compiled for weights that train or for weights that do not. The flow network, which ``fix_flow`` holds
-    fixed for a while, trains for nearly all of a run.
+    The flow network, which ``fix_flow`` freezes for a while, trains for nearly all of a run.
     """
     compiled: Any = module._compiled_call_impl
     parameters = list(module.parameters())
@@ -91,7 +88,7 @@ def _leave_eager_while_fixed(module: nn.Module) -> None:
 def _callable_children(network: nn.Module) -> Iterator[nn.Module]:
     """The modules below that have weights, can be called and hold modules; lists and dicts cannot be called.
 
-    A convolution by itself runs the same kernel compiled or not, with what compiled code asks at each call on top.
+    A single convolution runs the same kernel compiled or not, and compiled code adds its guards to each call.
     """
     for child in network.children():
         if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
@@ -115,15 +112,15 @@ _CONTEXT = 'left_autocast'  # among what a module holds: with `DataParallel` eac
 
 
 def settle_amp(train_opt: dict[str, Any], network: nn.Module, device: torch.device, gpus: int) -> None:
-    """Puts what ``train.amp: auto`` takes into the options, the same on all ranks; the log says what and why.
+    """Replaces ``train.amp: auto`` in the options by what all ranks can do; the log says what and why.
 
-    The least capable device of the run decides, by what it is and not by a timing: a resumed run takes the same.
+    The least capable device of the run decides, and no timing: a resumed run takes the same.
 
     Args:
         train_opt: The ``train`` block of a run.
         network: The bare network.
-        device: That of this process.
-        gpus: GPUs of this process.
+        device: The device of this process.
+        gpus: Number of GPUs of this process.
     """
     if train_opt.get('amp') == 'auto':
         choices = of_all_ranks(_choice(network, device, gpus))
@@ -131,8 +128,8 @@ def settle_amp(train_opt: dict[str, Any], network: nn.Module, device: torch.devi
         get_root_logger().info(f'train.amp: auto takes {train_opt["amp"] or "float32"}, {reason}.')
     elif train_opt.get('amp') == 'bf16' and device.type == 'cpu' and not has_bf16(device):
         get_root_logger().warning(
-            'train.amp: this CPU has no bf16 instructions. A small convolution, forward and backward, takes '
-            f'{bf16_factor():.1f} times as long in bf16 as in float32 (measured). Leave amp out, or set auto.'
+            'train.amp: this CPU has no bf16 instructions, and bf16 takes several times as long as float32. Leave amp '
+            'out, or set auto.'
         )
 
 
@@ -166,22 +163,8 @@ def has_deformable(network: nn.Module) -> bool:
     return any(isinstance(module, ModulatedDeformConv) for module in network.modules())
 
 
-def bf16_factor() -> float:
-    """Measures how many times as long as in float32 a small convolution takes in bf16 on this CPU, both ways."""
-    whole, half = (min(_seconds(dtype) for _ in range(3)) for dtype in (torch.float32, torch.bfloat16))
-    return half / whole
-
-
-def _seconds(dtype: torch.dtype) -> float:
-    lq = torch.ones(2, 64, 16, 16, dtype=dtype, requires_grad=True)
-    weight = torch.ones(64, 64, 3, 3, dtype=dtype, requires_grad=True)
-    start = time.perf_counter()
-    nn.functional.conv2d(lq, weight, padding=1).sum().backward()
-    return time.perf_counter() - start
-
-
 def keep_float32(network: nn.Module) -> None:
-    """Lets the flow network and the last sum of a network compute in float32 under autocast, by hooks.
+    """Keeps the flow network and the last sum of a network in float32 under autocast, by hooks.
 
     Args:
         network: The network, not wrapped and not compiled yet.
@@ -208,10 +191,10 @@ def _enter_again(module: nn.Module, inputs: Any, output: Any) -> None:
 
 
 def checkpoint_modules(network: nn.Module, patterns: Sequence[str]) -> None:
-    """Lets modules keep their input alone in training, and compute the rest again when the gradient needs it.
+    """Lets modules keep only their input in training, and compute the rest again when the gradient needs it.
 
-    The gradient is the same to the last bit, on a CPU in float32: the random state, autocast and the statistics of
-    norms are those of the first time.
+    On a CPU in float32 the gradient is the same to the last bit: the random state, autocast and the statistics of norms
+    are those of the first time.
 
     Args:
         network: The bare network; names of weights stay.
@@ -227,10 +210,10 @@ def checkpoint_modules(network: nn.Module, patterns: Sequence[str]) -> None:
 
 
 def matching(network: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
-    """The modules of a network whose dotted names fit a pattern of the shell, the outermost of those in each other.
+    """The modules of a network whose dotted names fit a pattern of the shell; of nested ones only the outermost.
 
     A list or a dict of modules, which is not called itself, stands for its entries. Modules without weights are left
-    out: what they compute is little, and often in place.
+    out: they compute little, and often in place.
 
     Raises:
         OptionError: If a pattern fits none.

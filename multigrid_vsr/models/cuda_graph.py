@@ -3,9 +3,9 @@
 Not measured on a GPU yet.
 
 On a fast GPU an iteration of a small crop takes as long as the host needs to launch its kernels. A graph of forward,
-losses and backward is captured once for each kind of iteration and launched as a whole. Not each module by itself
-(``torch.cuda.make_graphed_callables``): a recurrent network calls one many times an iteration, and the next call would
-overwrite what the backward needs.
+losses and backward is captured once for each kind of iteration and launched as a whole. Graphs of single modules
+(``torch.cuda.make_graphed_callables``) do not work here: a recurrent network calls a module many times an iteration,
+and the next call would overwrite what the backward needs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from basicsr.utils import get_root_logger
 from multigrid_vsr.core.errors import OptionError, one_line
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.models.preflight import is_out_of_memory, remember
-from multigrid_vsr.models.wrapping import average_gradients, buffers_may_differ, of_all_ranks, share
+from multigrid_vsr.models.wrapping import average_gradients, broadcast, buffers_may_differ, of_all_ranks
 
 Losses = dict[str, torch.Tensor]
 
@@ -35,37 +35,24 @@ _ALIGNED = 16  # bytes, where each gradient begins: kernels read four floats at 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an iteration is not captured.
+    """Why an iteration is not captured."""
 
-    Attributes:
-        reason: What was raised, and where.
-        is_fatal: Whether CUDA could not end the capture. Torch's allocator then waits for that end for ever, and up to
-            torch 2.12 the next ``torch.cuda.empty_cache()`` raises.
-    """
-
-    reason: str
+    reason: str  # what was raised, and where
+    # CUDA could not end the capture. Torch's allocator then waits for that end for ever, and up to torch 2.12 the next
+    # `torch.cuda.empty_cache()` raises.
     is_fatal: bool = False
 
 
 @dataclass(frozen=True)
 class Captured:
-    """An iteration that is launched as a whole.
-
-    Attributes:
-        graph: Torch's graph.
-        lq: What it reads.
-        gt: What it reads.
-        losses: What it writes.
-        gradients: What it writes, flat: one tensor for each dtype.
-        of_parameter: Each parameter that trains, and its gradient, a view of those.
-    """
+    """An iteration that is launched as a whole. The graph reads ``lq`` and ``gt``, and writes losses and gradients."""
 
     graph: Any
     lq: torch.Tensor
     gt: torch.Tensor
     losses: Losses
-    gradients: list[torch.Tensor]
-    of_parameter: list[tuple[torch.nn.Parameter, torch.Tensor]]
+    gradients: list[torch.Tensor]  # flat: one tensor for each dtype
+    of_parameter: list[tuple[torch.nn.Parameter, torch.Tensor]]  # each one that trains, and its view of the gradients
 
     def replay(self, lq: torch.Tensor, gt: torch.Tensor) -> Losses:
         """Computes losses and gradients of another batch."""
@@ -88,23 +75,30 @@ def capture(
     parameters: Sequence[torch.nn.Parameter],
     stream: Any,
 ) -> Captured | Failure:
-    """Captures an iteration, which is not computed by that.
+    """Captures an iteration, which computes nothing.
 
     Args:
         backward: Adds the gradient of LQ and ground truth, and gives the losses.
-        batch: LQ and ground truth like those of all batches.
-        losses: Like those that it gives.
+        batch: LQ and ground truth of the shape of all batches.
+        losses: Losses of the kind that ``backward`` gives.
         parameters: Those that get a gradient.
-        stream: That on which the iteration has warmed up.
+        stream: The stream on which the iteration has warmed up.
     """
     reason, before = None, torch.cuda.current_stream()
     try:
-        captured = _with_room(batch, losses, parameters)
+        lq, gt = (frames.clone() for frames in batch)
+        gradients, views = flat_like(parameters)
+        kept = {name: torch.empty_like(loss) for name, loss in losses.items()}
+        captured = Captured(torch.cuda.CUDAGraph(), lq, gt, kept, gradients, list(zip(parameters, views, strict=True)))
         pool = torch.cuda.graph_pool_handle()
         # Other threads go on meanwhile: workers' batches are pinned, ranks are watched.
         with torch.cuda.graph(captured.graph, pool=pool, stream=stream, capture_error_mode='thread_local'):
             try:
-                _record(captured, backward)
+                captured.set_gradients()
+                for gradient in gradients:
+                    gradient.zero_()
+                for name, loss in backward(lq, gt).items():
+                    kept[name].copy_(loss)
             except RuntimeError as error:
                 reason = told(error)  # the first error: at the end CUDA only says that there was one
     except RuntimeError as error:
@@ -115,26 +109,6 @@ def capture(
     return captured if reason is None else Failure(reason)
 
 
-def _with_room(
-    batch: tuple[torch.Tensor, torch.Tensor],
-    losses: Mapping[str, torch.Tensor],
-    parameters: Sequence[torch.nn.Parameter],
-) -> Captured:
-    """A graph of nothing yet, and tensors that stay."""
-    lq, gt = (frames.clone() for frames in batch)
-    gradients, views = flat_like(parameters)
-    kept = {name: torch.empty_like(loss) for name, loss in losses.items()}
-    return Captured(torch.cuda.CUDAGraph(), lq, gt, kept, gradients, list(zip(parameters, views, strict=True)))
-
-
-def _record(captured: Captured, backward: Callable[[torch.Tensor, torch.Tensor], Losses]) -> None:
-    captured.set_gradients()
-    for gradient in captured.gradients:
-        gradient.zero_()
-    for name, loss in backward(captured.lq, captured.gt).items():
-        captured.losses[name].copy_(loss)
-
-
 def told(error: Exception) -> str:
     """An error with the line that raised it."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -142,7 +116,7 @@ def told(error: Exception) -> str:
 
 
 def flat_like(tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Tensors laid out as others, one behind the other: what holds them, one for each dtype, and each of them."""
+    """One flat tensor for each dtype, and views of it that are laid out as the given tensors."""
     sizes: dict[torch.dtype, int] = {}
     starts = []
     for tensor in tensors:
@@ -157,7 +131,7 @@ def flat_like(tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list
 
 
 LEAST_ITERATIONS = 50  # of a kind, for which capturing pays
-WARM_UP = 3  # iterations of a kind before it is captured, as torch's documentation has it; they train as any
+WARM_UP = 3  # iterations of a kind before it is captured, as torch's documentation asks; they train like any other
 _OWN_STEP = ('optimize_parameters', 'update')
 
 
@@ -166,7 +140,7 @@ def graph_of(model: Any, base: type) -> IterationGraph | None:
 
     Args:
         model: A ``MultigridVideoModel``.
-        base: That class: a subclass with an iteration of its own does not come here for its gradients.
+        base: That class. A subclass with an iteration of its own computes its gradients itself.
     """
     if not model.opt['train'].get('cuda_graph'):
         return None
@@ -186,7 +160,7 @@ def graph_of(model: Any, base: type) -> IterationGraph | None:
 
 
 def is_on_gpu(model: Any) -> bool:
-    """Whether there is a device that takes graphs."""
+    """Whether the model is on a device that takes graphs."""
     return model.device.type == 'cuda'
 
 
@@ -212,14 +186,14 @@ class IterationGraph:
     """Computes the gradients of each iteration: by a graph where one pays, else as ``model.backward`` does.
 
     Iterations are of a kind if their shapes are equal and the same parameters train. The first few of a kind warm up on
-    a stream of their own; the last of these runs while torch raises at whatever waits for the device, which no graph
-    can hold. A kind that waits, or cannot be captured, stays eager, with a line in the log.
+    a stream of their own. During the last of these torch raises at each wait for the device, which no graph can hold. A
+    kind that waits, or cannot be captured, stays eager, with a line in the log.
 
-    Autograd ties a parameter to the stream on which it was first used, for as long as an output is alive. So the last
-    output goes before each forward. What a failed capture holds goes with it.
+    Autograd ties a parameter to the stream on which it was first used, as long as an output is alive. So the last
+    output is dropped before each forward, and with it what a failed capture holds.
 
-    Ranks exchange gradients here, once an iteration, and the network is bare: what ``DistributedDataParallel`` hooks
-    into a backward belongs to the stream on which it was wrapped.
+    Ranks exchange gradients here, once an iteration, and the network is bare: the hooks of ``DistributedDataParallel``
+    belong to the stream on which it wrapped the network.
 
     Args:
         model: A ``MultigridVideoModel`` on a GPU.
@@ -251,7 +225,7 @@ class IterationGraph:
             self._kind = kind
             self._pays = iterations_alike(current_iter, model.opt, model.schedule) >= LEAST_ITERATIONS
         if self._shares_buffers:
-            share(list(model.net_g.buffers()))
+            broadcast(list(model.net_g.buffers()))
         captured = self._captured
         if captured is not None:
             losses = captured.replay(model.lq, model.gt)
@@ -272,7 +246,12 @@ class IterationGraph:
         """
         if self._captured is not None or not self._may_capture or self._num_warm < WARM_UP:
             return None
-        failure = self._agreed(self._capture())
+        self._model.output = None
+        batch = (self._model.lq, self._model.gt)
+        found = capture(self._model.backward, batch, self._losses, self._trained, self._stream)
+        self._captured = found if isinstance(found, Captured) else None
+        failure = self._agreed(found if isinstance(found, Failure) else None)
+        del found  # a graph that another rank failed to capture is freed below
         if failure is None:
             get_root_logger().info(f'Captured an iteration of {self._shape} as a CUDA graph.')
         elif failure.is_fatal:
@@ -283,27 +262,18 @@ class IterationGraph:
             self._free()
         return None
 
-    def _capture(self) -> Failure | None:
-        model = self._model
-        model.output = None
-        found = capture(model.backward, (model.lq, model.gt), self._losses, self._trained, self._stream)
-        if isinstance(found, Failure):
-            return found
-        self._captured = found
-        return None
-
     def begin(self) -> None:
         """Gives all ranks the weights of rank 0."""
-        share([*(parameter.detach() for parameter in self._parameters), *self._model.net_g.buffers()])
+        broadcast([*(parameter.detach() for parameter in self._parameters), *self._model.net_g.buffers()])
 
     def drop(self) -> None:
-        """Gives the graph and its memory back: to other shapes, or to validation."""
+        """Frees the graph and its memory for other shapes or for validation."""
         if self._captured is not None:
             self._free()
         self._kind, self._num_warm = None, 0
 
     def _free(self) -> None:
-        """Gives back what a graph holds, also one that was not captured to its end."""
+        """Frees what a graph holds, even if it was not captured to its end."""
         if self._captured is not None:
             self._captured.graph.reset()
             self._captured = None
@@ -348,7 +318,7 @@ class IterationGraph:
         return losses
 
     def _agreed(self, failure: Failure | None) -> Failure | None:
-        """The failure of any rank, after which the kind stays eager on all: they exchange the same tensors."""
+        """The failure of any rank. After it the kind stays eager on all, since they exchange the same tensors."""
         if self._model.opt['dist']:
             failures = [found for found in of_all_ranks(failure) if found is not None]
             failure = max(failures, key=lambda found: found.is_fatal, default=None)
@@ -365,7 +335,7 @@ class IterationGraph:
 
 @contextmanager
 def _on(stream: torch.cuda.Stream) -> Iterator[None]:
-    """Another stream, which waits for what is queued and is waited for."""
+    """Runs on another stream, which waits for the current one before, and is waited for after."""
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         yield

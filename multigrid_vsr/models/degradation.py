@@ -28,14 +28,14 @@ Degradation = Callable[[torch.Tensor, Sequence[int], int], torch.Tensor]
 
 
 def name_and_arguments(degradation_opt: str | Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """What ``train.degradation`` says: a name, or a block of ``type`` and arguments."""
+    """The name and the arguments of ``train.degradation``: a name, or a block with its ``type``."""
     if isinstance(degradation_opt, str):
         return degradation_opt, {}
     return degradation_opt.get('type'), {key: value for key, value in degradation_opt.items() if key != 'type'}
 
 
 def build_degradation(degradation_opt: str | Mapping[str, Any], device: torch.device | str) -> Degradation:
-    """The registered callable with its arguments; on the device where it is a module."""
+    """The registered callable with its arguments; a module is on the device."""
     name, arguments = name_and_arguments(degradation_opt)
     registered = DEGRADATION_REGISTRY.get(name)
     degradation: Any = registered(**arguments) if inspect.isclass(registered) else partial(registered, **arguments)
@@ -46,13 +46,13 @@ def build_degradation(degradation_opt: str | Mapping[str, Any], device: torch.de
 def degrade(degradation: Degradation, gt: torch.Tensor, seeds: Sequence[int], scale: int) -> torch.Tensor:
     """Makes the LQ frames of a batch.
 
-    Python's, NumPy's and torch's random states follow from the seeds, on the device too, and are put back afterwards:
-    what draws from them is repeatable. Where each sample draws from its own seed, it is also the same in any batch.
+    Python's, NumPy's and torch's random states are seeded, on the device too, and restored afterwards: a degradation
+    that draws from them is repeatable. One that seeds each sample by itself also gives the same in any batch.
 
     Args:
-        degradation: Takes ``gt``, ``seeds`` and ``scale``, and gives what this does.
+        degradation: Takes ``gt``, ``seeds`` and ``scale``, and gives the LQ frames.
         gt: float32 (b, t, c, scale*h, scale*w), RGB in [0, 1].
-        seeds: Of the request of each sample.
+        seeds: The seed of each sample's request.
         scale: Ground truth side / LQ side.
 
     Returns:
@@ -79,13 +79,13 @@ _GRAY = 0.4  # share of samples whose noise is grey
 class BlurNoiseJPEG(torch.nn.Module):
     """The first order of Real-ESRGAN (Wang et al., arXiv 2107.10833, section 3.1), one draw for all frames of a sample.
 
-    Each frame has noise of its own, of the same deviation, grey in all frames or in none. What is drawn once is drawn
-    on the host, so nothing waits for the device: BasicSR's own noise draws grey there, frame by frame.
+    Each frame has noise of its own, of the same deviation, grey in all frames or in none. Single draws are made on the
+    host, so that nothing waits for the device: BasicSR's noise draws there whether a frame's is grey.
 
     Args:
         blur_sigma: Bounds of the deviations of an isotropic or anisotropic Gaussian kernel, in ground truth pixels.
         noise_sigma: Bounds of the deviation of Gaussian noise, in 255ths.
-        jpeg_quality: Bounds of the quality of JPEG, below 100: at 100 BasicSR's divides by 0.
+        jpeg_quality: Bounds of the JPEG quality, below 100, where BasicSR's code divides by 0.
         kernel_size: Side of the kernel, odd, in pixels.
 
     Raises:
@@ -101,22 +101,17 @@ class BlurNoiseJPEG(torch.nn.Module):
     ) -> None:
         super().__init__()
         self._blur_sigma = _bounds('blur_sigma', blur_sigma, 'two rising numbers above 0', lambda a, b: 0 < a < b)
-        self._noise_sigma = _bounds(
-            'noise_sigma', noise_sigma, 'two numbers of at least 0, the smaller first', lambda a, b: 0 <= a <= b
-        )
-        self._jpeg_quality = _bounds(
-            'jpeg_quality',
-            jpeg_quality,
-            'two numbers above 0 and below 100, the smaller first',
-            lambda a, b: 0 < a <= b < 100,
-        )
+        rule = 'two numbers of at least 0, the smaller first'
+        self._noise_sigma = _bounds('noise_sigma', noise_sigma, rule, lambda a, b: 0 <= a <= b)
+        rule = 'two numbers above 0 and below 100, the smaller first'
+        self._jpeg_quality = _bounds('jpeg_quality', jpeg_quality, rule, lambda a, b: 0 < a <= b < 100)
         if type(kernel_size) is not int or kernel_size < 1 or kernel_size % 2 == 0:
             raise OptionError(f'{_OPTION}.kernel_size', 'be an odd number above 0', kernel_size, 'Correct the value.')
         self._kernel_size = kernel_size
         self._jpeg = DiffJPEG(differentiable=False)
 
     def forward(self, gt: torch.Tensor, seeds: Sequence[int], scale: int) -> torch.Tensor:
-        """See :func:`multigrid_vsr.models.degradation.degrade`; a sample depends on its own seed alone."""
+        """See :func:`degrade`; a sample depends only on its own seed."""
         return torch.stack([self._degrade(clip, seed, scale) for clip, seed in zip(gt, seeds, strict=True)])
 
     def _degrade(self, clip: torch.Tensor, seed: int, scale: int) -> torch.Tensor:
@@ -135,7 +130,7 @@ class BlurNoiseJPEG(torch.nn.Module):
 
 
 def _beside(clip: torch.Tensor, kernel: np.ndarray) -> torch.Tensor:
-    """A kernel as float32 on the device of a clip: out of pinned memory, whose copy the host does not wait for."""
+    """A kernel as float32 on the device of a clip, from pinned memory: the host does not wait for the copy."""
     on_host = torch.empty(kernel.shape, pin_memory=clip.is_cuda).copy_(torch.from_numpy(kernel))
     return on_host.to(clip.device, non_blocking=True)
 

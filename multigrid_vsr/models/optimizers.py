@@ -19,16 +19,15 @@ from multigrid_vsr.core.schedule import Schedule
 
 OPTIMIZER_REGISTRY = Registry('optimizer')  # classes, of the user's own
 
-_UNFIT = ('LBFGS', 'SparseAdam')  # a step evaluates the loss several times; sparse gradients alone
+_UNFIT = ('LBFGS', 'SparseAdam')  # one evaluates the loss several times a step, the other takes sparse gradients
 
 
 def torch_names() -> list[str]:
     """Optimizers of this torch that take one gradient a step."""
-    of_torch = {name: value for name, value in vars(torch.optim).items() if inspect.isclass(value)}
     return sorted(
         name
-        for name, value in of_torch.items()
-        if issubclass(value, Optimizer) and value is not Optimizer and name not in _UNFIT
+        for name, value in vars(torch.optim).items()
+        if inspect.isclass(value) and issubclass(value, Optimizer) and name not in ('Optimizer', *_UNFIT)
     )
 
 
@@ -38,10 +37,10 @@ def known_names() -> list[str]:
 
 
 def optimizer_class(name: str) -> Any:
-    """The optimizer with a name: a registered one, torch's, or ``module.Class`` of an installed library.
+    """The optimizer of a name: a registered one, torch's, or ``module.Class`` of an installed library.
 
     Raises:
-        LookupError: If there is none; the text is what could not be found, or empty.
+        LookupError: If there is none; the text says what could not be found, or is empty.
     """
     if name in OPTIMIZER_REGISTRY:
         return OPTIMIZER_REGISTRY.get(name)
@@ -60,16 +59,16 @@ def optimizer_class(name: str) -> Any:
 
 
 def begin(optimizers: Iterable[Optimizer]) -> None:
-    """Brings the weights of schedule-free optimizers (arXiv 2405.15682) to where gradients are taken."""
+    """Puts schedule-free optimizers (arXiv 2405.15682) into training mode: gradients are taken at other weights."""
     for optimizer in _with_two_modes(optimizers):
         optimizer.train()
 
 
 @contextmanager
 def given(optimizers: Sequence[Optimizer]) -> Iterator[None]:
-    """Has the weights that schedule-free optimizers give, for validation and saving; then those of before, to the bit.
+    """Swaps in the averaged weights of schedule-free optimizers, for validation and saving, then restores the bits.
 
-    Nothing happens with other optimizers.
+    Other optimizers change nothing.
     """
     own = _with_two_modes(optimizers)
     before = trained_weights(own)
@@ -84,7 +83,7 @@ def given(optimizers: Sequence[Optimizer]) -> Iterator[None]:
 
 def trained_weights(optimizers: Iterable[Optimizer]) -> list[list[torch.Tensor]]:
     """Where each schedule-free optimizer takes gradients: a weight file has other weights, and a resume needs these."""
-    return [[parameter.detach().clone() for parameter in _parameters(own)] for own in _with_two_modes(optimizers)]
+    return [[parameter.detach().clone() for parameter in parameters_of(own)] for own in _with_two_modes(optimizers)]
 
 
 def put_trained_weights(
@@ -98,17 +97,13 @@ def put_trained_weights(
     with torch.no_grad():
         for number, (optimizer, values) in enumerate(zip(_with_two_modes(optimizers), weights)):
             order = of_own[number] if places else range(len(values))
-            for parameter, place in zip(_parameters(optimizer), order, strict=True):
+            for parameter, place in zip(parameters_of(optimizer), order, strict=True):
                 if place is not None:
                     parameter.copy_(values[place])
 
 
 def _with_two_modes(optimizers: Iterable[Optimizer]) -> list[Any]:
     return [optimizer for optimizer in optimizers if hasattr(optimizer, 'train') and hasattr(optimizer, 'eval')]
-
-
-def _parameters(optimizer: Optimizer) -> list[torch.Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group['params']]
 
 
 _KEPT = ('lr', 'amsgrad')  # the scheduler's, and what the saved moments are made for
@@ -131,13 +126,13 @@ def parameters_of(optimizer: Optimizer) -> list[torch.Tensor]:
 
 
 def places(optimizer: Optimizer, names: Sequence[str], saved: Mapping[str, Any], saved_names: Any) -> list[int | None]:
-    """Where a saved state has each parameter; ``None`` where that is not known.
+    """The place of each parameter in a saved state; ``None`` where it is not known.
 
     Args:
         optimizer: As the option file has it.
-        names: Of its parameters.
-        saved: Its ``state_dict`` of before, whose groups may be others.
-        saved_names: Of the parameters there; ``None`` in a state that does not say them.
+        names: Names of its parameters.
+        saved: Its saved ``state_dict``, which may have other groups.
+        saved_names: Names of the parameters there; ``None`` in a state without them.
     """
     groups, own = saved['param_groups'], optimizer.param_groups
     order = [place for group in groups for place in group['params']]
@@ -153,12 +148,12 @@ def fitted(
 ) -> tuple[dict[str, Any], list[str]]:
     """A saved state with the groups and flags (``fused``, ``betas``, ``weight_decay``...) of the option file.
 
-    torch would take the flags of the state, and the option file would change nothing without a word. It would fail on
-    other groups, and at the next step on the moments of another optimizer.
+    torch would silently take the flags of the state. It would fail on other groups, and at the next step on the moments
+    of another optimizer.
 
     Args:
         optimizer: As the option file has it.
-        saved: Its ``state_dict`` of before.
+        saved: Its saved ``state_dict``.
         saved_places: :func:`places` of its parameters there.
 
     Returns:
@@ -193,7 +188,7 @@ def fitted(
 
 
 def _kept_values(optimizer: Optimizer, shape: torch.Size) -> dict[str, Any]:
-    """What this kind of optimizer keeps of a parameter of a shape; nothing where that cannot be tried."""
+    """The shapes of what this optimizer keeps of a parameter of a shape; nothing if it cannot be tried."""
     arguments = inspect.signature(type(optimizer)).parameters
     flags = {flag: value for flag, value in optimizer.defaults.items() if flag in arguments}
     parameter = torch.nn.Parameter(torch.zeros(shape, device=parameters_of(optimizer)[0].device))
@@ -207,9 +202,8 @@ def _kept_values(optimizer: Optimizer, shape: torch.Size) -> dict[str, Any]:
 
 
 def _shapes(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The shape of each value that is kept of a parameter; one number may be a tensor or not."""
-    kept = {name: value for name, value in values.items() if value is not None}
-    return {name: tuple(value.shape) if torch.is_tensor(value) else () for name, value in kept.items()}
+    """The shape of each value that is kept of a parameter; a number may be a tensor or not."""
+    return {name: tuple(getattr(value, 'shape', ())) for name, value in values.items() if value is not None}
 
 
 def _shown(value: object) -> str:
@@ -217,7 +211,7 @@ def _shown(value: object) -> str:
 
 
 def lay_out(optimizer: Optimizer) -> None:
-    """Lays the moments out as their parameters are: ``train.channels_last`` may have changed since they were saved.
+    """Lays the moments out as their parameters, since ``train.channels_last`` may differ from the saved run.
 
     A fused optimizer walks both in the order of memory.
     """
@@ -231,7 +225,7 @@ class MultigridCosineLR(LRScheduler):
     """Learning rate that follows the stages; the formula is in :mod:`multigrid_vsr.core.lr`.
 
     Nothing accumulates: the rate is computed from the iteration and each group's ``initial_lr``, so a resumed run needs
-    ``last_epoch`` alone.
+    only ``last_epoch``.
 
     Args:
         optimizer: Optimizer whose groups keep their ratios, ``flow_lr_mul`` among them.
@@ -249,22 +243,22 @@ class MultigridCosineLR(LRScheduler):
         return [self._rates.at(iteration, float(base_lr)) for base_lr in self.base_lrs]
 
     def state_dict(self) -> dict[str, int]:
-        """The iteration alone."""
+        """Only the iteration."""
         return {'last_epoch': self.last_epoch}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Goes on after ``last_epoch``; other values of a foreign scheduler are left out."""
+        """Resumes after ``last_epoch``; other values of a foreign scheduler are ignored."""
         last_epoch = state_dict['last_epoch']
-        # At its first step torch warns if the optimizer has not stepped in this process; here it has, before the state.
+        # At its first step torch warns if the optimizer has not stepped in this process. It has, before it was saved.
         super().load_state_dict({'last_epoch': last_epoch, '_step_count': max(last_epoch, 1) + 1})
 
 
 class BatchScaling:
     """Multiplies the rates of a scheduler of BasicSR by the factor of the batch.
 
-    BasicSR's ``MultiStepRestartLR`` computes a rate from the one before, so the factor is taken off while the
-    scheduler works: it neither compounds nor drifts. The rate without it is kept in the parameter group, and so in the
-    optimizer's state.
+    BasicSR's ``MultiStepRestartLR`` computes a rate from the one before. So the factor is removed while the scheduler
+    works: it neither compounds nor drifts. The unscaled rate is kept in the parameter group, and so in the optimizer's
+    state.
 
     Args:
         optimizers: Optimizers whose rates are scaled.
@@ -279,7 +273,7 @@ class BatchScaling:
 
     @contextmanager
     def taken_off(self, current_iter: int) -> Iterator[None]:
-        """Gives the scheduler its own rates, then scales what it has made of them for ``current_iter``."""
+        """Gives the scheduler its unscaled rates, then scales the new ones for ``current_iter``."""
         groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
         for group in groups:
             group['lr'] = group.get('unscaled_lr', group['lr'])
@@ -290,15 +284,11 @@ class BatchScaling:
             group['lr'] *= factor
 
 
-RESTARTABLE = (
-    MultiStepRestartLR,
-    CosineAnnealingRestartLR,
-    MultigridCosineLR,
-)  # whose rates follow from the option file
+RESTARTABLE = (MultiStepRestartLR, CosineAnnealingRestartLR, MultigridCosineLR)  # rates follow from the option file
 
 
 def rates_of(optimizers: Iterable[Optimizer]) -> list[tuple[float, float]]:
-    """The rate of each parameter group, and the one that it began with."""
+    """The rate of each parameter group, and its initial rate."""
     return [(group['lr'], group['initial_lr']) for optimizer in optimizers for group in optimizer.param_groups]
 
 
@@ -313,8 +303,8 @@ def put_rates(optimizers: Iterable[Optimizer], rates: Iterable[tuple[float, floa
 def turning_points(schedulers: Iterable[Any], warmup_iter: int, last: int) -> list[int]:
     """The iterations up to ``last`` that a scheduler of BasicSR has to see: between them its rate stays.
 
-    Those of its ``MultiStepRestartLR`` follow from the rate before, BasicSR's warm-up among them; the others are closed
-    forms, and see the last iteration only.
+    A rate of its ``MultiStepRestartLR``, and of its warm-up, follows from the one before. The other schedulers are
+    closed forms, and see only the last iteration.
     """
     points = {warmup_iter - 1, last}
     for scheduler in schedulers:

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def wrap(network: nn.Module, opt: Mapping[str, Any], device: torch.device, find_unused: bool) -> nn.Module:
-    """Lets the ranks exchange the gradients of the parameters that train now; they are fixed when it is wrapped.
+    """Lets the ranks exchange the gradients of the parameters that train now; later changes have no effect.
 
     Args:
         network: The bare network, on its device.
@@ -33,7 +33,7 @@ def wrap(network: nn.Module, opt: Mapping[str, Any], device: torch.device, find_
 def without_vain_search(network: nn.Module, opt: Mapping[str, Any], device: torch.device) -> nn.Module:
     """Wraps a network anew if each iteration looks for parameters without a gradient, and all that train have one.
 
-    What was held fixed before was all that had none.
+    Only frozen parameters had none.
     """
     if not (
         isinstance(network, DistributedDataParallel)
@@ -45,8 +45,8 @@ def without_vain_search(network: nn.Module, opt: Mapping[str, Any], device: torc
     return wrap(network.module, opt, device, find_unused=False)
 
 
-def share(tensors: list[torch.Tensor]) -> None:
-    """Gives all ranks the tensors of rank 0: weights at the start and buffers before a forward, as its wrapper does."""
+def broadcast(tensors: list[torch.Tensor]) -> None:
+    """Broadcasts tensors of rank 0, as torch's wrapper does: weights at the start, buffers before a forward."""
     if tensors:
         distributed._broadcast_coalesced(distributed.distributed_c10d._get_default_group(), tensors, 2**28, 0)
 
@@ -58,7 +58,7 @@ def buffers_may_differ(network: nn.Module) -> bool:
 
 
 def of_all_ranks(value: Any) -> list[Any]:
-    """The values of all ranks, which all have to ask; without a launcher that of this process."""
+    """The values of all ranks, which all have to call it; without a launcher the value of this process."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return [value]
     values = [None] * distributed.get_world_size()
