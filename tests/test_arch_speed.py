@@ -102,9 +102,7 @@ SMALL = {
 }
 
 
-@pytest.mark.filterwarnings(
-    'ignore:distutils:DeprecationWarning'
-)  # BasicSR asks for torchvision's version at each call
+@pytest.mark.filterwarnings('ignore:distutils:DeprecationWarning')  # BasicSR looks at torchvision's version
 @pytest.mark.parametrize('name', SMALL)
 def test_arch_without_waits_gives_the_bits_of_basicsrs(name):
     kind, arguments, num_frame = SMALL[name]
@@ -125,9 +123,7 @@ def test_arch_without_waits_gives_the_bits_of_basicsrs(name):
     assert all(map(torch.equal, *found))
 
 
-@pytest.mark.filterwarnings(
-    'ignore:distutils:DeprecationWarning'
-)  # BasicSR asks for torchvision's version at each call
+@pytest.mark.filterwarnings('ignore:distutils:DeprecationWarning')  # BasicSR looks at torchvision's version
 def test_offsets_are_warned_of_unless_the_option_says_not_to(monkeypatch):
     warnings = []
     monkeypatch.setattr(arch_util, 'get_root_logger', lambda: SimpleNamespace(warning=warnings.append))
@@ -156,8 +152,6 @@ def test_data_say_whether_sequences_are_mirrored(is_mirrored):
 def test_option_leaves_out_the_checks_of_the_network_that_trains(arch_checks, checks, tmp_path, clips):
     network = {'type': 'BasicVSRPlusPlus', 'mid_channels': 16, 'num_blocks': 1}
     opt = options(clips, network_g=network, train__arch_checks=arch_checks, train__ema_decay=0.9)
-    if arch_checks is None:
-        opt['train'].pop('arch_checks', None)
     model, _ = build(tmp_path, opt)
     assert model.net_g.checks_values is checks
     assert model.net_g_ema.checks_values is True  # validation

@@ -19,7 +19,6 @@ from test_multigrid_video_model import build, validation_set
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import BatchShape, Schedule
-from multigrid_vsr.host.checks import check_several_gpus
 from multigrid_vsr.models import cuda_graph
 from multigrid_vsr.models.cuda_graph import flat_like
 from multigrid_vsr.models.multigrid_video_model import MultigridVideoModel
@@ -264,7 +263,7 @@ def test_ranks_share_the_buffers_that_may_have_changed(network, shared, tmp_path
     model.lq, model.gt = torch.rand(1, 4, 3, 16, 16), torch.rand(1, 4, 3, 64, 64)
     model.backward = lambda lq, gt: {}
     found = []
-    monkeypatch.setattr(cuda_graph, 'share', lambda tensors: found.append(True))
+    monkeypatch.setattr(cuda_graph, 'broadcast', lambda tensors: found.append(True))
     monkeypatch.setattr(cuda_graph, 'average_gradients', lambda gradients: None)
     cuda_graph.IterationGraph(model)(1)
     assert found == shared
@@ -296,9 +295,6 @@ VALIDATED = {'datasets': {'train': {}, 'val_1': {}}, 'val': {'val_freq': 80}}
 def test_iterations_alike_end_at_a_boundary_a_thaw_or_a_validation(current_iter, changes, expected):
     opt = {'train': {}, 'datasets': {'train': {}}, **changes}
     assert cuda_graph.iterations_alike(current_iter, opt, SEGMENTS) == expected
-
-
-def test_iterations_without_a_schedule_are_all_alike():
     assert cuda_graph.iterations_alike(9, {'train': {}, 'datasets': {'train': {}}}, None) > 1_000_000
 
 
@@ -314,20 +310,6 @@ def test_gradients_lie_one_behind_the_other_as_their_weights_are_laid_out():
     for number, view in enumerate(views):
         view.fill_(number)
     assert flat[0].tolist() == [0.0] * 96 + [1.0] * 5 + [9.0] * 3 + [2.0] * 2
-
-
-@pytest.mark.parametrize('key', ['compile', 'cuda_graph'])
-def test_one_process_with_several_gpus_is_refused(key, clips):
-    opt = {**options(clips), 'num_gpu': 2}
-    assert len(check_several_gpus(opt, has_launcher=False)) == 1
-    opt['train'][key] = True
-    line = (
-        rf'^train\.{key}: must be left out where one process has 2 GPUs, got True\. Start a process for each: torchrun '
-    )
-    with pytest.raises(OptionError, match=line):
-        check_several_gpus(opt, has_launcher=False)
-    assert check_several_gpus({**opt, 'num_gpu': 1}, has_launcher=False) == []
-    assert check_several_gpus(opt, has_launcher=True) == []
 
 
 RANK = """

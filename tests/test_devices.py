@@ -75,7 +75,8 @@ def line_of(folder, opt, *arguments):
             'train.amp: must be left out where one process has 8 GPUs, got bf16. Start a process for each: torchrun '
             '--nproc_per_node=8 ',
         ),
-        (8, {'num_gpu': 2, 'train__amp': 'bf16'}, 'train.amp: must be left out where one process has 2 GPUs, got bf16.'),
+        (8, {'num_gpu': 2, 'train__compile': True}, 'train.compile: must be left out where one process has 2 GPUs, got True.'),
+        (8, {'num_gpu': 2, 'train__cuda_graph': True}, 'train.cuda_graph: must be left out where one process has 2 GPUs, got'),
         (1, {'num_gpu': 8}, 'num_gpu: must be at most the 1 GPUs of this machine, got 8. Set num_gpu: auto.'),
         (0, CUDA_PREFETCH, 'datasets.train.prefetch_mode: must be cpu or left out on a CPU, got cuda. Change it.'),
         (

@@ -1,6 +1,7 @@
 """All checks of a run that need BasicSR, torch or this machine: the same for ``plan`` and ``train``.
 
-What can be built is built, and its error translated into one line.
+What can be built is built, and its error translated into one line. Every check raises an ``InputError`` with that line,
+before anything is written.
 """
 
 from __future__ import annotations
@@ -66,9 +67,6 @@ def check_run(opt: dict[str, Any], schedule: Schedule, may_miss: bool = False) -
 
     Returns:
         A line for each file or folder that is not on this machine; what needs it has not been checked.
-
-    Raises:
-        InputError: If something cannot be used.
     """
     missing = missing_paths(opt)
     if missing and not may_miss:
@@ -98,9 +96,6 @@ def check_test(opt: dict[str, Any]) -> None:
 
     Args:
         opt: The options of a test, settled.
-
-    Raises:
-        InputError: If something cannot be used.
     """
     check_test_options(opt)
     missing = missing_paths(opt)
@@ -128,9 +123,6 @@ def check_state(
 
     Returns:
         The state, and for each network that resumes its file of weights and their key.
-
-    Raises:
-        InputError: If it cannot be read, is of another run or network, or has no weights.
     """
     state = checkpoints.load_state(opt['path']['resume_state'])
     if schedule is not None:
@@ -149,41 +141,28 @@ def counted(opt: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_num_gpu(opt: dict[str, Any], has_launcher: bool = False) -> None:
-    """Compares ``num_gpu`` with this machine. With a launcher each process takes one GPU, whatever the file says.
-
-    Raises:
-        OptionError: If there are fewer.
-    """
+    """Compares ``num_gpu`` with this machine. With a launcher each process takes one GPU, whatever the file says."""
     num_gpu, found = opt['num_gpu'], torch.cuda.device_count()
     if num_gpu != 'auto' and num_gpu > found and not (has_launcher and found):
         raise OptionError('num_gpu', f'be at most the {found} GPUs of this machine', num_gpu, 'Set num_gpu: auto.')
 
 
-def check_seed(opt: dict[str, Any]) -> None:
-    """Leaves room for the seeds of all ranks: BasicSR adds the rank, and NumPy takes 32 bits.
-
-    Raises:
-        OptionError: If there is none.
-    """
-    ranks = int(os.environ.get('WORLD_SIZE') or os.environ.get('SLURM_NTASKS') or 1)
-    seed = opt.get('manual_seed') or 0
-    if seed + ranks > 2**32:
-        raise OptionError('manual_seed', f'be at most {2**32 - ranks} with {ranks} ranks', seed, 'Lower it.')
-
-
-def check_several_gpus(opt: dict[str, Any], has_launcher: bool) -> list[str]:
-    """Looks at what is slow or wrong if one process has several GPUs, by torch's ``DataParallel``.
+def check_machine(opt: dict[str, Any], has_launcher: bool) -> list[str]:
+    """Looks for what a training run needs of this machine and its launcher.
 
     Args:
-        opt: The options of a training run, :func:`counted`.
+        opt: The options, :func:`counted`.
         has_launcher: Whether each process has a GPU of its own.
 
     Returns:
-        A line if it has several.
-
-    Raises:
-        OptionError: If it would train with other gradients than it says.
+        A line if one process has several GPUs, by torch's ``DataParallel``.
     """
+    check_num_gpu(opt, has_launcher)
+    ranks = int(os.environ.get('WORLD_SIZE') or os.environ.get('SLURM_NTASKS') or 1)
+    seed = opt.get('manual_seed') or 0
+    if seed + ranks > 2**32:  # BasicSR adds the rank, and NumPy takes 32 bits
+        raise OptionError('manual_seed', f'be at most {2**32 - ranks} with {ranks} ranks', seed, 'Lower it.')
+    _fetch_vgg(opt)
     gpus, train_opt = opt['num_gpu'], opt['train']
     if has_launcher or gpus < 2:
         return []
@@ -198,11 +177,7 @@ def check_several_gpus(opt: dict[str, Any], has_launcher: bool) -> list[str]:
 
 
 def check_bf16(opt: dict[str, Any]) -> None:
-    """Refuses bf16 if a GPU of the run only emulates it. All ranks have to call it, each with its GPU.
-
-    Raises:
-        OptionError: On all ranks, if there is such a GPU.
-    """
+    """Refuses bf16 if a GPU of the run only emulates it. All ranks have to call it, each with its GPU."""
     if opt['train'].get('amp') != 'bf16' or opt['num_gpu'] == 0 or not torch.cuda.is_available():
         return
     lacking = None if has_bf16(torch.device('cuda')) else torch.cuda.get_device_name()
@@ -226,12 +201,7 @@ def missing_vgg(opt: Mapping[str, Any]) -> OptionError | None:
     return OptionError('train.perceptual_opt.vgg_type', f'have its weights in {kept}', vgg_type, fix)
 
 
-def fetch_vgg(opt: Mapping[str, Any]) -> None:
-    """Fetches the network of a perceptual loss before anything is written.
-
-    Raises:
-        OptionError: If it is not there and cannot be fetched.
-    """
+def _fetch_vgg(opt: Mapping[str, Any]) -> None:
     missing = missing_vgg(opt)
     if missing is not None:
         vgg_type = opt['train']['perceptual_opt'].get('vgg_type', 'vgg19')
@@ -242,11 +212,7 @@ def fetch_vgg(opt: Mapping[str, Any]) -> None:
 
 
 def build_on_meta(option: str, network_opt: Mapping[str, Any]) -> torch.nn.Module:
-    """Builds a network without memory for its weights; weights that it loads itself are compared with it.
-
-    Raises:
-        OptionError: If its arch is not registered, or does not take these arguments.
-    """
+    """Builds a network without memory for its weights; weights that it loads itself are compared with it."""
     arch = _registered(f'{option}.type', network_opt.get('type'), ARCH_REGISTRY, _OWN)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.device('meta'):
         warnings.simplefilter('ignore')
@@ -502,9 +468,6 @@ def run_test(root: str, opt: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         By test set what :func:`~multigrid_vsr.models.validation.figures` gives; only on rank 0 it is complete.
-
-    Raises:
-        InputError: If an option cannot be used.
     """
     from basicsr import test as script
 

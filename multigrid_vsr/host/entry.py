@@ -97,10 +97,7 @@ def _check_training(line: CommandLine) -> Schedule:
     schedule = checked_schedule(line.options)
     opt = checks.counted(line.options)
     checks.check_run(opt, schedule)
-    checks.check_seed(opt)
-    checks.check_num_gpu(line.options, line.has_launcher)
-    notes = [*line.notes, *checks.check_several_gpus(opt, line.has_launcher)]
-    checks.fetch_vgg(opt)
+    notes = [*line.notes, *checks.check_machine(opt, line.has_launcher)]
     if is_first_rank():
         print(*notes, sep='\n', end='\n' if notes else '')
     return schedule
