@@ -17,7 +17,7 @@ GRAPH, TOGETHER = 'cuda_graph', 'together'
 
 _FUSED = {'optim_g': {'type': 'Adam', 'lr': 1e-4, 'fused': True}}
 _TOGETHER = {'amp': 'bf16', 'channels_last': True, 'cuda_graph': True, **_FUSED}
-IN_PARTS = 'max_batch_size_per_gpu: 1'  # of the `multigrid` block
+IN_PARTS = 'micro_batch_size_per_gpu: 1'  # of the `multigrid` block
 # Changes of the `train` block.
 OPTIONS: dict[str, dict[str, Any]] = {
     'none': {},

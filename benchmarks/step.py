@@ -74,7 +74,7 @@ def model_of(
         name: ``model_type``.
         network: ``network_g``; that of the demo without it.
         schedule: Shapes of the run; ``None`` for any.
-        max_batch: ``multigrid.max_batch_size_per_gpu``.
+        max_batch: ``multigrid.micro_batch_size_per_gpu``.
         train_opt: Changes of the ``train`` block.
     """
     network = network or {'type': 'BasicVSR', 'num_feat': 16, 'num_block': 2}
@@ -95,7 +95,7 @@ def model_of(
                 **({} if schedule is None else asdict(schedule.full_shape)),
             }
         },
-        'multigrid': {'max_batch_size_per_gpu': max_batch},
+        'multigrid': {'micro_batch_size_per_gpu': max_batch},
         'network_g': dict(network),
         'logger': {'save_checkpoint_freq': 10**9},
         'path': {'models': str(root), 'training_states': str(root)},

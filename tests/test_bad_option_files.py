@@ -118,8 +118,8 @@ BAD = [
         'train.cuda_graph: must be left out of a GAN run, got True. Its two steps are',
     ),
     (
-        {**GAN, 'multigrid__max_batch_size_per_gpu': 1, 'multigrid__batch_size_per_gpu': [2, 2]},
-        r'multigrid.max_batch_size_per_gpu: must be at least the largest batch \(2\) in a GAN run, got 1. Its gradients',
+        {**GAN, 'multigrid__micro_batch_size_per_gpu': 1, 'multigrid__batch_size_per_gpu': [2, 2]},
+        r'multigrid.micro_batch_size_per_gpu: must be at least the largest batch \(2\) in a GAN run, got 1. Its gradients',
     ),
     (
         {'train__scheduler': 'cosine'},

@@ -146,12 +146,13 @@ def test_convert_keeps_windows_line_ends_and_the_mark_at_the_start(tmp_path):
 
 LIMITS = [
     (
-        'multigrid:  # of my arch\n  lq_least: 40  # pixels\n\n',
-        'multigrid:  # of my arch\n  lq_least: 40  # pixels\n  gt_size: [160, 256]  # spatial stages, equally long: '
+        'multigrid:  # of my arch\n  min_lq_size: 40  # pixels\n\n',
+        'multigrid:  # of my arch\n  min_lq_size: 40  # pixels\n  gt_size: [160, 256]  # spatial stages, equally long: '
         'LQ 40, 64\n  num_frame: [7, 11, 15]  # equal parts of every stage\n\n',
-        ['multigrid.lq_least: 40 stays'],
+        ['multigrid.min_lq_size: 40 stays'],
     ),
-    ('multigrid: {num_frame_least: 9}\n', 'multigrid: {num_frame_least: 9, gt_size: [128, 256], num_frame: [9, 11, 15]}\n', ['multigrid.num_frame_least: 9 stays']),
+    ('multigrid: {num_frame_least: 9}\n',  # its old name
+      'multigrid: {min_num_frame: 9, gt_size: [128, 256], num_frame: [9, 11, 15]}\n', ['multigrid.min_num_frame: 9 stays']),
     ('multigrid: {}\n', 'multigrid: {gt_size: [128, 256], num_frame: [7, 11, 15]}\n', []),
 ]  # fmt: skip
 
@@ -409,7 +410,7 @@ def fast_shapes(changes: dict) -> list[tuple[int, int, int]]:
         (REDS, [(270, 11, 64), (270, 11, 128), (15, 15, 256)]),
         (vimeo(7), [(270, 5, 64), (270, 5, 128), (15, 7, 256)]),
         (vimeo(-1, **FLIPS), [(270, 10, 64), (270, 10, 128), (15, 14, 256)]),
-        ({**REDS, 'multigrid': {'lq_least': 32}}, [(540, 11, 128), (15, 15, 256)]),
+        ({**REDS, 'multigrid': {'min_lq_size': 32}}, [(540, 11, 128), (15, 15, 256)]),
         (edvr(256), [(270, 5, 64), (270, 5, 128), (15, 5, 256)]),
         ({**REDS, 'datasets__train__gt_size': 128}, [(540, 11, 64), (15, 15, 128)]),  # LQ 8 is below 16: one stage
         (window('Vimeo90KDataset', 'TOFlow', 112, scale=1), [(270, 7, 32), (270, 7, 48), (15, 7, 112)]),
@@ -442,7 +443,7 @@ FILLED = [  # the stock run, its batch, samples of the data; batches of the fill
     (edvr(256), 4, None, [16, 16], []),
     ({**REDS, 'datasets__train__gt_size': 128}, 2, None, [8], []),
     # By hand: 2 x 14 x 112^2 / (10 x 80^2) = 5.49; 112 / 2 is 56, which an LQ side of 20 raises to 80.
-    ({**vimeo(-1, **FLIPS), 'datasets__train__gt_size': 112, 'multigrid': {'lq_least': 20}}, 2, None, [5], [
+    ({**vimeo(-1, **FLIPS), 'datasets__train__gt_size': 112, 'multigrid': {'min_lq_size': 20}}, 2, None, [5], [
         '10 frames of 80 pixels: a batch of 5, not 8: it has the pixels of the full shape',
     ]),
     (REDS, 4, 9, [9, 9], ['11 frames of 64 pixels: a batch of 9, not 16: the data has 9 samples', '11 frames of 128 pixels: a batch of 9, not 16: the data has 9 samples']),
@@ -575,7 +576,7 @@ def test_recipe_of_the_paper_gives_edvr_half_the_rate_in_the_small_stage():
 
 
 BAD = [
-    ({'multigrid': {'gt_size': [64, 256]}}, 'multigrid: must not be there yet, or hold lq_multiple, lq_least, num_frame_least alone, got a block. Change it'),
+    ({'multigrid': {'gt_size': [64, 256]}}, 'multigrid: must not be there yet, or hold lq_divisor, min_lq_size, min_num_frame alone, got a block. Change it'),
     ({'datasets': None}, 'datasets: must be a block of options, got nothing. A training run needs it.'),
     ({'train': None}, 'train: must be a block of options, got nothing. A training run needs it.'),
     ({'network_g': 'BasicVSR'}, 'network_g: must be a block of options, got BasicVSR. A training run needs it.'),

@@ -16,7 +16,7 @@ from multigrid_vsr.cli import main
 def run_options(clips, **changes):
     """13 iterations whose rate hardly falls before the last shape, twice as large at the batch of 2."""
     rule = {'type': 'MultigridCosineLR', 'restart': 'shape', 'anneal': 'last', 'eta_min': 0, 'warmup_iter': -1}
-    values = {'network_g': NETWORK, 'logger__save_checkpoint_freq': 4, 'multigrid__max_batch_size_per_gpu': 1}
+    values = {'network_g': NETWORK, 'logger__save_checkpoint_freq': 4, 'multigrid__micro_batch_size_per_gpu': 1}
     return options(clips, train__scheduler={**rule, 'batch_scaling': 'linear'}, **values, **changes)
 
 
@@ -48,7 +48,7 @@ def test_cooldown_goes_on_at_the_full_shape_and_anneals_from_the_rate_that_the_r
     opt = yaml.safe_load((under_way / 'end.yml').read_text())
     # Written by hand: iterations 1 to 4 are two shapes at gt_size 64; the rate of the fourth, cos(pi/13) into its period.
     assert opt['multigrid'] == {
-        'max_batch_size_per_gpu': 1,
+        'micro_batch_size_per_gpu': 1,
         'stages': [
             {'iter': 2, 'gt_size': 64, 'num_frame': 2, 'batch_size_per_gpu': 2},
             {'iter': 2, 'gt_size': 64, 'num_frame': 3, 'batch_size_per_gpu': 2},

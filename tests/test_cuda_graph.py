@@ -61,7 +61,7 @@ def log_of(folder):
         {'train__amp': 'bf16'},
         {'train__amp': 'fp16'},
         {'train__channels_last': True},
-        {'multigrid__batch_size_per_gpu': [4, 2], 'multigrid__max_batch_size_per_gpu': 1},
+        {'multigrid__batch_size_per_gpu': [4, 2], 'multigrid__micro_batch_size_per_gpu': 1},
     ],
     ids=['batch norm', 'BasicVSR', 'bf16', 'fp16', 'channels_last', 'parts'],
 )

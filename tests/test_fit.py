@@ -13,7 +13,7 @@ from runs import options, write
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.options.conversion import convert
-from multigrid_vsr.options.fitting import Wishes, fit
+from multigrid_vsr.options.fitting import FitRequest, fit
 
 # BasicVSR-M as the paper trains it: a batch of 16 on 4 GPUs, 300,000 iterations at 2e-4, no ramp.
 BASELINE = """\
@@ -97,7 +97,7 @@ def test_fit_of_the_paper_s_baseline_gives_its_large_batch_run_and_keeps_every_c
 
 
 def test_fit_of_the_paper_s_recipe_keeps_its_stages_at_equal_samples():
-    new = fit(convert(yaml.safe_load(BASELINE)).options, Wishes(gpus=16, batch=64))
+    new = fit(convert(yaml.safe_load(BASELINE)).options, FitRequest(gpus=16, batch=64))
     train_opt = new.options['train']
     assert (train_opt['total_iter'], train_opt['optim_g']['lr']) == (75000, 0.0008)
     assert (train_opt['scheduler']['warmup_iter'], train_opt['warmup_iter']) == (5000, -1)
@@ -122,22 +122,22 @@ def run_options(**changes):
 
 
 def test_fit_to_fewer_gpus_keeps_the_batch_and_accumulates_where_memory_needs_it():
-    new = fit(run_options(), Wishes(gpus=2, fill=3)).options
+    new = fit(run_options(), FitRequest(gpus=2, fill=3)).options
     assert (new['num_gpu'], new['datasets']['train']['batch_size_per_gpu']) == (2, 16)
     assert new['multigrid'] == {
-        'gt_size': [128, 256], 'num_frame': [7, 15], 'stage_iter': [200, 400], 'max_batch_size_per_gpu': 3,
+        'gt_size': [128, 256], 'num_frame': [7, 15], 'stage_iter': [200, 400], 'micro_batch_size_per_gpu': 3,
     }  # fmt: skip
     assert new['train'] == run_options()['train']  # the global batch is what it was
     assert new['name'] == 'run_2gpus'
 
 
 def test_fit_with_measured_batches_fills_small_shapes_at_equal_samples():
-    new = fit(run_options(), Wishes(fill=[[34, 9], [6, 2]], rate='sqrt'))
+    new = fit(run_options(), FitRequest(fill=[[34, 9], [6, 2]], lr_scaling='sqrt'))
     assert new.options['multigrid'] == {
         'gt_size': [128, 256],
         'num_frame': [7, 15],
         'stage_iter': [200, 400],
-        'max_batch_size_per_gpu': 2,
+        'micro_batch_size_per_gpu': 2,
         'batch_size_per_gpu': [[16, 9], [6, 4]],  # at most 4 times 4, and 4 at the full shape
         'share': 'samples',
     }
@@ -151,27 +151,27 @@ def test_fit_with_measured_batches_fills_small_shapes_at_equal_samples():
 def test_fit_of_a_converted_file_keeps_what_the_stock_run_was():
     converted = convert(yaml.safe_load(BASELINE), 'fast').options
     assert converted['stock_run'] == {'total_iter': 300000, 'batch_size': 16}
-    for wishes in (Wishes(gpus=2, batch=16), Wishes(gpus=16, batch=64), Wishes(samples=0.5)):
-        assert fit(converted, wishes).options['stock_run'] == {'total_iter': 300000, 'batch_size': 16}
+    for request in (FitRequest(gpus=2, batch=16), FitRequest(gpus=16, batch=64), FitRequest(sample_fraction=0.5)):
+        assert fit(converted, request).options['stock_run'] == {'total_iter': 300000, 'batch_size': 16}
     # The file says 4 GPUs and its user 8, so the stock run had 8 times 4 samples too.
-    new = fit(converted, Wishes(file_gpus=8, gpus=4))
+    new = fit(converted, FitRequest(file_gpus=8, gpus=4))
     assert new.options['stock_run'] == {'total_iter': 300000, 'batch_size': 32}
 
 
 def test_fit_of_a_run_whose_stock_run_nobody_knows_writes_none():
-    assert 'stock_run' not in fit(run_options(multigrid={'gt_size': [128, 256]}), Wishes(samples=2)).options
+    assert 'stock_run' not in fit(run_options(multigrid={'gt_size': [128, 256]}), FitRequest(sample_fraction=2)).options
 
 
 def test_fit_with_measured_batches_fills_the_entries_of_stages_at_equal_samples():
     stages = [{'iter': 300, 'gt_size': 128, 'num_frame': 7}, {'iter': 240, 'gt_size': 128}, {'iter': 60}]
-    new = fit(run_options(multigrid={'stages': stages}), Wishes(fill=[34, 9, 3], samples=2))
+    new = fit(run_options(multigrid={'stages': stages}), FitRequest(fill=[34, 9, 3], sample_fraction=2))
     assert new.options['multigrid'] == {
         'stages': [
             {'iter': 150, 'gt_size': 128, 'num_frame': 7, 'batch_size_per_gpu': 16},  # at most 4 times 4
             {'iter': 213, 'gt_size': 128, 'batch_size_per_gpu': 9},
             {'iter': 120},
         ],
-        'max_batch_size_per_gpu': 3,
+        'micro_batch_size_per_gpu': 3,
     }
     assert new.options['train']['total_iter'] == 483  # 600/4 + 480/(9/4) + 120 = 483.3
     assert new.options['train']['scheduler']['batch_scaling'] == 'linear'
@@ -179,19 +179,19 @@ def test_fit_with_measured_batches_fills_the_entries_of_stages_at_equal_samples(
 
 def test_fit_scales_batches_and_stages_that_the_file_writes_out():
     stages = [{'iter': 200, 'gt_size': 128, 'batch_size_per_gpu': 6}, {'iter': 400}]
-    new = fit(run_options(multigrid={'stages': stages}), Wishes(batch=64, samples=0.5))
+    new = fit(run_options(multigrid={'stages': stages}), FitRequest(batch=64, sample_fraction=0.5))
     assert new.options['multigrid']['stages'] == [
         {'iter': 50, 'gt_size': 128, 'batch_size_per_gpu': 12}, {'iter': 100},
     ]  # fmt: skip
     assert new.options['name'] == 'run_b64_s0.5'
     volume = {'gt_size': [128, 256], 'batch_size_per_gpu': 'volume', 'max_batch_size_per_gpu': 8}
-    new = fit(run_options(multigrid=volume), Wishes(batch=64)).options['multigrid']
+    new = fit(run_options(multigrid=volume), FitRequest(batch=64)).options['multigrid']
     assert new == {**volume, 'max_batch_size_per_gpu': 16}
 
 
 def test_fit_of_equal_samples_says_the_true_number_of_iterations():
     block = {'gt_size': [128, 256], 'stage_iter': [300, 300], 'share': 'samples', 'batch_size_per_gpu': [8, 4]}
-    new = fit(run_options(multigrid=block, train__total_iter=450), Wishes(batch=64)).options
+    new = fit(run_options(multigrid=block, train__total_iter=450), FitRequest(batch=64)).options
     assert new['multigrid']['stage_iter'] == [150, 150]
     assert new['multigrid']['batch_size_per_gpu'] == [16, 8]
     assert new['train']['total_iter'] == 225
@@ -201,58 +201,60 @@ def test_fit_of_equal_samples_says_the_true_number_of_iterations():
     ('rate', 'lr', 'ramp'), [('linear', 0.008, 5), ('sqrt', 0.002828, 5), ('none', 0.001, 5)]
 )  # 600 / 8 / 15 = 5
 def test_fit_follows_the_batch_with_the_rate_as_asked(rate, lr, ramp):
-    new = fit(run_options(), Wishes(batch=256, rate=rate))
+    new = fit(run_options(), FitRequest(batch=256, lr_scaling=rate))
     assert new.options['train']['optim_g']['lr'] == lr
     assert new.options['train']['scheduler']['warmup_iter'] == ramp
-    warning = 'Warning: a batch of 8 times the old one and a rate of as many; the paper went to 4. Consider --rate sqrt'
+    warning = (
+        'Warning: a batch of 8 times the old one and a rate of as many; the paper went to 4. Consider --lr-scaling sqrt'
+    )
     assert any(line.startswith(warning) for line in new.reasons) is (rate == 'linear')
 
 
 def test_fit_to_a_smaller_batch_makes_no_ramp():
-    new = fit(run_options(train__scheduler__warmup_iter=-1), Wishes(batch=16)).options
+    new = fit(run_options(train__scheduler__warmup_iter=-1), FitRequest(batch=16)).options
     assert (new['train']['total_iter'], new['train']['optim_g']['lr']) == (1200, 0.0005)
     assert new['train']['scheduler']['warmup_iter'] == -1
 
 
 @pytest.mark.parametrize(
-    ('changes', 'wishes', 'line'),
+    ('changes', 'asked', 'line'),
     [
-        ({}, Wishes(gpus=3), '--batch: must be a multiple of the 3 GPUs, got 32. The nearest is 30 or 33.'),
-        ({}, Wishes(gpus=64), '--batch: must be a multiple of the 64 GPUs, got 32. The nearest is 64.'),
+        ({}, FitRequest(gpus=3), '--batch: must be a multiple of the 3 GPUs, got 32. The nearest is 30 or 33.'),
+        ({}, FitRequest(gpus=64), '--batch: must be a multiple of the 64 GPUs, got 32. The nearest is 64.'),
         (
             {'num_gpu': 'auto'},
-            Wishes(gpus=2),
+            FitRequest(gpus=2),
             'num_gpu: must be a number to tell the global batch, got auto. Say which the file is for: --file-gpus 8.',
         ),
-        ({}, Wishes(), 'fit: must change something, got what the run has already. Give --gpus, --batch or --samples.'),
+        ({}, FitRequest(), 'fit: must change something, got what the run has already. Give --gpus, --batch or --sample-fraction.'),
         (
             {'multigrid': {'gt_size': [128, 256], 'batch_size_per_gpu': [5, 4]}},
-            Wishes(batch=16),
+            FitRequest(batch=16),
             '--batch: must keep multigrid.batch_size_per_gpu whole, got 5 x 1/2. Give another --batch, or change that',
         ),
-        ({'model_type': 'VideoRecurrentModel', 'multigrid': None}, Wishes(fill=4), '--fill: must stand beside a file of'),
-        ({}, Wishes(fill=[4, 4, 4]), '--fill: must be 2 entries, one for each stage, each a number or 2, one for each'),
+        ({'model_type': 'VideoRecurrentModel', 'multigrid': None}, FitRequest(fill=4), '--fill: must stand beside a file of'),
+        ({}, FitRequest(fill=[4, 4, 4]), '--fill: must be 2 entries, one for each stage, each a number or 2, one for each'),
         (
             {'multigrid': {'stages': [{'iter': 200, 'gt_size': 128}, {'iter': 400}]}},
-            Wishes(fill=[4, 4, 4]),
+            FitRequest(fill=[4, 4, 4]),
             '--fill: must be 2 entries, one for each stage, each a number, got [4, 4, 4]. Take the line that',
         ),
         (
             {'multigrid': {'stages': [{'iter': 200, 'gt_size': 128, 'batch_size_per_gpu': 6}, {'iter': 400}]}},
-            Wishes(fill=[8, 4]),
+            FitRequest(fill=[8, 4]),
             '--fill: must be a number beside a block with batches of its own, got batch_size_per_gpu. Remove',
         ),
-        ({}, Wishes(fill=0), '--fill: must be a whole number of at least 1, got 0.'),
+        ({}, FitRequest(fill=0), '--fill: must be a whole number of at least 1, got 0.'),
         (
             {'multigrid': {'gt_size': [128, 256], 'batch_size_per_gpu': [8, 4]}},
-            Wishes(fill=[4, 4]),
+            FitRequest(fill=[4, 4]),
             '--fill: must be a number beside a block with batches of its own, got batch_size_per_gpu. Remove',
         ),
     ],
 )  # fmt: skip
-def test_fit_of_what_makes_no_sense_says_why(changes, wishes, line):
+def test_fit_of_what_makes_no_sense_says_why(changes, asked, line):
     with pytest.raises(OptionError, match='^' + re.escape(line)):
-        fit(run_options(**changes), wishes)
+        fit(run_options(**changes), asked)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +262,7 @@ def test_fit_of_what_makes_no_sense_says_why(changes, wishes, line):
     [
         (['--gpus', 0], '--gpus: must be at least 1, got 0. Correct the value.'),
         (['--file-gpus', -1], '--file-gpus: must be at least 1, got -1. Correct the value.'),
-        (['--samples', 0], '--samples: must be a number above 0, got 0.0. Half of them are 0.5.'),
+        (['--sample-fraction', 0], '--sample-fraction: must be a number above 0, got 0.0. Half of them are 0.5.'),
         (['--fill', 'much'], '--fill: must be a number or a list, got much. Write it as'),
         (['--batch', 64], 'datasets.train.batch_size_per_gpu: must .*'),  # three clips of 22 frames have fewer samples
     ],

@@ -52,7 +52,7 @@ REASONS = [
     "train.fix_modules: left out, so spynet: write ['spynet', 'deform'] if BasicRecurrentSwin has both; that model fixes "
     'and slows parameters with these names',
     'use_static_graph: stays; where fix_flow ends the network is wrapped anew, and the run goes on',
-    'multigrid.gt_size: left out, network_g.img_size builds the arch for 64; state multigrid.lq_multiple if it takes '
+    'multigrid.gt_size: left out, network_g.img_size builds the arch for 64; state multigrid.lq_divisor if it takes '
     'others',
     'multigrid.num_frame: [8, 12, 16], 1/2, 3/4 and all of 16, rounded down, 6 or more',
 ]
@@ -108,11 +108,11 @@ def test_real_file_with_a_small_arch_trains_in_half_precision_with_its_flow_netw
 def test_crop_that_the_windows_do_not_take_is_named_by_the_trial_and_the_file_may_state_what_they_take(
     tmp_path, stock_clips
 ):
-    stated = small(stock_clips, multigrid={'lq_multiple': 8})
+    stated = small(stock_clips, multigrid={'lq_divisor': 8})
     stated['datasets']['train']['gt_size'] = 192
     stated['network_g']['img_size'] = 48
     opt = yaml.safe_load(converted(tmp_path, yaml.safe_dump(stated, sort_keys=False)))
-    assert opt['multigrid'] == {'lq_multiple': 8, 'gt_size': [128, 192], 'num_frame': [6, 8]}
+    assert opt['multigrid'] == {'lq_divisor': 8, 'gt_size': [128, 192], 'num_frame': [6, 8]}
     (tmp_path / 'train').mkdir()
     opt['datasets']['train'].update(gt_size=128)
     opt['network_g']['img_size'] = 32
@@ -144,7 +144,7 @@ def test_arch_with_deformable_alignment_keeps_it_fixed_too(arch, stock_clips):
 
 BAD = [
     ({'train__fix_flow': -1}, 'train.fix_flow: must be a whole number of at least 0, got -1. Write 0 for none. BasicSR'),
-    ({'multigrid': {'lq_multiple': 8, 'num_frame': [6, 8]}}, 'multigrid: must not be there yet, or hold lq_multiple, lq_least, '),
+    ({'multigrid': {'lq_divisor': 8, 'num_frame': [6, 8]}}, 'multigrid: must not be there yet, or hold lq_divisor, min_lq_size, '),
 ]  # fmt: skip
 
 

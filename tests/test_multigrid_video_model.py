@@ -187,7 +187,7 @@ def test_gradient_of_the_parts_is_that_of_the_whole_batch(max_batch, reduction, 
     """A batch of 4 in parts of 1, 2, and 3 + 1 samples."""
     gradients = []
     for limit in (4, max_batch):
-        opt = options(clips, multigrid__batch_size_per_gpu=[4, 1], multigrid__max_batch_size_per_gpu=limit)
+        opt = options(clips, multigrid__batch_size_per_gpu=[4, 1], multigrid__micro_batch_size_per_gpu=limit)
         opt['train']['pixel_opt'].update(reduction=reduction, loss_weight=1e-4 if reduction == 'sum' else 1.0)
         model, _ = build(tmp_path, opt)
         generator = torch.Generator().manual_seed(0)
@@ -243,7 +243,7 @@ def test_preflight_tries_the_largest_part_first_for_all_gpus_of_the_process(tmp_
     """A batch of 8 small samples in parts of 2 needs less than one large one; two GPUs have twice the batch."""
     from multigrid_vsr.models.preflight import preflight
 
-    opt = options(clips, multigrid__batch_size_per_gpu=[8, 1], multigrid__max_batch_size_per_gpu=1)
+    opt = options(clips, multigrid__batch_size_per_gpu=[8, 1], multigrid__micro_batch_size_per_gpu=1)
     opt['multigrid'].update(gt_size=[96, 128], num_frame=[4])
     model, _ = build(tmp_path, opt)
     model.gpus = 2

@@ -32,11 +32,11 @@ def test_kind_takes_what_its_schema_takes(option):
     taken = []
     for value in VALUES:
         try:
-            option.kind.check(option.name, value)
+            option.type.check(option.name, value)
             taken.append(value)
         except OptionError:
             pass
-    validator = jsonschema.Draft7Validator(option.kind.schema)
+    validator = jsonschema.Draft7Validator(option.type.schema)
     assert taken == [value for value in VALUES if validator.is_valid(value)]
     assert len(taken) < len(VALUES)
 

@@ -9,6 +9,7 @@ from test_schedule import run_options
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.options.multigrid_block import schedule_from_options, uses_multigrid
+from multigrid_vsr.options.option_file import settle
 
 G = {'gt_size': [128, 256]}
 BAD_BLOCKS = [
@@ -16,12 +17,12 @@ BAD_BLOCKS = [
     (
         {'gt_sizes': [128, 256]},
         'multigrid.gt_sizes: must be one of gt_size, num_frame, stage_iter, frame_ratio, share, '
-        'batch_size_per_gpu, max_batch_size_per_gpu, lq_multiple, lq_least, num_frame_least, stages, got gt_sizes. Did you mean `gt_size`?',
+        'batch_size_per_gpu, max_batch_size_per_gpu, micro_batch_size_per_gpu, lq_divisor, min_lq_size, min_num_frame, stages, got gt_sizes. Did you mean `gt_size`?',
     ),
     (
         {'frames': [7, 15]},
         'multigrid.frames: must be one of gt_size, num_frame, stage_iter, frame_ratio, share, '
-        'batch_size_per_gpu, max_batch_size_per_gpu, lq_multiple, lq_least, num_frame_least, stages, got frames. ',
+        'batch_size_per_gpu, max_batch_size_per_gpu, micro_batch_size_per_gpu, lq_divisor, min_lq_size, min_num_frame, stages, got frames. ',
     ),
     # types
     ({'gt_size': 256}, 'multigrid.gt_size: must be a list, got 256. Write it as [a, b, c].'),
@@ -105,6 +106,10 @@ BAD_BLOCKS = [
     (
         {**G, 'max_batch_size_per_gpu': 2, 'batch_size_per_gpu': 'volume'},
         'multigrid.max_batch_size_per_gpu: must be at least datasets.train.batch_size_per_gpu (4), got 2. Raise it',
+    ),
+    (
+        {**G, 'max_batch_size_per_gpu': 2},
+        'multigrid.max_batch_size_per_gpu: must stand beside batch_size_per_gpu: volume, got 2. For micro-batches set',
     ),
     # the explicit form
     (
@@ -213,3 +218,20 @@ def test_uses_multigrid_needs_the_block_or_both_types(model, dataset, block, exp
     options = run_options(block)
     options['model_type'], options['datasets']['train']['type'] = model, dataset
     assert uses_multigrid(options) is expected
+
+
+def test_options_with_an_old_name_are_taken_under_their_new_one_with_a_line():
+    opt = {'multigrid': {**G, 'lq_multiple': 8, 'lq_least': 16, 'num_frame_least': 2, 'max_batch_size_per_gpu': 1}}
+    notes = settle(opt)
+    new = {'lq_divisor': 8, 'min_lq_size': 16, 'min_num_frame': 2, 'micro_batch_size_per_gpu': 1}
+    assert list(opt['multigrid'].items()) == list({**G, **new}.items())
+    assert [note.partition('.')[2] for note in notes] == [
+        f'{old}: is called multigrid.{name} now. The old name is taken until the next release.'
+        for old, name in zip(('lq_multiple', 'lq_least', 'num_frame_least', 'max_batch_size_per_gpu'), new)
+    ]
+
+
+def test_cap_of_the_batch_beside_volume_keeps_its_name():
+    opt = {'multigrid': {'batch_size_per_gpu': 'volume', 'max_batch_size_per_gpu': 8}}
+    assert settle(opt) == []
+    assert opt['multigrid']['max_batch_size_per_gpu'] == 8

@@ -29,7 +29,7 @@ UNREAD = [
     ({'use_amp': True}, 'Here it is train.amp.'),
     ({'amp': 'bf16'}, 'Here it is train.amp.'),
     ({'fast_matmul': True}, OWN),
-    ({'train__accum_iter': 4}, 'Here it is multigrid.max_batch_size_per_gpu.'),
+    ({'train__accum_iter': 4}, 'Here it is multigrid.micro_batch_size_per_gpu.'),
     ({'train__ema': 0.999}, 'Here it is train.ema_decay.'),
     ({'train__fft_opt': LOSS}, 'A loss more is a model of your own with MultigridMixin'),
     ({'train__pixel_opt2': LOSS}, 'A loss more is a model of your own with MultigridMixin'),

@@ -14,16 +14,16 @@ from multigrid_vsr.options.archs import leaves_doubt
 
 def test_arch_with_a_least_size_keeps_it_and_the_line_says_the_smallest(tmp_path, clips):
     """As BasicVSR++'s assertion of 64 LQ pixels in an arch of the user's own."""
-    line = r'gt_size 64 \(at least 24, got 16\). The smallest gt_size that it takes is 96: .*multigrid.lq_least: 24\).'
+    line = r'gt_size 64 \(at least 24, got 16\). The smallest gt_size that it takes is 96: .*multigrid.min_lq_size: 24\).'
     with pytest.raises(InputError, match=line):
         train_here(tmp_path, options(clips, network_g={'type': 'WindowedArch'}))
 
 
 LIMITS = [
-    ({'lq_least': 24}, 'multigrid.gt_size: must be at least 96 for ShapeProbe, got 64. Leave smaller ones out.'),
-    ({'lq_multiple': 24}, 'multigrid.gt_size: must be a multiple of 96 for ShapeProbe, got 64.'),
-    ({'num_frame_least': 3}, 'multigrid.num_frame: must be at least 3 for ShapeProbe, got 2.'),
-    ({'lq_least': 0}, 'multigrid.lq_least: must be a whole number of at least 1, got 0.'),
+    ({'min_lq_size': 24}, 'multigrid.gt_size: must be at least 96 for ShapeProbe, got 64. Leave smaller ones out.'),
+    ({'lq_divisor': 24}, 'multigrid.gt_size: must be a multiple of 96 for ShapeProbe, got 64.'),
+    ({'min_num_frame': 3}, 'multigrid.num_frame: must be at least 3 for ShapeProbe, got 2.'),
+    ({'min_lq_size': 0}, 'multigrid.min_lq_size: must be a whole number of at least 1, got 0.'),
 ]
 
 
@@ -38,7 +38,7 @@ def test_limit_that_the_file_states_holds_before_anything_is_written(limits, lin
 
 def test_limits_may_stand_beside_stages_and_a_known_arch(tmp_path, clips):
     stages = [{'iter': 2, 'gt_size': 64, 'num_frame': 3}, {'iter': 11}]
-    opt = options(clips, multigrid={'stages': stages, 'lq_least': 20, 'num_frame_least': 3})
+    opt = options(clips, multigrid={'stages': stages, 'min_lq_size': 20, 'min_num_frame': 3})
     with pytest.raises(OptionError, match=r'multigrid.gt_size: must be at least 80 for BasicVSR, got 64.'):
         train_here(tmp_path, opt)
 

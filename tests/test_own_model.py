@@ -61,7 +61,7 @@ def test_model_that_adds_to_our_step_logs_both(tmp_path, clips):
         ('TheirModel', {}, r'model_type: must be Multigrid.* or derived from .* MultigridMixin .*, got TheirModel. Set model_'),
         ('OwnStepModl', {}, 'model_type: must be registered in BasicSR, got OwnStepModl. Did you mean `OwnStepModel`?'),
         ('MultigridTheirModel', {'train__amp': 'bf16'}, 'train.amp: must be left out for MultigridTheirModel, which has a'),
-        ('MultigridTheirModel', {'multigrid__max_batch_size_per_gpu': 1}, 'max_batch_size_per_gpu: must be left out for'),
+        ('MultigridTheirModel', {'multigrid__micro_batch_size_per_gpu': 1}, 'micro_batch_size_per_gpu: must be left out for'),
         ('OwnStepModel', {'train__pixel_opt': None}, 'train.pixel_opt: must be given, or train.perceptual_opt, got nothing.'),
     ],
 )  # fmt: skip

@@ -119,7 +119,7 @@ def test_log_of_a_run_compares_with_the_stock_run(tmp_path, clips):
 
 def test_plan_counts_the_launches_of_every_micro_batch(tmp_path, capsys):
     opt = convert(options(Path('.'), **BASICVSR)).options
-    opt['multigrid']['max_batch_size_per_gpu'] = 2
+    opt['multigrid']['micro_batch_size_per_gpu'] = 2
     printed = planned(tmp_path, capsys, opt)
     # 4 samples of 15 x 256 go through in two parts, of 15 x 128 at once: 8 of them have the pixels of 2 full ones.
     assert [line.split()[9] for line in printed.splitlines()[2:8]] == [

@@ -26,7 +26,7 @@ def torture_options(clips, folder, **changes):
         network_g={'type': 'ThinBasicVSR'},
         datasets__train__gt_size=64,
         datasets__train__batch_size_per_gpu=2,
-        multigrid={'gt_size': [32, 64], 'num_frame': [2, 3, 4], 'batch_size_per_gpu': [4, 2], 'max_batch_size_per_gpu': 2},
+        multigrid={'gt_size': [32, 64], 'num_frame': [2, 3, 4], 'batch_size_per_gpu': [4, 2], 'micro_batch_size_per_gpu': 2},
         train__amp='fp16',
         train__ema_decay=0.9,
         train__fix_flow=10,

@@ -91,7 +91,7 @@ def test_gradient_is_clipped_to_the_norm_and_logged_for_any_number_of_parts(tmp_
         return float(norm), model.get_current_log()['grad_norm']
 
     whole = grads('whole', manual_seed=1)
-    parts = grads('parts', manual_seed=1, multigrid__max_batch_size_per_gpu=1)
+    parts = grads('parts', manual_seed=1, multigrid__micro_batch_size_per_gpu=1)
     assert whole == pytest.approx((1e-3, whole[1]), rel=1e-3)
     assert whole[1] > 2e-3
     assert parts == pytest.approx(whole, rel=1e-3)

@@ -15,7 +15,7 @@ from multigrid_vsr.demo import training
 from multigrid_vsr.demo.training import SCALE
 from multigrid_vsr.measure import model_of_windows
 from multigrid_vsr.options.archs import target_of
-from multigrid_vsr.options.conversion import RECIPES, WARMUP_PART
+from multigrid_vsr.options.conversion import PAPER_WARMUP_PART, RECIPES
 from multigrid_vsr.options.multigrid_block import schedule_from_options, total_iter_of
 
 BATCH = 2
@@ -134,7 +134,7 @@ def _follow(opt: dict[str, Any], variant: Variant, run: Run) -> None:
     opt['datasets']['train']['batch_size_per_gpu'] = BATCH * variant.batch
     train_opt['optim_g']['lr'] = run.rate * variant.batch ** BATCH_SCALINGS[variant.rate]
     train_opt['total_iter'] = total_iter_of(opt) or run.iters // variant.batch
-    ramp = train_opt['total_iter'] // WARMUP_PART if variant.ramp else -1
+    ramp = train_opt['total_iter'] // PAPER_WARMUP_PART if variant.ramp else -1
     if 'type' in variant.scheduler:
         train_opt.update(scheduler=dict(variant.scheduler), warmup_iter=ramp)
     else:

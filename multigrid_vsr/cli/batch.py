@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     for key in ('compile', 'cuda_graph'):
         opt['train'].pop(key, None)
     block = opt.get('multigrid') or {}
-    block.pop('max_batch_size_per_gpu', None)
+    block.pop('micro_batch_size_per_gpu', None)
     schedule = opt['datasets']['train']['multigrid']
     for line in batch_lines(build(opt), schedule, bool(block.get('stages')), args.limit, args.iters):
         print(line, flush=True)

@@ -15,7 +15,7 @@ from multigrid_vsr.data.check import count_samples
 from multigrid_vsr.options.conversion import RECIPES, Conversion, convert
 from multigrid_vsr.options.edit import rewrite
 from multigrid_vsr.options.multigrid_block import check_blocks
-from multigrid_vsr.options.option_file import check_read_alike, read_options, take_numbers
+from multigrid_vsr.options.option_file import check_read_alike, read_options, take_new_names, take_numbers
 from multigrid_vsr.options.run_options import gpus_of, stock_run_of
 
 _EXAMPLES = (
@@ -61,7 +61,7 @@ def read_with_numbers(opt_file: str) -> dict[str, Any]:
     """
     opt = read_options(opt_file)
     check_read_alike(opt_file, Path(opt_file).read_text(encoding='utf-8'))
-    print(*(f'{note}\n' for note in take_numbers(opt)), sep='', end='')
+    print(*(f'{note}\n' for note in (*take_new_names(opt), *take_numbers(opt))), sep='', end='')
     return opt
 
 

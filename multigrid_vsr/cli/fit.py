@@ -13,13 +13,13 @@ from multigrid_vsr.cli.convert import check_out, read_with_numbers, write_conver
 from multigrid_vsr.cli.plan import data_lines
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.options.archs import STOCK_DATASETS
-from multigrid_vsr.options.fitting import RATES, Wishes, fit
+from multigrid_vsr.options.fitting import LR_SCALINGS, FitRequest, fit
 
 _EXAMPLES = (
     'multigrid-vsr fit -opt mg.yml -o mine.yml --gpus 2 --fill 4',
     'multigrid-vsr fit -opt mg.yml -o mine.yml --fill "[16, [8, 6, 4]]"',
     'multigrid-vsr fit -opt stock.yml -o mine.yml --file-gpus 4 --gpus 16 --batch 64',
-    'multigrid-vsr fit -opt mg.yml -o half.yml --samples 0.5',
+    'multigrid-vsr fit -opt mg.yml -o half.yml --sample-fraction 0.5',
 )
 
 
@@ -31,9 +31,15 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument('-o', dest='out', type=Path, required=True, metavar='FILE', help='file to write')
     parser.add_argument('--gpus', type=int, help='GPUs that it will train on; default: those of the file')
     parser.add_argument('--batch', type=int, help='global batch, on all GPUs; default: that of the file')
-    parser.add_argument('--samples', type=float, default=1.0, help="part of the run's samples (default: 1)")
     parser.add_argument(
-        '--rate', choices=RATES, default='linear', help='how the rate follows the batch (default: linear)'
+        '--sample-fraction', '--samples', type=float, default=1.0, help="fraction of the run's samples (default: 1)"
+    )
+    parser.add_argument(
+        '--lr-scaling',
+        '--rate',
+        choices=LR_SCALINGS,
+        default='linear',
+        help='how the learning rate follows the batch (default: linear)',
     )
     parser.add_argument(
         '--fill',
@@ -48,14 +54,17 @@ def run(args: argparse.Namespace) -> None:
     """Writes the file, and prints what changed and why, and what the new run will do.
 
     Raises:
-        InputError: If the wishes make no sense for the file, or the new one cannot be written.
+        InputError: If the request make no sense for the file, or the new one cannot be written.
     """
     check_least(args, {'--gpus': 1, '--batch': 1, '--file-gpus': 1})
-    if not 0 < args.samples < float('inf'):
-        raise OptionError('--samples', 'be a number above 0', args.samples, 'Half of them are 0.5.')
+    if not 0 < args.sample_fraction < float('inf'):
+        raise OptionError('--sample-fraction', 'be a number above 0', args.sample_fraction, 'Half of them are 0.5.')
+    for old, new in (('--samples', '--sample-fraction'), ('--rate', '--lr-scaling')):
+        if old in args.argv:
+            print(f'{old}: is called {new} now. The old name is taken until the next release.')
     check_out(args.out)
-    wishes = Wishes(args.gpus, args.file_gpus, args.batch, args.samples, args.rate, _fill(args.fill))
-    conversion = fit(read_with_numbers(args.opt), wishes)
+    request = FitRequest(args.gpus, args.file_gpus, args.batch, args.sample_fraction, args.lr_scaling, _fill(args.fill))
+    conversion = fit(read_with_numbers(args.opt), request)
     opt = conversion.options
     dataset_opt = opt['datasets']['train']
     kind = dataset_opt.get('type')

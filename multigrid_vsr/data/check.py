@@ -240,8 +240,8 @@ def _check_clips(name: str, val_opt: Mapping[str, Any], limits: ArchLimits, opt:
         raise OptionError(f'{name}.padding', f'be {", ".join(_PADDINGS)}', val_opt['padding'], 'Choose one.')
     sources = open_test_clips(name, val_opt)
     for clips in sources.pairs:
-        if clips.clip.num_frame < limits.least_frames:
-            rule = f'hold clips of at least {limits.least_frames} frames for this arch'
+        if clips.clip.num_frame < limits.min_num_frame:
+            rule = f'hold clips of at least {limits.min_num_frame} frames for this arch'
             fix = 'Leave it out with meta_info_file.'
             raise OptionError(f'{name}.dataroot_gt', rule, f'{clips.clip.num_frame} in {clips.clip.name}', fix)
         _check_metrics(opt, clips.clip.name, (clips.clip.height, clips.clip.width))
@@ -313,8 +313,8 @@ def _listed(name: str, path: str) -> list[str]:
 def _check_pair(name: str, clip: str, gt_folder: Path, lq_folder: Path, scale: int, limits: ArchLimits) -> Size:
     """Compares the frames of a clip; gives the size of its ground truth."""
     gt, lq = (sorted(path for path in f.iterdir() if not path.name.startswith('.')) for f in (gt_folder, lq_folder))
-    if len(gt) != len(lq) or len(gt) < limits.least_frames:
-        rule = 'hold as many frames as dataroot_gt' + (f', {limits.least_frames} or more' * (limits.least_frames > 1))
+    if len(gt) != len(lq) or len(gt) < limits.min_num_frame:
+        rule = 'hold as many frames as dataroot_gt' + (f', {limits.min_num_frame} or more' * (limits.min_num_frame > 1))
         raise OptionError(f'{name}.dataroot_lq', rule, f'{len(lq)} for {len(gt)} in clip {clip}', 'Mend the clip.')
     sizes = _one_size(f'{name}.dataroot_gt', clip, gt), _one_size(f'{name}.dataroot_lq', clip, lq)
     _check_sizes(name, clip, *sizes, scale, limits)
@@ -329,10 +329,10 @@ def _check_sizes(name: str, clip: str, gt: Size, lq: Size, scale: int, limits: A
             f'{lq[0]}x{lq[1]} for {gt[0]}x{gt[1]} in clip {clip}',
             'Crop the ground truth to a multiple of scale, or correct the paths.',
         )
-    if any(side % limits.lq_multiple for side in lq):
+    if any(side % limits.lq_divisor for side in lq):
         raise OptionError(
             f'{name}.dataroot_lq',
-            f'hold frames whose sides are multiples of {limits.lq_multiple} for this arch',
+            f'hold frames whose sides are multiples of {limits.lq_divisor} for this arch',
             f'{lq[0]}x{lq[1]} in clip {clip}',
             'Crop both, or leave the clip out.',
         )

@@ -22,7 +22,7 @@ from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.frames.pairs import default_workers, open_sources, shrink
 from multigrid_vsr.frames.prepare import build
 from multigrid_vsr.frames.video import Video
-from multigrid_vsr.options.conversion import WARMUP_PART
+from multigrid_vsr.options.conversion import PAPER_WARMUP_PART
 
 
 def find_video(name: str) -> Path:
@@ -260,7 +260,9 @@ def options(name: str, iters: int, seed: int, num_gpu: int = 0) -> str:
         io_backend='disk' if is_stock else 'packed',
         prefetch_mode='~' if is_stock else 'cpu',
         multigrid='' if is_stock else _MULTIGRID,
-        scheduler=(_ONE_COSINE if is_stock else _PAPER).format(total_iter=iters, warmup_iter=iters // WARMUP_PART),
+        scheduler=(_ONE_COSINE if is_stock else _PAPER).format(
+            total_iter=iters, warmup_iter=iters // PAPER_WARMUP_PART
+        ),
         total_iter=iters,
         save_checkpoint_freq=iters // (4 if iters >= 60 else 2),
     )

@@ -52,7 +52,7 @@ _SCHEDULERS = ('MultiStepLR', 'MultiStepRestartLR', 'CosineAnnealingRestartLR', 
 _PIECES = ('val.max_frames', 'val.tile')
 _OF_OUR_STEP = (
     *('train.amp', 'train.compile', 'train.cuda_graph', 'train.channels_last', 'train.fix_modules'),
-    *('multigrid.max_batch_size_per_gpu', *_PIECES),
+    *('multigrid.micro_batch_size_per_gpu', *_PIECES),
 )
 _OWN = ' One of your own has to be imported first: see docs/your_own_parts.md.'
 

@@ -334,7 +334,7 @@ def restorer_of(
     limits, network_opt = limits_in(opt) or ArchLimits(), opt['network_g']
     window = window_of(opt)
     stride = network_opt.get('keyframe_stride', 5) if network_opt.get('type') == 'IconVSR' else 1
-    return Restorer(network, window, limits.lq_multiple, window or limits.least_frames, stride, device, padding)
+    return Restorer(network, window, limits.lq_divisor, window or limits.min_num_frame, stride, device, padding)
 
 
 def _read(path: Path, param_key: str | None) -> dict[str, torch.Tensor]:

@@ -431,7 +431,7 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
                 self._keeper.end_with(error)
 
     def backward(self, lq: torch.Tensor, gt: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Adds the gradient of a batch, in parts of no more pixels than ``max_batch_size_per_gpu`` full samples have.
+        """Adds the gradient of a batch, in parts of no more pixels than ``micro_batch_size_per_gpu`` full samples have.
 
         A part counts by its share of the batch, or in full where a loss is a sum, so the gradient is that of the whole;
         ranks exchange it once.

@@ -120,7 +120,7 @@ def _check_output(model: Any, num_frame: int, gt_size: int) -> None:
     larger = range(gt_size + scale, full + 1, scale)
     smallest = next((size for size in larger if _failure(model, num_frame, size) is None), None)
     fix = 'Leave that shape out.' if smallest is None else (
-        f'The smallest gt_size that it takes is {smallest}: leave smaller ones out (multigrid.lq_least: '
+        f'The smallest gt_size that it takes is {smallest}: leave smaller ones out (multigrid.min_lq_size: '
         f'{smallest // scale}).'
     )  # fmt: skip
     if wrong.startswith('output'):
@@ -169,5 +169,5 @@ def _run(model: Any, shape: BatchShape) -> None:
         raise InputError(
             f'multigrid.batch_size_per_gpu: must fit the memory of the GPU, got {shape.batch_size_per_gpu} samples of '
             f'{shape.num_frame} frames and gt_size {shape.gt_size}, which need more than {need:.1f} GiB. '
-            'Lower it, or set multigrid.max_batch_size_per_gpu to cut it into parts.'
+            'Lower it, or set multigrid.micro_batch_size_per_gpu to cut it into parts.'
         ) from None

@@ -62,18 +62,18 @@ class ArchLimits:
     """Limits of one arch.
 
     Attributes:
-        lq_multiple: The LQ side is a multiple of it.
-        lq_least: The smallest LQ side.
-        least_frames, most_frames: The smallest and the largest number of frames.
+        lq_divisor: The LQ side is a multiple of it.
+        min_lq_size: The smallest LQ side.
+        min_num_frame, max_num_frame: The smallest and the largest number of frames.
         target: ``sequence`` where the output has every frame, ``center`` where it has the middle one; then the number
             of frames is part of the network.
         scale: Output side / input side, which is built in; ``None`` where it is not known.
     """
 
-    lq_multiple: int = 1
-    lq_least: int = 1
-    least_frames: int = 1
-    most_frames: int | None = None
+    lq_divisor: int = 1
+    min_lq_size: int = 1
+    min_num_frame: int = 1
+    max_num_frame: int | None = None
     target: str = 'sequence'
     scale: int | None = None
 
@@ -82,14 +82,14 @@ LIMITS = {
     'BasicVSR': ArchLimits(scale=4),
     'IconVSR': ArchLimits(scale=4),
     'BasicVSRPlusPlus': ArchLimits(scale=4),
-    'EDVR': ArchLimits(lq_multiple=4, target='center', scale=4),
-    'DUF': ArchLimits(lq_least=4, least_frames=7, most_frames=7, target='center', scale=4),
-    'TOFlow': ArchLimits(lq_multiple=16, least_frames=7, most_frames=7, target='center', scale=1),
+    'EDVR': ArchLimits(lq_divisor=4, target='center', scale=4),
+    'DUF': ArchLimits(min_lq_size=4, min_num_frame=7, max_num_frame=7, target='center', scale=4),
+    'TOFlow': ArchLimits(lq_divisor=16, min_num_frame=7, max_num_frame=7, target='center', scale=1),
 }
 
 
 _WINDOW = 5  # EDVR's where nothing says another
-STATED_LIMITS = {'lq_multiple': 'lq_multiple', 'lq_least': 'lq_least', 'num_frame_least': 'least_frames'}
+STATED_LIMITS = ('lq_divisor', 'min_lq_size', 'min_num_frame')  # of an arch, in the `multigrid` block
 _SETTLED = {  # options that leave the limits as they are, or that `limits_of` knows
     'BasicVSR': ('num_feat', 'num_block', 'spynet_path'),
     'IconVSR': ('num_feat', 'num_block', 'keyframe_stride', 'temporal_padding', 'spynet_path', 'edvr_path'),
@@ -107,13 +107,13 @@ def limits_of(network_opt: Mapping[str, Any]) -> ArchLimits | None:
     if limits is None:
         return None
     if arch == 'IconVSR':  # it mirrors `temporal_padding` frames at each end
-        return replace(limits, least_frames=2 * network_opt.get('temporal_padding', 2) + 1)
+        return replace(limits, min_num_frame=2 * network_opt.get('temporal_padding', 2) + 1)
     if arch == 'BasicVSRPlusPlus':  # longer sequences go through its cache, which cannot train
         full_size = not network_opt.get('is_low_res_input', True)
-        limits = replace(limits, most_frames=network_opt.get('cpu_cache_length', 100))
-        return replace(limits, lq_multiple=4, scale=1) if full_size else limits
+        limits = replace(limits, max_num_frame=network_opt.get('cpu_cache_length', 100))
+        return replace(limits, lq_divisor=4, scale=1) if full_size else limits
     if arch == 'EDVR' and network_opt.get('hr_in'):
-        return replace(limits, lq_multiple=16, scale=1)
+        return replace(limits, lq_divisor=16, scale=1)
     if arch == 'DUF':
         return replace(limits, scale=network_opt.get('scale', 4))
     return limits
@@ -122,7 +122,7 @@ def limits_of(network_opt: Mapping[str, Any]) -> ArchLimits | None:
 def limits_in(opt: Mapping[str, Any]) -> ArchLimits | None:
     """The limits of ``network_g``, with those that the ``multigrid`` block states."""
     limits, block = limits_of(opt.get('network_g') or {}), opt.get('multigrid') or {}
-    stated = {field: int(block[key]) for key, field in STATED_LIMITS.items() if block.get(key) is not None}
+    stated = {key: int(block[key]) for key in STATED_LIMITS if block.get(key) is not None}
     return replace(limits or ArchLimits(), **stated) if stated else limits  # type: ignore[arg-type]
 
 
@@ -132,7 +132,7 @@ def window_of(opt: Mapping[str, Any]) -> int | None:
     dataset_opt = (opt.get('datasets') or {}).get('train') or {}
     if (limits.target if limits else dataset_opt.get('target')) != 'center':
         return None
-    built_in = limits.most_frames if limits else None
+    built_in = limits.max_num_frame if limits else None
     return network_opt.get('num_frame') or built_in or dataset_opt.get('num_frame') or _WINDOW
 
 
@@ -187,24 +187,24 @@ def check_arch(opt: Mapping[str, Any], schedule: Schedule) -> None:
     for segment in schedule.segments:
         gt_size, num_frame = segment.shape.gt_size, segment.shape.num_frame
         option = 'datasets.train' if segment.shape == schedule.full_shape else 'multigrid'
-        if gt_size // scale < limits.lq_least:
+        if gt_size // scale < limits.min_lq_size:
             raise OptionError(
                 f'{option}.gt_size',
-                f'be at least {limits.lq_least * scale} for {arch}',
+                f'be at least {limits.min_lq_size * scale} for {arch}',
                 gt_size,
                 'Leave smaller ones out.',
             )
-        if gt_size % (limits.lq_multiple * scale):
+        if gt_size % (limits.lq_divisor * scale):
             raise OptionError(
-                f'{option}.gt_size', f'be a multiple of {limits.lq_multiple * scale} for {arch}', gt_size, 'Change it.'
+                f'{option}.gt_size', f'be a multiple of {limits.lq_divisor * scale} for {arch}', gt_size, 'Change it.'
             )
-        if num_frame < limits.least_frames:
+        if num_frame < limits.min_num_frame:
             raise OptionError(
-                f'{option}.num_frame', f'be at least {limits.least_frames} for {arch}', num_frame, 'Leave fewer out.'
+                f'{option}.num_frame', f'be at least {limits.min_num_frame} for {arch}', num_frame, 'Leave fewer out.'
             )
-        if num_frame > (limits.most_frames or num_frame):
+        if num_frame > (limits.max_num_frame or num_frame):
             raise OptionError(
-                f'{option}.num_frame', f'be at most {limits.most_frames} for {arch}', num_frame, 'Leave more out.'
+                f'{option}.num_frame', f'be at most {limits.max_num_frame} for {arch}', num_frame, 'Leave more out.'
             )
 
 
@@ -269,7 +269,7 @@ def has_built_in_size(opt: Mapping[str, Any]) -> bool:
     """Whether an arch is built for one size, ``img_size`` as in SwinIR, and the file states no limits instead."""
     stated = opt.get('multigrid') or {}
     network_opt = opt['network_g']
-    is_stated = stated.get('lq_multiple') is not None or stated.get('lq_least') is not None
+    is_stated = stated.get('lq_divisor') is not None or stated.get('min_lq_size') is not None
     return network_opt.get('type') not in LIMITS and network_opt.get('img_size') is not None and not is_stated
 
 
@@ -278,7 +278,7 @@ def limits_with_windows(opt: Mapping[str, Any]) -> ArchLimits:
     limits, network_opt = limits_in(opt) or ArchLimits(), opt['network_g']
     window = network_opt.get('window_size')
     sides = window[-2:] if isinstance(window, list) else [window]
-    is_known = network_opt.get('type') in LIMITS or (opt.get('multigrid') or {}).get('lq_multiple') is not None
+    is_known = network_opt.get('type') in LIMITS or (opt.get('multigrid') or {}).get('lq_divisor') is not None
     if is_known or not all(isinstance(side, int) and side > 0 for side in sides):
         return limits
-    return replace(limits, lq_multiple=math.lcm(*sides))
+    return replace(limits, lq_divisor=math.lcm(*sides))

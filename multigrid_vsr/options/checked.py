@@ -60,7 +60,7 @@ def checked(block: str, values: Mapping[str, Any], name: str = '') -> dict[str, 
 
     Raises:
         OptionError: If a key is not known in a block that holds nothing else, is nearly one of BasicSR's in another, or
-            a value is not of its kind.
+            a value is not of its type.
     """
     name, (known, is_strict) = name or block, _known(block, values)
     prefix = f'{name}.' if name else ''
@@ -69,7 +69,7 @@ def checked(block: str, values: Mapping[str, Any], name: str = '') -> dict[str, 
             fix = _instead(block, str(key), known)
             raise OptionError(f'{prefix}{key}', f'be one of {", ".join(known)}', key, fix)
     return {
-        key: option.kind.check(f'{prefix}{key}', values[key])
+        key: option.type.check(f'{prefix}{key}', values[key])
         for key, option in known.items()
         if values.get(key) is not None
     }
@@ -126,7 +126,7 @@ _NOT_OF_A_GAN = ('train.flow_lr_mul', 'train.dcn_lr_mul')
 _OF_OTHERS = {  # keys of other trainers, and what does it here
     'train.grad_clip_norm': 'use_grad_clip grad_clip clip_grad clip_grad_norm max_grad_norm grad_clip_value',
     'train.amp': 'use_amp mixed_precision fp16 bf16 half amp_bf16 amp_dtype use_fp16',
-    'multigrid.max_batch_size_per_gpu': 'accum_iter accumulate accumulation_steps gradient_accumulation_steps accum',
+    'multigrid.micro_batch_size_per_gpu': 'accum_iter accumulate accumulation_steps gradient_accumulation_steps accum',
     'train.ema_decay': 'ema ema_rate use_ema',
     'manual_seed': 'seed random_seed',
     'train.fix_flow': 'fix_iter',

@@ -32,10 +32,10 @@ from multigrid_vsr.options.checked import unread
 from multigrid_vsr.options.filling import SCHEDULE_COUNTS, batches_that_fill, scaled, with_batches
 from multigrid_vsr.options.multigrid_block import check_blocks, schedule_from_options, total_iter_of
 from multigrid_vsr.options.run_options import COMMENTS, NOT_IN_A_GAN_RUN, checked_schedule, gpus_of, with_stock_run
-from multigrid_vsr.options.table import SCHEDULER_TYPE
+from multigrid_vsr.options.table import MOST_WARMUP, SCHEDULER_TYPE
 
 QUARTER, HALF, THREE_QUARTERS = Fraction(1, 4), Fraction(1, 2), Fraction(3, 4)
-MOST_WARMUP, WARMUP_PART = 5000, 15  # the paper's ramp: 5000 iterations of 75,000; a shorter run has as large a part
+PAPER_WARMUP_PART = 15  # the paper's ramp is 5000 iterations of 75,000; a shorter run has as large a part
 Stage = tuple[Fraction | int, Fraction | int, Fraction | int]
 
 
@@ -46,9 +46,9 @@ class Recipe:
     Attributes:
         source: Where it is from.
         sides: Sides of the spatial stages before the last, as shares of the full one.
-        least_lq: LQ side that none of them is below, in pixels.
+        min_lq_size: LQ side that none of them is below, in pixels.
         frames: Frame counts inside a stage before the last, as shares of the full one.
-        least_frames: Frame count that none of them is below.
+        min_num_frame: Frame count that none of them is below.
         stages: Instead of ``sides`` and ``frames``, each segment: its iterations as a share of the stock run's, its
             side and its frames.
         scheduler: Options of ``MultigridCosineLR``.
@@ -59,9 +59,9 @@ class Recipe:
 
     source: str
     sides: tuple[Fraction, ...] = ()
-    least_lq: int = 32
+    min_lq_size: int = 32
     frames: tuple[Fraction, ...] = ()
-    least_frames: int = 6
+    min_num_frame: int = 6
     stages: tuple[Stage, ...] = ()
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     small_rates: Mapping[str, float] = field(default_factory=dict)
@@ -84,8 +84,8 @@ RECIPES = {
     'fast': Recipe(
         source="this project's own, measured on a small network in short runs only (benchmarks/): nearly twice the "
         'samples, nearly all of them small, and more of them at a time',
-        least_lq=16,
-        least_frames=5,
+        min_lq_size=16,
+        min_num_frame=5,
         stages=(
             (Fraction(9, 10), QUARTER, THREE_QUARTERS),
             (Fraction(9, 10), HALF, THREE_QUARTERS),
@@ -198,15 +198,15 @@ def _gt_sizes(opt: Mapping[str, Any], recipe: Recipe, full: int) -> _Sizes:
         return _Sizes(full, 1, full, f'the {opt["network_d"]["type"]} takes {full} pixels alone')
     if has_built_in_size(opt):
         size = opt['network_g']['img_size']
-        why = f'network_g.img_size builds the arch for {size}; state multigrid.lq_multiple if it takes others'
+        why = f'network_g.img_size builds the arch for {size}; state multigrid.lq_divisor if it takes others'
         return _Sizes(full, 1, full, why)
     scale, limits = int(opt.get('scale', 1)), limits_with_windows(opt)
-    multiple = scale * limits.lq_multiple
+    multiple = scale * limits.lq_divisor
     if (opt.get('network_d') or {}).get('type') == 'UNetDiscriminatorSN':
         multiple = math.lcm(multiple, UNET_MULTIPLE)
     # Frames that come enlarged (scale 1, TOFlow) show a quarter of what as large ones show that the network enlarges.
-    least_lq = recipe.least_lq if scale > 1 else max(recipe.least_lq, LEAST_LQ)
-    return _Sizes(full, multiple, scale * max(least_lq, limits.lq_least))
+    min_lq_size = recipe.min_lq_size if scale > 1 else max(recipe.min_lq_size, LEAST_LQ)
+    return _Sizes(full, multiple, scale * max(min_lq_size, limits.min_lq_size))
 
 
 def _num_frames(opt: Mapping[str, Any], recipe: Recipe, full: int) -> _Sizes:
@@ -214,7 +214,7 @@ def _num_frames(opt: Mapping[str, Any], recipe: Recipe, full: int) -> _Sizes:
         return _Sizes(full, 1, full, f'an arch with one target frame has its {full} frames built in')
     dataset_opt = opt['datasets']['train']
     flips = dataset_opt['type'] == 'MultigridVimeo90KDataset' and dataset_opt.get('flip_sequence')
-    return _Sizes(full, 2 if flips else 1, max(recipe.least_frames, limits_with_windows(opt).least_frames))
+    return _Sizes(full, 2 if flips else 1, max(recipe.min_num_frame, limits_with_windows(opt).min_num_frame))
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ def convert(
     """
     recipe = RECIPES[recipe_name]
     stated = stock.get('multigrid', {})
-    if not isinstance(stated, Mapping) or not stated.keys() <= STATED_LIMITS.keys():
+    if not isinstance(stated, Mapping) or not stated.keys() <= {*STATED_LIMITS}:
         rule = f'not be there yet, or hold {", ".join(STATED_LIMITS)} alone'
         raise OptionError('multigrid', rule, 'a block', 'Change it by hand.')
     check_blocks(stock, 'datasets', 'datasets.train', 'train', 'train.scheduler', 'network_g')
@@ -383,7 +383,7 @@ def _with_rule(
         key: value for key, value in train_opt['scheduler'].items() if key not in ('periods', 'restart_weights')
     }
     scheduler['type'] = SCHEDULER_TYPE
-    ramp = min(MOST_WARMUP, total_iter // WARMUP_PART) or -1
+    ramp = min(MOST_WARMUP, total_iter // PAPER_WARMUP_PART) or -1
     rule = {**recipe.scheduler, 'warmup_iter': ramp}
     small_rate = recipe.small_rates.get(opt['network_g'].get('type', ''))
     if small_rate and stages > 1:

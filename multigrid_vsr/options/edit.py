@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.options.option_file import NEW_NAMES
 
 _MOST_EDITS = 100  # far more than a file needs: an edit that has no effect would come for ever
 
@@ -59,6 +60,9 @@ def _next_edit(
         key = key_node.value
         if key not in old:  # a merge key
             continue
+        new_name = NEW_NAMES.get(f'{prefix}{key}', '').rpartition('.')[2]
+        if key not in new and new_name in new and new_name not in old:
+            return key_node.start_mark.index, key_node.end_mark.index, new_name
         if key not in new:
             return _removal(text, node, place, comments.get(f'{prefix}{key}'))
         if old[key] == new[key]:

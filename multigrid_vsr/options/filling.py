@@ -68,7 +68,7 @@ def _plain(value: Any) -> Any:
 MOST_GROWTH = 4  # times the full batch: the bench has measured no more, and a rate that follows it is not sure beyond
 _LIST = list_of(one_or_list_of(WHOLE))
 _COMMENTS = {
-    'max_batch_size_per_gpu': 'samples that go through the network at a time',
+    'micro_batch_size_per_gpu': 'samples that go through the network at a time',
     'batch_size_per_gpu': 'what fills a GPU, for each stage and frame count',
     'share': 'a larger batch gets fewer iterations',
     'stage_iter': 'length of each stage in samples, as iterations of the full batch',
@@ -119,9 +119,9 @@ def filled(
     batches[-1][-1] = batch
     options = dict(opt)
     if (short := rows[-1][-1]) < batch:
-        options = _with_block(opt, {'max_batch_size_per_gpu': short}, comments)
+        options = _with_block(opt, {'micro_batch_size_per_gpu': short}, comments)
         reasons.append(
-            f'multigrid.max_batch_size_per_gpu: {short}: {batch} samples a GPU go through the network {short} at a '
+            f'multigrid.micro_batch_size_per_gpu: {short}: {batch} samples a GPU go through the network {short} at a '
             'time, with the gradient of them all'
         )
     return with_batches(options, batches, stage_total, rate, comments, reasons), max(map(max, batches)) / batch

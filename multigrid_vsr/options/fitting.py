@@ -14,8 +14,9 @@ from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.options.archs import STATED_LIMITS
 from multigrid_vsr.options.checked import lookup
-from multigrid_vsr.options.conversion import MOST_WARMUP, WARMUP_PART, Conversion, insert
+from multigrid_vsr.options.conversion import PAPER_WARMUP_PART, Conversion, insert
 from multigrid_vsr.options.filling import ALL_COUNTS, filled, lengths, scaled
 from multigrid_vsr.options.multigrid_block import (
     check_blocks,
@@ -25,22 +26,22 @@ from multigrid_vsr.options.multigrid_block import (
     uses_multigrid,
 )
 from multigrid_vsr.options.run_options import COMMENTS, checked_schedule, cosine_options, stock_run_of, with_stock_run
-from multigrid_vsr.options.table import SCHEDULER_TYPE
+from multigrid_vsr.options.table import MOST_WARMUP, SCHEDULER_TYPE
 
-RATES = ('linear', 'sqrt', 'none')
+LR_SCALINGS = ('linear', 'sqrt', 'none')
 MOST_LINEAR = 4  # the paper's largest batch, in those of its baseline
 
 
 @dataclass(frozen=True)
-class Wishes:
+class FitRequest:
     """What a run is fitted to.
 
     Attributes:
         gpus: Number of GPUs; ``None`` for those of the file.
         file_gpus: GPUs that the file was written for; ``None`` for its ``num_gpu``.
         batch: Samples of an iteration on all GPUs at the full shape; ``None`` for that of the file.
-        samples: Samples of the new run, as a part of the old one's.
-        rate: ``linear``, ``sqrt`` or ``none``: how the rate follows the batch.
+        sample_fraction: Samples of the new run, as a fraction of the old one's.
+        lr_scaling: ``linear``, ``sqrt`` or ``none``: how the rate follows the batch.
         fill: Samples that fill a GPU: at the full shape, or for each stage and frame count, as ``multigrid-vsr batch``
             prints them.
     """
@@ -48,33 +49,33 @@ class Wishes:
     gpus: int | None = None
     file_gpus: int | None = None
     batch: int | None = None
-    samples: float = 1
-    rate: str = 'linear'
+    sample_fraction: float = 1
+    lr_scaling: str = 'linear'
     fill: int | Sequence[Any] | None = None
 
 
-def fit(opt: Mapping[str, Any], wishes: Wishes) -> Conversion:
+def fit(opt: Mapping[str, Any], request: FitRequest) -> Conversion:
     """Decides what changes in a run, stock or of this project, and checks the outcome.
 
     Args:
         opt: The options, as read from YAML.
-        wishes: What to fit it to.
+        request: What to fit it to.
 
     Raises:
-        OptionError: If the wishes do not go together with the run, or an option breaks its rule.
+        OptionError: If the request do not go together with the run, or an option breaks its rule.
     """
     check_blocks(opt, 'datasets', 'datasets.train', 'train', 'train.scheduler', 'network_g')
     old = schedule_from_options(opt)
-    file_gpus = wishes.file_gpus or _gpus_of(opt)
-    gpus = wishes.gpus or file_gpus
+    file_gpus = request.file_gpus or _gpus_of(opt)
+    gpus = request.gpus or file_gpus
     per_gpu = full_shape(opt).batch_size_per_gpu
     old_batch = per_gpu * file_gpus
-    batch = wishes.batch or old_batch
+    batch = request.batch or old_batch
     if batch % gpus:
         below = batch - batch % gpus
         near = f'{below} or {below + gpus}' if below else f'{gpus}'
         raise OptionError('--batch', f'be a multiple of the {gpus} GPUs', batch, f'The nearest is {near}.')
-    growth, samples = Fraction(batch, old_batch), Fraction(str(wishes.samples))
+    growth, samples = Fraction(batch, old_batch), Fraction(str(request.sample_fraction))
 
     new = _with_stock(opt, old, file_gpus)
     comments = dict(COMMENTS)
@@ -84,22 +85,26 @@ def fit(opt: Mapping[str, Any], wishes: Wishes) -> Conversion:
     if new.get('multigrid'):
         new['multigrid'] = _block(new['multigrid'], samples / growth, Fraction(batch // gpus, per_gpu), reasons)
     largest = float(growth)
-    if wishes.fill is not None:
-        new, most = filled(new, wishes.fill, round(old.total_iter * samples / growth), wishes.rate, comments, reasons)
+    if request.fill is not None:
+        new, most = filled(
+            new, request.fill, round(old.total_iter * samples / growth), request.lr_scaling, comments, reasons
+        )
         largest *= most
     total_iter = total_iter_of(new) or round(old.total_iter * samples / growth) or 1
     new = scaled(new, Fraction(total_iter, old.total_iter), ALL_COUNTS, reasons)
-    _fit_rate(new, growth, wishes.rate, reasons)
-    new = _with_ramp(new, _ramp(opt, old), total_iter, growth > 1 and wishes.rate != 'none', comments, reasons)
-    if wishes.rate == 'linear' and largest > MOST_LINEAR:
+    _fit_rate(new, growth, request.lr_scaling, reasons)
+    new = _with_ramp(new, _ramp(opt, old), total_iter, growth > 1 and request.lr_scaling != 'none', comments, reasons)
+    if request.lr_scaling == 'linear' and largest > MOST_LINEAR:
         reasons.append(
             f'Warning: a batch of {largest:g} times the old one and a rate of as many; the paper went to '
-            f'{MOST_LINEAR}. Consider --rate sqrt ({math.sqrt(largest):.3g} times).'
+            f'{MOST_LINEAR}. Consider --lr-scaling sqrt ({math.sqrt(largest):.3g} times).'
         )
     if {**new, 'stock_run': None} == {**opt, 'stock_run': None}:
-        raise OptionError('fit', 'change something', 'what the run has already', 'Give --gpus, --batch or --samples.')
+        raise OptionError(
+            'fit', 'change something', 'what the run has already', 'Give --gpus, --batch or --sample-fraction.'
+        )
     if 'name' in new:
-        part = (f'_b{batch}' if growth != 1 else '') + (f'_s{wishes.samples:g}' if samples != 1 else '')
+        part = (f'_b{batch}' if growth != 1 else '') + (f'_s{request.sample_fraction:g}' if samples != 1 else '')
         part = part or (f'_{gpus}gpus' if gpus != file_gpus else '_fill')
         reasons.insert(0, _said(new, 'name', f'{new["name"]}{part}', 'so that both keep their folders'))
     reasons.insert(0, _summary(old_batch, batch, old.total_iter, total_iter, samples))
@@ -196,7 +201,7 @@ def _with_ramp(
     opt: dict[str, Any], old: int, total_iter: int, rate_grows: bool, comments: dict[str, str], reasons: list[str]
 ) -> dict[str, Any]:
     """A ramp is as long as it was, or as the paper's where the rate grows; a short run has one as short."""
-    ramp = min(max(old, MOST_WARMUP) if rate_grows else old, total_iter // WARMUP_PART) or -1
+    ramp = min(max(old, MOST_WARMUP) if rate_grows else old, total_iter // PAPER_WARMUP_PART) or -1
     if ramp == (old or -1):
         return opt
     is_ours = opt['train']['scheduler'].get('type') == SCHEDULER_TYPE
@@ -289,7 +294,7 @@ def _with_stages(opt: dict[str, Any], old: Schedule, start: int, iterations: int
         if segment.start < start
     ]
     block = opt.get('multigrid') or {}
-    kept = {key: value for key, value in block.items() if key == 'max_batch_size_per_gpu'}
+    kept = {key: value for key, value in block.items() if key in ('micro_batch_size_per_gpu', *STATED_LIMITS)}
     return _placed(opt, 'datasets', 'multigrid', {**kept, 'stages': [*stages, {'iter': iterations}]})
 
 

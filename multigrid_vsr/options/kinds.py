@@ -1,4 +1,4 @@
-"""What is said about an option, and the kinds of values: how each is checked, in words and as JSON Schema."""
+"""Types of option values: how each is checked, in words and as JSON Schema."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
 
+_CORRECT = 'Correct the value.'
+
 
 @dataclass(frozen=True)
-class Kind:
-    """What a value may be.
+class OptionType:
+    """What the value of an option may be.
 
     Attributes:
         words: The end of ``must be ...``.
@@ -31,7 +33,7 @@ class Option:
 
     Attributes:
         name: Dotted name; the entries of ``multigrid.stages`` are ``multigrid.stages[]``.
-        kind: What its value may be.
+        type: What its value may be.
         sentence: What it does.
         unit: Of its numbers.
         default: The value that holds without it, or words that say it; empty where it has to be given.
@@ -39,7 +41,7 @@ class Option:
     """
 
     name: str
-    kind: Kind
+    type: OptionType
     sentence: str
     unit: str = ''
     default: Any = ''
@@ -55,10 +57,10 @@ def scalar(
     words: str,
     schema: Mapping[str, Any],
     accepts: Callable[[Any], bool],
-    fix: str = 'Correct the value.',
+    fix: str = _CORRECT,
     convert: Callable[[Any], Any] = lambda value: value,
-) -> Kind:
-    """A kind of single values."""
+) -> OptionType:
+    """A single value that ``accepts`` takes."""
 
     def check(name: str, value: Any) -> Any:
         if not accepts(value):
@@ -66,7 +68,7 @@ def scalar(
             raise OptionError(name, f'be {words}', value, 'Correct the value: remove the quotes.' if is_quoted else fix)
         return convert(value)
 
-    return Kind(words, schema, check)
+    return OptionType(words, schema, check)
 
 
 def is_number(value: object) -> bool:
@@ -74,47 +76,29 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float('inf')
 
 
-def whole(least: int, words: str | None = None, fix: str = 'Correct the value.') -> Kind:
+def whole(least: int, words: str | None = None, fix: str = _CORRECT) -> OptionType:
     """Whole numbers; ``1e+5``, which YAML reads as a float, is one."""
+    words = words or f'a whole number of at least {least}'
     schema = {'type': 'integer', 'minimum': least}
-    return scalar(
-        words or f'a whole number of at least {least}',
-        schema,
-        lambda value: is_number(value) and value == int(value) and value >= least,
-        fix,
-        int,
-    )
+    return scalar(words, schema, lambda value: is_number(value) and least <= value == int(value), fix, int)
 
 
-def seed() -> Kind:
-    """What NumPy takes for a seed."""
-    schema = {'type': 'integer', 'minimum': 0, 'maximum': 2**32 - 1}
-    words = 'a whole number from 0 to 4294967295'
-    return scalar(
-        words, schema, lambda value: is_number(value) and value == int(value) and 0 <= value < 2**32, convert=int
-    )
-
-
-def number(least: float, fix: str = 'Correct the value.') -> Kind:
+def number(least: float, fix: str = _CORRECT) -> OptionType:
+    """Numbers from ``least`` on."""
     schema = {'type': 'number', 'minimum': least}
-    return scalar(
-        f'a number of at least {least:g}', schema, lambda value: is_number(value) and value >= least, fix, float
-    )
+    words = f'a number of at least {least:g}'
+    return scalar(words, schema, lambda value: is_number(value) and value >= least, fix, float)
 
 
-def number_above(bound: float, fix: str = 'Correct the value.') -> Kind:
+def number_above(bound: float, fix: str = _CORRECT) -> OptionType:
+    """Numbers above ``bound``."""
     schema = {'type': 'number', 'exclusiveMinimum': bound}
     return scalar(f'a number above {bound:g}', schema, lambda value: is_number(value) and value > bound, fix)
 
 
-def share() -> Kind:
-    schema = {'type': 'number', 'minimum': 0, 'exclusiveMaximum': 1}
-    return scalar('a number from 0 to below 1', schema, lambda value: is_number(value) and 0 <= value < 1)
-
-
 def choice(
     *values: Any, words: str | None = None, fix: str = 'Choose one of them.', suggests_near_miss: bool = False
-) -> Kind:
+) -> OptionType:
     """One of a few words, or ``true`` and ``false``."""
     named = [as_yaml(value) for value in values]
     words = words or (' or '.join(named) if len(named) == 2 else ', '.join(named))
@@ -125,69 +109,63 @@ def choice(
             raise OptionError(name, f'be {words}', value, near)
         return value
 
-    return Kind(words, {'enum': list(values)}, check)
+    return OptionType(words, {'enum': list(values)}, check)
 
 
-def block(words: str = 'a block of options', fix: str = 'Write one option a line below it.') -> Kind:
+def block(words: str = 'a block of options', fix: str = 'Write one option a line below it.') -> OptionType:
+    """A mapping."""
     return scalar(words, {'type': 'object'}, lambda value: isinstance(value, Mapping), fix)
 
 
-def list_of(kind: Kind, words: str = 'a list', fix: str = 'Write it as [a, b, c].') -> Kind:
-    """Lists of one entry or more, each of the same kind."""
+def list_of(entries: OptionType, words: str = 'a list', fix: str = 'Write it as [a, b, c].') -> OptionType:
+    """Lists of one entry or more, all of one type."""
 
     def check(name: str, value: Any) -> list[Any]:
         if not _is_list(value) or not value:
             raise OptionError(name, f'be {words}', value, fix)
-        return [kind.check(f'{name}[{place}]', entry) for place, entry in enumerate(value)]
+        return [entries.check(f'{name}[{place}]', entry) for place, entry in enumerate(value)]
 
-    return Kind(f'a list, each {kind.words}', {'type': 'array', 'minItems': 1, 'items': kind.schema}, check)
+    schema = {'type': 'array', 'minItems': 1, 'items': entries.schema}
+    return OptionType(f'a list, each {entries.words}', schema, check)
 
 
-def one_or_list_of(kind: Kind) -> Kind:
+def either(one: OptionType, other: OptionType, is_other: Callable[[Any], bool], words: str) -> OptionType:
+    """One of two types; ``is_other`` says by which one a value is checked."""
+
+    def check(name: str, value: Any) -> Any:
+        return (other if is_other(value) else one).check(name, value)
+
+    return OptionType(words, {'anyOf': [one.schema, other.schema]}, check)
+
+
+def one_or_list_of(entries: OptionType) -> OptionType:
     """A value, or a list of them."""
-    many = list_of(kind)
-
-    def check(name: str, value: Any) -> Any:
-        return (many if _is_list(value) else kind).check(name, value)
-
-    return Kind(f'{kind.words} or a list of them', {'anyOf': [kind.schema, many.schema]}, check)
+    return either(entries, list_of(entries), _is_list, f'{entries.words} or a list of them')
 
 
-def or_word(kind: Kind, word: str, words: str, fix: str = 'Remove it.') -> Kind:
-    """Another kind, or one word."""
+def or_word(type_: OptionType, word: str, words: str, fix: str = 'Remove it.') -> OptionType:
+    """Another type, or one word."""
 
-    def check(name: str, value: Any) -> Any:
-        if isinstance(value, str) and value != word:
+    def check(name: str, value: str) -> str:
+        if value != word:
             raise OptionError(name, f'be {words}', value, did_you_mean(value, [word], fix))
-        return value if value == word else kind.check(name, value)
+        return value
 
-    return Kind(f'{kind.words}; or `{word}`', {'anyOf': [kind.schema, {'const': word}]}, check)
+    return either(type_, OptionType(words, {'const': word}, check), _is_text, f'{type_.words}; or `{word}`')
 
 
-def text_or_block(needed: str, optional: str) -> Kind:
+def text_or_block(needed: str, optional: str) -> OptionType:
     """Text, or a block of that text and one option more."""
     words = f'text, or {{{needed}, {optional}}}'
-    text = {'type': 'string'}
-    properties = {needed: text, optional: text}
+    properties = {needed: TEXT.schema, optional: TEXT.schema}
     schema = {'type': 'object', 'properties': properties, 'required': [needed], 'additionalProperties': False}
 
-    def check(name: str, value: Any) -> Any:
-        if not isinstance(value, Mapping):
-            return TEXT.check(name, value)
+    def check(name: str, value: Mapping[str, Any]) -> Any:
         if needed not in value or not value.keys() <= properties.keys():
             raise OptionError(name, f'be {words}', dict(value), 'Correct the keys.')
         return {key: TEXT.check(f'{name}.{key}', entry) for key, entry in value.items()}
 
-    return Kind(words, {'anyOf': [text, schema]}, check)
-
-
-def or_text(kind: Kind) -> Kind:
-    """Another kind, or a name."""
-
-    def check(name: str, value: Any) -> Any:
-        return TEXT.check(name, value) if isinstance(value, str) else kind.check(name, value)
-
-    return Kind(f'a name or {kind.words}', {'anyOf': [TEXT.schema, kind.schema]}, check)
+    return either(TEXT, OptionType(words, schema, check), lambda value: isinstance(value, Mapping), words)
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = 'Remove it.') -> str:
@@ -196,17 +174,33 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = 'Remove it.')
     return f'Did you mean `{near[0]}`?' if near else otherwise
 
 
-def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
 def as_yaml(value: Any) -> str:
     """A value as it stands in an option file."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
 WHOLE = whole(1)
-SWITCH = choice(True, False, fix='Correct the value.')
+SEED = scalar(  # what NumPy takes
+    'a whole number from 0 to 4294967295',
+    {'type': 'integer', 'minimum': 0, 'maximum': 2**32 - 1},
+    lambda value: is_number(value) and 0 <= value == int(value) < 2**32,
+    convert=int,
+)
+FRACTION = scalar(
+    'a number from 0 to below 1',
+    {'type': 'number', 'minimum': 0, 'exclusiveMaximum': 1},
+    lambda value: is_number(value) and 0 <= value < 1,
+)
+SWITCH = choice(True, False, fix=_CORRECT)
 TEXT = scalar('text', {'type': 'string'}, lambda value: isinstance(value, str) and value != '', 'Put it in quotes.')
 PATH = replace(TEXT, words='a path')
 BLOCK = block()
+NAME_OR_BLOCK = either(TEXT, BLOCK, lambda value: not _is_text(value), f'a name or {BLOCK.words}')

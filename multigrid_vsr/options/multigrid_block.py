@@ -97,10 +97,9 @@ def check_blocks(opt: Mapping[str, Any], *options: str) -> None:
 def largest_part(opt: Mapping[str, Any]) -> BatchShape | None:
     """What goes through the network at a time, at the full shape; of smaller samples as many as have its pixels.
 
-    A larger batch accumulates gradients. ``None``: no bound. Beside ``batch_size_per_gpu: volume``,
-    ``max_batch_size_per_gpu`` has bounded the batch itself already.
+    A larger batch accumulates gradients. ``None``: no bound.
     """
-    value = (opt.get('multigrid') or {}).get('max_batch_size_per_gpu')
+    value = (opt.get('multigrid') or {}).get('micro_batch_size_per_gpu')
     return None if value is None else replace(full_shape(opt), batch_size_per_gpu=int(value))
 
 
@@ -209,6 +208,9 @@ def _batch_sizes(
             )
         grown = [[full.samples_of(t, g) for t in num_frames] for g in gt_sizes]
         return [[min(batch, cap or batch) for batch in row] for row in grown]
+    if cap is not None:
+        fix = 'For micro-batches set micro_batch_size_per_gpu.'
+        raise OptionError('multigrid.max_batch_size_per_gpu', 'stand beside batch_size_per_gpu: volume', cap, fix)
     if value is None:
         return [[full.batch_size_per_gpu] * len(num_frames)] * len(gt_sizes)
     _check_length(option, value, len(gt_sizes), 'stage')
@@ -220,7 +222,7 @@ def _batch_sizes(
 
 def _from_stages(block: Mapping[str, Any], full: BatchShape, total_iter: int, scale: int) -> Schedule:
     """The explicit form: any sequence of shapes that ends with the full one."""
-    beside = ('stages', 'max_batch_size_per_gpu', *STATED_LIMITS)
+    beside = ('stages', 'micro_batch_size_per_gpu', *STATED_LIMITS)
     others = [key for key in block if key not in beside]
     if others:
         raise OptionError(

@@ -150,19 +150,45 @@ def _parse_value(text: str) -> Any:
 _NUMBER = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+')
 
 
+NEW_NAMES = {  # of options; the old ones are taken until the next release
+    'multigrid.lq_multiple': 'multigrid.lq_divisor',
+    'multigrid.lq_least': 'multigrid.min_lq_size',
+    'multigrid.num_frame_least': 'multigrid.min_num_frame',
+    'multigrid.max_batch_size_per_gpu': 'multigrid.micro_batch_size_per_gpu',  # which it still is beside `volume`
+}
+
+
+def take_new_names(opt: MutableMapping[str, Any]) -> list[str]:
+    """Gives options that have an old name their new one, in place; returns a line for each."""
+    notes = []
+    for old, new in NEW_NAMES.items():
+        name, _, old_key = old.rpartition('.')
+        block, new_key = opt.get(name), new.rpartition('.')[2]
+        if not isinstance(block, MutableMapping) or old_key not in block or new_key in block:
+            continue
+        if old_key == 'max_batch_size_per_gpu' and block.get('batch_size_per_gpu') == 'volume':
+            continue
+        items = [(new_key if key == old_key else key, value) for key, value in block.items()]
+        block.clear()
+        block.update(items)
+        notes.append(f'{old}: is called {new} now. The old name is taken until the next release.')
+    return notes
+
+
 def settle(opt: Any) -> list[str]:
-    """Makes a number of each text that is one, and expands ``~`` in each path; in place.
+    """Puts an option file right, in place: old names of options, numbers that are text, and ``~`` in paths.
 
     Args:
         opt: The options, as read from YAML, by BasicSR too.
 
     Returns:
-        A line for each number.
+        A line for each old name and each number.
     """
+    notes = take_new_names(opt)
     for name, container, key in list(leaves(opt, '')):
         if isinstance(container[key], str) and is_path(name):
             container[key] = os.path.expanduser(container[key])
-    return take_numbers(opt)
+    return notes + take_numbers(opt)
 
 
 def unshared(opt: Any) -> Any:
@@ -184,7 +210,7 @@ def take_numbers(opt: Any) -> list[str]:
     notes = []
     for name, container, key in list(leaves(opt, '')):
         value, row = container[key], row_of(name)
-        is_text = is_path(name) or (row is not None and row.kind is TEXT)
+        is_text = is_path(name) or (row is not None and row.type is TEXT)
         if isinstance(value, str) and _NUMBER.fullmatch(value) and not is_text:
             number = float(value)
             container[key] = int(number) if number.is_integer() else number
@@ -197,7 +223,7 @@ def is_path(name: str) -> bool:
     block, _, key = name.rpartition('.')
     row = row_of(name)
     if row is not None:
-        return row.kind is PATH
+        return row.type is PATH
     return (
         (block.startswith('network_') and key.endswith('_path'))
         or (block.startswith('datasets.') and key.startswith('dataroot'))

@@ -39,7 +39,7 @@ from multigrid_vsr.options.checked import TEST_BLOCKS, check_given, check_unread
 from multigrid_vsr.options.kinds import did_you_mean, is_number
 from multigrid_vsr.options.multigrid_block import check_blocks, largest_part, schedule_from_options
 from multigrid_vsr.options.option_file import paths
-from multigrid_vsr.options.table import MOST_WARMUP, OF_TRAINING, SCHEDULER_TYPE, WARMUP_PART
+from multigrid_vsr.options.table import DEFAULT_WARMUP_PART, MOST_WARMUP, OF_TRAINING, SCHEDULER_TYPE
 
 
 def cosine_options(scheduler_opt: Mapping[str, Any], schedule: Schedule) -> CosineOptions:
@@ -50,7 +50,7 @@ def cosine_options(scheduler_opt: Mapping[str, Any], schedule: Schedule) -> Cosi
     """
     values = checked('train.scheduler', scheduler_opt)
     values.pop('type', None)
-    warmup = values.setdefault('warmup_iter', min(schedule.total_iter // WARMUP_PART, MOST_WARMUP))
+    warmup = values.setdefault('warmup_iter', min(schedule.total_iter // DEFAULT_WARMUP_PART, MOST_WARMUP))
     values['warmup_iter'] = max(warmup, 0)  # -1 is BasicSR's word for none
     if len(schedule.segments) == 1:  # the block has been deleted: the weight of the full shape stays
         values['restart_weights'] = tuple(values.get('restart_weights', ()))[-1:]
@@ -81,7 +81,7 @@ def check_scheduler(opt: Mapping[str, Any], schedule: Schedule) -> None:
     else:
         scaling = options_of('train.scheduler')['batch_scaling']
         if 'batch_scaling' in scheduler_opt:
-            scaling.kind.check(scaling.name, scheduler_opt['batch_scaling'])
+            scaling.type.check(scaling.name, scheduler_opt['batch_scaling'])
         periods = scheduler_opt.get('periods')
         if isinstance(periods, Sequence) and sum(periods) < schedule.total_iter:
             raise OptionError(
@@ -245,7 +245,7 @@ def _check_gan(opt: Mapping[str, Any], schedule: Schedule) -> None:
             raise OptionError(f'train.{key}', 'be left out of a GAN run', opt['train'][key], fix)
     if part and any(shape.batch_size_per_gpu > part.samples_of(shape.num_frame, shape.gt_size) for shape in shapes):
         raise OptionError(
-            'multigrid.max_batch_size_per_gpu',
+            'multigrid.micro_batch_size_per_gpu',
             f'be at least the largest batch ({max(shape.batch_size_per_gpu for shape in shapes)}) in a GAN run',
             part.batch_size_per_gpu,
             'Its gradients are not accumulated: lower the batch.',
@@ -280,7 +280,7 @@ def check_host_options(opt: Mapping[str, Any]) -> None:
         opt: The options of a training run, as written.
 
     Raises:
-        OptionError: If an option is missing or not of its kind.
+        OptionError: If an option is missing or not of its type.
     """
     for block, name in [*((block, block) for block in _BLOCKS), *(('datasets.val', name) for name in test_sets(opt))]:
         values = lookup(opt, name) if name else opt
@@ -386,7 +386,7 @@ def check_test_options(opt: Mapping[str, Any]) -> None:
         opt: The options of a test, as written.
 
     Raises:
-        OptionError: If an option is missing or not of its kind.
+        OptionError: If an option is missing or not of its type.
     """
     for key in ('datasets', 'val', 'network_g', 'path'):
         if not isinstance(opt.get(key), Mapping):
@@ -440,7 +440,7 @@ def check_pieces(opt: Mapping[str, Any]) -> None:
     """Compares the pieces of a validation with each other and with what the arch takes.
 
     Args:
-        opt: Options of a run or a test; each value is of its kind.
+        opt: Options of a run or a test; each value is of its type.
 
     Raises:
         OptionError: If windows or tiles would keep nothing, or be too small for the arch.
@@ -457,16 +457,16 @@ def check_pieces(opt: Mapping[str, Any]) -> None:
             rule = 'be left out beside val.center_frame_only'
             raise OptionError('val.max_frames', rule, val_opt['max_frames'], 'Remove one of them.')
         overlap = _given(val_opt, 'overlap', FRAMES_OVERLAP) if window is None else window - 1
-        if 2 * overlap + 1 < limits.least_frames:
+        if 2 * overlap + 1 < limits.min_num_frame:
             raise OptionError(
-                'val.overlap', f'be at least {limits.least_frames // 2} for this arch', overlap, 'Raise it.'
+                'val.overlap', f'be at least {limits.min_num_frame // 2} for this arch', overlap, 'Raise it.'
             )
         _check_keeps_some('max_frames', val_opt['max_frames'], overlap, 'overlap' if window is None else None)
     if val_opt.get('tile') is not None:
         overlap = _given(val_opt, 'tile_overlap', TILE_OVERLAP)
-        if 2 * overlap + 1 < limits.lq_least:
+        if 2 * overlap + 1 < limits.min_lq_size:
             raise OptionError(
-                'val.tile_overlap', f'be at least {limits.lq_least // 2} for this arch', overlap, 'Raise it.'
+                'val.tile_overlap', f'be at least {limits.min_lq_size // 2} for this arch', overlap, 'Raise it.'
             )
         _check_keeps_some('tile', val_opt['tile'], overlap, 'tile_overlap')
 

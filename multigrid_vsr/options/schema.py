@@ -35,7 +35,7 @@ def _schema_of(name: str) -> dict[str, Any]:
     """The schema of an option or a block of them, by its dotted name; of the whole file for the empty one."""
     schema = _described(_ROWS[name]) if name in _ROWS else {}
     if f'{name}[]' in STRICT:  # a list of blocks
-        return {**schema, 'anyOf': [{**_ROWS[name].kind.schema, 'items': _schema_of(f'{name}[]')}, {'type': 'null'}]}
+        return {**schema, 'anyOf': [{**_ROWS[name].type.schema, 'items': _schema_of(f'{name}[]')}, {'type': 'null'}]}
     prefix = f'{name}.' if name else ''
     keys = dict.fromkeys(o.name.removeprefix(prefix).split('.')[0] for o in ALL_OPTIONS if o.name.startswith(prefix))
     if not keys:
@@ -77,10 +77,10 @@ def _described(option: Option) -> dict[str, Any]:
     rule = f' Rule: {option.rule}.' if option.rule else ''
     words = {'description': f'{option.sentence}{unit}{rule}'}
     if option.default == '':
-        return {**words, **option.kind.schema}
+        return {**words, **option.type.schema}
     if not isinstance(option.default, str):
         words['default'] = option.default
-    return {**words, 'anyOf': [option.kind.schema, {'type': 'null'}]}
+    return {**words, 'anyOf': [option.type.schema, {'type': 'null'}]}
 
 
 def with_tables(text: str) -> str:
@@ -98,7 +98,7 @@ def _markdown(block: str) -> str:
         unit = f' ({option.unit})' if option.unit else ''
         default = 'has to be given' if option.default == '' else as_yaml(option.default)
         rule = f' Rule: {option.rule}.' if option.rule else ''
-        lines.append(f'| `{names[option.name]}` | {option.kind.words}{unit} | {default} | {option.sentence}{rule} |')
+        lines.append(f'| `{names[option.name]}` | {option.type.words}{unit} | {default} | {option.sentence}{rule} |')
     return '\n'.join(lines) + '\n'
 
 

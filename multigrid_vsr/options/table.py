@@ -10,7 +10,10 @@ from multigrid_vsr.core.lr import ANNEALS, BATCH_SCALINGS, RESTARTS, WARMUP_PLAC
 from multigrid_vsr.core.overlap import FRAMES_OVERLAP, TILE_OVERLAP
 from multigrid_vsr.options.kinds import (
     BLOCK,
+    FRACTION,
+    NAME_OR_BLOCK,
     PATH,
+    SEED,
     SWITCH,
     TEXT,
     WHOLE,
@@ -22,10 +25,7 @@ from multigrid_vsr.options.kinds import (
     number,
     number_above,
     one_or_list_of,
-    or_text,
     or_word,
-    seed,
-    share,
     text_or_block,
     whole,
 )
@@ -35,7 +35,8 @@ SHARES = ('iter', 'samples')
 IO_BACKENDS = ('disk', 'lmdb', 'packed')
 AMP_MODES = ('bf16', 'fp16', 'auto')
 COMPILE_MODES = (True, False, 'default', 'max-autotune-no-cudagraphs')  # the others keep gradients in freed memory
-WARMUP_PART, MOST_WARMUP = 24, 5000  # without `warmup_iter`: docs/method.md has the ablation that the first is from
+MOST_WARMUP = 5000  # the paper's ramp
+DEFAULT_WARMUP_PART = 24  # of a run without `warmup_iter`, by the ablation in docs/method.md
 
 
 _ENTRY = block('{iter, gt_size, num_frame, batch_size_per_gpu}', 'Name each value.')
@@ -174,20 +175,28 @@ OPTIONS = (
     Option(
         f'{_BLOCK}.max_batch_size_per_gpu',
         WHOLE,
-        'Beside `volume` the bound of the batch, else samples of the full shape that go through the network at a time.',
+        'The largest batch that `volume` may give.',
         'samples',
         'no bound',
-        'beside `volume` at least `datasets.train.batch_size_per_gpu`',
+        'only beside `batch_size_per_gpu: volume`, at least `datasets.train.batch_size_per_gpu`',
     ),
     Option(
-        f'{_BLOCK}.lq_multiple', WHOLE, 'What the LQ side has to be a multiple of for the arch.', 'pixels', 'as known'
+        f'{_BLOCK}.micro_batch_size_per_gpu',
+        WHOLE,
+        'Micro-batch for gradient accumulation, in samples of the full shape; of smaller samples as many as have its '
+        'pixels.',
+        'samples',
+        'no accumulation',
     ),
-    Option(f'{_BLOCK}.lq_least', WHOLE, 'The smallest LQ side that the arch takes.', 'pixels', 'as known'),
-    Option(f'{_BLOCK}.num_frame_least', WHOLE, 'The fewest frames that the arch takes.', 'frames', 'as known'),
+    Option(
+        f'{_BLOCK}.lq_divisor', WHOLE, 'What the LQ side has to be a multiple of for the arch.', 'pixels', 'as known'
+    ),
+    Option(f'{_BLOCK}.min_lq_size', WHOLE, 'The smallest LQ side that the arch takes.', 'pixels', 'as known'),
+    Option(f'{_BLOCK}.min_num_frame', WHOLE, 'The fewest frames that the arch takes.', 'frames', 'as known'),
     Option(
         f'{_BLOCK}.stages',
         list_of(_ENTRY, 'a list of {iter, gt_size, num_frame, batch_size_per_gpu}', fix='Give at least one entry.'),
-        'Instead of all other keys but `max_batch_size_per_gpu` and the three above: any sequence of shapes.',
+        'Instead of all other keys but `micro_batch_size_per_gpu` and the three above: any sequence of shapes.',
         default='the keys above',
         rule='the last entry has the full size',
     ),
@@ -242,7 +251,7 @@ OPTIONS = (
     ),
     Option(
         'train.degradation',
-        or_text(BLOCK),
+        NAME_OR_BLOCK,
         'What makes the LQ frames on the device: a name that is registered in `DEGRADATION_REGISTRY`, or a block of '
         '`type` and its arguments.',
         default='they are read',
@@ -278,7 +287,7 @@ OPTIONS = (
         whole(-1, 'a whole number, or -1 for none'),
         'Length of a linear ramp; -1 for none.',
         'iterations',
-        f'`total_iter` / {WARMUP_PART}, at most {MOST_WARMUP}',
+        f'`total_iter` / {DEFAULT_WARMUP_PART}, at most {MOST_WARMUP}',
     ),
     Option(
         f'{_SCHEDULER}.warmup_at',
@@ -323,7 +332,7 @@ BASICSR_OPTIONS = (
         or_word(whole(0, _NUM_GPU, _AUTO), 'auto', _NUM_GPU, _AUTO),
         'GPUs of a run without a launcher; 0 is the CPU.',
     ),
-    Option('manual_seed', seed(), 'Seed of the weights, and of which sample comes when.', default='drawn'),
+    Option('manual_seed', SEED, 'Seed of the weights, and of which sample comes when.', default='drawn'),
     Option('find_unused_parameters', SWITCH, 'For parameters without a gradient, beside a launcher.', default=False),
     Option('use_static_graph', SWITCH, 'Beside a launcher: what has a gradient stays the same.', default=False),
     Option('network_g', BLOCK, 'The network: `type` and the arguments of that arch.'),
@@ -341,7 +350,7 @@ BASICSR_OPTIONS = (
     Option('train', BLOCK, 'How it trains.'),
     Option('train.total_iter', WHOLE, 'Length of the run.', 'iterations'),
     Option('train.warmup_iter', whole(-1), "BasicSR's warm-up; -1 for none.", 'iterations', -1),
-    Option('train.ema_decay', share(), 'Decay of the average of the weights; 0 for none.', default=0),
+    Option('train.ema_decay', FRACTION, 'Decay of the average of the weights; 0 for none.', default=0),
     Option('train.fix_flow', _FIXED, 'How long the flow network stays as it was loaded.', 'iterations', 0),
     Option('train.flow_lr_mul', number(0), "Rate of the flow network against the others'.", default=1),
     Option('train.dcn_lr_mul', number(0), "Rate of EDVR's deformable convolutions against the others'.", default=1),

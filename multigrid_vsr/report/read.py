@@ -15,7 +15,7 @@ from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.models.checkpoints import ranks
 from multigrid_vsr.options.multigrid_block import schedule_from_options
-from multigrid_vsr.options.option_file import copy_in_run_folder, read_options
+from multigrid_vsr.options.option_file import copy_in_run_folder, read_options, take_new_names
 
 _RECORD = re.compile(r'^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) [A-Z]+: ', re.MULTILINE)
 _NUMBER = r'-?(?:\d+\.?\d*(?:e[+-]?\d+)?|nan|inf)'
@@ -258,6 +258,7 @@ def read_experiment(folder: Path) -> Experiment:
             f'EXPERIMENT: must be the folder of a run with a train_*.log or an option file, got {folder}. Give one of '
             'the folders below experiments/.'
         )
+    take_new_names(options)
     gpus = {'dist': False, 'world_size': 1, **options}
     gpus['num_gpu'] = gpus.get('num_gpu') if isinstance(gpus.get('num_gpu'), int) else 1
     run = _on_one_clock(logs)
