@@ -63,11 +63,6 @@ def test_start_up_hook_takes_less_than_5_ms(python):
     assert min(cost() for _ in range(5)) <= 5000  # microseconds, with all that it imports
 
 
-def test_package_holds_the_schema_of_option_files(python):
-    code = 'from importlib import resources as r; print(r.files("multigrid_vsr").joinpath("option_file.schema.json").read_text())'
-    assert output(python, '-c', code) == (PROJECT / 'multigrid_vsr/option_file.schema.json').read_text() + '\n'
-
-
 @pytest.mark.parametrize('flag', ['-S', '-I', '-E', '-s'])
 def test_python_with_start_up_flags_still_starts(flag, python):
     assert output(python, flag, '-c', 'print(1)') == '1\n'

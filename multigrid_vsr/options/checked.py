@@ -18,19 +18,8 @@ from multigrid_vsr.options.archs import (
     limits_of,
 )
 from multigrid_vsr.options.kinds import Option, did_you_mean
-from multigrid_vsr.options.table import (
-    BASICSR_OPTIONS,
-    LOADER_KEYS,
-    MODULE_OPTIONS,
-    OPTIONS,
-    STRICT,
-    TEST_SET_KEYS,
-    VALIDATION_OPTIONS,
-    WATCH_OPTIONS,
-)
+from multigrid_vsr.options.table import ALL_OPTIONS, LOADER_KEYS, STRICT, TEST_SET_KEYS
 
-OWN_OPTIONS = (*OPTIONS, *WATCH_OPTIONS, *MODULE_OPTIONS, *VALIDATION_OPTIONS)
-ALL_OPTIONS = (*OPTIONS, *WATCH_OPTIONS, *MODULE_OPTIONS, *BASICSR_OPTIONS, *VALIDATION_OPTIONS)
 _TEST_SET = re.compile(r'^datasets\.(val_\w+|test(_\w+)?)(?=\.|$)')
 _LIKENESS = 0.8  # of a key that is taken for a slip where others may stand beside ours
 

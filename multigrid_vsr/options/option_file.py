@@ -15,8 +15,9 @@ import yaml
 
 from multigrid_vsr.core.errors import InputError, OptionError, one_line
 from multigrid_vsr.options.archs import MODEL_TYPES
-from multigrid_vsr.options.checked import ALL_OPTIONS, row_of
+from multigrid_vsr.options.checked import row_of
 from multigrid_vsr.options.kinds import PATH, TEXT
+from multigrid_vsr.options.table import ALL_OPTIONS
 
 _PYTHON_TAG = 'tag:yaml.org,2002:python/'
 
