@@ -14,7 +14,9 @@ from multigrid_vsr.options.archs import leaves_doubt
 
 def test_arch_with_a_least_size_keeps_it_and_the_line_says_the_smallest(tmp_path, clips):
     """As BasicVSR++'s assertion of 64 LQ pixels in an arch of the user's own."""
-    line = r'gt_size 64 \(at least 24, got 16\). The smallest gt_size that it takes is 96: .*multigrid.min_lq_size: 24\).'
+    line = (
+        r'gt_size 64 \(at least 24, got 16\). The smallest gt_size that it takes is 96: .*multigrid.min_lq_size: 24\).'
+    )
     with pytest.raises(InputError, match=line):
         train_here(tmp_path, options(clips, network_g={'type': 'WindowedArch'}))
 
