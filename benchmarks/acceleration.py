@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import run_rounds
-from benchmarks.step import SHAPES, batches_of, model_of, run_step
+from benchmarks.step import CALLS, OURS, SHAPES, model_of, of_options
 from multigrid_vsr.core.plan import format_table
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -22,32 +21,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def measure(root: Path, rounds: int) -> None:
-    """Prints ms an iteration of the demo's network with each option, and the time without it over the time with it.
+    """Prints ms an iteration of the demo's network with each option, and how many times faster that is.
 
-    What is compiled was so in the first round, which does not count.
-
-    Args:
-        root: Folder for what the models want to know of.
-        rounds: Interleaved rounds, of which medians are taken.
+    The round that does not count is the one that compiles.
     """
-    models = {name: model_of(root, 'MultigridVideoModel', **changes) for name, changes in OPTIONS.items()}
-    medians: dict[str, list[float]] = {name: [] for name in models}
-    for shape in SHAPES:
-        batch = batches_of(shape)['MultigridVideoModel']
-        times: dict[str, list[float]] = {name: [] for name in models}
-        for round_ in range(rounds + 1):
-            for name, model in models.items():
-                elapsed = [run_step(model, batch) for _ in range(3)]
-                if round_ > 0:
-                    times[name] += elapsed
-        for name, values in times.items():
-            medians[name].append(statistics.median(values))
-    rows = [
-        (name, *(f'{ms:.1f} ({none / ms:.2f}x)' for ms, none in zip(values, medians['none'])))
-        for name, values in medians.items()
-    ]
+    models = {name: model_of(root, OURS, **changes) for name, changes in OPTIONS.items()}
+    found = of_options(models, SHAPES, rounds, CALLS)
+    rows = [(name, *(f'{ms[name]:.1f} ({ms["none"] / ms[name]:.2f}x)' for ms in found.values())) for name in models]
     print('ms an iteration, and how many times faster than without the option:')
-    print(format_table(('option', *(str(shape) for shape in SHAPES)), rows))
+    print(format_table(('option', *map(str, SHAPES)), rows))
 
 
 if __name__ == '__main__':

@@ -2,42 +2,60 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from benchmarks.black_store import write_black_store
-from benchmarks.curves import Curve, draw
-from benchmarks.harness import run_rounds
-from benchmarks.loader import batches, ours, prepare_frames, through_loader, timed
-from benchmarks.step import batches_of, model_of, run_step
+import numpy as np
+
+from benchmarks.frames import batches, ours, prepare_frames, through_loader, timed, write_black_store
+from benchmarks.harness import medians, run_rounds
+from benchmarks.step import OURS, batches_of, model_of, run_step
 from multigrid_vsr.core.plan import format_table
 from multigrid_vsr.core.schedule import BatchShape
 
 SIDES, FRAMES, BATCHES = (64, 96, 128, 192, 256), (3, 5, 7, 11, 15), (1, 2, 4, 8)
 CLIPS, WORKERS = (30, 300, 3000, 30000), (1, 2, 4)
 _SECONDS = 0.3  # of loading in a round
+_COLUMNS = 3
 
 Timers = dict[int, Callable[[], float]]
 
 
-def measure(root: Path, rounds: int, plot: Path | None = None) -> None:
-    """Prints a row for each curve: the medians, and what twice the size costs.
+class Curve(NamedTuple):
+    """What one thing costs as another grows.
 
-    Args:
-        root: Folder for frames, 0.7 GB.
-        rounds: Interleaved rounds, of which medians are taken.
-        plot: Picture to draw; ``None`` for none.
+    Attributes:
+        what: What is measured, with its unit.
+        grows: What grows, and what stays.
+        sizes: How large it is.
+        values: The medians there.
+    """
+
+    what: str
+    grows: str
+    sizes: Sequence[int]
+    values: Sequence[float]
+
+    @property
+    def exponent(self) -> float:
+        """The slope of the logarithms, by least squares: the power of the size that the cost follows."""
+        return float(np.polyfit(np.log(self.sizes), np.log(self.values), 1)[0])
+
+
+def measure(root: Path, rounds: int, plot: Path | None = None) -> None:
+    """Prints a row for each curve, the medians and what twice the size costs, and draws ``plot``.
 
     Raises:
         InputError: If the video of the demo is not installed.
     """
-    prepare_frames(root, 1)
+    prepare_frames(root)
     curves = []
     for what, grows, timers in _kinds(root):
-        curves.append(Curve(what, grows, list(timers), _medians(timers, rounds)))
+        found = medians(timers, rounds)
+        curves.append(Curve(what, grows, list(found), list(found.values())))
     rows = []
     for curve in curves:
         cells = ', '.join(f'{size}: {value:.4g}' for size, value in zip(curve.sizes, curve.values))
@@ -47,24 +65,15 @@ def measure(root: Path, rounds: int, plot: Path | None = None) -> None:
         draw(plot, curves)
 
 
-def _medians(timers: Timers, rounds: int) -> list[float]:
-    times: dict[int, list[float]] = {size: [] for size in timers}
-    for round_ in range(rounds + 1):
-        for size, timer in timers.items():
-            elapsed = timer()
-            if round_ > 0:  # the first round warms up
-                times[size].append(elapsed)
-    return [statistics.median(values) for values in times.values()]
-
-
 def _kinds(root: Path) -> Iterator[tuple[str, str, Timers]]:
-    sides = {side: BatchShape(1, 7, side) for side in SIDES}
-    frames = {count: BatchShape(1, count, 64) for count in FRAMES}
-    counts = {count: BatchShape(count, 7, 64) for count in BATCHES}
-    shapes = {'gt_size, 1 x 7': sides, 'frames, 1 x 64': frames, 'batch, 7 x 64': counts}
-    model = model_of(root, 'MultigridVideoModel')
+    shapes = {
+        'gt_size, 1 x 7': {side: BatchShape(1, 7, side) for side in SIDES},
+        'frames, 1 x 64': {count: BatchShape(1, count, 64) for count in FRAMES},
+        'batch, 7 x 64': {count: BatchShape(count, 7, 64) for count in BATCHES},
+    }
+    model = model_of(root, OURS)
     for grows, by_size in shapes.items():
-        loaded = {size: batches_of(shape)['MultigridVideoModel'] for size, shape in by_size.items()}
+        loaded = {size: batches_of(shape)[OURS] for size, shape in by_size.items()}
         yield 'iteration / ms', grows, {size: partial(run_step, model, batch) for size, batch in loaded.items()}
     for grows, by_size in shapes.items():
         yield 'loading a batch / ms', grows, {size: _batch_timer(root, shape) for size, shape in by_size.items()}
@@ -87,6 +96,36 @@ def _open(root: Path) -> float:
     start = time.perf_counter()
     ours(root, 'packed', 64, 7)(0)
     return (time.perf_counter() - start) * 1e3
+
+
+def draw(path: Path, curves: Sequence[Curve]) -> None:
+    """Draws a panel for each curve, both axes logarithmic, with its power and a dashed line of the power 1."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    rows = -(-len(curves) // _COLUMNS)
+    figure, panels = pyplot.subplots(rows, _COLUMNS, figsize=(4 * _COLUMNS, 3 * rows), layout='constrained')
+    for axes, curve in zip(panels.flat, curves):
+        proportional = [curve.values[0] * size / curve.sizes[0] for size in curve.sizes]
+        axes.plot(curve.sizes, proportional, color='#BBBBBB', linestyle='--', linewidth=1)
+        axes.plot(curve.sizes, curve.values, marker='o', color='#0072B2')
+        axes.set(xscale='log', yscale='log', xlabel=curve.grows, ylabel=curve.what)
+        axes.set_xticks(curve.sizes, map(str, curve.sizes))
+        for size, value in zip(curve.sizes, curve.values):
+            words = f'{float(f"{value:.3g}"):g}'
+            axes.annotate(words, (size, value), (0, 6), textcoords='offset points', ha='center', fontsize=8)
+        axes.set_yticks([])
+        axes.minorticks_off()
+        axes.margins(0.12, 0.2)
+        axes.set_title(f'power {curve.exponent:.2f}', fontsize=10)
+        axes.spines[['top', 'right']].set_visible(False)
+    for axes in panels.flat[len(curves) :]:
+        axes.set_visible(False)
+    figure.suptitle('Dashed: in proportion, power 1', fontsize=10, color='#777777')
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
 
 
 if __name__ == '__main__':

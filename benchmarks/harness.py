@@ -1,18 +1,24 @@
-"""The command line of every benchmark: ``python -m benchmarks.NAME``, from a clone."""
+"""What all benchmarks share: the command line, the folder, interleaved rounds and their medians.
+
+Each runs from a clone as ``python -m benchmarks.NAME``.
+"""
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from multigrid_vsr.cli.arguments import Parser, check_least
 from multigrid_vsr.core.errors import InputError
+
+Key = TypeVar('Key')
 
 
 def parser(name: str, description: str | None, *endings: str) -> Parser:
@@ -65,3 +71,28 @@ def folder(args: argparse.Namespace) -> Iterator[Path]:
     warnings.filterwarnings('ignore', 'This DataLoader will create')  # more than cores, where they wait for a disk
     with tempfile.TemporaryDirectory() as temporary:
         yield args.data or Path(temporary)
+
+
+def in_rounds(timers: Mapping[Key, Callable[[], float]], rounds: int, calls: int = 1) -> dict[Key, list[float]]:
+    """Calls every timer in each round, and returns what each gave.
+
+    A first round warms up and does not count. The order turns around from round to round, because who comes second has
+    the caches of the first.
+
+    Args:
+        timers: Each gives one measurement, such as milliseconds.
+        rounds: Rounds that count.
+        calls: Calls of a timer in a round, one after the other.
+    """
+    values: dict[Key, list[float]] = {key: [] for key in timers}
+    for round_ in range(rounds + 1):
+        for key, timer in list(timers.items())[:: 1 if round_ % 2 else -1]:
+            measured = [timer() for _ in range(calls)]
+            if round_ > 0:
+                values[key] += measured
+    return values
+
+
+def medians(timers: Mapping[Key, Callable[[], float]], rounds: int, calls: int = 1) -> dict[Key, float]:
+    """The median of each timer over all rounds, see :func:`in_rounds`."""
+    return {key: statistics.median(values) for key, values in in_rounds(timers, rounds, calls).items()}

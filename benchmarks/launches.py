@@ -33,10 +33,10 @@ def measure(opt_file: str | None = None) -> None:
         opt_file: A training file, for its network at the frames and sizes of its schedule instead.
 
     Raises:
-        InputError: If it cannot be read, an option breaks its rule, or torch is older than 2.10.
+        InputError: If the file cannot be read, an option breaks its rule, or torch is older than 2.10.
     """
     check_torch()
-    networks = (_of_file(opt_file),) if opt_file else NETWORKS
+    networks = NETWORKS if opt_file is None else (_of_file(opt_file),)
     rows = [(*row[:2], *map(str, row[2:])) for network in networks for row in compare(*network)]
     print('Kernels that the forward and a whole iteration launch, and how often it waits for the device:')
     print(format_table(COLUMNS, rows))
@@ -49,11 +49,7 @@ def _of_file(path: str) -> tuple[dict[str, Any], Sequence[tuple[int, int]]]:
     return opt['network_g'], tuple(dict.fromkeys(sizes))
 
 
-def main() -> None:
+if __name__ == '__main__':
     commands = harness.parser('launches', __doc__, '', '-opt options/train_basicvsr_mg.yml')
     commands.add_argument('-opt', metavar='FILE', help='a training file, for its network and shapes')
     harness.run(commands, lambda args: measure(args.opt))
-
-
-if __name__ == '__main__':
-    main()

@@ -6,57 +6,60 @@ import contextlib
 import io
 import statistics
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.harness import run_rounds
+from benchmarks.harness import medians, run_rounds
 from multigrid_vsr.core.plan import format_table
 from multigrid_vsr.core.schedule import BatchShape, Schedule
 from multigrid_vsr.measure import build, one_device
 from multigrid_vsr.options.archs import ArchLimits, limits_of
 
+STOCK, OURS = 'VideoRecurrentModel', 'MultigridVideoModel'
 SHAPES = (BatchShape(2, 3, 64), BatchShape(2, 7, 64), BatchShape(2, 7, 128))  # those of the demo
+CALLS = 3  # of each in a round
 
 
 def measure(root: Path, rounds: int) -> None:
-    """Prints ms an iteration of both models at the same shapes, and what a boundary costs.
+    """Prints ms an iteration of both models at the same shapes, and what a boundary between shapes costs.
 
-    The network is the demo's, with an EMA; batches are tensors in memory, floats for BasicSR's model and bytes for
-    this project's, as each gets them.
-
-    Args:
-        root: Folder for what the models want to know of.
-        rounds: Interleaved rounds, of which medians are taken.
+    The network is the demo's, with an EMA. Batches are tensors in memory, as each model gets them: floats for
+    BasicSR's, bytes for this project's.
     """
-    models = {name: model_of(root, name) for name in ('VideoRecurrentModel', 'MultigridVideoModel')}
+    models = {name: model_of(root, name) for name in (STOCK, OURS)}
     rows = []
     for shape in SHAPES:
         batches = batches_of(shape)
-        times: dict[str, list[float]] = {name: [] for name in models}
-        for round_ in range(rounds + 1):
-            # Who comes first has the caches of the other: they take turns.
-            for name, model in list(models.items())[:: 1 if round_ % 2 else -1]:
-                elapsed = [run_step(model, batches[name]) for _ in range(3)]
-                if round_ > 0:  # the first round warms up
-                    times[name] += elapsed
-        stock, ours = (statistics.median(values) for values in times.values())
-        rows.append((str(shape), f'{stock:.1f}', f'{ours:.1f}', f'{ours / stock:.3f}'))
-    print('ms an iteration; the ratio is MultigridVideoModel / VideoRecurrentModel:')
+        ms = medians({name: partial(run_step, models[name], batches[name]) for name in models}, rounds, CALLS)
+        rows.append((str(shape), f'{ms[STOCK]:.1f}', f'{ms[OURS]:.1f}', f'{ms[OURS] / ms[STOCK]:.3f}'))
+    print(f'ms an iteration; the ratio is {OURS} / {STOCK}:')
     print(format_table(('batch x frames x gt', *models, 'ratio'), rows))
 
-    small, large = batches_of(SHAPES[1])['MultigridVideoModel'], batches_of(SHAPES[2])['MultigridVideoModel']
-    model = models['MultigridVideoModel']
+    small, large = (partial(run_step, models[OURS], batches_of(shape)[OURS]) for shape in SHAPES[1:])
     boundaries, others = [], []
     for _ in range(rounds):
-        for _ in range(3):
-            run_step(model, small)
-        boundaries.append(run_step(model, large))
-        others += [run_step(model, large) for _ in range(3)]
-    boundary, other = statistics.median(boundaries), statistics.median(others)
-    print(f'The first iteration after a boundary takes {boundary / other:.2f} of a median one of its shape.')
+        for _ in range(CALLS):
+            small()
+        boundaries.append(large())
+        others += [large() for _ in range(CALLS)]
+    ratio = statistics.median(boundaries) / statistics.median(others)
+    print(f'The first iteration after a boundary takes {ratio:.2f} of a median one of its shape.')
+
+
+def of_options(
+    models: Mapping[str, Any], shapes: Sequence[BatchShape], rounds: int, calls: int
+) -> dict[BatchShape, dict[str, float]]:
+    """ms an iteration of this project's models at each shape, measured in turns."""
+    found = {}
+    for shape in shapes:
+        batch = batches_of(shape)[OURS]
+        found[shape] = medians({name: partial(run_step, models[name], batch) for name in models}, rounds, calls)
+    return found
 
 
 def model_of(
@@ -78,6 +81,8 @@ def model_of(
         train_opt: Changes of the ``train`` block.
     """
     network = network or {'type': 'BasicVSR', 'num_feat': 16, 'num_block': 2}
+    target = (limits_of(network) or ArchLimits()).target
+    shape = {} if schedule is None else asdict(schedule.full_shape)
     opt = {
         'name': 'bench',
         'model_type': name,
@@ -88,13 +93,7 @@ def model_of(
         'rank': 0,
         'world_size': 1,
         'is_train': True,
-        'datasets': {
-            'train': {
-                'multigrid': schedule,
-                'target': (limits_of(network) or ArchLimits()).target,
-                **({} if schedule is None else asdict(schedule.full_shape)),
-            }
-        },
+        'datasets': {'train': {'multigrid': schedule, 'target': target, **shape}},
         'multigrid': {'micro_batch_size_per_gpu': max_batch},
         'network_g': dict(network),
         'logger': {'save_checkpoint_freq': 10**9},
@@ -125,8 +124,7 @@ def batches_of(shape: BatchShape) -> dict[str, dict[str, torch.Tensor]]:
         key: torch.randint(256, (*lead, side, side, 3), dtype=torch.uint8, generator=generator)
         for key, side in (('lq', shape.gt_size // 4), ('gt', shape.gt_size))
     }
-    floats = {key: to_float_rgb(frames) for key, frames in stored.items()}
-    return {'VideoRecurrentModel': floats, 'MultigridVideoModel': stored}
+    return {STOCK: {key: to_float_rgb(frames) for key, frames in stored.items()}, OURS: stored}
 
 
 def run_step(model: Any, batch: dict[str, torch.Tensor]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from benchmarks.harness import run_rounds
@@ -21,11 +21,7 @@ _LEFT_AT = (0.05, 0.1, 0.25, 0.5, 0.75)  # shares of the iterations at which the
 
 
 def measure(root: Path, rounds: int) -> None:
-    """Predicts and trains the demo's multigrid run, and prints both.
-
-    Args:
-        root: Folder for the demo's data and the runs.
-        rounds: Runs, each predicted right before it.
+    """Predicts the demo's multigrid run, trains it and prints both, ``rounds`` times.
 
     Raises:
         InputError: If the video of the demo is not installed, or the run fails.
@@ -40,9 +36,7 @@ def measure(root: Path, rounds: int) -> None:
         predicted = _predicted(path)
         train_file(path, ITERS, 'Train')
         log = parse_log(next((out / 'experiments/multigrid').glob('train_*.log')).read_text())
-        print(f'Run {round_ + 1}:')
-        print(compared(path, predicted, log))
-        print(time_left(log), flush=True)
+        print(f'Run {round_ + 1}:\n{compared(path, predicted, log)}\n{time_left(log)}', flush=True)
 
 
 def _predicted(path: Path) -> list[float]:
@@ -58,12 +52,13 @@ def compared(path: Path, predicted: list[float], log: Log) -> str:
     schedule = schedule_from_options(read_options(path))
     assert log.start is not None
     times = {0: log.start, **{line.iteration: line.time for line in log.lines}}
-    rows = []
-    for segment, seconds in zip(schedule.segments, predicted, strict=True):
-        true = (times[segment.end] - times[segment.start]).total_seconds()
-        rows.append((f'{segment.start + 1}-{segment.end}', str(segment.shape), *_pair(seconds, true)))
-    true = (times[schedule.total_iter] - log.start).total_seconds()
-    rows.append((f'1-{schedule.total_iter}', '', *_pair(sum(predicted), true)))
+    spans = [(segment.start, segment.end, str(segment.shape)) for segment in schedule.segments]
+    rows = [
+        (f'{start + 1}-{end}', shape, *_pair(seconds, (times[end] - times[start]).total_seconds()))
+        for (start, end, shape), seconds in zip(
+            [*spans, (0, schedule.total_iter, '')], [*predicted, sum(predicted)], strict=True
+        )
+    ]
     return format_table(('iterations', 'batch x frames x gt', 'predicted / s', 'true / s', 'predicted / true'), rows)
 
 
@@ -81,9 +76,8 @@ def time_left(log: Log) -> str:
 
 def _seconds(eta: str) -> float:
     days, _, clock = eta.rpartition(', ')
-    time = datetime.strptime(clock, '%H:%M:%S')
-    within = timedelta(hours=time.hour, minutes=time.minute, seconds=time.second)
-    return (within + timedelta(days=int(days.split()[0]) if days else 0)).total_seconds()
+    hours, minutes, seconds = map(int, clock.split(':'))
+    return timedelta(int(days.split()[0]) if days else 0, seconds, 0, 0, minutes, hours).total_seconds()
 
 
 def _pair(said: float, true: float) -> tuple[str, str, str]:

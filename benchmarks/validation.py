@@ -61,15 +61,10 @@ def _gigabytes(need: Need, tiling: Tiling, num_frame: int, height: int, width: i
     return need.bytes(min(tiling.num_frame, num_frame), next(sides) * next(sides)) / 1e9
 
 
-def main() -> None:
-    commands = harness.parser(
-        'validation', __doc__, '-opt options/train_basicvsr_mg.yml', '-opt mg.yml --clip 300 270 480'
-    )
+if __name__ == '__main__':
+    examples = '-opt options/train_basicvsr_mg.yml', '-opt mg.yml --clip 300 270 480'
+    commands = harness.parser('validation', __doc__, *examples)
     commands.add_argument('-opt', required=True, metavar='FILE', help='option file, for its network')
     clip, names = 'the largest clip, LQ pixels (default: that of REDS4, 100 180 320)', ('FRAMES', 'HEIGHT', 'WIDTH')
     commands.add_argument('--clip', type=int, nargs=3, default=_REDS4, metavar=names, help=clip)
     harness.run(commands, lambda args: measure(args.opt, tuple(args.clip)))
-
-
-if __name__ == '__main__':
-    main()

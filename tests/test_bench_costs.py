@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks import scale, time_predicted
-from benchmarks.black_store import write_black_store
-from benchmarks.curves import Curve, draw
-from benchmarks.loader import dataset_options, ours
-from benchmarks.slow_files import slow_folder
+from benchmarks.frames import dataset_options, ours, write_black_store
+from benchmarks.growth import Curve, draw
+from benchmarks.scale import slow_folder
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.report.read import Line, Log
 
