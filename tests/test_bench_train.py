@@ -17,10 +17,9 @@ from benchmarks.train import matrix, tables
 from benchmarks.train.__main__ import main
 from benchmarks.train.claims import CLAIMS, interval, verdict
 from benchmarks.train.matrix import BENCH_PARTS
-from benchmarks.train.options import NETWORKS, Run, options
 from benchmarks.train.plot import draw
 from benchmarks.train.results import read_runs, read_times
-from benchmarks.train.variants import VARIANTS
+from benchmarks.train.runs import NETWORKS, VARIANTS, Run, options
 from multigrid_vsr.demo.training import prepare
 from multigrid_vsr.options.run_options import checked_schedule
 

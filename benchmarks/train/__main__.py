@@ -5,37 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks import harness
+from benchmarks.train import tables
+from benchmarks.train.claims import CLAIMS
+from benchmarks.train.results import read_runs, read_times
+from benchmarks.train.runs import NETWORKS, VARIANTS, Run
 from multigrid_vsr.cli.arguments import check_least
 from multigrid_vsr.core.errors import InputError, OptionError
 
-if TYPE_CHECKING:
-    from benchmarks.train.options import Run
-
 LEAST_ITERS = 12  # two stages of three frame counts need as many
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--variants', nargs='+', metavar='NAME', help='default: all of bench/train/variants.py')
-    parser.add_argument('--rows', type=int, nargs='+', help='only what decides the claims of these rows')
-    parser.add_argument('--seeds', type=int, default=3, help='number of seeds (default: 3)')
-    parser.add_argument('--iters', type=int, default=360, help='iterations of the full shape (default: 360)')
-    parser.add_argument('--rates', type=float, nargs='+', default=[2e-3], help='rates to begin with (default: 2e-3)')
-    parser.add_argument('--arch', default='basicvsr', help='network, see bench/train/options.py (default: basicvsr)')
-    parser.add_argument('--gt_size', type=int, default=128, help='the full crop in pixels (default: 128)')
-    parser.add_argument('--num_frame', type=int, default=7, help='the full number of frames (default: 7)')
-    parser.add_argument('--jobs', type=int, help='runs at a time, each with one thread, or one GPU where there are any')
-    parser.add_argument('--rounds', type=int, default=5, help='rounds of timing before and after (default: 5)')
-    parser.add_argument('--checkpoints', type=int, default=4, help='PSNR is measured so often in a run (default: 4)')
-    parser.add_argument('--flow_iters', type=int, default=400, help='of the flow network of all runs (default: 400)')
-    parser.add_argument('--start_iters', type=int, help='of the network of all runs (default: 240, edvr: 720)')
-    parser.add_argument('--results', type=Path, help='JSONL of the results (default: results.jsonl in --data)')
-    parser.add_argument('--retime', action='store_true', help='time the shapes of --results anew, all on this machine')
-    parser.add_argument('--table', action='store_true', help='print the tables of --results, train nothing')
-    parser.add_argument('--plot', type=Path, metavar='DIR', help='draw --results there, train nothing')
-    parser.add_argument('--headline', type=Path, metavar='FILE', help='draw the picture of README, train nothing')
 
 
 def run(args: argparse.Namespace, root: Path) -> None:
@@ -49,15 +29,11 @@ def run(args: argparse.Namespace, root: Path) -> None:
         InputError: If an option breaks its rule, or a run fails.
     """
     _check(args)
-    from benchmarks.train import tables
-    from benchmarks.train.results import read_runs, read_times
-
     path = args.results or root / 'results.jsonl'
     if not (args.retime or args.table or args.plot or args.headline):
         from benchmarks.train import matrix
 
-        iters = args.flow_iters, args.start_iters
-        matrix.train(root, _runs(args), path, args.rounds, args.jobs, args.checkpoints, *iters)
+        matrix.train(root, _runs(args), path, args)
     results = read_runs(path)
     if not results:
         raise InputError(f'--results: must be a file with runs that are done, got {path}. Train first.')
@@ -81,10 +57,6 @@ def run(args: argparse.Namespace, root: Path) -> None:
 
 
 def _runs(args: argparse.Namespace) -> list[Run]:
-    from benchmarks.train.claims import CLAIMS
-    from benchmarks.train.options import Run
-    from benchmarks.train.variants import VARIANTS
-
     names = args.variants or list(VARIANTS)
     if args.rows:
         of_rows = {name for claim in CLAIMS if claim.row in args.rows for name in (claim.variant, claim.against)}
@@ -98,14 +70,9 @@ def _runs(args: argparse.Namespace) -> list[Run]:
 
 
 def _check(args: argparse.Namespace) -> None:
-    from benchmarks.train.claims import CLAIMS
-    from benchmarks.train.options import NETWORKS
-    from benchmarks.train.variants import VARIANTS
-
+    least = dict.fromkeys(('--seeds', '--jobs', '--checkpoints', '--flow_iters'), 1)
     sizes = {'--iters': LEAST_ITERS, '--start_iters': LEAST_ITERS, '--gt_size': 64, '--num_frame': 4}
-    check_least(
-        args, {'--seeds': 1, **sizes, '--rounds': int(args.retime), '--jobs': 1, '--checkpoints': 1, '--flow_iters': 1}
-    )
+    check_least(args, {**least, **sizes, '--rounds': int(args.retime)})
     for rate in args.rates:
         if not 0 < rate < float('inf'):
             raise OptionError('--rates', 'be numbers above 0', rate, 'Write them as 2e-3 5e-4.')
@@ -124,7 +91,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands = harness.parser(
         'train', __doc__, '--data matrix', '--data matrix --table', '--data matrix --variants stock paper --seeds 1'
     )
-    add_arguments(commands)
+    add = commands.add_argument
+    add('--variants', nargs='+', metavar='NAME', help='default: all of benchmarks/train/runs.py')
+    add('--rows', type=int, nargs='+', help='only what decides the claims of these rows')
+    add('--seeds', type=int, default=3, help='number of seeds (default: 3)')
+    add('--iters', type=int, default=360, help='iterations of the full shape (default: 360)')
+    add('--rates', type=float, nargs='+', default=[2e-3], help='rates to begin with (default: 2e-3)')
+    add('--arch', default='basicvsr', help=f'network: {", ".join(NETWORKS)} (default: basicvsr)')
+    add('--gt_size', type=int, default=128, help='the full crop in pixels (default: 128)')
+    add('--num_frame', type=int, default=7, help='the full number of frames (default: 7)')
+    add('--jobs', type=int, help='runs at a time, each with one thread, or one GPU where there are any')
+    add('--rounds', type=int, default=5, help='rounds of timing before and after (default: 5)')
+    add('--checkpoints', type=int, default=4, help='PSNR is measured so often in a run (default: 4)')
+    add('--flow_iters', type=int, default=400, help='of the flow network of all runs (default: 400)')
+    add('--start_iters', type=int, help='of the network of all runs (default: 240, edvr: 720)')
+    add('--results', type=Path, help='JSONL of the results (default: results.jsonl in --data)')
+    add('--retime', action='store_true', help='time the shapes of --results anew, all on this machine')
+    add('--table', action='store_true', help='print the tables of --results, train nothing')
+    add('--plot', type=Path, metavar='DIR', help='draw --results there, train nothing')
+    add('--headline', type=Path, metavar='FILE', help='draw the picture of README, train nothing')
     harness.add_data(commands, 'frames and results, kept; an interrupted bench goes on from it')
 
     def in_folder(args: argparse.Namespace) -> None:

@@ -11,22 +11,21 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.train.options import Run
 from benchmarks.train.results import Result
+from benchmarks.train.runs import Run
 
 SAME = -0.05  # dB that "not below" allows
 
 
 @dataclass(frozen=True)
 class Claim:
-    """That a variant is more than ``bound`` dB above another.
+    """That a variant is more than ``bound`` dB above another; with a bound below 0, not below it by more.
 
     Attributes:
         row: Row of the matrix.
         says: The claim in words, with the paper's figure where it has one.
-        variant: The variant.
-        against: The other one.
-        bound: In dB; below 0 for "not below it by more".
+        variant, against: The two variants.
+        bound: In dB.
         averaged: Whether PSNR is that of the averaged weights (EMA) of both, or of the weights themselves.
     """
 

@@ -1,8 +1,8 @@
-"""A flow network trained beforehand on the motion of the training clips, as ``spynet_path`` of every run.
+"""A flow network trained beforehand on the motion of the training clips: ``spynet_path`` of every run.
 
-Real runs begin with a trained SPyNet. One with random weights makes runs differ by their luck with it, and does not
-learn within minutes that a product tells motion, of a change in time and one in space. So it begins with weights that
-compute it, as Lucas and Kanade do ("An Iterative Image Registration Technique", IJCAI 1981), and is trained from there.
+Real runs begin with a trained SPyNet. With random weights runs differ by luck, and within minutes SPyNet does not learn
+that the product of a change in time and one in space tells motion. So it begins with weights that compute this product,
+as Lucas and Kanade do ("An Iterative Image Registration Technique", IJCAI 1981), and is trained from there.
 """
 
 from __future__ import annotations
@@ -24,13 +24,7 @@ _GAIN = 1.5  # flow in pixels for a product of 1
 
 
 def make(path: Path, lq_root: Path, iters: int) -> None:
-    """Trains BasicSR's SPyNet to warp each frame onto its neighbour, and writes it for ``spynet_path``.
-
-    Args:
-        path: File to write.
-        lq_root: Folder of LQ clips.
-        iters: Iterations.
-    """
+    """Trains BasicSR's SPyNet to warp each frame of LQ clips onto its neighbour, and writes it for ``spynet_path``."""
     from basicsr.archs.arch_util import flow_warp
     from basicsr.archs.spynet_arch import SpyNet
 

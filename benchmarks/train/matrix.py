@@ -1,20 +1,29 @@
-"""Trains a matrix of variants and seeds, as far as it is not done yet, and keeps what each run reached."""
+"""Trains a matrix of variants and seeds, as far as it is not done yet, and keeps what each run reached.
+
+All runs of an arch begin with the same network, trained until it has left bilinear behind. BasicSR's networks add to a
+bilinear enlargement, and a small one gives nothing but that for its first 150 iterations, whatever the rate. When a run
+gets past it is luck, and in a run of minutes this decides how far the run comes by more than the variants differ.
+"""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
+import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
-from benchmarks.train import flow_network, start, times
-from benchmarks.train.one_run import trained
-from benchmarks.train.options import Run, options
+from benchmarks.train import flow_network, times
 from benchmarks.train.results import read_runs
+from benchmarks.train.runs import Run, options, start_of
 from multigrid_vsr.core.whole_file import whole_file
 from multigrid_vsr.demo import evaluation, training
 from multigrid_vsr.demo.training import PARTS, Part, prepare
@@ -29,64 +38,49 @@ BENCH_PARTS = (
     Part('val', '001', 'bigbuckbunny.mp4', 360, 115, 10),
     Part('val', '002', 'carphone_pristine.mp4', None, 0, 24),
 )
+_START_ITERS, _LONGER = 240, {'edvr': 720}  # EDVR gives bilinear still after 240
 _WRITING = threading.Lock()
 
 
-def train(
-    root: Path,
-    runs: Sequence[Run],
-    results: Path,
-    rounds: int,
-    jobs: int | None,
-    checkpoints: int,
-    flow_iters: int,
-    start_iters: int | None,
-) -> None:
+def train(root: Path, runs: Sequence[Run], results: Path, args: argparse.Namespace) -> None:
     """Trains what is missing, several runs at a time, and times the iterations of all before and after it.
 
     Args:
         root: Folder for the data and the runs.
         runs: What to train; a run that was interrupted goes on.
         results: JSONL that gets a line for each run and each timing.
-        rounds: Interleaved rounds of the timing, on a machine that does nothing else; 0 for none.
-        jobs: Runs at a time, each with one thread or one GPU; ``None`` for one run with torch's own threads.
-        checkpoints: How many times PSNR is measured in a run, its end included.
-        flow_iters: Iterations of the flow network that all begin with.
-        start_iters: Iterations of the network that the runs of an arch begin with; ``None`` for enough.
+        args: The command line: ``rounds`` of timing, ``jobs``, ``checkpoints``, ``flow_iters`` and ``start_iters``.
 
     Raises:
         InputError: If the video of the demo is not installed, or a run fails.
     """
-    _prepare(root / 'data', flow_iters)
+    _prepare(root / 'data', args.flow_iters)
     done = read_runs(results)
     missing = [run for run in dict.fromkeys(runs) if run not in done]
     for arch in dict.fromkeys(run.arch for run in missing):
-        start.make(root, arch, start_iters)
-    _measure(root, missing, results, rounds)
-    if jobs is not None:
-        torch.set_num_threads(1)
+        _make_start(root, arch, args.start_iters or _LONGER.get(arch, _START_ITERS))
+    _measure(root, missing, results, args.rounds)
+    threads = None if args.jobs is None else 1
+    if threads is not None:
+        torch.set_num_threads(threads)
     clips = {kind: evaluation.read_clips(root / 'data/val' / kind) for kind in ('lq', 'gt')}
-    with ThreadPoolExecutor(jobs or 1) as pool:
+    with ThreadPoolExecutor(args.jobs or 1) as pool:
         pending = [
-            pool.submit(_train_one, root, run, f'{number}/{len(missing)} {run}', results, jobs, checkpoints, clips)
+            pool.submit(
+                _train_one, root, run, f'{number}/{len(missing)} {run}', results, threads, args.checkpoints, clips
+            )
             for number, run in enumerate(missing, 1)
         ]
         try:
             for future in pending:
                 future.result()
         finally:
-            pool.shutdown(cancel_futures=True)  # what is under way is kept when it is done
-    _measure(root, missing, results, rounds)
+            pool.shutdown(cancel_futures=True)  # a run that has begun is kept when it is done
+    _measure(root, missing, results, args.rounds)
 
 
 def retime(root: Path, results: Path, rounds: int, flow_iters: int) -> None:
-    """Times the iterations of all runs that are done, in place of what was measured before, on another machine maybe.
-
-    Args:
-        root: Folder for the data.
-        results: JSONL of the runs.
-        rounds: Interleaved rounds.
-        flow_iters: Iterations of the flow network.
+    """Times the iterations of all runs that are done anew, in place of what was measured before.
 
     Raises:
         InputError: If the video of the demo is not installed.
@@ -108,6 +102,46 @@ def _prepare(data: Path, flow_iters: int) -> None:
     print(f'The flow network: held-out LQ frames are {moved:.2f}/255 from the next one warped, {unmoved:.2f} unmoved.')
 
 
+def _make_start(root: Path, arch: str, iters: int) -> None:
+    """Trains what the runs of an arch begin with, at 128 pixels and 7 frames under the paper's rule; kept if there."""
+    target = root / start_of(arch)
+    if target.exists():
+        return
+    run = Run('untrained_full', arch, gt_size=128, num_frame=7, rate=2e-3, iters=iters, seed=0)
+    opt = {**options(run, one_device()), 'name': target.stem}
+    with trained(root, opt, f'Train the start of {arch}', None) as folder:
+        training.weights_of(folder, iters)[-1][1].rename(target)
+
+
+@contextlib.contextmanager
+def trained(root: Path, opt: dict[str, Any], label: str, threads: int | None) -> Iterator[Path]:
+    """Trains a run, or what is left of one that was interrupted; its folder and its option file are deleted after use.
+
+    A run of BasicSR's own model begins anew: without a GPU BasicSR does not go on, and with one it takes other samples.
+
+    Args:
+        root: Folder of the bench.
+        opt: Its options.
+        label: What the progress bar says.
+        threads: Threads of torch; ``None`` for its own choice.
+
+    Yields:
+        The folder of the run.
+
+    Raises:
+        InputError: If the run fails.
+    """
+    path, folder = root / f'{opt["name"]}.yml', root / 'experiments' / opt['name']
+    path.write_text(yaml.safe_dump(opt, sort_keys=False))
+    is_stock = opt['model_type'] != 'MultigridVideoModel'
+    if is_stock:
+        shutil.rmtree(folder, ignore_errors=True)
+    training.train_file(path, opt['train']['total_iter'], label, threads, *(() if is_stock else ('--auto_resume',)))
+    yield folder
+    shutil.rmtree(folder)
+    path.unlink()
+
+
 def _measure(root: Path, runs: Sequence[Run], results: Path, rounds: int) -> None:
     if runs and rounds:
         for line in times.measure(root, runs, rounds):
@@ -115,30 +149,24 @@ def _measure(root: Path, runs: Sequence[Run], results: Path, rounds: int) -> Non
 
 
 def _train_one(
-    root: Path, run: Run, label: str, results: Path, jobs: int | None, checkpoints: int, clips: dict[str, Any]
+    root: Path, run: Run, label: str, results: Path, threads: int | None, checkpoints: int, clips: dict[str, Any]
 ) -> None:
     opt = options(run, one_device(), checkpoints)
     freq, last = opt['logger']['save_checkpoint_freq'], opt['train']['total_iter']
-    with trained(root, opt, label, None if jobs is None else 1) as folder:
+    segments = schedule_from_options(opt).segments
+    with trained(root, opt, label, threads) as folder:
         saved = training.weights_of(folder, last)
         measured = [each for each in saved if each[0] % freq == 0 or each[0] == last]  # not where it was stopped
         was_interrupted = len(list(folder.glob('train_*.log'))) > 1
-        _add(
-            results,
-            {
-                'kind': 'run',
-                **run._asdict(),
-                'segments': [_segment(segment) for segment in schedule_from_options(opt).segments],
-                'curve': [(iteration, _psnrs(opt, weights, 'params_ema', clips)) for iteration, weights in measured],
-                'psnr_last': _psnrs(opt, saved[-1][1], 'params', clips),
-                'wall': None if was_interrupted else training.wall_clocks(folder)[-1],
-            },
-        )
-
-
-def _segment(segment: Any) -> list[int]:
-    shape = segment.shape
-    return [segment.num_iter, shape.batch_size_per_gpu, shape.num_frame, shape.gt_size]
+        line = {
+            'kind': 'run',
+            **run._asdict(),
+            'segments': [[segment.num_iter, *astuple(segment.shape)] for segment in segments],
+            'curve': [(iteration, _psnrs(opt, weights, 'params_ema', clips)) for iteration, weights in measured],
+            'psnr_last': _psnrs(opt, saved[-1][1], 'params', clips),
+            'wall': None if was_interrupted else training.wall_clocks(folder)[-1],
+        }
+        _add(results, line)
 
 
 def _psnrs(opt: dict[str, Any], weights: Path, key: str, clips: dict[str, Any]) -> list[float]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.train.claims import CLAIMS, Claim, interval, paired, verdict
-from benchmarks.train.options import Run
 from benchmarks.train.results import Times
+from benchmarks.train.runs import Run
 from benchmarks.train.tables import Results, baseline, title
 
 _DRAWN = ('stock', 'full', 'paper', 'half', 'third', 'quarter', 'fast', 'fast_options')

@@ -1,4 +1,4 @@
-"""The results of the bench, read from their JSONL: PSNR and time of each run."""
+"""The results of ``python -m benchmarks.train``, read from their JSONL: PSNR and time of each run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.train.options import Run
+from benchmarks.train.runs import Run
 from benchmarks.train.times import Case, case_of
 from multigrid_vsr.core.schedule import BatchShape
 
@@ -42,11 +42,10 @@ class Result:
 
 
 class Times:
-    """The time of an iteration of each case: medians over all rounds, in milliseconds."""
+    """The medians, over all rounds, of the milliseconds that a step and loading its batch take, for each case."""
 
-    def __init__(self, steps: Mapping[Case, float], loads: Mapping[Case, float]) -> None:
-        self._steps = steps
-        self._loads = loads
+    def __init__(self, ms: Mapping[Case, tuple[float, float]]) -> None:
+        self._ms = ms
 
     def seconds(self, run: Run, result: Result, iterations: int | None = None, loads: str = 'own') -> float | None:
         """The time of a run, or of its first iterations; ``None`` where a shape has not been timed.
@@ -58,28 +57,31 @@ class Times:
             result: What it has trained on.
             iterations: So many of its iterations; all without it.
             loads: ``own`` for the shape of each iteration, ``full`` for the full shape, cropped afterwards (as
-                Restormer does), ``none`` for steps alone.
+                Restormer does), ``none`` for steps only.
         """
-        total, left = 0.0, sum(count for count, _ in result.segments) if iterations is None else iterations
-        full = case_of(run, result.segments[-1][1])
-        for count, shape in result.segments:
-            case = case_of(run, shape)
-            if case not in self._steps or full not in self._loads:
-                return None
-            load = {'own': self._loads[case], 'full': self._loads[full], 'none': 0.0}[loads]
-            total += min(count, left) * max(self._steps[case], load) / 1e3
+        costs = self._costs(run, result, loads)
+        if costs is None:
+            return None
+        total, left = 0.0, sum(count for count, _, _ in costs) if iterations is None else iterations
+        for count, step, load in costs:
+            total += min(count, left) * max(step, load) / 1e3
             left -= min(count, left)
         return total
 
     def loading(self, run: Run, result: Result, loads: str = 'own') -> float | None:
-        """The seconds of its loading alone, of ``own`` or ``full`` shapes; ``None`` where one has not been timed."""
-        cases = [
-            (count, case_of(run, shape if loads == 'own' else result.segments[-1][1]))
-            for count, shape in result.segments
-        ]
-        if any(case not in self._loads for _, case in cases):
-            return None
-        return sum(count * self._loads[case] for count, case in cases) / 1e3
+        """The seconds of its loading, of ``own`` or ``full`` shapes; ``None`` where one has not been timed."""
+        costs = self._costs(run, result, loads)
+        return None if costs is None else sum(count * load for count, _, load in costs) / 1e3
+
+    def _costs(self, run: Run, result: Result, loads: str) -> list[tuple[int, float, float]] | None:
+        """Iterations, ms of a step and ms of loading for each segment."""
+        found = []
+        for count, shape in result.segments:
+            own, full = (self._ms.get(case_of(run, each)) for each in (shape, result.segments[-1][1]))
+            if own is None or full is None:
+                return None
+            found.append((count, own[0], {'own': own[1], 'full': full[1], 'none': 0.0}[loads]))
+        return found
 
 
 def read_runs(path: Path) -> dict[Run, Result]:
@@ -97,21 +99,16 @@ def read_runs(path: Path) -> dict[Run, Result]:
 
 def read_times(path: Path) -> Times:
     """The times of all rounds."""
-    steps: dict[Case, list[float]] = {}
-    loads: dict[Case, list[float]] = {}
+    found: dict[Case, tuple[list[float], list[float]]] = {}
     for line in _lines(path, 'time'):
         train = tuple((name, value) for name, value in line['train'])
         case = Case(line['arch'], line['is_stock'], train, BatchShape(*line['shape']))
-        steps.setdefault(case, []).extend(line['step_ms'])
-        loads.setdefault(case, []).extend(line['load_ms'])
-    return Times(
-        {case: statistics.median(values) for case, values in steps.items()},
-        {case: statistics.median(values) for case, values in loads.items()},
-    )
+        steps, loads = found.setdefault(case, ([], []))
+        steps += line['step_ms']
+        loads += line['load_ms']
+    return Times({case: (statistics.median(steps), statistics.median(loads)) for case, (steps, loads) in found.items()})
 
 
 def _lines(path: Path, kind: str) -> Iterator[dict[str, Any]]:
-    for line in path.read_text().splitlines() if path.exists() else ():
-        found = json.loads(line)
-        if found['kind'] == kind:
-            yield found
+    lines = path.read_text().splitlines() if path.exists() else []
+    return (found for found in map(json.loads, lines) if found['kind'] == kind)

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.train.claims import CLAIMS, interval, paired, verdict
-from benchmarks.train.options import Run
 from benchmarks.train.results import Result, Times
-from benchmarks.train.variants import VARIANTS
+from benchmarks.train.runs import VARIANTS, Run
 from multigrid_vsr.core.plan import format_table
 
 Results = Mapping[Run, Result]
@@ -60,9 +59,9 @@ def all_tables(results: Results, times: Times, runs: Sequence[Run]) -> str:
 def variants_table(results: Results, times: Times, runs: Sequence[Run]) -> str:
     """PSNR in dB and time in seconds of each variant of a group.
 
-    ``time`` is that of the steps and of loading that they do not hide, ``steps`` that of the steps alone, both medians
-    of what was measured alone; ``to`` is the time to the first checkpoint not below the end of the baseline of the same
-    seed. ``from`` has the 95 % interval of the difference to that end.
+    ``time`` has the steps and the loading that they do not hide, ``steps`` only the steps; both are medians. ``to`` is
+    the time to the first checkpoint that is not below the end of the baseline with the same seed. ``from`` is the
+    difference to that end, with its 95 % interval.
     """
     against = baseline(runs)
     header = ('variant', 'seeds', 'iterations', 'steps', 'time', 'PSNR', 'deviation', f'from {against}', 'to its PSNR')

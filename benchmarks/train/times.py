@@ -1,4 +1,4 @@
-"""The time of an iteration and of loading, for each shape of the bench's runs, measured alone."""
+"""The time of an iteration and of loading its batch, for each shape of the runs, measured with nothing beside it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.step import batches_of, model_of, run_step
-from benchmarks.train.options import Run, options
-from benchmarks.train.variants import VARIANTS
+from benchmarks.harness import in_rounds
+from benchmarks.step import OURS, STOCK, batches_of, model_of, run_step
+from benchmarks.train.runs import VARIANTS, Run, options
 from multigrid_vsr.core.schedule import BatchShape, SampleRequest
 from multigrid_vsr.options.archs import target_of
 from multigrid_vsr.options.multigrid_block import schedule_from_options
@@ -43,28 +44,23 @@ def measure(root: Path, runs: Sequence[Run], rounds: int) -> Iterator[dict[str, 
     Yields:
         A line of results for each case: milliseconds of an iteration and of loading its batch, a number of each round.
     """
-    timers: dict[Case, tuple[Callable[[], float], Callable[[], float]]] = {}
+    timers: dict[tuple[Case, str], Callable[[], float]] = {}
     models: dict[tuple[Any, ...], Any] = {}  # one serves all shapes
     with _inside(root):
         for run in runs:
             for segment in schedule_from_options(options(run)).segments:
                 case = case_of(run, segment.shape)
-                if case in timers:
+                if (case, 'step_ms') in timers:
                     continue
-                if (kind := case[:-1]) not in models:
-                    models[kind] = _model_of(run)
-                timers[case] = _step_timer(models[kind], segment.shape), _load_timer(run, segment.shape)
-        steps: dict[Case, list[float]] = {case: [] for case in timers}
-        loads: dict[Case, list[float]] = {case: [] for case in timers}
-        for round_ in range(rounds + 1):
-            for case, (step, load) in timers.items():
-                times = step(), load()
-                if round_ > 0:  # the first round warms up
-                    steps[case].append(times[0])
-                    loads[case].append(times[1])
-    for case in timers:
-        found = {'step_ms': [round(ms, 2) for ms in steps[case]], 'load_ms': [round(ms, 3) for ms in loads[case]]}
-        yield {'kind': 'time', **case._asdict(), 'shape': list(vars(case.shape).values()), **found}
+                if case[:-1] not in models:
+                    models[case[:-1]] = _model_of(run)
+                timers[case, 'step_ms'] = _step_timer(models[case[:-1]], segment.shape)
+                timers[case, 'load_ms'] = _load_timer(run, segment.shape)
+        found = in_rounds(timers, rounds)
+    for case in dict.fromkeys(case for case, _ in timers):
+        steps, loads = found[case, 'step_ms'], found[case, 'load_ms']
+        ms = {'step_ms': [round(ms, 2) for ms in steps], 'load_ms': [round(ms, 3) for ms in loads]}
+        yield {'kind': 'time', **case._asdict(), 'shape': list(vars(case.shape).values()), **ms}
 
 
 @contextlib.contextmanager
@@ -85,11 +81,10 @@ def _model_of(run: Run) -> Any:
 
 
 def _step_timer(model: Any, shape: BatchShape) -> Callable[[], float]:
-    is_ours = model.opt['model_type'] == 'MultigridVideoModel'
-    batch = batches_of(shape)['MultigridVideoModel' if is_ours else 'VideoRecurrentModel']
+    batch = batches_of(shape)[OURS if model.opt['model_type'] == OURS else STOCK]
     if model.opt['datasets']['train']['target'] == 'center':
         batch['gt'] = batch['gt'][:, shape.num_frame // 2]
-    return lambda: run_step(model, batch)
+    return partial(run_step, model, batch)
 
 
 def _load_timer(run: Run, shape: BatchShape) -> Callable[[], float]:
