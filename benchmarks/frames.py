@@ -42,7 +42,7 @@ def prepare_frames(root: Path) -> None:
                 cv2.imwrite(str(path), image)
         (root / 'png.unfinished/meta_info.txt').write_text(f'001 {COUNT} (720,1280,3)\n')
         (root / 'png.unfinished').rename(root / 'png')
-    if not (root / 'store').exists():
+    if not all((root / 'store' / kind / FINISHED).exists() for kind in ('gt', 'lq')):
         prepare.build(sources(root), root / 'store', pairs.default_workers())
 
 

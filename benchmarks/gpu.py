@@ -1,4 +1,4 @@
-"""The first hour on a GPU: whether every option trains, how fast each is, and what whole runs will take."""
+"""The first minutes on a GPU: whether every option trains, how fast each is, and what whole runs will take."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import gpu_gradients, gpu_training, gpu_work, harness
-from benchmarks.gpu_hours import STOCK_SAMPLES, gpu_hours
 from benchmarks.gpu_plan import (
     COLUMNS,
     DRY,
@@ -24,6 +23,7 @@ from benchmarks.gpu_plan import (
     STOCK,
     TOGETHER,
     Sizes,
+    gpu_hours,
     run_options,
     schedules,
     step_rows,
@@ -39,8 +39,8 @@ _START_SECONDS = 15.0  # of a training run, before its first iteration
 _DRY_SECONDS = 3600.0
 _UNKNOWN_SECONDS = 0.5  # of an iteration that was not timed
 _TRAINED = ((STOCK, STOCK), ('fast', TOGETHER))
-_LAUNCHES_SECONDS = 3 * SECONDS['launches']
-_LAST_SECONDS = len(_TRAINED) * 75 + _LAUNCHES_SECONDS  # kept for the training runs and the launches
+_TRAINING_SECONDS = len(_TRAINED) * 75  # kept for the training runs
+_END_SECONDS = 5.0  # kept for the end
 
 
 class Bench:
@@ -74,8 +74,7 @@ class Bench:
             self._loader.close()
 
     def _measure_all(self) -> None:
-        whole = STOCK_SAMPLES // self._sizes.full.batch_size_per_gpu
-        self._schedules = schedules(self._sizes, whole)
+        self._schedules = schedules(self._sizes, self._sizes.whole)
         shapes = [(s.shape.num_frame, s.shape.gt_size) for run in self._schedules.values() for s in run.segments]
         self._loaded = list(dict.fromkeys(shapes))
         self._loader.send(gpu_work.load, self._out, self._sizes, self._loaded, _LOADING_SECONDS)
@@ -91,12 +90,11 @@ class Bench:
         self._predict('hours')
         self._try_options(COLUMNS, self._sizes.archs[1:])
         self._take_loading()
-        self._try_options(others, self._sizes.archs, _LAST_SECONDS)
-        self._time_steps(late, _LAST_SECONDS)
-        self._try_options(slow, self._sizes.archs, _LAST_SECONDS)
+        self._try_options(others, self._sizes.archs, _TRAINING_SECONDS)
+        self._time_steps(late, _TRAINING_SECONDS)
+        self._try_options(slow, self._sizes.archs, _TRAINING_SECONDS)
         self._worker.close()  # its cache holds memory of the GPU
         self._train()
-        self._count_launches()  # in a new process, as the profiler slows what comes after it
 
     def _try_options(self, options: Any, archs: Any, kept: float = 0.0) -> None:
         for option in options:
@@ -108,12 +106,6 @@ class Bench:
         for option, shape in rows:
             name = {'option': option, 'shape': str(shape)}
             self._call('steps', name, kept, gpu_work.time_steps, self._sizes, option, shape)
-
-    def _count_launches(self) -> None:
-        for option in (STOCK, *COLUMNS):
-            shape = self._sizes.shapes[0]
-            name = {'option': option, 'shape': str(shape)}
-            self._call('launches', name, 0.0, gpu_work.count_launches, self._sizes, option, shape)
 
     def _take_loading(self) -> None:
         """The rows of loading, which ran beside, and the hours with them."""
@@ -133,26 +125,26 @@ class Bench:
             load_ms = None if loads is None else loads['stock_ms' if run == STOCK else 'packed_ms']
             for option in (STOCK,) if run == STOCK else COLUMNS:
                 name = {'run': run, 'option': option, 'iterations': schedule.total_iter}
-                step_ms = {s.shape: steps.get((option, str(s.shape))) for s in schedule.segments}
-                if None in step_ms.values():
-                    self._add(Row(part, name, error='not all of its shapes were measured'))
-                else:
-                    hours = gpu_hours(schedule, step_ms, load_ms, self._sizes.workers)  # type: ignore[arg-type]
+                measured = [s.shape for s in schedule.segments if (option, str(s.shape)) in steps]
+                step_ms = {shape: steps[option, str(shape)] for shape in measured}
+                try:
+                    hours = gpu_hours(schedule, step_ms, load_ms, self._sizes.workers)
                     self._add(Row(part, name, {'gpu_hours': hours}))
+                except KeyError:
+                    self._add(Row(part, name, error='not all of its shapes were measured'))
 
     def _train(self) -> None:
         for place, (run, option) in enumerate(_TRAINED):
-            left = self._left() - _LAUNCHES_SECONDS
-            share = max(left / (len(_TRAINED) - place), SECONDS['training'])
+            left, needed = self._left() - _END_SECONDS, SECONDS['training']
+            share = max(left / (len(_TRAINED) - place), needed)
             opt = self._training_options(run, option, min(self._sizes.seconds, share - _START_SECONDS))
             name = {'run': run, 'option': option, 'iterations': opt['train']['total_iter']}
-            needed, measure = SECONDS['training'], partial(gpu_training.train, self._out, opt, run == STOCK, share)
+            measure = partial(gpu_training.train, self._out, opt, run == STOCK, share)
             self._attempt('training', name, left >= needed, measure)
 
     def _training_options(self, run: str, option: str, seconds: float) -> dict[str, Any]:
         """A run of about so many seconds, by the hours that were predicted for a whole one."""
-        whole = STOCK_SAMPLES // self._sizes.full.batch_size_per_gpu
-        parts = ('hours', 'hours with loading')  # the better one, where it is there
+        whole, parts = self._sizes.whole, ('hours', 'hours with loading')  # the better one, where it is there
         predicted = {names[:2]: h for part in parts for names, h in self._report.figures(part, 'gpu_hours').items()}
         hours = predicted.get((run, option), whole * _UNKNOWN_SECONDS / 3600)
         total_iter = max(int(whole * seconds / (hours * 3600)), _LEAST_ITERS)
@@ -218,7 +210,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    commands = harness.parser('gpu', __doc__, '--out gpu', '--out dry --dry')
+    commands = harness.parser('gpu', __doc__, '--out gpu --minutes 4', '--out dry --dry')
     commands.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder for all that it writes')
     commands.add_argument('--minutes', type=float, default=9, help='time for all of it; 4 give the hours (default: 9)')
     commands.add_argument('--dry', action='store_true', help='try all of it, tiny, on the CPU, however long it takes')

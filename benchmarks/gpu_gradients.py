@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_plan import IN_PARTS, OPTIONS
-from benchmarks.gpu_work import LONG, batch_of, clean_up, notes_of_the_log, on_host, stays_eager, train_step
+from benchmarks.gpu_work import LONG, batch_of, clean_up, notes_of_the_log, on_host, stays_eager, train_next
 from benchmarks.step import model_of
 from multigrid_vsr.core.schedule import BatchShape, Schedule
 
-# How far the gradient of a part of the network may be from eager float32's, as a share of its norm; a part that is
+# How far the gradient of a part of the network may be from eager float32's, as a share of its norm. A part that is
 # missing or stale is off by about 1. On a CPU, with BasicVSR (64 features, 4 blocks) and four seeds, other layouts in
-# float32 were off by up to 0.0005 (rounding takes a flow to the next pixel), bfloat16 by up to 0.06. The norm of the
-# whole gradient would not do: 95 % of it is the last convolution, 1 % a trunk.
+# float32 were off by up to 0.0005 (rounding takes a flow to the next pixel), bfloat16 by up to 0.06. Parts are compared
+# because 95 % of the norm of the whole gradient is the last convolution, and 1 % a trunk.
 _LIMIT, _HALF_LIMIT = 0.005, 0.25
 Gradients = list[dict[str, torch.Tensor]]  # at each shape, by the part of the network
 _eager_float32: dict[str, Gradients] = {}  # by arch
@@ -67,10 +67,10 @@ def _gradients(
             batch = batch_of(model, {'lq': _waves(shape, shape.gt_size // 4), 'gt': _waves(shape, shape.gt_size)})
             iterations = itertools.count(place * LONG + 1)
             for _ in range(count):
-                train_step(model, batch, next(iterations))
+                train_next(model, batch, iterations)
             for (_, parameter), weight in zip(named, weights):
                 parameter.data.copy_(weight)
-            train_step(model, {key: on_host(frames.flip(-2)) for key, frames in batch.items()}, next(iterations))
+            train_next(model, {key: on_host(frames.flip(-2)) for key, frames in batch.items()}, iterations)
             parts: dict[str, list[torch.Tensor]] = {}
             for name, parameter in named:
                 if parameter.grad is not None:

@@ -1,8 +1,9 @@
-"""What ``benchmarks.gpu`` tries, as data: options, shapes and networks, in order of worth."""
+"""What ``benchmarks.gpu`` tries, as data: options, shapes and networks in order of worth, and hours from times."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import yaml
@@ -36,40 +37,36 @@ OPTIONS: dict[str, dict[str, Any]] = {
 COLUMNS = ('none', GRAPH, TOGETHER)  # what is tried and timed first
 LATE_COLUMNS = (f'{TOGETHER}, compile', f'{GRAPH}, compile', 'amp: bf16', 'channels_last', 'compile')
 RUNS = (STOCK, 'plain', 'paper', 'fast')
+STOCK_SAMPLES = 300_000 * 16  # BasicSR's BasicVSR on REDS
 # Seconds that a row of each kind takes at most, as long as none of the kind has been measured.
-SECONDS = {'options': 8.0, 'steps': 15.0, 'compile': 60.0, 'loading': 20.0, 'training': 40.0, 'launches': 15.0}
+SECONDS = {'options': 8.0, 'steps': 15.0, 'compile': 60.0, 'loading': 20.0, 'training': 40.0}
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large all of it is.
+    """How large all of it is."""
 
-    Attributes:
-        archs: Networks that every option is tried on, with their batch, frames and ``gt_size`` of three shapes.
-        network: The network whose iterations are timed.
-        shapes: Shapes at which they are beside those of the recipes: the small one, the full one, the other sizes.
-        warmup, rounds, iters: Iterations before those timed; rounds of so many that are.
-        tried: Iterations of a shape before the one whose gradient is compared.
-        seconds: Length of a training run.
-        workers: ``num_worker_per_gpu``.
-        patience: How many times longer than expected a row may take before it is given up.
-    """
-
-    archs: tuple[tuple[dict[str, Any], tuple[BatchShape, ...]], ...]
-    network: dict[str, Any]
-    shapes: tuple[BatchShape, ...]
-    warmup: int
-    rounds: int
+    archs: tuple[tuple[dict[str, Any], tuple[BatchShape, ...]], ...]  # networks that every option is tried on, with
+    # their batch, frames and gt_size of three shapes
+    network: dict[str, Any]  # whose iterations are timed
+    shapes: tuple[BatchShape, ...]  # beside those of the recipes: the small one, the full one, the other sizes
+    warmup: int  # iterations before those timed
+    rounds: int  # of so many iterations that are timed:
     iters: int
-    tried: int
-    seconds: float
-    workers: int
-    patience: float
+    tried: int  # iterations of a shape before the one whose gradient is compared
+    seconds: float  # length of a training run
+    workers: int  # num_worker_per_gpu
+    patience: float  # how many times longer than expected a row may take before it is given up
 
     @property
     def full(self) -> BatchShape:
         """Shape of the stock run."""
         return self.shapes[1]
+
+    @property
+    def whole(self) -> int:
+        """Iterations of BasicSR's run on REDS, at the batch of the full shape."""
+        return STOCK_SAMPLES // self.full.batch_size_per_gpu
 
 
 def _shapes(*sizes: tuple[int, int, int]) -> tuple[BatchShape, ...]:
@@ -96,15 +93,13 @@ FULL = Sizes(
 )
 _DRY_THREE = _shapes((2, 2, 32), (2, 2, 64), (2, 3, 64))
 _DRY_EDVR = {'num_frame': 5, 'deformable_groups': 2, 'num_reconstruct_block': 1}
+_DRY_ICON = {'num_feat': 8, 'num_block': 1, 'keyframe_stride': 5}
 DRY = Sizes(
     archs=(
         ({'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1}, _DRY_THREE),
         ({'type': 'BasicVSRPlusPlus', 'mid_channels': 16, 'num_blocks': 1}, _DRY_THREE),
         ({'type': 'EDVR', 'num_feat': 8, **_DRY_EDVR}, _shapes((2, 5, 32), (2, 5, 64))),
-        (
-            {'type': 'IconVSR', 'num_feat': 8, 'num_block': 1, 'keyframe_stride': 5},
-            _shapes((2, 5, 32), (2, 5, 64), (2, 6, 64)),
-        ),
+        ({'type': 'IconVSR', **_DRY_ICON}, _shapes((2, 5, 32), (2, 5, 64), (2, 6, 64))),
     ),
     network={'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1},
     shapes=_shapes((1, 6, 64), (1, 7, 128), (1, 6, 128), (1, 7, 64)),
@@ -118,23 +113,16 @@ DRY = Sizes(
 )
 
 
-def stock_options(sizes: Sizes, total_iter: int, num_gpu: int = 0) -> dict[str, Any]:
-    """A stock run on the frames of the demo, its paths from the folder of the demo on."""
+def run_options(run: str, sizes: Sizes, total_iter: int, num_gpu: int = 0) -> dict[str, Any]:
+    """The stock run on PNG files, or what ``multigrid-vsr convert --recipe`` makes of it, on packed frames.
+
+    Paths are below the folder of the demo.
+    """
     opt = yaml.safe_load(training.options(STOCK, total_iter, seed=0, num_gpu=num_gpu))
-    full = sizes.full
-    opt['datasets']['train'].update(
-        num_frame=full.num_frame, gt_size=full.gt_size, batch_size_per_gpu=full.batch_size_per_gpu
-    )
-    opt['datasets']['train'].update(num_worker_per_gpu=sizes.workers, pin_memory=True)
+    opt['datasets']['train'].update(asdict(sizes.full), num_worker_per_gpu=sizes.workers, pin_memory=True)
     opt['network_g'] = dict(sizes.network)
     opt['train']['optim_g']['lr'] = 2e-4
     opt['logger']['print_freq'] = 2
-    return opt
-
-
-def run_options(run: str, sizes: Sizes, total_iter: int, num_gpu: int = 0) -> dict[str, Any]:
-    """The stock run, or the same as ``multigrid-vsr convert --recipe`` makes it, on packed frames."""
-    opt = stock_options(sizes, total_iter, num_gpu)
     if run == STOCK:
         return opt
     opt = convert(opt, run).options
@@ -160,3 +148,28 @@ def step_rows(sizes: Sizes) -> tuple[list[tuple[str, BatchShape]], list[tuple[st
     late = [(LATE_COLUMNS[0], shape) for shape in sizes.shapes[:2]]
     late += [(column, shape) for shape in sizes.shapes for column in LATE_COLUMNS]
     return first, list(dict.fromkeys(late))
+
+
+def gpu_hours(
+    schedule: Schedule,
+    step_ms: Mapping[BatchShape, float],
+    load_ms: Mapping[tuple[int, int], float] | None = None,
+    workers: int = 1,
+) -> float:
+    """Hours of one GPU: each iteration takes as long as its step, or as its batch takes to load if that is longer.
+
+    Args:
+        schedule: Shapes of the run.
+        step_ms: Milliseconds of an iteration of each shape.
+        load_ms: Milliseconds that a sample of (num_frame, gt_size) takes one worker; without it none.
+        workers: Workers of the GPU.
+
+    Raises:
+        KeyError: If one of its shapes has not been measured.
+    """
+    total = 0.0
+    for segment in schedule.segments:
+        shape = segment.shape
+        sample_ms = load_ms[shape.num_frame, shape.gt_size] if load_ms is not None else 0.0
+        total += segment.num_iter * max(step_ms[shape], sample_ms * shape.batch_size_per_gpu / workers)
+    return total / 3_600_000

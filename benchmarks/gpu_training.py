@@ -20,6 +20,7 @@ from multigrid_vsr.report.read import Log, parse_log
 
 _GRACE = 10  # seconds for a run to save and end
 _STOCK = 'from benchmarks.gpu_training import train_stock; train_stock()'
+_CLONE = str(Path(__file__).parents[1])
 
 
 def train_stock() -> None:
@@ -50,8 +51,11 @@ def train(root: Path, opt: dict[str, Any], is_stock: bool, seconds: float) -> di
     (root / f'{opt["name"]}.yml').write_text(yaml.safe_dump(opt, sort_keys=False))
     script = ('-c', _STOCK) if is_stock else ('-m', 'multigrid_vsr.cli', 'train')
     command = [sys.executable, *script, '-opt', f'{opt["name"]}.yml']
+    path = os.pathsep.join(filter(None, (_CLONE, os.environ.get('PYTHONPATH'))))  # it runs in another folder
     with open(root / f'{opt["name"]}.txt', 'w+') as printed:
-        process = subprocess.Popen(command, cwd=root, text=True, stdout=printed, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=root, env=os.environ | {'PYTHONPATH': path}, stdout=printed, stderr=subprocess.STDOUT
+        )
         try:
             process.wait(seconds - _GRACE)
         except subprocess.TimeoutExpired:

@@ -10,7 +10,7 @@ import statistics
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -20,11 +20,9 @@ import torch
 from basicsr.archs import spynet_arch
 from basicsr.data import build_dataset
 from torch import nn
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
-from benchmarks import loader
+from benchmarks.frames import timed
 from benchmarks.gpu_plan import OPTIONS, STOCK, Sizes, run_options
 from benchmarks.step import batches_of, model_of
 from multigrid_vsr.core.schedule import BatchShape, SampleRequest, Schedule
@@ -80,14 +78,20 @@ def device() -> dict[str, str]:
 
 
 def time_steps(root: Path, sizes: Sizes, column: str, shape: BatchShape) -> dict[str, Any]:
-    """Times whole iterations at one shape, batches in memory, the log left out.
+    """Times whole iterations at one shape, batches in memory, the log left out; stock's archs are BasicSR's own.
 
     Returns:
         Milliseconds an iteration, GiB at the peak, whether a graph was asked for and not captured, and what the log
         says of graphs and warns of.
     """
     clean_up()
-    with notes_of_the_log() as heard, _iterations(root, sizes, column, shape) as step:
+    is_stock = column == STOCK
+    name = 'VideoRecurrentModel' if is_stock else 'MultigridVideoModel'
+    schedule = None if is_stock else Schedule.from_shapes([(LONG, shape)], shape)
+    with notes_of_the_log() as heard, as_basicsr_has_them() if is_stock else nullcontext():
+        model = model_of(root, name, sizes.network, schedule, **OPTIONS.get(column, {}))
+        batch = batch_of(model, batches_of(shape)[name])
+        step = partial(train_next, model, batch, itertools.count(1))
         for _ in range(sizes.warmup):
             step()
         times = []
@@ -101,55 +105,6 @@ def time_steps(root: Path, sizes: Sizes, column: str, shape: BatchShape) -> dict
         peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
     graph = 'stays eager' if stays_eager(column, heard, 1) else None
     return {'ms': statistics.median(times), 'peak_gib': peak, 'graph': graph, 'notes': heard}
-
-
-def count_launches(root: Path, sizes: Sizes, column: str, shape: BatchShape) -> dict[str, Any]:
-    """Launches, kernels and waits of an iteration, and milliseconds of its kernels.
-
-    A profiler slows what its process runs afterwards.
-    """
-    clean_up()
-    activities = [ProfilerActivity.CUDA] if torch.cuda.is_available() else [ProfilerActivity.CPU]
-    with _iterations(root, sizes, column, shape) as step, torch.backends.cudnn.flags(enabled=True, benchmark=False):
-        for _ in range(sizes.warmup):
-            step()
-        _wait()
-        with profile(activities=activities) as profiler:
-            step()
-            _wait()
-    events = profiler.key_averages()
-    on_device = [event for event in events if event.device_type == DeviceType.CUDA]
-    counts = counts_of((event.key, event in on_device, event.count) for event in events)
-    return {**counts, 'kernel_ms': sum(event.self_device_time_total for event in on_device) / 1e3}
-
-
-@contextmanager
-def _iterations(root: Path, sizes: Sizes, column: str, shape: BatchShape) -> Iterator[Callable[[], None]]:
-    """Gives what trains an iteration; stock's archs are BasicSR's own meanwhile."""
-    is_stock = column == STOCK
-    name = 'VideoRecurrentModel' if is_stock else 'MultigridVideoModel'
-    schedule = None if is_stock else Schedule.from_shapes([(LONG, shape)], shape)
-    with as_basicsr_has_them() if is_stock else nullcontext():
-        model = model_of(root, name, sizes.network, schedule, **OPTIONS.get(column, {}))
-        batch, iterations = batch_of(model, batches_of(shape)[name]), itertools.count(1)
-        yield lambda: train_step(model, batch, next(iterations))
-
-
-def counts_of(events: Iterable[tuple[str, bool, int]]) -> dict[str, int]:
-    """Launches by the host, kernels on the device, and waits of the host, out of a profile.
-
-    Args:
-        events: Name, whether it is of the device, and how often.
-    """
-    counts = {'launches': 0, 'kernels': 0, 'waits': 0}
-    for name, is_of_device, count in events:
-        if is_of_device:
-            counts['kernels'] += 0 if name.startswith(('Memcpy', 'Memset')) else count
-        elif name.startswith(('cudaLaunch', 'cuLaunch', 'cudaGraphLaunch')):
-            counts['launches'] += count
-        elif name.startswith(('cudaStreamSynchronize', 'cudaDeviceSynchronize', 'cudaEventSynchronize')):
-            counts['waits'] += count
-    return counts
 
 
 def load(root: Path, sizes: Sizes, shapes: Iterable[tuple[int, int]], seconds: float) -> dict[str, list[float]]:
@@ -170,7 +125,7 @@ def load(root: Path, sizes: Sizes, shapes: Iterable[tuple[int, int]], seconds: f
         for num_frame, gt_size in shapes:
             dataset = build_dataset({**dataset_opt, 'num_frame': num_frame, 'gt_size': gt_size})
             load_one = dataset.__getitem__ if run == STOCK else partial(_load_one, dataset, num_frame, gt_size)
-            found[name].append(loader.timed(load_one, itertools.cycle(range(len(dataset))), seconds))
+            found[name].append(timed(load_one, itertools.cycle(range(len(dataset))), seconds))
     return found
 
 
@@ -190,8 +145,9 @@ def on_host(frames: torch.Tensor) -> torch.Tensor:
     return frames.pin_memory() if torch.cuda.is_available() else frames.contiguous()
 
 
-def train_step(model: Any, batch: dict[str, torch.Tensor], iteration: int) -> None:
-    """An iteration, the log left out."""
+def train_next(model: Any, batch: dict[str, torch.Tensor], iterations: Iterator[int]) -> None:
+    """The next iteration, the log left out."""
+    iteration = next(iterations)
     model.update_learning_rate(iteration)
     model.feed_data(batch)
     model.optimize_parameters(iteration)

@@ -34,11 +34,7 @@ class Worker:
         self._connection: Connection | None = None
 
     def call(self, function: Callable[..., Any], *arguments: Any, seconds: float) -> Any:
-        """What a function of a module gives; it has so many seconds.
-
-        Raises:
-            CallError: If there is no result.
-        """
+        """What a function of a module gives; raises ``CallError`` where that is nothing within so many seconds."""
         self.send(function, *arguments)
         return self.result(seconds)
 
@@ -50,11 +46,7 @@ class Worker:
         self._connection.send((function, arguments))
 
     def result(self, seconds: float) -> Any:
-        """The result of the call that was sent.
-
-        Raises:
-            CallError: If there is none after so many seconds.
-        """
+        """The result of the call that was sent; raises ``CallError`` where there is none within so many seconds."""
         assert self._connection is not None
         if not self._connection.poll(seconds):
             self.close()

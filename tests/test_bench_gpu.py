@@ -18,8 +18,7 @@ from graph_stand_in import StandIn, StandInGraph
 from runs import CLONE, benchmark, processes_below, rest_of, started, still_running
 
 from benchmarks import gpu, gpu_gradients, gpu_training, gpu_work
-from benchmarks.gpu_hours import gpu_hours
-from benchmarks.gpu_plan import DRY, FULL, OPTIONS, STOCK, schedules, step_rows
+from benchmarks.gpu_plan import DRY, FULL, OPTIONS, STOCK, gpu_hours, schedules, step_rows
 from benchmarks.gpu_report import Report, Row, markdown, targets
 from benchmarks.worker import CallError
 from multigrid_vsr.core.schedule import BatchShape, Schedule
@@ -55,7 +54,7 @@ def test_dry_run_compares_every_option_with_every_arch(dry):
 
 
 @pytest.mark.heavy
-def test_dry_run_times_every_iteration_loads_predicts_trains_and_counts(dry):
+def test_dry_run_times_every_iteration_loads_predicts_and_trains(dry):
     steps = rows_of(dry, 'steps')
     assert {row['name']['option'] for row in steps} == {
         *('stock', 'none', 'cuda_graph', 'together'),
@@ -71,7 +70,6 @@ def test_dry_run_times_every_iteration_loads_predicts_trains_and_counts(dry):
     runs = rows_of(dry, 'training')
     assert [row['name']['run'] for row in runs] == ['stock', 'fast']
     assert all(row['error'] is None and row['result']['iterations'] >= 12 for row in runs), runs
-    assert [row['error'] for row in rows_of(dry, 'launches')] == [None] * 4
 
 
 @pytest.mark.heavy
@@ -171,10 +169,6 @@ class Simulated:
         computed = shape.pixels / (4 * 15 * 256**2) * (0.055 if half else 0.1)
         return 1.0 + convolutions * self.tuning + 20 * max(launched, computed) + self.extra(option, 60.0)
 
-    def count_launches(self, root, sizes, option, shape):
-        assert not self.known, 'the profiler slows what was to be measured'
-        return 5.0
-
     def extra(self, option, compiling):
         if option in self.hangs:
             return math.inf
@@ -212,8 +206,8 @@ def simulated(tmp_path, monkeypatch):
     return simulate
 
 
-def names(rows, count=2):
-    return [row[:count] for row in rows]
+def names(rows):
+    return [row[:2] for row in rows]
 
 
 def grown_shapes(run):
@@ -237,7 +231,7 @@ def test_four_minutes_have_gradients_steps_and_hours(tuning, simulated):
 
 
 @pytest.mark.parametrize('tuning', [0.02, 0.05, 0.1])
-def test_nine_minutes_have_the_other_archs_loading_training_and_launches_too(tuning, simulated):
+def test_nine_minutes_have_the_other_archs_loading_and_training_too(tuning, simulated):
     done, rest, end = simulated(9, tuning)
     columns = ('none', 'cuda_graph', 'together')
     assert names(done['options'])[:12] == [
@@ -250,9 +244,8 @@ def test_nine_minutes_have_the_other_archs_loading_training_and_launches_too(tun
     assert len(done['loading']) == len(loaded)
     assert len(done['hours']) == len(done['hours with loading']) == 10
     assert names(done['training']) == [('stock', 'stock'), ('fast', 'together')]
-    assert names(done['launches'], 1) == [('stock',), *((column,) for column in columns)]
     assert {error for rows in rest.values() for *_, error in rows} <= {'no time left'}
-    assert list(done)[-2:] == ['training', 'launches']
+    assert list(done)[-1] == 'training'
     assert end <= 540
 
 
@@ -310,13 +303,13 @@ def test_graph_that_cannot_be_captured_stays_eager(compare, monkeypatch):
 
 
 def test_gradients_are_compared_without_tuning_and_tensorfloat32(compare, monkeypatch):
-    step, seen = gpu_gradients.train_step, []
+    step, seen = gpu_gradients.train_next, []
 
     def seeing(*args):
         seen.append((torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32))
         step(*args)
 
-    monkeypatch.setattr(gpu_gradients, 'train_step', seeing)
+    monkeypatch.setattr(gpu_gradients, 'train_next', seeing)
     compare('none')
     assert seen == [(False, False)] * 20
     assert torch.backends.cudnn.allow_tf32
@@ -344,38 +337,20 @@ def test_stock_has_the_archs_of_basicsr_in_steps_and_in_training(monkeypatch):
     import basicsr.train
     from basicsr.archs.arch_util import ResidualBlockNoBN
 
-    def is_patched():
-        return hasattr(ResidualBlockNoBN.forward, '__wrapped__')
-
     seen = []
-    with gpu_work._iterations(Path(), DRY, STOCK, BatchShape(1, 2, 64)) as step:
-        step()
-        seen.append(is_patched())
-    with gpu_work._iterations(Path(), DRY, 'none', BatchShape(1, 2, 64)):
-        seen.append(is_patched())
-    monkeypatch.setattr(basicsr.train, 'train_pipeline', lambda root: seen.append(is_patched()))
+
+    def see(*arguments):
+        seen.append(hasattr(ResidualBlockNoBN.forward, '__wrapped__'))
+
+    monkeypatch.setattr(gpu_work, 'train_next', see)
+    monkeypatch.setattr(basicsr.train, 'train_pipeline', see)
+    for column in (STOCK, 'none'):
+        gpu_work.time_steps(Path(), DRY, column, BatchShape(1, 2, 64))
     gpu_training.train_stock()
     assert seen == [False, True, False]
 
 
 # ---------------------------------------------------------------- figures, by hand
-
-
-def test_counts_of_a_profile():
-    events = [
-        ('void cudnn::conv<float>', True, 40),
-        ('Memcpy HtoD (Pinned -> Device)', True, 2),
-        ('Memset (Device)', True, 5),
-        ('cudaLaunchKernel', False, 30),
-        ('cudaLaunchKernelExC', False, 6),
-        ('cuLaunchKernel', False, 4),
-        ('cudaGraphLaunch', False, 1),
-        ('cudaMemcpyAsync', False, 2),
-        ('cudaStreamSynchronize', False, 3),
-        ('cudaDeviceSynchronize', False, 1),
-        ('aten::conv2d', False, 9),
-    ]
-    assert gpu_work.counts_of(events) == {'launches': 41, 'kernels': 40, 'waits': 4}
 
 
 def test_hours_follow_the_step_or_the_loading_whichever_is_longer():
