@@ -1,4 +1,4 @@
-"""What memory a validation takes, for whole clips and in pieces."""
+"""What memory of a GPU a validation takes, for whole clips and in pieces."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from basicsr.archs import build_network
 
 from benchmarks import harness
+from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.overlap import FRAMES_OVERLAP, TILE_OVERLAP
 from multigrid_vsr.core.plan import format_table
 from multigrid_vsr.models.inference import SIDE, Need, Restorer, Tiling, measure_need, peak, restorer_of
@@ -20,18 +21,22 @@ _WINDOWS, _TILES = (80, 64), (192,)
 
 
 def measure(opt_file: str, clip: tuple[int, int, int]) -> None:
-    """Measures two small clips, prints what follows for a larger one, and how well that foretells a third small one.
+    """Measures two small clips on the GPU and prints what follows for larger ones, and for a third small one.
 
     Args:
         opt_file: Its network is built with random weights.
         clip: Frames, height and width of a clip, LQ pixels.
+
+    Raises:
+        InputError: If there is no GPU.
     """
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    if not torch.cuda.is_available():
+        raise InputError('benchmarks.validation: must run on a machine with a GPU, got none. Run it on one.')
+    device = torch.device('cuda')
     restorer = _restorer(read_options(opt_file), device)
     need = measure_need(restorer, device, restorer.least_frames)
     rows = [(words, f'{_gigabytes(need, tiling, *clip):.2f}') for words, tiling in _tilings(restorer, clip[0])]
-    kind = 'of the GPU' if device.type == 'cuda' else 'of the process'
-    print(f'{clip[0]} frames of {clip[1]}x{clip[2]} LQ pixels, GB {kind} beside the weights:')
+    print(f'{clip[0]} frames of {clip[1]}x{clip[2]} LQ pixels, GB of the GPU beside the weights:')
     print(format_table(('in pieces of', 'estimate'), rows))
     frames = torch.randint(0, 256, (_TRIED + restorer.least_frames, SIDE, SIDE, 3), dtype=torch.uint8)
     found = peak(partial(restorer, frames), device) / 1e9

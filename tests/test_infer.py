@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 import sys
 
@@ -12,18 +14,12 @@ import torch
 from basicsr.archs.basicvsr_arch import BasicVSR
 from runs import refusal, run
 
+from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.overlap import windows
 from multigrid_vsr.demo.training import find_video, read_frames
-from multigrid_vsr.models.inference import (
-    Need,
-    Restorer,
-    Tiling,
-    choose_tiling,
-    differences,
-    measure_need,
-    super_resolve,
-)
+from multigrid_vsr.models import inference
+from multigrid_vsr.models.inference import Need, Restorer, Tiling, choose_tiling, differences, super_resolve
 
 INFER = (sys.executable, '-m', 'multigrid_vsr.cli', 'infer')
 pytestmark = pytest.mark.filterwarnings('ignore:torch.meshgrid')
@@ -174,16 +170,11 @@ def test_cut_where_no_tile_fits_says_what_to_lower():
         choose_tiling(Need(100, 10), 1e6, None, 100, 100, Tiling(0, 28, None, 64))
 
 
-def test_need_grows_with_the_frames_that_are_kept():
-    """A network that keeps 4 kB a pixel and frame, which memory shows."""
-
-    class Keeps(torch.nn.Module):
-        def forward(self, lq):
-            kept = [torch.ones(1024, 64, 64) for _ in range(lq.shape[1])]
-            return lq + sum(float(one[0, 0, 0]) for one in kept)
-
-    need = measure_need(Restorer(Keeps()), torch.device('cpu'), 1)
-    assert need.a_frame == pytest.approx(4096, rel=0.2)
+def test_need_is_the_line_through_two_peaks(monkeypatch):
+    """Of clips of 2 and 6 frames of 64 x 64, each after one that is not counted."""
+    peaks = iter([9e9, (100 + 2 * 10) * 64**2, (100 + 6 * 10) * 64**2])
+    monkeypatch.setattr(inference, 'peak', lambda call, device: next(peaks))
+    assert inference.measure_need(Restorer(Decaying()), torch.device('cpu'), 1) == Need(100, 10)
 
 
 @pytest.fixture(scope='module')
@@ -222,6 +213,51 @@ def test_infer_of_a_folder_in_windows_gives_what_the_whole_gives(trained, folder
     assert max(np.abs(one - two).max() for one, two in pairs) <= 1
     enlarged = cv2.resize(cv2.imread(str(folder / 'frame10.png')), None, fx=4, fy=4, interpolation=cv2.INTER_LINEAR)
     assert np.abs(cv2.imread(str(tmp_path / 'whole/frame10.png')).astype(int) - enlarged).mean() < 30
+
+
+class TakesLittle(BasicVSR):
+    """Runs out of memory with more than so many LQ pixels."""
+
+    most: int
+    error: Exception
+
+    def forward(self, lq):
+        if lq[0, :, 0].numel() > self.most:
+            raise self.error
+        return super().forward(lq)
+
+
+ERRORS = [
+    MemoryError(),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."),
+    torch.cuda.OutOfMemoryError('CUDA out of memory.'),
+]
+
+
+@pytest.mark.parametrize('error', ERRORS, ids=lambda error: type(error).__name__)
+def test_infer_that_runs_out_of_memory_starts_again_in_smaller_pieces(error, trained, folder, tmp_path, monkeypatch):
+    """12 frames of 32 x 48, where memory holds 8 of them with an overlap of 1."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(TakesLittle, 'most', 8 * 32 * 48, raising=False)
+    monkeypatch.setattr(TakesLittle, 'error', error, raising=False)
+    monkeypatch.setattr(inference, 'build_network', lambda opt: TakesLittle(num_feat=4, num_block=1))
+    command = ['infer', str(folder), '-w', str(trained), '--overlap', '1', '--tile_overlap', '0']
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        main([*command, '-o', 'out'])
+    assert printed.getvalue().splitlines() == [
+        'The clip as a whole.',
+        'That is more than memory holds: the clip is started again in smaller pieces.',
+        'Windows of 6 frames, overlap 1.',
+        '12 frames of 192x128: out',
+    ]
+    assert len(list((tmp_path / 'out').iterdir())) == 12
+    monkeypatch.setattr(TakesLittle, 'most', 0)
+    assert (
+        refusal(*command, '-o', 'no').splitlines()[-1].startswith('--overlap: must be small enough for 0.0 GB, got 1')
+    )
+    assert (
+        refusal(*command, '-o', 'no', '--num_frame', 5).splitlines()[-1].startswith('--num_frame: must fit into memory')
+    )
 
 
 def test_infer_measures_the_overlap_and_writes_nothing(trained, folder, tmp_path):

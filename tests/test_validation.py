@@ -16,7 +16,7 @@ import torch
 import yaml
 from basicsr.data import build_dataset
 from probe import NETWORK
-from runs import benchmark, options, run, torchrun, train, write
+from runs import options, run, torchrun, train, write
 from test_multigrid_video_model import METRICS, build
 
 from multigrid_vsr.core.errors import FrameError, OptionError
@@ -387,18 +387,6 @@ def test_center_frame_of_whole_clips_counts_once(tmp_path, clips):
     gt = cv2.imread(str(clips / 'gt/001/00000004.png')).astype(float)
     psnr = 10 * np.log10(255**2 / np.mean((frames['001/00000000_7.png'] - gt) ** 2))
     assert found['psnr']['clips']['001'] == pytest.approx(psnr, abs=1e-3)
-
-
-def test_bench_validation_says_what_whole_clips_and_pieces_take(tmp_path):
-    """In a process of its own: holes in the memory of one that has run long would be counted."""
-    (tmp_path / 'run.yml').write_text('network_g: {type: BasicVSR, num_feat: 4, num_block: 1, spynet_path: gone.pth}\n')
-    printed = benchmark('validation', '-opt', 'run.yml', cwd=tmp_path).stdout
-    rows = dict(re.findall(r'(a whole clip|max_frames \d+(?:, tile \d+)?) +([\d.]+)\n', printed))
-    assert list(rows) == ['a whole clip', 'max_frames 80', 'max_frames 64', 'max_frames 64, tile 192']
-    amounts = [float(amount) for amount in rows.values()]
-    assert amounts == sorted(amounts, reverse=True)
-    found, foretold = map(float, re.findall(r'take ([\d.]+) GB, where the estimate is ([\d.]+)\.', printed)[0])
-    assert foretold == pytest.approx(found, rel=0.2)
 
 
 def test_test_sets_of_the_page_are_options_of_ours():

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multigrid_vsr.cli.arguments import check_least, check_writable
-from multigrid_vsr.core.errors import InputError, OptionError
+from multigrid_vsr.core.errors import OptionError, one_line
 from multigrid_vsr.core.overlap import FRAMES_OVERLAP, TILE_OVERLAP
 from multigrid_vsr.options.option_file import copy_in_run_folder, read_options
 
 if TYPE_CHECKING:
-    import torch
-
     from multigrid_vsr.frames.sequence import FrameSequence
     from multigrid_vsr.models.inference import Restorer, Tiling
 
@@ -32,8 +31,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         'infer',
         help='super-resolve a video or a folder of frames',
         description='Runs the network of an option file over a clip of any length. A clip that memory holds goes '
-        'through as a whole; a longer one in windows whose ends overlap, a larger one in tiles too. A video keeps '
-        'its times, colours and sound.',
+        'through as a whole. A longer one goes in windows that overlap, a larger one in tiles too. A video keeps its '
+        'times, colours and sound.',
         examples=_EXAMPLES,
     )
     parser.add_argument('input', type=Path, metavar='INPUT', help='video, image, or folder of images')
@@ -41,32 +40,16 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument('-o', dest='out', type=Path, metavar='OUTPUT', help='video, or folder of PNG')
     parser.add_argument('-opt', help="option file of the run (default: the copy in the weights' run folder)")
     parser.add_argument('--param_key', choices=('params', 'params_ema'), help='weights (default: the EMA if there)')
-    parser.add_argument('--num_frame', type=int, metavar='N', help='frames of a window (default: as many as fit)')
-    parser.add_argument(
-        '--overlap',
-        type=int,
-        default=FRAMES_OVERLAP,
-        metavar='N',
-        help='frames of context on each side of a window, not kept (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--tile', type=int, metavar='N', help='LQ side of a tile (default: whole frames where they fit)'
-    )
-    parser.add_argument(
-        '--tile_overlap',
-        type=int,
-        default=TILE_OVERLAP,
-        metavar='N',
-        help='LQ pixels of context of a tile (default: %(default)s)',
-    )
+    for option, default, words in (
+        ('--num_frame', None, 'frames of a window (default: as many as fit)'),
+        ('--overlap', FRAMES_OVERLAP, 'frames of context on each side of a window, not kept (default: %(default)s)'),
+        ('--tile', None, 'LQ side of a tile (default: whole frames where they fit)'),
+        ('--tile_overlap', TILE_OVERLAP, 'LQ pixels of context of a tile (default: %(default)s)'),
+        ('--measure', None, 'print how far windows of the first N frames are from the whole, and write nothing'),
+    ):
+        parser.add_argument(option, type=int, default=default, metavar='N', help=words)
     parser.add_argument('--fps', type=float, help="frames a second of a video (default: the input's, else 25)")
-    parser.add_argument('--strict', action='store_true', help='refuse a video of which frames do not decode')
-    parser.add_argument(
-        '--measure',
-        type=int,
-        metavar='N',
-        help='print how far windows of the first N frames are from the whole, and write nothing',
-    )
+    parser.add_argument('--strict', action='store_true', help='refuse a video with frames that do not decode')
     return parser
 
 
@@ -74,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     """Restores the clip, or measures what the overlap does.
 
     Raises:
-        InputError: If an argument, the weights or a frame does not do.
+        InputError: If an argument, the weights or a frame cannot be used.
     """
     _check(args)
     opt = read_options(args.opt or _option_file(args.weights))
@@ -82,7 +65,6 @@ def run(args: argparse.Namespace) -> None:
 
     from multigrid_vsr.frames.sequence import open_clip
     from multigrid_vsr.models.inference import load_restorer
-    from multigrid_vsr.models.preflight import is_out_of_memory
 
     clip = open_clip(args.input)
     if clip.video and args.strict and (problem := clip.video.survey()[0].problem(args.input)):
@@ -95,12 +77,7 @@ def run(args: argparse.Namespace) -> None:
     if args.measure:
         print(_measurement(restorer, clip, args.measure))
         return
-    try:
-        _restore(restorer, clip, _tiling(args, restorer, clip, device), args.out, args.fps)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise InputError(f'--num_frame: must fit the GPU, got {error}. Lower it, or give a smaller --tile.') from None
+    _restore_in_pieces(args, restorer, clip)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -131,21 +108,37 @@ def _option_file(weights: Path) -> Path:
     return found
 
 
-def _tiling(args: argparse.Namespace, restorer: Restorer, clip: FrameSequence, device: torch.device) -> Tiling:
-    """The windows: what was asked for, and for the rest what fits."""
-    from multigrid_vsr.models.inference import Tiling, choose_tiling, free_memory, measure_need
+def _restore_in_pieces(args: argparse.Namespace, restorer: Restorer, clip: FrameSequence) -> None:
+    """Restores the clip in the windows that were asked for, or else in windows and tiles that memory holds."""
+    from multigrid_vsr.models.inference import Tiling, choose_tiling, need_and_memory
+    from multigrid_vsr.models.preflight import is_out_of_memory
 
     overlap = restorer.context(args.overlap)
     if 2 * overlap + 1 < restorer.least_frames:
         least = restorer.least_frames // 2
         raise OptionError('--overlap', f'be at least {least} for this arch', overlap, 'Raise it.')
-    asked = Tiling(args.num_frame or 0, overlap, args.tile, args.tile_overlap)
-    if args.num_frame is None:
-        need, memory = measure_need(restorer, device, restorer.least_frames), free_memory(device)
-        height, width = (min(side, args.tile or side) for side in (clip.height, clip.width))
-        found = choose_tiling(need, memory, clip.num_frame, height, width, asked)
-        asked = Tiling(found.num_frame, overlap, args.tile or found.tile, args.tile_overlap)
-    return restorer.aligned(asked)
+    tiling = Tiling(args.num_frame or 0, overlap, args.tile, args.tile_overlap)
+    need, memory = need_and_memory(restorer) if args.num_frame is None else (None, 0.0)
+    sides = (clip.height, clip.width)
+    while True:
+        if need is not None:
+            height, width = (min(side, args.tile or side) for side in sides)
+            found = choose_tiling(need, memory, clip.num_frame, height, width, tiling)
+            tiling = replace(tiling, num_frame=found.num_frame, tile=args.tile or found.tile)
+        tiling = restorer.aligned(tiling)
+        try:
+            _restore(restorer, clip, tiling, args.out, args.fps)
+            return
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if need is None:
+                fix = 'Lower it, or give a smaller --tile.'
+                raise OptionError('--num_frame', 'fit into memory', one_line(error), fix) from None
+            height, width = (min(side, tiling.tile or side) for side in sides)
+            frames = min(tiling.num_frame, clip.num_frame or tiling.num_frame)
+            memory = need.bytes(frames, height * width) / 2
+        print('That is more than memory holds: the clip is started again in smaller pieces.')
 
 
 def _restore(restorer: Restorer, clip: FrameSequence, tiling: Tiling, out: Path, fps: float | None) -> None:
@@ -179,7 +172,6 @@ def _measurement(restorer: Restorer, clip: FrameSequence, count: int) -> str:
     frames = list(itertools.islice(clip.frames(), count))
     overlaps = [overlap for overlap in _TRIED if 2 * overlap < len(frames)]
     tilings = [restorer.aligned(Tiling(len(frames) // 2 + overlap, overlap)) for overlap in overlaps]
-    rows = [
-        (f'{tiling.overlap}', f'{found:.6f}') for tiling, found in zip(tilings, differences(restorer, frames, tilings))
-    ]
+    found = differences(restorer, frames, tilings)
+    rows = [(f'{tiling.overlap}', f'{difference:.6f}') for tiling, difference in zip(tilings, found)]
     return format_table(('overlap', 'largest difference / 255'), rows)

@@ -1,15 +1,14 @@
-"""Whole clips through a network, in windows of frames and tiles of a frame where memory asks for them.
+"""Whole clips through a network, cut into windows of frames, and tiles of a frame, where memory is short.
 
-A recurrent arch carries features over the whole clip and from both of its ends, so a window of it is not exact: what
-lies beyond the window reaches its frames less with each frame of overlap. How much is measured in benchmarks/README.md.
-A sliding-window arch looks at its own few frames, and its windows are exact.
+A recurrent arch carries features over the whole clip and from both of its ends, so a window is not exact: frames beyond
+the window have less influence with each frame of overlap. benchmarks/README.md has how much. A sliding-window arch sees
+only a few frames at a time, so its windows are exact.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
-import re
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +24,7 @@ from torch.nn.functional import pad
 from multigrid_vsr.core.errors import InputError, OptionError, one_line
 from multigrid_vsr.core.overlap import windows
 from multigrid_vsr.data.batches import to_float_rgb
-from multigrid_vsr.models import checkpoints
+from multigrid_vsr.models.checkpoints import read_weights
 from multigrid_vsr.options.archs import ArchLimits, limits_in, window_of
 
 Frame = np.ndarray | torch.Tensor  # (h, w, 3): uint8 BGR, or float32 RGB in [0, 1]
@@ -37,7 +36,7 @@ class Tiling:
 
     Attributes:
         num_frame: Frames of a window.
-        overlap: Frames of context on each side, computed and left out.
+        overlap: Frames of context on each side of a window, computed and left out.
         tile: LQ side of a tile in pixels; ``None`` for whole frames.
         tile_overlap: LQ pixels of context on each side of a tile.
     """
@@ -50,16 +49,16 @@ class Tiling:
 
 @dataclass(frozen=True)
 class Restorer:
-    """A network made ready for clips of any size.
+    """A network, prepared for clips of any size.
 
     Attributes:
-        network: Takes (b, t, c, h, w), float32 RGB in [0, 1]; gives every frame, or the one in the middle, without t.
+        network: Takes (b, t, c, h, w), float32 RGB in [0, 1]; gives every frame, or only the middle one, without t.
         window: Frames that a sliding-window arch takes for the one in their middle; ``None`` for a recurrent arch.
-        multiple: What the sides of its input are multiples of; others are padded, and the padding cut off.
+        multiple: The sides of its input are multiples of this number. Other inputs are padded, and the output cropped.
         least_frames: The fewest frames that it takes.
-        stride: What windows start at multiples of: IconVSR's keyframes count from the first frame.
+        stride: Windows start at multiples of this number: IconVSR counts its keyframes from the first frame.
         device: Where it runs.
-        padding: How the window goes on past the ends of a clip, as BasicSR names it.
+        padding: How a sliding window goes on past the ends of a clip, as BasicSR names it.
     """
 
     network: Callable[[torch.Tensor], torch.Tensor]
@@ -76,11 +75,11 @@ class Restorer:
 
         Args:
             frames: (t, h, w, 3), uint8 BGR or float32 RGB in [0, 1], on the CPU.
-            kept: Which of them to give; without it all.
+            kept: The places to give; without it all.
 
         Returns:
             float32 (t, 3, scale*h, scale*w), RGB, on the network's device, not clamped; one frame where the network
-            gives the one in the middle.
+            gives only the middle one.
         """
         kept = range(len(frames)) if kept is None else kept
         height, width = frames.shape[1:3]
@@ -99,18 +98,18 @@ class Restorer:
         return output[..., : height * scale, : width * scale]
 
     def context(self, overlap: int) -> int:
-        """The frames of context on each side of a window: of a sliding-window arch those that it sees, so exact."""
+        """Frames of context on each side of a window: a sliding-window arch needs exactly those that it sees."""
         return overlap if self.window is None else self.window - 1
 
     def aligned(self, tiling: Tiling) -> Tiling:
-        """The same with windows that start where the arch asks for."""
+        """The same tiling, with windows that start where the arch needs them to."""
         step = (tiling.num_frame - 2 * tiling.overlap) // self.stride * self.stride
         return replace(tiling, num_frame=2 * tiling.overlap + max(step, self.stride))
 
 
 def to_bgr_bytes(frames: torch.Tensor) -> torch.Tensor:
     """Turns float (t, 3, h, w) RGB into uint8 (t, h, w, 3) BGR on the CPU, rounded as BasicSR's ``tensor2img`` does."""
-    # One at a time: the whole of a window would be on the device several times.
+    # One frame at a time: a whole window would be on the device several times.
     images = [(frame.clamp(0, 1) * 255).round().to(torch.uint8).flip(0).permute(1, 2, 0).cpu() for frame in frames]
     return torch.stack(images)
 
@@ -127,31 +126,26 @@ def super_resolve(
         restore: A :class:`Restorer`.
         frames: The clip.
         tiling: Its windows and tiles.
-        finish: Turns what a tile keeps, (t, 3, h, w), into (t, h, w, 3).
+        finish: Turns the kept part of a tile, (t, 3, h, w), into (t, h, w, 3).
     """
+    tile_overlap = tiling.tile_overlap if tiling.tile else 0
     for window, kept in windows(frames, tiling.num_frame, tiling.overlap):
         lq = torch.stack([torch.as_tensor(frame) for frame in window])
+        height, width = lq.shape[1:3]
         strips = []
-        for rows, keep_rows in _tiles(lq.shape[1], tiling):
+        for rows, kept_rows in windows(range(height), tiling.tile or height, tile_overlap):
             parts = []
-            for columns, keep_columns in _tiles(lq.shape[2], tiling):
+            for columns, kept_columns in windows(range(width), tiling.tile or width, tile_overlap):
                 part = restore(lq[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], kept)
-                y, x = (_scaled(keep, part.shape[-1] // len(columns)) for keep in (keep_rows, keep_columns))
+                scale = part.shape[-1] // len(columns)
+                y, x = (slice(some.start * scale, some.stop * scale) for some in (kept_rows, kept_columns))
                 parts.append(finish(part[..., y, x]))
             strips.append(torch.cat(parts, 2))
         yield from torch.cat(strips, 1)
 
 
-def _tiles(length: int, tiling: Tiling) -> Iterator[tuple[list[int], range]]:
-    return windows(range(length), tiling.tile or length, tiling.tile_overlap if tiling.tile else 0)
-
-
-def _scaled(places: range, scale: int) -> slice:
-    return slice(places.start * scale, places.stop * scale)
-
-
 def differences(restore: Restorer, frames: Sequence[Frame], tilings: Sequence[Tiling]) -> list[float]:
-    """The largest difference of any value of any frame between a clip restored in parts and as a whole.
+    """For each tiling, the largest difference of any value between the clip in parts and the clip as a whole.
 
     Args:
         restore: The network.
@@ -159,7 +153,7 @@ def differences(restore: Restorer, frames: Sequence[Frame], tilings: Sequence[Ti
         tilings: The ways to cut it.
 
     Returns:
-        For each, in 255ths: below 0.5 hardly a byte of the result is another.
+        Differences in 255ths; below 0.5 hardly a byte of the result changes.
     """
 
     def as_float(output: torch.Tensor) -> torch.Tensor:
@@ -175,53 +169,57 @@ def differences(restore: Restorer, frames: Sequence[Frame], tilings: Sequence[Ti
     ]
 
 
-SIDE = 64  # of the frames that are tried, LQ pixels
-_SHARE = 0.6  # of free memory that a window may take: the rest is for what is decoded and written meanwhile
-_M_MMAP_THRESHOLD = -3  # of malloc.h
+SIDE = 64  # LQ pixels of the frames that are tried
+_GPU_SHARE, _CPU_SHARE = 0.6, 0.5  # what a window may take, of the free memory of a GPU, and of all that a machine has
+_CPU_NEED = 1600.0  # bytes for each LQ pixel and frame: what BasicVSR++ takes, three times as much as BasicVSR
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes of a window: ``pixels * (fixed + a_frame * frames)``, pixels of an LQ frame."""
+    """Bytes that a window takes: ``pixels * (fixed + a_frame * frames)``, with the LQ pixels of one frame."""
 
     fixed: float
     a_frame: float
 
     def bytes(self, frames: int, pixels: int) -> float:
-        """What frames of a size take together."""
+        """What a window of so many frames takes."""
         return pixels * (self.fixed + self.a_frame * frames)
 
     def frames(self, memory: float, pixels: int) -> int:
-        """The most frames of a size that fit."""
+        """The most frames that fit."""
         return int((memory / pixels - self.fixed) / self.a_frame)
 
     def side(self, memory: float, frames: int) -> int:
-        """The largest side of a square that fits with so many frames."""
+        """The side of the largest square that fits with so many frames."""
         return math.isqrt(int(memory / (self.fixed + self.a_frame * frames)))
 
 
-def measure_need(restore: Callable[[torch.Tensor], torch.Tensor], device: torch.device, least_frames: int) -> Need:
-    """Restores two short clips of noise, and looks at the peak of memory.
+def peak(call: Callable[[], object], device: torch.device) -> float:
+    """Bytes of a GPU that a call takes at its peak, beside those that were taken before."""
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    call()
+    return torch.cuda.max_memory_allocated(device) - before
 
-    Args:
-        restore: A network as :class:`~multigrid_vsr.models.inference.Restorer` makes it ready.
-        device: Where it runs.
-        least_frames: The fewest frames that it takes.
-    """
+
+def measure_need(restore: Callable[[torch.Tensor], object], device: torch.device, least_frames: int) -> Need:
+    """Restores two short clips of noise on a GPU and looks at the peaks of memory."""
     counts = (least_frames + 1, 3 * least_frames + 3)
     clip = torch.randint(0, 256, (counts[-1], SIDE, SIDE, 3), dtype=torch.uint8)
-    # The first call makes what is kept.
+    # The first call allocates what later ones find.
     _, few, many = (peak(partial(restore, clip[:count]), device) / SIDE**2 for count in (counts[0], *counts))
     a_frame = max((many - few) / (counts[1] - counts[0]), 1.0)
     return Need(max(few - a_frame * counts[0], 0.0), a_frame)
 
 
-def free_memory(device: torch.device) -> float:
-    """Bytes that a window may take."""
+def need_and_memory(restorer: Restorer) -> tuple[Need, float]:
+    """What a window takes, and how many bytes it may take: measured on a GPU, a guess on a CPU."""
+    device = torch.device(restorer.device)
     if device.type == 'cuda':
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return _SHARE * (torch.cuda.mem_get_info(device)[0] + held)
-    return _SHARE * _kibibytes('/proc/meminfo', 'MemAvailable') * 1024
+        free = torch.cuda.mem_get_info(device)[0] + held
+        return measure_need(restorer, device, restorer.least_frames), _GPU_SHARE * free
+    return Need(0.0, _CPU_NEED), _CPU_SHARE * os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
 
 
 def choose_tiling(need: Need, memory: float, num_frame: int | None, height: int, width: int, context: Tiling) -> Tiling:
@@ -239,9 +237,9 @@ def choose_tiling(need: Need, memory: float, num_frame: int | None, height: int,
     """
     fits = need.frames(memory, height * width)
     enough = 4 * context.overlap + 1  # below, more than half of the work is context
-    if fits >= min(enough, num_frame or enough):
-        return Tiling(fits, context.overlap)
     frames = min(enough, num_frame or enough)
+    if fits >= frames:
+        return Tiling(fits, context.overlap)
     tile = need.side(memory, frames) // 32 * 32
     if tile < 2 * context.tile_overlap + 32:
         raise InputError(
@@ -251,69 +249,34 @@ def choose_tiling(need: Need, memory: float, num_frame: int | None, height: int,
     return Tiling(frames, context.overlap, tile, context.tile_overlap)
 
 
-def peak(call: Callable[[], object], device: torch.device) -> float:
-    """Bytes that a call takes at its peak, beside those that were taken before.
-
-    Raises:
-        InputError: If the system does not tell.
-    """
-    if device.type == 'cuda':
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        call()
-        return torch.cuda.max_memory_allocated(device) - before
-    try:
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 128 * 1024)  # tensors go back to the system, or their holes would be counted
-        libc.malloc_trim(0)  # what glibc has kept would be taken first, and not be seen
-        Path('/proc/self/clear_refs').write_text('5')  # the peak of this process starts again
-    except (AttributeError, OSError) as error:
-        raise InputError(
-            f'--num_frame: must be given where the system does not tell the peak of memory ({error}), got nothing. '
-            'Give the frames of a window.'
-        ) from None
-    before = _kibibytes('/proc/self/status', 'VmRSS')
-    call()
-    found = _kibibytes('/proc/self/status', 'VmHWM') - before
-    libc.mallopt(_M_MMAP_THRESHOLD, 32 * 1024**2)  # where glibc's own rule ends: a quarter less time than 128 KiB
-    return found * 1024
-
-
-def _kibibytes(path: str, name: str) -> int:
-    found = re.search(rf'^{name}:\s+(\d+) kB', Path(path).read_text(), re.MULTILINE)
-    assert found is not None, (path, name)
-    return int(found[1])
-
-
 def load_restorer(opt: Mapping[str, Any], weights: Path, param_key: str | None, device: torch.device) -> Restorer:
-    """Builds ``network_g`` and loads its weights, read as data alone.
+    """Builds ``network_g`` and loads its weights, read as plain data.
 
     Args:
         opt: Options of the run.
         weights: Weight file of BasicSR.
-        param_key: ``params`` or ``params_ema``; without it the average of the weights where the file has one.
+        param_key: ``params`` or ``params_ema``; without it the EMA where the file has one.
         device: Where it runs.
 
     Raises:
-        InputError: If the network cannot be built, or the weights are not its own.
+        InputError: If the network cannot be built, or the weights do not fit it.
     """
     network_opt = opt.get('network_g')
     if not isinstance(network_opt, Mapping):
         raise OptionError('network_g', 'be a block of options', network_opt, 'Give the option file of the run.')
-    # Weights of parts, as of the flow network, come with the file.
+    # The weights of parts, such as the flow network, come with the file.
     network_opt = {key: None if key.endswith('_path') else value for key, value in network_opt.items()}
     try:
-        network = build_network(dict(network_opt))
+        network = build_network(network_opt)
     except (KeyError, TypeError, ValueError, AssertionError) as error:
         raise InputError(f'network_g: must be options of an arch of BasicSR, got {error}. Correct it.') from None
-    state = _read(weights, param_key)
+    state = _read_state(weights, param_key)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(
-            f'--weights: must be of the network of the option file, got {weights} ({one_line(error)}). Give -opt of '
-            'its run.'
-        ) from None
+        value = f'{weights} ({one_line(error)})'
+        rule = 'be of the network of the option file'
+        raise OptionError('--weights', rule, value, 'Give -opt of its run.') from None
     return restorer_of(opt, network.to(device).eval(), device)
 
 
@@ -323,13 +286,13 @@ def restorer_of(
     device: torch.device,
     padding: str = 'reflection_circle',
 ) -> Restorer:
-    """What knows of the arch of an option file how clips go through it.
+    """A restorer for the arch of an option file.
 
     Args:
         opt: Options of a run.
         network: ``network_g`` itself, or what runs it.
         device: Where it runs.
-        padding: Of the window of a sliding-window arch.
+        padding: How a sliding window goes on past the ends of a clip.
     """
     limits, network_opt = limits_in(opt) or ArchLimits(), opt['network_g']
     window = window_of(opt)
@@ -337,19 +300,12 @@ def restorer_of(
     return Restorer(network, window, limits.lq_divisor, window or limits.min_num_frame, stride, device, padding)
 
 
-def _read(path: Path, param_key: str | None) -> dict[str, torch.Tensor]:
-    try:
-        found = checkpoints.read(path)
-    except ValueError as error:
-        raise InputError(
-            f'--weights: must be a whole weight file of plain data, got {path} ({error}). Give another.'
-        ) from None
+def _read_state(path: Path, param_key: str | None) -> dict[str, torch.Tensor]:
+    found = read_weights('--weights', str(path))
     keys = [key for key in ('params_ema', 'params') if isinstance(found, dict) and key in found]
     if not keys:
-        raise InputError(f'--weights: must be a weight file of BasicSR, got {path}, something else. Give net_g_*.pth.')
+        raise OptionError('--weights', 'be a weight file of BasicSR', f'{path}, something else', 'Give net_g_*.pth.')
     if param_key not in (None, *keys):
-        raise InputError(
-            f'--weights: must be a weight file with {param_key}, got {path} (it has {keys[0]}). '
-            f'Give --param_key {keys[0]}.'
-        )
+        value, fix = f'{path} (it has {keys[0]})', f'Give --param_key {keys[0]}.'
+        raise OptionError('--weights', f'be a weight file with {param_key}', value, fix)
     return {name.removeprefix('module.'): value for name, value in found[param_key or keys[0]].items()}
