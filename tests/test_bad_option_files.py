@@ -35,120 +35,49 @@ VAL = {
 }  # fmt: skip
 
 BAD = [
-    (
-        {'multigrid__gt_sizes': [64, 128]},
-        'multigrid.gt_sizes: must be one of gt_size, num_frame, .*, got gt_sizes. Did you mean `gt_size`?',
-    ),
-    (
-        {'model_type': 'VideoRecurrentModel'},
-        'model_type: must be MultigridVideoModel.* beside a `multigrid` block, got VideoRecurrentModel. Set model_type',
-    ),
-    (
-        {'datasets__train__type': None},
-        'datasets.train.type: must be MultigridREDSDataset.* beside a `multigrid` block, got nothing.',
-    ),
-    (
-        {'datasets__train__type': 'REDSRecurrentDatset'},
-        'datasets.train.type: must be registered in BasicSR, got .* Did you mean `REDSRecurrentDataset`. One of your own',
-    ),
-    (
-        {'datasets__train__type': 'REDSRecurrentDataset', 'datasets__train__fps': 24},
-        'datasets.train.fps: must be one of name, .*, got fps.',
-    ),
-    (
-        {'datasets__train__num_frame': 10, 'multigrid__num_frame': [5, 10]},
-        r'datasets.train.num_frame: must fit every clip \(10 frames needed with an interval of 1\), got 10 for clip 000 '
-        'of 6 frames. Lower it',
-    ),
-    (
-        {'datasets__train__gt_size': 160, 'multigrid__gt_size': [64, 160]},
-        'datasets.train.gt_size: must fit into every frame, got 160 for clip 000 of 144x176. Lower it',
-    ),
-    (
-        {'multigrid__batch_size_per_gpu': [23, 1]},
-        'multigrid.batch_size_per_gpu: must be at most the 22 samples of the data, got 23 on 1 GPUs at gt_size 64 and '
-        'num_frame 2. Lower it.',
-    ),
-    (
-        {'datasets__train__dataroot_gt': 'nowhere'},
-        'datasets.train.dataroot_gt: must be a folder that exists, got nowhere. Correct the path.',
-    ),
-    (
-        {'datasets__train__val_partition': 'REDS5'},
-        'datasets.train.val_partition: must be REDS4 or official, got REDS5.',
-    ),
-    (
-        {'network_g': {'type': 'BasicVSR'}, 'network_g__spynet_path': 'spynet.pth'},
-        'network_g.spynet_path: must be a path that exists, got spynet.pth. Correct the path, or set it to ~.',
-    ),
+    ({'multigrid__gt_sizes': [64, 128]}, 'multigrid.gt_sizes: must be one of gt_size, num_frame, .*, got gt_sizes. Did you mean `gt_size`?'),
+    ({'model_type': 'VideoRecurrentModel'}, 'model_type: must be MultigridVideoModel.* beside a `multigrid` block, got VideoRecurrentModel. Set model_type'),
+    ({'datasets__train__type': None}, 'datasets.train.type: must be MultigridREDSDataset.* beside a `multigrid` block, got nothing.'),
+    ({'datasets__train__type': 'REDSRecurrentDatset'}, 'datasets.train.type: must be registered in BasicSR, got .* Did you mean `REDSRecurrentDataset`. One of your own'),
+    ({'datasets__train__type': 'REDSRecurrentDataset', 'datasets__train__fps': 24}, 'datasets.train.fps: must be one of name, .*, got fps.'),
+    ({'datasets__train__num_frame': 10, 'multigrid__num_frame': [5, 10]}, r'datasets.train.num_frame: must fit every clip \(10 frames needed with an interval of 1\), got 10 for clip 000 ' 'of 6 frames. Lower it'),
+    ({'datasets__train__gt_size': 160, 'multigrid__gt_size': [64, 160]}, 'datasets.train.gt_size: must fit into every frame, got 160 for clip 000 of 144x176. Lower it'),
+    ({'multigrid__batch_size_per_gpu': [23, 1]}, 'multigrid.batch_size_per_gpu: must be at most the 22 samples of the data, got 23 on 1 GPUs at gt_size 64 and num_frame 2. Lower it.'),
+    ({'datasets__train__dataroot_gt': 'nowhere'}, 'datasets.train.dataroot_gt: must be a folder that exists, got nowhere. Correct the path.'),
+    ({'datasets__train__val_partition': 'REDS5'}, 'datasets.train.val_partition: must be REDS4 or official, got REDS5.'),
+    ({'network_g': {'type': 'BasicVSR'}, 'network_g__spynet_path': 'spynet.pth'}, 'network_g.spynet_path: must be a path that exists, got spynet.pth. Correct the path, or set it to ~.'),
     ({'path__pretrain_network_g': 'net_g.pth'}, 'path.pretrain_network_g: must be a path that exists, got net_g.pth.'),
     ({'path__resume_state': '5.state'}, 'path.resume_state: must be a path that exists, got 5.state.'),
-    (
-        {**VAL, 'datasets__val__dataroot_gt': 'nowhere'},
-        'datasets.val.dataroot_gt: must be a path that exists, got nowhere.',
-    ),
+    ({**VAL, 'datasets__val__dataroot_gt': 'nowhere'}, 'datasets.val.dataroot_gt: must be a path that exists, got nowhere.'),
     ({'num_gpu': 3}, r'num_gpu: must be at most the \d GPUs of this machine, got 3. Set num_gpu: auto.'),
     ({'num_gpu': 'all'}, 'num_gpu: must be a whole number or auto, got all. Set num_gpu: auto.'),
     ({'Multigird': {'gt_size': [64, 128]}}, 'Multigird: must be multigrid, got Multigird. Did you mean `multigrid`?'),
     ({'train__amp': 'fp32'}, 'train.amp: must be bf16, fp16, auto, got fp32. Leave it out for float32.'),
     ({'train__compile': 'fast'}, 'train.compile: must be one of true, false, default, .*, got fast. Leave it out'),
-    (
-        {'train__compile': 'reduce-overhead'},
-        'train.compile: must be .*, got reduce-overhead. Leave it out for no compiling; CUDA graphs are train.cuda_graph.',
-    ),
-    (
-        {'train__compile': 'max-autotune'},
-        'train.compile: must be .*, got max-autotune. .*; CUDA graphs are train.cuda_graph.',
-    ),
+    ({'train__compile': 'reduce-overhead'}, 'train.compile: must be .*, got reduce-overhead. Leave it out for no compiling; CUDA graphs are train.cuda_graph.'),
+    ({'train__compile': 'max-autotune'}, 'train.compile: must be .*, got max-autotune. .*; CUDA graphs are train.cuda_graph.'),
     ({'train__cuda_graph': 1}, 'train.cuda_graph: must be true or false, got 1.'),
     ({'train__arch_checks': 'no'}, 'train.arch_checks: must be true or false, got no.'),
     ({'train__channels_last': 1}, 'train.channels_last: must be true or false, got 1. Correct the value.'),
-    (
-        {'train__scheduler__batch_scaling': 'log'},
-        'train.scheduler.batch_scaling: must be none, sqrt, linear, got log. Choose one of them.',
-    ),
-    (
-        {'train__scheduler__periods': [6, 6], 'train__scheduler__restart_weights': [1, 1]},
-        r'train.scheduler.periods: must add up to train.total_iter \(13\), got \[6, 6\] \(sum 12\). BasicSR would fail',
-    ),
+    ({'train__scheduler__batch_scaling': 'log'}, 'train.scheduler.batch_scaling: must be none, sqrt, linear, got log. Choose one of them.'),
+    ({'train__scheduler__periods': [6, 6], 'train__scheduler__restart_weights': [1, 1]}, r'train.scheduler.periods: must add up to train.total_iter \(13\), got \[6, 6\] \(sum 12\). BasicSR would fail'),
     ({**GAN, 'train__amp': 'bf16'}, 'train.amp: must be left out of a GAN run, got bf16. It trains in float32.'),
     ({**GAN, 'train__amp': 'auto'}, 'train.amp: must be left out of a GAN run, got auto. It trains in float32.'),
-    (
-        {**GAN, 'train__cuda_graph': True},
-        'train.cuda_graph: must be left out of a GAN run, got True. Its two steps are',
-    ),
-    (
-        {**GAN, 'multigrid__micro_batch_size_per_gpu': 1, 'multigrid__batch_size_per_gpu': [2, 2]},
-        r'multigrid.micro_batch_size_per_gpu: must be at least the largest batch \(2\) in a GAN run, got 1. Its gradients',
-    ),
-    (
-        {'train__scheduler': 'cosine'},
-        'train.scheduler: must be a block of options, got cosine. A training run needs it.',
-    ),
+    ({**GAN, 'train__cuda_graph': True}, 'train.cuda_graph: must be left out of a GAN run, got True. Its two steps are'),
+    ({**GAN, 'multigrid__micro_batch_size_per_gpu': 1, 'multigrid__batch_size_per_gpu': [2, 2]}, r'multigrid.micro_batch_size_per_gpu: must be at least the largest batch \(2\) in a GAN run, got 1. Its gradients'),
+    ({'train__scheduler': 'cosine'}, 'train.scheduler: must be a block of options, got cosine. A training run needs it.'),
     ({'network_g': 'BasicVSR'}, 'network_g: must be a block of options, got BasicVSR. A training run needs it.'),
-    (
-        {**GAN, 'multigrid__gt_size': [36, 128]},
-        'multigrid.gt_size: must be a multiple of 8 for UNetDiscriminatorSN, got 36. Change it.',
-    ),
+    ({**GAN, 'multigrid__gt_size': [36, 128]}, 'multigrid.gt_size: must be a multiple of 8 for UNetDiscriminatorSN, got 36. Change it.'),
     ({**GAN, 'network_d': None}, 'network_d: must be a block of options, got nothing. A training run'),
     ({**GAN, 'train__gan_opt': None}, 'train.gan_opt: must be a block of options, got nothing. A training run'),
-    (
-        {**GAN, 'datasets__train__target': 'center', 'multigrid__num_frame': None, 'datasets__train__num_frame': 5},
-        'model_type: must be MultigridVideoModel for an arch with one target frame, got MultigridVideoGANModel.',
-    ),
-    (
-        {**GAN, 'network_d': {'type': 'VGGStyleDiscriminator'}},
-        'multigrid.gt_size: must be 128 throughout for a VGGStyleDiscriminator with that input_size, got 64. Leave',
-    ),
+    ({**GAN, 'datasets__train__target': 'center', 'multigrid__num_frame': None, 'datasets__train__num_frame': 5}, 'model_type: must be MultigridVideoModel for an arch with one target frame, got MultigridVideoGANModel.'),
+    ({**GAN, 'network_d': {'type': 'VGGStyleDiscriminator'}}, 'multigrid.gt_size: must be 128 throughout for a VGGStyleDiscriminator with that input_size, got 64. Leave'),
     ({'val': {'val_freq': 5}}, 'val.save_img: must be given, got nothing. BasicSR asks for it when it is due.'),
     ({'val': 5}, 'val: must be a block of options, got 5. Write one option a line below it.'),
-    (
-        {'logger__print_freq': None},
-        'logger.print_freq: must be given, got nothing. BasicSR asks for it when it is due.',
-    ),
+    ({'logger__print_freq': None}, 'logger.print_freq: must be given, got nothing. BasicSR asks for it when it is due.'),
     ({'name': None}, 'name: must be given, got nothing. BasicSR needs it.'),
     ({'train': None}, 'train: must be a block of options, got nothing. A training run needs it.'),
-]
+]  # fmt: skip
 
 
 # Slips in BasicSR's own options; `@name` is a file or folder of the fixture below.
@@ -355,21 +284,9 @@ def test_table_of_bad_options_has_a_hundred_rows():
 # Options that are read otherwise than they are written: what comes of them, and what is said.
 RIGHT = [
     ({'train__optim_g__lr': '1e-4'}, 1e-4, 'train.optim_g.lr: 1e-4 is text in YAML, taken as the number 0.0001.'),
-    (
-        {'logger__save_checkpoint_freq': '5e3'},
-        5000,
-        'logger.save_checkpoint_freq: 5e3 is text in YAML, taken as the numb',
-    ),
-    (
-        {'train__scheduler__eta_min': '1E-7'},
-        1e-7,
-        'train.scheduler.eta_min: 1E-7 is text in YAML, taken as the number 1e-',
-    ),
-    (
-        {'train__pixel_opt__eps': '1e-12'},
-        1e-12,
-        'train.pixel_opt.eps: 1e-12 is text in YAML, taken as the number 1e-12.',
-    ),
+    ({'logger__save_checkpoint_freq': '5e3'}, 5000, 'logger.save_checkpoint_freq: 5e3 is text in YAML, taken as the numb'),
+    ({'train__scheduler__eta_min': '1E-7'}, 1e-7, 'train.scheduler.eta_min: 1E-7 is text in YAML, taken as the number 1e-'),
+    ({'train__pixel_opt__eps': '1e-12'}, 1e-12, 'train.pixel_opt.eps: 1e-12 is text in YAML, taken as the number 1e-12.'),
     ({'train__total_iter': '1.3e1'}, 13, 'train.total_iter: 1.3e1 is text in YAML, taken as the number 13.'),
     ({'name': '1e5'}, '1e5', None),
     ({'datasets__train__interval_list': [1.0]}, [1], None),
@@ -379,7 +296,7 @@ RIGHT = [
     ({**VAL, 'datasets__val__dataroot_lq': '~/lq'}, '@lq', None),
     ({**VAL, 'datasets__val__meta_info_file': '~/one.txt'}, '@one.txt', None),
     ({**VAL, **septuplets_with('lq')}, '@septuplets/lq', None),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(('changes', 'value', 'note'), RIGHT, ids=[list(changes)[-1] for changes, _, _ in RIGHT])

@@ -49,6 +49,12 @@ def end_of(folder, clips, *arguments, **changes):
     return weights, state['optimizers'], state['rng']
 
 
+def assert_graphs_end_as_eager(folder, clips, **changes):
+    (folder / 'eager').mkdir(exist_ok=True)
+    eager = end_of(folder / 'eager', clips, **changes)
+    assert same_bits(end_of(folder, clips, **changes, train__cuda_graph=True), eager)
+
+
 def log_of(folder):
     return next((folder / 'experiments/a').glob('train_a_*.log')).read_text()
 
@@ -66,10 +72,7 @@ def log_of(folder):
     ids=['batch norm', 'BasicVSR', 'bf16', 'fp16', 'channels_last', 'parts'],
 )
 def test_run_by_graphs_ends_with_the_bits_of_an_eager_one(changes, tmp_path, clips, stand_in):
-    (tmp_path / 'eager').mkdir()
-    eager = end_of(tmp_path / 'eager', clips, **changes)
-    assert stand_in.log == []
-    assert same_bits(end_of(tmp_path, clips, **changes, train__cuda_graph=True), eager)
+    assert_graphs_end_as_eager(tmp_path, clips, **changes)
     assert stand_in.log == CAPTURED * 3 + CAPTURED[:-2]  # nothing is dropped at the end of the run
     found = re.findall(r'Captured an iteration of (\d x \d x \d+) as', log_of(tmp_path))
     assert [shape[4:] for shape in found] == ['3 x 64', '4 x 64', '3 x 128', '4 x 128']
@@ -86,28 +89,24 @@ def test_graph_that_is_not_replayed_after_its_capture_would_be_seen(tmp_path, cl
 
 
 def test_gradients_that_somebody_lets_go_of_are_there_again(tmp_path, clips, stand_in, monkeypatch):
-    changes = {'multigrid': {'num_frame': [4]}}
-    eager = end_of(tmp_path, clips, **changes)
     update = MultigridVideoModel.update
     monkeypatch.setattr(
         MultigridVideoModel, 'update', lambda self, number: (self.optimizer_g.zero_grad(), update(self, number))
     )
-    assert same_bits(end_of(tmp_path, clips, **changes, train__cuda_graph=True), eager)
+    assert_graphs_end_as_eager(tmp_path, clips, **ONE_SHAPE)
     assert 'replay' in stand_in.log
 
 
 def test_thaw_captures_anew_and_a_short_rest_stays_eager(tmp_path, clips, stand_in):
     """``fix_flow: 8`` holds iterations 1 to 7 of 14 of the one shape; with 6 and 12, 5 and 6 iterations are left."""
-    changes = {'network_g': {'type': 'ThinBasicVSR'}, 'multigrid': {'num_frame': [4]}, 'train__total_iter': 28}
-    (tmp_path / 'eager').mkdir()
     for fix_flow, expected in (
         (8, [*CAPTURED, 'tried', 'capture', *['replay'] * 18]),
         (5, ['tried', 'capture', *['replay'] * 21]),  # four iterations, then 24
         (25, ['tried', 'capture', *['replay'] * 21, 'drop', 'empty']),  # 24, then four
     ):
         stand_in.log.clear()
-        eager = end_of(tmp_path / 'eager', clips, **changes, train__fix_flow=fix_flow)
-        assert same_bits(end_of(tmp_path, clips, **changes, train__fix_flow=fix_flow, train__cuda_graph=True), eager)
+        network = {'type': 'ThinBasicVSR'}
+        assert_graphs_end_as_eager(tmp_path, clips, **ONE_SHAPE, network_g=network, train__fix_flow=fix_flow)
         assert stand_in.log == expected
 
 
@@ -122,13 +121,10 @@ def test_thaw_captures_anew_and_a_short_rest_stays_eager(tmp_path, clips, stand_
 def test_arch_that_cannot_be_captured_stays_eager_and_says_why(asks, reason, tmp_path, clips, stand_in, monkeypatch):
     monkeypatch.setattr(probe.NoisyProbe, 'asks', asks)
     stand_in.fails = None if asks else RuntimeError(NOT_PERMITTED)
-    changes = {'multigrid': {'num_frame': [4]}}
-    eager = end_of(tmp_path, clips, **changes)
-    (tmp_path / 'graph').mkdir()
-    assert same_bits(end_of(tmp_path / 'graph', clips, **changes, train__cuda_graph=True), eager)
+    assert_graphs_end_as_eager(tmp_path, clips, **ONE_SHAPE)
     assert 'replay' not in stand_in.log
     assert stand_in.log.count('tried') == 1
-    lines = re.findall(r'No CUDA graph of 1 x 4 x 128: (.*)\.\n', log_of(tmp_path / 'graph'))
+    lines = re.findall(r'No CUDA graph of 1 x 4 x 128: (.*)\.\n', log_of(tmp_path))
     assert len(lines) == 1
     assert re.fullmatch(reason, lines[0])
 
@@ -163,10 +159,8 @@ def test_no_output_of_another_iteration_is_alive_in_a_forward(
 @pytest.mark.parametrize('where', ['fails', 'fails_at_end'])
 def test_capture_that_memory_does_not_hold_leaves_the_run_eager(where, tmp_path, clips, stand_in):
     """The stand-in looks that nobody holds the graph any more when its memory is given back."""
-    (tmp_path / 'eager').mkdir()
-    eager = end_of(tmp_path / 'eager', clips, **ONE_SHAPE)
     setattr(stand_in, where, FULL)
-    assert same_bits(end_of(tmp_path, clips, **ONE_SHAPE, train__cuda_graph=True), eager)
+    assert_graphs_end_as_eager(tmp_path, clips, **ONE_SHAPE)
     assert stand_in.log == (['tried', 'capture', 'empty'] if where == 'fails' else ['tried', 'empty'])
     line = r'No CUDA graph of 1 x 4 x 128: CUDA out of memory\. Tried to allocate 2\.00 GiB\. \(graph_stand_in\.py, line \d+\)\.'
     assert len(re.findall(line, log_of(tmp_path))) == 1
@@ -211,11 +205,8 @@ def test_shapes_are_timed_without_a_graph_and_none_is_advised_beside_one(graph, 
 
 
 def test_validation_gets_the_memory_of_the_graph_back(tmp_path, clips, stand_in):
-    changes = {'multigrid': {'num_frame': [4]}, 'datasets__val': validation_set(clips), 'train__total_iter': 28}
-    changes['val'] = {'val_freq': 7, 'save_img': False}
-    (tmp_path / 'eager').mkdir()
-    eager = end_of(tmp_path / 'eager', clips, **changes)
-    assert same_bits(end_of(tmp_path, clips, **changes, train__cuda_graph=True), eager)
+    val = {'val_freq': 7, 'save_img': False}
+    assert_graphs_end_as_eager(tmp_path, clips, **ONE_SHAPE, datasets__val=validation_set(clips), val=val)
     assert stand_in.log == CAPTURED * 4
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import own_parts  # noqa: F401  # registers
 import pytest
 import torch
-from basicsr.utils.diffjpeg import DiffJPEG
 from probe import NETWORK, train_here
 from runs import SHAPES, options, same_bits
 from test_arch_speed import can_count
@@ -90,13 +89,6 @@ def test_noise_of_a_sample_is_grey_in_all_frames_or_in_none_and_differs_between_
     assert 8 < found.count({False}) < 24  # two of five
 
 
-@pytest.mark.parametrize('quality', [32, 40, 50, 62.5, 75, 95])
-def test_quality_of_all_frames_at_once_gives_the_bits_of_one_for_each(quality):
-    """Those of which float32 holds BasicSR's factor: of others a tensor's factor may be off by its last bit."""
-    jpeg, frames = DiffJPEG(differentiable=False), torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(jpeg(frames, quality), jpeg(frames, torch.full((4,), float(quality))))
-
-
 @can_count
 @pytest.mark.parametrize('num_frame', [7, 15])
 def test_degradation_waits_for_nothing_and_launches_as_much_whatever_the_frames(num_frame, monkeypatch):
@@ -113,14 +105,6 @@ def test_degradation_waits_for_nothing_and_launches_as_much_whatever_the_frames(
             blur(gt, range(4), 4)
     assert counts.waits == 0
     assert 280 < counts.launches < 320
-
-
-def test_degradation_that_draws_from_global_states_is_repeatable(clips):
-    gt, noisy = real_gt(clips), build_degradation({'type': 'noisy_mean', 'strength': 0.5}, 'cpu')
-    first = degrade(noisy, gt, [1, 2], 4)
-    random.random(), np.random.rand(), torch.rand(1)
-    assert torch.equal(degrade(noisy, gt, [1, 2], 4), first)
-    assert not torch.equal(degrade(noisy, gt, [1, 3], 4), first)
 
 
 def test_window_arch_gets_every_lq_frame_and_the_target_in_the_middle(tmp_path, clips):

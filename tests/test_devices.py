@@ -11,13 +11,8 @@ import torch
 from basicsr.data import prefetch_dataloader
 from basicsr.utils import dist_util
 from runs import (
-    free_port,
-    losses,
     options,
-    real_options,
-    rest_of,
     run,
-    started,
     torchrun,
     write,
 )
@@ -167,29 +162,6 @@ def test_ranks_meet_over_gloo_where_they_train_on_cpus(count, changes, backend, 
     monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', str(opt_file), '--launcher', 'pytorch'])
     dist_util.init_dist('pytorch')
     assert asked == ([3, 'nccl'] if backend == 'nccl' else ['gloo'])
-
-
-def test_node_that_sees_no_checkpoint_goes_on_from_that_of_rank_0(tmp_path, clips):
-    """Two nodes with a folder each; rank 0 alone writes."""
-    port, opt_file = free_port(), write(tmp_path, real_options(clips, tmp_path))
-
-    def nodes(*arguments):
-        roots = [('--force_yml', f'path:experiments_root={tmp_path}/node_{node}') for node in (0, 1)]
-        command = (COMMAND, 'train', '-opt', opt_file, *arguments)
-        first, second = (
-            started(*torchrun(*command, *roots[node], nodes=2, node=node, port=port), cwd=tmp_path) for node in (0, 1)
-        )
-        with first as node_0, second as node_1:
-            logs = [rest_of(node_0), rest_of(node_1)]
-        assert [node_0.returncode, node_1.returncode] == [0, 0], logs
-        return losses(logs[0])
-
-    before = nodes()
-    states = tmp_path / 'node_0/run/training_states'
-    (states / '12.state').unlink()
-    (states / '10.state').unlink()
-    assert not list(tmp_path.glob('node_1/run/training_states/*.state'))
-    assert nodes('--auto_resume') == before[8:]
 
 
 def test_ranks_end_where_rank_0_finds_no_whole_checkpoint(tmp_path, clips):

@@ -35,20 +35,6 @@ COMMAND = Path(sys.executable).parent / 'multigrid-vsr'
 PSNR = re.compile(r'# psnr: ([\d.]+)(.*)')
 
 
-def test_torchrun_ranks_share_the_global_batch(tmp_path, clips):
-    two_ranks = options(clips, multigrid__batch_size_per_gpu=[2, 1], name='two')
-    one_rank = options(clips, multigrid__batch_size_per_gpu=[4, 2], datasets__train__batch_size_per_gpu=2, name='one')
-    opt_file = write(tmp_path, {**two_ranks, 'path': {'experiments_root': str(tmp_path)}})
-    run(*torchrun(TRAIN_SCRIPT, '-opt', opt_file), cwd=tmp_path)
-    log_two = next((tmp_path / 'two').glob('train_two_*.log')).read_text()
-    train(tmp_path, write(tmp_path, {**one_rank, 'path': {'experiments_root': str(tmp_path)}}, 'one.yml'))
-    log_one = next((tmp_path / 'one').glob('train_one_*.log')).read_text()
-    # The mean loss of two halves is that of the whole, so equal figures mean that the ranks held its two halves.
-    two, one = ([float(loss) for loss in losses(log)] for log in (log_two, log_one))
-    assert len(two) == len(one) == 13
-    assert two == pytest.approx(one, rel=2e-3)
-
-
 def test_ranks_of_the_old_launcher_train(tmp_path, clips):
     """``torch.distributed.launch`` passes ``--local-rank=N``."""
     opt = options(clips, multigrid=None, train__total_iter=1, path__experiments_root=str(tmp_path))
@@ -61,7 +47,10 @@ def test_ranks_of_the_old_launcher_train(tmp_path, clips):
 
 
 def test_ranks_that_share_the_batch_train_the_same_bits(tmp_path, clips):
-    """20 iterations over boundaries: 2 ranks with batch b against 1 rank with 2b, within float error."""
+    """20 iterations over boundaries: 2 ranks with batch b against 1 rank with 2b, within float error.
+
+    The mean loss of two halves is that of the whole, so equal figures mean that the ranks held its two halves.
+    """
     # Adam divides a gradient by its own size: with a tiny epsilon it would make the rounding of a gradient near 0 a step.
     optimizer = {'type': 'Adam', 'lr': 1e-3, 'betas': [0.9, 0.99], 'eps': 1e-3}
     changes = {
@@ -70,6 +59,7 @@ def test_ranks_that_share_the_batch_train_the_same_bits(tmp_path, clips):
         'train__total_iter': 20,
         'train__scheduler': {'type': 'MultigridCosineLR'},
     }
+    found = []
     for name, batches, full in (('two', [2, 1], 1), ('one', [4, 2], 2)):
         opt = options(clips, **changes, name=name, multigrid__batch_size_per_gpu=batches, path__experiments_root=str(tmp_path),
                       datasets__train__batch_size_per_gpu=full)  # fmt: skip
@@ -77,7 +67,11 @@ def test_ranks_that_share_the_batch_train_the_same_bits(tmp_path, clips):
         if name == 'one':
             train(tmp_path, opt_file)
         else:
-            run(*torchrun(COMMAND, 'train', '-opt', opt_file), cwd=tmp_path)
+            run(*torchrun(TRAIN_SCRIPT, '-opt', opt_file), cwd=tmp_path)
+        log = next((tmp_path / name).glob(f'train_{name}_*.log')).read_text()
+        found.append([float(loss) for loss in losses(log)])
+    assert len(found[0]) == 20
+    assert found[0] == pytest.approx(found[1], rel=2e-3)
     first, second = (
         torch.load(tmp_path / name / 'models/net_g_latest.pth', weights_only=True)['params'] for name in ('one', 'two')
     )
@@ -255,16 +249,26 @@ def test_slurm_task_that_dies_ends_the_others(tmp_path, clips):
     assert rank_0.returncode not in (0, -signal.SIGKILL)
 
 
-def test_two_nodes_train_as_two_ranks_of_one(tmp_path, clips, two_ranks):
+def test_node_that_sees_no_checkpoint_goes_on_from_that_of_rank_0(tmp_path, clips, two_ranks):
+    """Two nodes with a folder each train as two ranks of one machine; only rank 0 writes."""
+    port, opt_file = free_port(), write(tmp_path, real_options(clips, tmp_path))
+
+    def nodes(*arguments):
+        roots = [('--force_yml', f'path:experiments_root={tmp_path}/node_{node}') for node in (0, 1)]
+        command = (COMMAND, 'train', '-opt', opt_file, *arguments)
+        first, second = (
+            started(*torchrun(*command, *roots[node], nodes=2, node=node, port=port), cwd=tmp_path) for node in (0, 1)
+        )
+        with first as node_0, second as node_1:
+            logs = [rest_of(node_0), rest_of(node_1)]
+        assert [node_0.returncode, node_1.returncode] == [0, 0], logs
+        return losses(logs[0])
+
     folder, whole = two_ranks
-    opt_file, port = write(tmp_path, real_options(clips, tmp_path)), free_port()
-    first, second = (
-        started(*torchrun(COMMAND, 'train', '-opt', opt_file, nodes=2, node=node, port=port), cwd=tmp_path)
-        for node in (0, 1)
-    )
-    with first as node_0, second as node_1:
-        log = rest_of(node_0)
-        rest_of(node_1)
-    assert [node_0.returncode, node_1.returncode] == [0, 0]
-    assert losses(log) == whole
-    assert_same_end(tmp_path, folder)
+    assert nodes() == whole
+    states = tmp_path / 'node_0/run/training_states'
+    (states / '12.state').unlink()
+    (states / '10.state').unlink()
+    assert not list(tmp_path.glob('node_1/run/training_states/*.state'))
+    assert nodes('--auto_resume') == whole[8:]
+    assert_same_end(tmp_path / 'node_0', folder)
