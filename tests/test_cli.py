@@ -133,8 +133,8 @@ def test_process_without_a_launcher_says_what_is_wrong_whatever_its_environment(
 
 LAUNCHED = {'SLURM_PROCID': '0', 'SLURM_NTASKS': '1', 'SLURM_NODELIST': 'localhost'}
 MISTAKES = [
-    ('pytorch', {}, '--launcher: must be that of a process that torchrun starts, got pytorch without RANK. Start the run by torchrun, or leave it out.'),
-    ('slurm', {}, '--launcher: must be that of a process that srun starts, got slurm without SLURM_PROCID, SLURM_NTASKS, SLURM_NODELIST. Start the run by srun, or leave it out.'),
+    ('pytorch', {}, '--launcher: must be used in a run that torchrun starts, got pytorch without RANK. Start the run by torchrun, or leave it out.'),
+    ('slurm', {}, '--launcher: must be used in a run that srun starts, got slurm without SLURM_PROCID, SLURM_NTASKS, SLURM_NODELIST. Start the run by srun, or leave it out.'),
     ('slurm', LAUNCHED, '--launcher: must find the first node by scontrol, got slurm without an answer of it. Set MASTER_ADDR to the name of the first node.'),
 ]  # fmt: skip
 

@@ -260,7 +260,7 @@ def test_node_that_sees_no_checkpoint_goes_on_from_that_of_rank_0(tmp_path, clip
             started(*torchrun(*command, *roots[node], nodes=2, node=node, port=port), cwd=tmp_path) for node in (0, 1)
         )
         with first as node_0, second as node_1:
-            logs = [rest_of(node_0), rest_of(node_1)]
+            logs = [rest_of(node_0, 240), rest_of(node_1, 240)]
         assert [node_0.returncode, node_1.returncode] == [0, 0], logs
         return losses(logs[0])
 

@@ -15,7 +15,7 @@ from multigrid_vsr.host.patch import HostChangedError, patch, replace, without
 
 @patch(
     '`SpyNet.process`',
-    why='LQ frames of 32 pixels and below have a start flow of size 0: half of the coarsest level',
+    why='LQ frames of 32 pixels and below get a start flow of size 0, half of the coarsest level',
     needed='a side below 64 after padding; that flow is zero everywhere, and so is its upsampling, so starting the '
     'coarsest level from zeros gives the same bits where BasicSR works, and works below',
     goes="from 64 pixels (after padding) BasicSR's code runs",
@@ -50,7 +50,7 @@ def small_flows() -> None:
 
 @patch(
     '`BasicVSRPlusPlus.__init__`',
-    why='without a GPU BasicSR leaves its alignment out, with a warning alone, and trains another network; its '
+    why='without a GPU BasicSR leaves the alignment out, with only a warning, and trains another network; the '
     "deformable convolution is torchvision's, which runs on a CPU",
     needed='it asks `torch.cuda.is_available`',
     goes='with a GPU nothing is changed',
@@ -73,7 +73,7 @@ def alignment_without_gpu() -> None:
 
 @patch(
     '`BasicVSRPlusPlus.forward`',
-    why="asserts 64 pixels for SPyNet's sake, which takes less through its patch; nothing else in it needs a size",
+    why='it asserts 64 pixels because of SPyNet, which takes less with its patch; nothing else in it needs that size',
     needed='there is an `assert` in its source; below 64 pixels the same source runs without it',
     goes="from 64 pixels on BasicSR's code runs",
 )
@@ -111,9 +111,9 @@ def grid_on_device() -> None:
         rows, columns = (torch.arange(side, dtype=torch.float32, device=device) for side in (height, width))
         return torch.stack(torch.meshgrid(rows, columns, indexing='ij')[::-1], 2)  # x, y
 
-    # A network has seven at a time: of its frames, and of each level of its flow network. A CUDA graph reads those that
-    # were there when it was captured, so none may be pushed out while it lives: only other shapes and validations make
-    # others, and `IterationGraph.drop` comes before both.
+    # A network uses seven grids: one for its frames, and one for each level of its flow network. A CUDA graph reads the
+    # grids that it was captured with, so none may be evicted while it lives. Only other shapes and validations make new
+    # ones, and `IterationGraph.drop` comes before both.
     kept_grid = functools.lru_cache(maxsize=32)(new_grid)
 
     def warping(original: Any) -> Any:
@@ -199,8 +199,8 @@ def _names(name: str, statement: ast.stmt) -> bool:
 
 @patch(
     '`IconVSR.get_keyframe_feature`',
-    why='it picks the frames of its padding by lists, and the host waits for these to get to the device',
-    needed='it has `temporal_padding`; the same frames are picked as views',
+    why='it picks the frames of its padding by lists, and the host waits until these are on the device',
+    needed='it has `temporal_padding`; the same frames are taken as views',
     goes='when BasicSR picks them by slices',
 )
 def sliced_padding() -> None:

@@ -4,7 +4,7 @@ import os
 import sys
 
 _HOST = 'basicsr'
-_NEEDED = 'models/video_recurrent_model.py'  # other projects' trees called basicsr lack it: they are left alone
+_NEEDED = 'models/video_recurrent_model.py'  # other projects' trees called basicsr lack it
 
 
 def arm() -> None:

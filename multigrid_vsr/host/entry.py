@@ -30,7 +30,7 @@ Parsed = tuple[dict[str, Any], argparse.Namespace]
 
 
 def lacking() -> str | None:
-    """What keeps option files from being checked in this host; then it is left alone."""
+    """What keeps option files from being checked in this host; then nothing is patched."""
     try:
         parse_options = importlib.import_module('basicsr.utils.options').parse_options
     except (ImportError, AttributeError):

@@ -1,4 +1,4 @@
-"""Starting under a launcher: what it passes, ranks without a GPU, and what all ranks have to know."""
+"""Starting under a launcher: what it sets, ranks without a GPU, and what all ranks have to know."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _check_launcher(launcher: str) -> None:
     names, by = _SET_BY[launcher]
     lacking = [name for name in names if not os.environ.get(name)]
     if lacking:
-        rule, fix = f'be that of a process that {by} starts', f'Start the run by {by}, or leave it out.'
+        rule, fix = f'be used in a run that {by} starts', f'Start the run by {by}, or leave it out.'
         raise OptionError('--launcher', rule, f'{launcher} without {", ".join(lacking)}', fix)
 
 

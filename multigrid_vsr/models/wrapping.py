@@ -17,7 +17,7 @@ def wrap(network: nn.Module, opt: Mapping[str, Any], device: torch.device, find_
 
     Args:
         network: The bare network, on its device.
-        opt: Options of the run; ``use_static_graph`` is that of BasicSR's git master.
+        opt: Options of the run; ``use_static_graph`` is an option of BasicSR's git master.
         device: A GPU, or the CPU.
         find_unused: Whether parameters that train may be without a gradient.
     """
@@ -52,7 +52,7 @@ def broadcast(tensors: list[torch.Tensor]) -> None:
 
 
 def buffers_may_differ(network: nn.Module) -> bool:
-    """Whether the ranks' buffers may differ after an iteration: BasicSR's archs write to those of BatchNorm only."""
+    """Whether the ranks' buffers may differ after an iteration: BasicSR's archs only write to BatchNorm's."""
     is_basicsrs = type(network).__module__.startswith('basicsr.archs.')
     return not is_basicsrs or any(isinstance(module, _NormBase) for module in network.modules())
 
