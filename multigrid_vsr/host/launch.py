@@ -113,8 +113,8 @@ def should_print(error: InputError) -> bool:
     other files. Another error, such as a frame that cannot be read, may be known to one rank only.
     """
     local_rank = os.environ.get('SLURM_LOCALID', os.environ.get('LOCAL_RANK', '0'))
-    is_first = local_rank == '0' or not command_line.current().has_launcher
-    return is_first or not isinstance(error, OptionError)
+    is_rank = command_line.current().has_launcher or 'TORCHELASTIC_RUN_ID' in os.environ  # else it may be left over
+    return local_rank == '0' or not is_rank or not isinstance(error, OptionError)
 
 
 def from_rank_0(value: Any) -> Any:
