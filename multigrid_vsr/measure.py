@@ -22,7 +22,7 @@ from multigrid_vsr.core.timing import span
 from multigrid_vsr.data.batches import to_float_rgb
 from multigrid_vsr.host.registering import register
 from multigrid_vsr.models.preflight import is_out_of_memory, random_batch
-from multigrid_vsr.options.filling import shortened
+from multigrid_vsr.options.fitting import shortened
 from multigrid_vsr.options.run_options import stock_run_of
 
 

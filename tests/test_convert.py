@@ -102,7 +102,7 @@ CHANGED = """\
 
 PRINTED = """\
 Recipe paper: arXiv 2205.05069: two spatial stages, three frame counts inside each, equation 1 of the rate, one ramp.
-name: run_paper, so that the stock run keeps its folder
+name: run_paper for run, so that the stock run keeps its folder
 model_type: MultigridVideoModel for VideoRecurrentModel
 datasets.train.type: MultigridREDSDataset for REDSRecurrentDataset
 multigrid.gt_size: [128, 256], 1/2 and all of 256, rounded down to multiples of 4, 128 or more
@@ -248,7 +248,7 @@ def test_convert_of_an_unknown_arch_on_windows_writes_the_target(tmp_path):
     assert changed_lines(text, converted(tmp_path, text)).splitlines()[4:11] == [
         '-    type:   REDSDataset',
         '+    type:   MultigridREDSDataset',
-        '+    target: center  # ground truth of the frame in the middle alone',
+        '+    target: center  # ground truth of only the middle frame',
         '+# the shapes of the run',
         '+multigrid:',
         '+  gt_size: [128, 256]  # spatial stages, equally long: LQ 32, 64',
@@ -384,7 +384,7 @@ def test_convert_fits_the_shapes_to_the_run(changes, model, dataset, gt_size, nu
         (CASES['edvr'][0], 'train.scheduler: MultigridCosineLR without periods and restart_weights, restart: shape, anneal: last, warmup_iter: -1, restart_weights: [0.5, 1]'),
         ({**REDS, 'train__warmup_iter': 5}, "train.warmup_iter: -1 for 5, BasicSR's own ramp, as there is one now"),
         (CASES['edvr'][0], 'multigrid.num_frame: left out, an arch with one target frame has its 5 frames built in'),
-        (CASES['iconvsr, vimeo, flips'][0], 'datasets.train.num_frame: 14, all frames of a septuplet and the same backwards'),
+        (CASES['iconvsr, vimeo, flips'][0], 'datasets.train.num_frame: 14 for -1, all frames of a septuplet and the same backwards'),
         (CASES['iconvsr, vimeo, flips'][0], 'multigrid.num_frame: [8, 10, 14], 1/2, 3/4 and all of 14, rounded down to multiples of 2, 8 or more'),
         (CASES['basicvsr, LQ 1'][0], 'multigrid.gt_size: left out, 1/2 and all of 4, rounded down to multiples of 4, 128 or more'),
         (CASES['own arch'][0], 'network_g.type: Own is not known here: the start of the run will show whether it takes the shapes'),
@@ -584,7 +584,7 @@ BAD = [
     (
         {'model_type': 'VideoRecurentModel'},
         'model_type: must be one of VideoRecurrentModel, VideoRecurrentGANModel, EDVRModel, VideoBaseModel, '
-        'RecurrentMixPrecisionRTModel, got VideoRecurentModel. Did you mean `VideoRecurrentModel`?',
+        'got VideoRecurentModel. Did you mean `VideoRecurrentModel`?',
     ),
     ({'model_type': 'SRModel'}, "model_type: must be .*, got SRModel. It converts BasicSR's video training files."),
     ({'model_type': None}, 'model_type: must be one of .*, got nothing.'),

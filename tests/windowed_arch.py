@@ -117,7 +117,6 @@ class BasicRecurrentSwin(nn.Module):
 
     def forward(self, lqs):
         n, t, c, h, w = lqs.shape
-        assert lqs.size(3) >= 64 and lqs.size(4) >= 64, f'must be at least 64, but got {lqs.shape}'  # noqa: PT018
         here, there = (frames.reshape(-1, c, h, w) for frames in (lqs[:, :-1], lqs[:, 1:]))
         backward = self.spynet(here, there).view(n, t - 1, 2, h, w)
         forward = self.spynet(there, here).view(n, t - 1, 2, h, w)

@@ -12,8 +12,8 @@ from multigrid_vsr.cli.plan import launches_of
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.plan import comparison, shape_notes, stage_table
 from multigrid_vsr.data.check import count_samples
-from multigrid_vsr.options.conversion import RECIPES, Conversion, convert
-from multigrid_vsr.options.edit import rewrite
+from multigrid_vsr.options.conversion import RECIPES, convert
+from multigrid_vsr.options.edit import Edit
 from multigrid_vsr.options.multigrid_block import check_blocks
 from multigrid_vsr.options.option_file import check_read_alike, read_options, take_new_names, take_numbers
 from multigrid_vsr.options.run_options import gpus_of, stock_run_of
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     check_out(args.out)
     stock = read_with_numbers(args.opt)
     check_blocks(stock, 'datasets', 'datasets.train')
-    write_conversion(args.opt, args.out, convert(stock, args.recipe, args.fill, count_samples(stock)))
+    write_edited(args.opt, args.out, convert(stock, args.recipe, args.fill, count_samples(stock)))
 
 
 def read_with_numbers(opt_file: str) -> dict[str, Any]:
@@ -76,21 +76,21 @@ def check_out(out: Path) -> None:
     check_writable('-o', out)
 
 
-def write_conversion(opt_file: str, out: Path, conversion: Conversion) -> None:
+def write_edited(opt_file: str, out: Path, edit: Edit) -> None:
     """Writes the new file, and prints why it is as it is and what its run will do.
 
     Args:
         opt_file: The old file.
         out: The new one.
-        conversion: What is new.
+        edit: What is new.
 
     Raises:
         InputError: If the text cannot be edited, or the file not be written.
     """
     text = Path(opt_file).read_bytes().decode()  # read_text would change the line ends
-    write_whole('-o', out, rewrite(text, conversion.options, conversion.comments).encode())
-    print(*conversion.reasons, sep='\n', end='\n\n')
-    opt, schedule = conversion.options, conversion.schedule
+    write_whole('-o', out, edit.applied_to(text).encode())
+    print(*edit.reasons, sep='\n', end='\n\n')
+    opt, schedule = edit.options, edit.schedule
     world_size = gpus_of(opt)
     launches, notes = launches_of(opt, schedule)
     print(stage_table(schedule, world_size, launches=launches))

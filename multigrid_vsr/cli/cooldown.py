@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from multigrid_vsr.cli.arguments import check_least
-from multigrid_vsr.cli.convert import check_out, read_with_numbers, write_conversion
+from multigrid_vsr.cli.convert import check_out, read_with_numbers, write_edited
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.core.lr import batch_factor
 from multigrid_vsr.options.fitting import cooldown
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     checked_schedule(opt)
     path, state = _checkpoint(opt, args.folder or _folder_of(opt), vars(args)['from'])
     rate = _rate_of(opt, state)
-    write_conversion(args.opt, args.out, cooldown(opt, str(path.resolve()), state['iter'], args.iter, rate))
+    write_edited(args.opt, args.out, cooldown(opt, str(path.resolve()), state['iter'], args.iter, rate))
     print(f'Go on with: multigrid-vsr train -opt {args.out}')
 
 

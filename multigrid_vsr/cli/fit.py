@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from multigrid_vsr.cli.arguments import check_least
-from multigrid_vsr.cli.convert import check_out, read_with_numbers, write_conversion
+from multigrid_vsr.cli.convert import check_out, read_with_numbers, write_edited
 from multigrid_vsr.cli.plan import data_lines
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.options.archs import STOCK_DATASETS
@@ -64,13 +64,13 @@ def run(args: argparse.Namespace) -> None:
             print(f'{old}: is called {new} now. The old name is taken until the next release.')
     check_out(args.out)
     request = FitRequest(args.gpus, args.file_gpus, args.batch, args.sample_fraction, args.lr_scaling, _fill(args.fill))
-    conversion = fit(read_with_numbers(args.opt), request)
-    opt = conversion.options
+    edit = fit(read_with_numbers(args.opt), request)
+    opt = edit.options
     dataset_opt = opt['datasets']['train']
     kind = dataset_opt.get('type')
     ours = {**dataset_opt, 'type': STOCK_DATASETS.get(kind, kind)}
-    data = data_lines({**opt, 'datasets': {**opt['datasets'], 'train': ours}}, conversion.schedule, opt['num_gpu'])
-    write_conversion(args.opt, args.out, conversion)
+    data = data_lines({**opt, 'datasets': {**opt['datasets'], 'train': ours}}, edit.schedule, opt['num_gpu'])
+    write_edited(args.opt, args.out, edit)
     print(*data, sep='\n')
 
 

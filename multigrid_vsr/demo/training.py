@@ -22,7 +22,7 @@ from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.frames.pairs import default_workers, open_sources, shrink
 from multigrid_vsr.frames.prepare import build
 from multigrid_vsr.frames.video import Video
-from multigrid_vsr.options.conversion import PAPER_WARMUP_PART
+from multigrid_vsr.options.table import PAPER_WARMUP_PART
 
 
 def find_video(name: str) -> Path:

@@ -21,7 +21,6 @@ STOCK_MODELS = {  # and what takes their place
     'VideoRecurrentGANModel': 'MultigridVideoGANModel',
     'EDVRModel': 'MultigridVideoModel',
     'VideoBaseModel': 'MultigridVideoModel',
-    'RecurrentMixPrecisionRTModel': 'MultigridVideoModel',  # of PSRT and its descendants
 }
 STOCK_DATASETS = {
     'REDSRecurrentDataset': 'MultigridREDSDataset',

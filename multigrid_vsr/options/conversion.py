@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +11,7 @@ from typing import Any, NamedTuple
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.plan import LEAST_LQ
-from multigrid_vsr.core.schedule import BatchShape, Schedule
-from multigrid_vsr.options import mixed_precision_model
+from multigrid_vsr.core.schedule import BatchShape
 from multigrid_vsr.options.archs import (
     DATASETS_OF_WINDOWS,
     STATED_LIMITS,
@@ -28,14 +26,14 @@ from multigrid_vsr.options.archs import (
     limits_with_windows,
     target_of,
 )
-from multigrid_vsr.options.checked import unread
-from multigrid_vsr.options.filling import SCHEDULE_COUNTS, batches_that_fill, scaled, with_batches
+from multigrid_vsr.options.checked import lookup, unread
+from multigrid_vsr.options.edit import SCHEDULE_COUNTS, Edit
+from multigrid_vsr.options.fitting import batches_that_fill, set_batches
 from multigrid_vsr.options.multigrid_block import check_blocks, schedule_from_options, total_iter_of
-from multigrid_vsr.options.run_options import COMMENTS, NOT_IN_A_GAN_RUN, checked_schedule, gpus_of, with_stock_run
-from multigrid_vsr.options.table import MOST_WARMUP, SCHEDULER_TYPE
+from multigrid_vsr.options.run_options import NOT_IN_A_GAN_RUN, checked_schedule, gpus_of
+from multigrid_vsr.options.table import MOST_WARMUP, PAPER_WARMUP_PART, SCHEDULER_TYPE
 
 QUARTER, HALF, THREE_QUARTERS = Fraction(1, 4), Fraction(1, 2), Fraction(3, 4)
-PAPER_WARMUP_PART = 15  # the paper's ramp is 5000 iterations of 75,000; a shorter run has as large a part
 Stage = tuple[Fraction | int, Fraction | int, Fraction | int]
 
 
@@ -133,26 +131,17 @@ class _Sizes(NamedTuple):
         return f'{", ".join(map(str, shares))} and all of {self.full}, rounded down{rounded}, {self.smallest} or more'
 
 
-def shapes_of(recipe: Recipe, opt: Mapping[str, Any], full: BatchShape, reasons: list[str]) -> dict[str, Any]:
-    """The options of ``multigrid`` that a recipe gives a run.
-
-    Args:
-        recipe: One with shapes.
-        opt: The options of the run, of this project's types already.
-        full: Its full shape.
-        reasons: Gets a line for each decision.
-
-    Raises:
-        OptionError: If the run has no smaller shape that the recipe has, or would train on more than before.
-    """
+def _shapes_of(recipe: Recipe, edit: Edit, full: BatchShape) -> dict[str, Any]:
+    """The options of ``multigrid`` that a recipe with shapes gives a run, which has this project's types already."""
+    opt = edit.options
     sizes = {'gt_size': _gt_sizes(opt, recipe, full.gt_size), 'num_frame': _num_frames(opt, recipe, full.num_frame)}
     if recipe.stages:
-        return {'stages': _stages(recipe, sizes, int(opt['train']['total_iter']), reasons)}
+        return {'stages': _stages(recipe, sizes, edit)}
     block: dict[str, Any] = {}
     for key, shares in {'gt_size': recipe.sides, 'num_frame': recipe.frames}.items():
         if len(grown := sizes[key].grown(shares)) > 1:
             block[key] = grown
-        reasons.append(f'multigrid.{key}: {block.get(key, "left out")}, {sizes[key].reason(shares)}')
+        edit.reasons.append(f'multigrid.{key}: {block.get(key, "left out")}, {sizes[key].reason(shares)}')
     if not block:
         raise OptionError(
             'multigrid',
@@ -163,15 +152,14 @@ def shapes_of(recipe: Recipe, opt: Mapping[str, Any], full: BatchShape, reasons:
     return block
 
 
-def sides_of(block: Mapping[str, Any], full: BatchShape) -> list[int]:
-    """The crops of the spatial stages of such a block, in order."""
+def _sides_of(block: Mapping[str, Any], full: BatchShape) -> list[int]:
     if 'stages' in block:
         return list(dict.fromkeys(entry['gt_size'] for entry in block['stages']))
     return list(block.get('gt_size', [full.gt_size]))
 
 
-def _stages(recipe: Recipe, sizes: Mapping[str, _Sizes], stock_iter: int, reasons: list[str]) -> list[dict[str, int]]:
-    gt_size, num_frame = sizes['gt_size'], sizes['num_frame']
+def _stages(recipe: Recipe, sizes: Mapping[str, _Sizes], edit: Edit) -> list[dict[str, int]]:
+    gt_size, num_frame, stock_iter = sizes['gt_size'], sizes['num_frame'], int(edit.options['train']['total_iter'])
     lengths: dict[tuple[int, int], int] = {}  # shapes grow, so equal ones follow each other
     for length, side, frames in recipe.stages:
         shape = gt_size.share(side), num_frame.share(frames)
@@ -186,10 +174,10 @@ def _stages(recipe: Recipe, sizes: Mapping[str, _Sizes], stock_iter: int, reason
             'Use --recipe paper, which has no more iterations than the stock run.',
         )
     told = ', '.join(f'{count} iterations of {frames} x {side}' for (side, frames), count in lengths.items())
-    reasons.append(f'multigrid.stages: {told}')
+    edit.reasons.append(f'multigrid.stages: {told}')
     for key, column in (('gt_size', 1), ('num_frame', 2)):
         smaller = sorted({stage[column] for stage in recipe.stages} - {1})
-        reasons.append(f'multigrid.stages[].{key}: {sizes[key].reason(smaller)}')
+        edit.reasons.append(f'multigrid.stages[].{key}: {sizes[key].reason(smaller)}')
     return [{'iter': count, 'gt_size': side, 'num_frame': frames} for (side, frames), count in lengths.items()]
 
 
@@ -217,29 +205,13 @@ def _num_frames(opt: Mapping[str, Any], recipe: Recipe, full: int) -> _Sizes:
     return _Sizes(full, 2 if flips else 1, max(recipe.min_num_frame, limits_with_windows(opt).min_num_frame))
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """A converted run.
-
-    Attributes:
-        options: All options of the new run, in order; those that are new stand where they belong.
-        comments: For each new option, by its dotted name, what to say beside it in the file; for one that goes, why.
-        reasons: A line for each decision.
-        schedule: The shapes of the new run.
-    """
-
-    options: dict[str, Any]
-    comments: dict[str, str]
-    reasons: list[str]
-    schedule: Schedule
-
-
-FILL_RATE = 'sqrt'  # of the batch: in proportion, a run from an untrained network stays bilinear (benchmarks/README.md)
+# In proportion to the batch, a run from an untrained network stays bilinear (benchmarks/README.md).
+FILL_LR_SCALING = 'sqrt'
 
 
 def convert(
     stock: Mapping[str, Any], recipe_name: str = 'paper', fill: bool | None = None, num_samples: int | None = None
-) -> Conversion:
+) -> Edit:
     """Decides what changes in a stock run, and checks the outcome as a training run does.
 
     Args:
@@ -257,149 +229,106 @@ def convert(
         rule = f'not be there yet, or hold {", ".join(STATED_LIMITS)} alone'
         raise OptionError('multigrid', rule, 'a block', 'Change it by hand.')
     check_blocks(stock, 'datasets', 'datasets.train', 'train', 'train.scheduler', 'network_g')
-    opt = copy.deepcopy(dict(stock))
-    reasons = [f'Recipe {recipe_name}: {recipe.source}.']
+    edit = Edit(stock)
+    opt, dataset_opt = edit.options, edit.options['datasets']['train']
+    edit.reasons.append(f'Recipe {recipe_name}: {recipe.source}.')
     is_filled = recipe.is_filled if fill is None else fill
     if is_filled and not recipe.scheduler:
         raise OptionError('--fill', 'stand beside a recipe with small shapes', recipe_name, 'Leave it out.')
     if 'name' in opt:
         variant = '' if is_filled == recipe.is_filled else '_filled' if is_filled else '_unfilled'
-        opt['name'] = f'{opt["name"]}_{recipe_name}{variant}'
-        reasons.append(f'name: {opt["name"]}, so that the stock run keeps its folder')
-    reasons += [
-        _convert_type('model_type', opt, 'model_type', STOCK_MODELS),
-        _convert_type('datasets.train.type', opt['datasets']['train'], 'type', STOCK_DATASETS),
-        *_convert_vimeo_frames(opt['datasets']['train'], stock['datasets']['train']['type']),
-    ]
-    comments: dict[str, str] = {}
+        edit.set('name', f'{opt["name"]}_{recipe_name}{variant}', 'so that the stock run keeps its folder')
+    _convert_type(edit, 'model_type', STOCK_MODELS)
+    _convert_type(edit, 'datasets.train.type', STOCK_DATASETS)
+    _write_out_vimeo_frames(edit, stock['datasets']['train']['type'])
     for option, _, fix in list(unread(opt)):
-        reasons.append(f'{option}: commented out, since nothing reads it. {fix}')
-        comments[option] = f'nothing reads it. {fix}'
-        _remove(opt, option)
-    if stock['model_type'] == mixed_precision_model.MODEL_TYPE:
-        for key, value in reversed(mixed_precision_model.train_options(opt, reasons).items()):
-            before = next(name for name in opt['train'] if name != key)
-            opt['train'] = insert(opt['train'], before, key, value)
-            comments[f'train.{key}'] = mixed_precision_model.COMMENTS[key]
+        edit.comment_out(option, f'nothing reads it. {fix}')
     if limits_of(opt['network_g']) is None:
         arch = opt['network_g'].get('type')
-        reasons.append(
+        edit.reasons.append(
             f'network_g.type: {arch} is not known here: the start of the run will show whether it takes the shapes'
         )
         if stock['datasets']['train']['type'] in DATASETS_OF_WINDOWS:
-            opt['datasets']['train'] = insert(opt['datasets']['train'], 'type', 'target', 'center')
-            comments['datasets.train.target'] = 'ground truth of the frame in the middle alone'
-            reasons.append('datasets.train.target: center, as in BasicSR for this dataset')
-
+            comment = 'ground truth of only the middle frame'
+            dataset_opt.pop('target', None)
+            edit.set('datasets.train.target', 'center', 'as in BasicSR for this dataset', comment, after='type')
     schedule = schedule_from_options(opt)  # the full shape: what is wrong with it was so before
     check_arch(opt, schedule)
     if recipe.scheduler:
-        samples = num_samples, is_filled
-        opt = _with_schedule(opt, recipe, schedule.full_shape, samples, comments, reasons)
-    return Conversion(opt, comments, reasons, checked_schedule(opt))
+        _add_schedule(edit, recipe, schedule.full_shape, num_samples, is_filled)
+    edit.schedule = checked_schedule(opt)
+    return edit
 
 
-def _with_schedule(
-    opt: dict[str, Any],
-    recipe: Recipe,
-    full: BatchShape,
-    samples: tuple[int | None, bool],
-    comments: dict[str, str],
-    reasons: list[str],
-) -> dict[str, Any]:
-    """Adds the shapes, their batches and the rule of the rate; says so in ``comments`` and ``reasons``."""
-    block = shapes_of(recipe, opt, full, reasons)
-    sides = sides_of(block, full)
+def _add_schedule(edit: Edit, recipe: Recipe, full: BatchShape, num_samples: int | None, is_filled: bool) -> None:
+    """Adds the shapes, their batches and the rule of the learning rate."""
+    opt = edit.options
+    block = _shapes_of(recipe, edit, full)
+    sides = _sides_of(block, full)
     lq_sides = ', '.join(str(side // int(opt.get('scale', 1))) for side in sides)
-    comments |= {
-        'multigrid': 'the shapes of the run',
-        'multigrid.stages': f'LQ {lq_sides}',
-        'multigrid.gt_size': f'spatial stages, equally long: LQ {lq_sides}',
-        'multigrid.num_frame': f'equal parts of {"every stage" if "gt_size" in block else "the run"}',
+    edit.reasons += [f'multigrid.{key}: {value} stays' for key, value in (opt.get('multigrid') or {}).items()]
+    comments = {
+        'stages': f'LQ {lq_sides}',
+        'gt_size': f'spatial stages, equally long: LQ {lq_sides}',
+        'num_frame': f'equal parts of {"every stage" if "gt_size" in block else "the run"}',
     }
-    if 'multigrid' in opt:
-        reasons += [f'multigrid.{key}: {value} stays' for key, value in opt['multigrid'].items()]
-        opt['multigrid'] = {**opt['multigrid'], **block}
-    else:
-        opt = insert(opt, 'datasets', 'multigrid', block)
+    edit.add_shapes(block, comments)
     stock_iter = int(opt['train']['total_iter'])
-    num_samples, is_filled = samples
     if is_filled:
-        batches = batches_that_fill(opt['multigrid'], full, gpus_of(opt), num_samples, reasons)
+        batches = batches_that_fill(edit, full, gpus_of(opt), num_samples)
         batches[-1][-1] = full.batch_size_per_gpu
-        opt = with_batches(opt, batches, stock_iter, FILL_RATE, comments, reasons)
+        set_batches(edit, batches, stock_iter, FILL_LR_SCALING)
     total_iter = total_iter_of(opt) or stock_iter
-    opt['train'] = _with_rule(opt, recipe, len(sides), total_iter, comments, reasons)
-    opt = scaled(opt, Fraction(total_iter, stock_iter), SCHEDULE_COUNTS, reasons)
-    opt = with_stock_run(opt, stock_iter, full.batch_size_per_gpu * gpus_of(opt))
-    comments |= COMMENTS
+    _set_rule(edit, recipe, len(sides), total_iter)
+    edit.scale(Fraction(total_iter, stock_iter), SCHEDULE_COUNTS)
+    edit.add_stock_run(stock_iter, full.batch_size_per_gpu * gpus_of(opt))
     for key, (value, comment) in recipe.train.items():
         if key not in opt['train'] and not (is_gan(opt) and key in NOT_IN_A_GAN_RUN):
-            opt['train'] = insert(opt['train'], 'total_iter', key, value)
-            comments[f'train.{key}'] = comment
-            reasons.append(f'train.{key}: {value}, {comment}')
-    return opt
+            edit.set(f'train.{key}', value, comment, comment, after='total_iter')
 
 
-def _convert_type(option: str, block: dict[str, Any], key: str, types: Mapping[str, str]) -> str:
-    value = block.get(key)
-    stock = str(value)
-    if stock not in types:
-        near = get_close_matches(stock, types, n=1, cutoff=0.8)  # EDVRModel is near to SRModel, which is for images
+def _convert_type(edit: Edit, option: str, types: Mapping[str, str]) -> None:
+    value = lookup(edit.options, option)
+    if str(value) not in types:
+        near = get_close_matches(str(value), types, n=1, cutoff=0.8)  # EDVRModel is near SRModel, which is for images
         fix = f'Did you mean `{near[0]}`?' if near else "It converts BasicSR's video training files."
         raise OptionError(option, f'be one of {", ".join(types)}', value, fix)
-    block[key] = types[stock]
-    return f'{option}: {block[key]} for {stock}'
+    edit.set(option, types[value])
 
 
-def _convert_vimeo_frames(dataset_opt: dict[str, Any], stock_type: str) -> list[str]:
+def _write_out_vimeo_frames(edit: Edit, stock_type: str) -> None:
     """Writes out what BasicSR takes from Vimeo90K, whatever ``num_frame`` of a recurrent run says."""
+    dataset_opt = edit.options['datasets']['train']
     num_frame = dataset_opt.get('num_frame')
     frames, meaning = 7, 'all frames of a septuplet'
     if dataset_opt.get('flip_sequence'):
         frames, meaning = 14, f'{meaning} and the same backwards'
     is_whole = stock_type == 'Vimeo90KRecurrentDataset' or (stock_type == 'Vimeo90KDataset' and num_frame == -1)
-    if not is_whole or num_frame == frames:
-        return []
-    dataset_opt['num_frame'] = frames
-    return [f'datasets.train.num_frame: {frames}, {meaning}']
+    if is_whole and num_frame != frames:
+        edit.set('datasets.train.num_frame', frames, meaning)
 
 
-def _with_rule(
-    opt: Mapping[str, Any],
-    recipe: Recipe,
-    stages: int,
-    total_iter: int,
-    comments: dict[str, str],
-    reasons: list[str],
-) -> dict[str, Any]:
-    """``train`` with the recipe's rule of the rate in the place of a cosine of BasicSR's."""
-    train_opt: dict[str, Any] = dict(opt['train'])
-    stock = train_opt['scheduler'].get('type')
+def _set_rule(edit: Edit, recipe: Recipe, stages: int, total_iter: int) -> None:
+    """Puts the recipe's rule of the learning rate in the place of a cosine of BasicSR's."""
+    train_opt = edit.options['train']
+    scheduler = train_opt['scheduler']
+    stock = scheduler.get('type')
     if stock != 'CosineAnnealingRestartLR':
-        reasons.append(f'train.scheduler: {stock} stays as it is: the rate does not start again with the shapes')
-        return train_opt
-    scheduler = {
-        key: value for key, value in train_opt['scheduler'].items() if key not in ('periods', 'restart_weights')
-    }
-    scheduler['type'] = SCHEDULER_TYPE
-    ramp = min(MOST_WARMUP, total_iter // PAPER_WARMUP_PART) or -1
-    rule = {**recipe.scheduler, 'warmup_iter': ramp}
-    small_rate = recipe.small_rates.get(opt['network_g'].get('type', ''))
+        edit.reasons.append(f'train.scheduler: {stock} stays as it is: the rate does not start again with the shapes')
+        return
+    for key in ('periods', 'restart_weights'):
+        scheduler.pop(key, None)
+    rule = {**recipe.scheduler, 'warmup_iter': min(MOST_WARMUP, total_iter // PAPER_WARMUP_PART) or -1}
+    small_rate = recipe.small_rates.get(edit.options['network_g'].get('type', ''))
     if small_rate and stages > 1:
         rule['restart_weights'] = [*[small_rate] * (stages - 1), 1]
+    scheduler['type'] = SCHEDULER_TYPE
     for after, (key, value) in zip(['type', *rule], rule.items()):
-        scheduler = insert(scheduler, after, key, value)
-        comments[f'train.scheduler.{key}'] = _RULE_COMMENTS[key]
-    train_opt['scheduler'] = scheduler
-    reasons.append(
-        f'train.scheduler: {SCHEDULER_TYPE} without periods and restart_weights, '
-        + ', '.join(f'{key}: {value}' for key, value in rule.items())
-    )
+        edit.set(f'train.scheduler.{key}', value, None, _RULE_COMMENTS[key], after=after)
+    told = ', '.join(f'{key}: {value}' for key, value in rule.items())
+    edit.reasons.append(f'train.scheduler: {SCHEDULER_TYPE} without periods and restart_weights, {told}')
     if (train_opt.get('warmup_iter') or -1) > 0:
-        reasons.append(f"train.warmup_iter: -1 for {train_opt['warmup_iter']}, BasicSR's own ramp, as there is one now")
-        train_opt['warmup_iter'] = -1
-    return train_opt
+        edit.set('train.warmup_iter', -1, "BasicSR's own ramp, as there is one now")
 
 
 _RULE_COMMENTS = {
@@ -408,17 +337,3 @@ _RULE_COMMENTS = {
     'warmup_iter': 'iterations of a linear ramp at the start',
     'restart_weights': 'the small stages begin at half the rate',
 }
-
-
-def _remove(opt: dict[str, Any], option: str) -> None:
-    *blocks, key = option.split('.')
-    for block in blocks:
-        opt = opt[block]
-    opt.pop(key, None)
-
-
-def insert(block: Mapping[str, Any], after: str, key: str, value: object) -> dict[str, Any]:
-    """The block with one more option, right after another."""
-    items = [item for item in block.items() if item[0] != key]
-    place = [name for name, _ in items].index(after) + 1
-    return dict([*items[:place], (key, value), *items[place:]])

@@ -1,20 +1,136 @@
-"""Option files are edited with as few changes as possible.
+"""Option files are edited with as few changes as possible: what changes, why, and the text that says it.
 
-Comments, blank lines, quotes, tags and line ends of all that stays the same are kept byte for byte: the marks of YAML
+Comments, blank lines, quotes, tags and line ends of all that stays the same are kept byte for byte. The marks of YAML
 say which characters an option covers, and only these are replaced.
 """
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Mapping
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from itertools import accumulate, pairwise
 from typing import Any
 
 import yaml
 
 from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.options.checked import lookup
 from multigrid_vsr.options.option_file import NEW_NAMES
+
+# Counts of iterations that have to fit `train.total_iter`, or hold for a part of the training.
+SCHEDULE_COUNTS = (
+    *('train.total_iter', 'train.scheduler.periods', 'train.scheduler.milestones'),
+    *('train.fix_flow', 'train.tsa_iter', 'train.net_d_init_iters'),
+)
+ALL_COUNTS = (*SCHEDULE_COUNTS, 'val.val_freq', 'logger.print_freq', 'logger.save_checkpoint_freq')
+_CUMULATED = ('train.scheduler.periods',)  # lengths that have to add up
+
+
+class Edit:
+    """A copy of a run's options that is being changed.
+
+    Attributes:
+        options: All options, in order; a new one stands where it belongs.
+        comments: What the file says beside each new option, by dotted name; for one that goes, why.
+        reasons: A line for each decision.
+        schedule: The shapes of the new run, once it is done.
+    """
+
+    schedule: Schedule
+
+    def __init__(self, options: Mapping[str, Any]):
+        self.options: dict[str, Any] = copy.deepcopy(dict(options))
+        self.comments: dict[str, str] = {}
+        self.reasons: list[str] = []
+
+    def set(self, option: str, value: Any, why: str | None = '', comment: str = '', after: str = '') -> None:
+        """Changes an option, or adds it.
+
+        Args:
+            option: Dotted name, in a block that is there.
+            value: The new value.
+            why: End of the line that says so; ``None`` for no line.
+            comment: What the file says beside it if it is new.
+            after: Key in its block that a new option follows; at the end without it.
+        """
+        name, _, key = option.rpartition('.')
+        block = lookup(self.options, name) if name else self.options
+        was = f' for {_plain(block[key])}' if key in block else ''
+        if after and key not in block:
+            items = list(block.items())
+            place = list(block).index(after) + 1
+            block.clear()
+            block.update([*items[:place], (key, value), *items[place:]])
+        block[key] = value
+        if comment:
+            self.comments[option] = comment
+        if why is not None:
+            self.reasons.append(f'{option}: {value}{was}' + (f', {why}' if why else ''))
+
+    def comment_out(self, option: str, why: str) -> None:
+        """Takes an option away; the file keeps its line as a comment."""
+        name, _, key = option.rpartition('.')
+        (lookup(self.options, name) if name else self.options).pop(key)
+        self.comments[option] = why
+        self.reasons.append(f'{option}: commented out, since {why}')
+
+    def add_shapes(self, new: Mapping[str, Any], comments: Mapping[str, str]) -> None:
+        """Adds options to the ``multigrid`` block, which comes behind the training set if it is new."""
+        self.comments.setdefault('multigrid', 'the shapes of the run')
+        self.comments |= {f'multigrid.{key}': comments[key] for key in new if key in comments}
+        if isinstance(self.options.get('multigrid'), Mapping):
+            self.options['multigrid'].update(new)
+        else:
+            self.options.pop('multigrid', None)
+            self.set('multigrid', dict(new), None, after='datasets')
+
+    def add_stock_run(self, total_iter: int, batch_size: int) -> None:
+        """Says which run this one was made from, unless the file does already."""
+        if self.options.get('stock_run') is not None:
+            return
+        self.options.pop('stock_run', None)
+        block = {'total_iter': total_iter, 'batch_size': batch_size}
+        self.set('stock_run', block, None, after='multigrid' if 'multigrid' in self.options else 'datasets')
+        self.comments |= {
+            'stock_run': 'the run that this file was made from: plan, log and report compare with it',
+            'stock_run.total_iter': 'its iterations',
+            'stock_run.batch_size': 'its samples an iteration, on all GPUs',
+        }
+
+    def scale(self, factor: Fraction, counts: Sequence[str]) -> None:
+        """Multiplies counts of iterations and rounds them to 1 at least; those that are not there or off stay."""
+        for option in counts:
+            old = lookup(self.options, option)
+            if isinstance(old, list):
+                new: Any = lengths(old, factor) if option in _CUMULATED else [_count(value, factor) for value in old]
+            elif isinstance(old, (int, float)) and old > 0:
+                new = _count(old, factor)
+            else:
+                continue
+            if new != old:
+                self.set(option, new)
+
+    def applied_to(self, text: str) -> str:
+        """The text of the option file, edited."""
+        return rewrite(text, self.options, self.comments)
+
+
+def lengths(old: Sequence[float], factor: Fraction) -> list[int]:
+    """Lengths that follow each other, their boundaries multiplied and rounded."""
+    boundaries = [round(int(end) * factor) for end in accumulate(old, initial=0)]
+    return [max(1, end - start) for start, end in pairwise(boundaries)]
+
+
+def _count(value: float, factor: Fraction) -> int:
+    return max(1, round(int(value) * factor))
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
 
 _MOST_EDITS = 100  # far more than a file needs: an edit that has no effect would come for ever
 

@@ -1,11 +1,10 @@
 """``multigrid-vsr fit`` and ``cooldown``: a run fitted to other GPUs, another batch, fewer samples, or an early end.
 
-A rate that has stayed near its start can be annealed from any iteration: Haegele et al., arXiv 2405.18392.
+A learning rate that has stayed near its start can be annealed from any iteration: Haegele et al., arXiv 2405.18392.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ from fractions import Fraction
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.core.schedule import BatchShape, Schedule, split
 from multigrid_vsr.options.archs import STATED_LIMITS
 from multigrid_vsr.options.checked import lookup
-from multigrid_vsr.options.conversion import PAPER_WARMUP_PART, Conversion, insert
-from multigrid_vsr.options.filling import ALL_COUNTS, filled, lengths, scaled
+from multigrid_vsr.options.edit import ALL_COUNTS, Edit, lengths
+from multigrid_vsr.options.kinds import WHOLE, list_of, one_or_list_of
 from multigrid_vsr.options.multigrid_block import (
     check_blocks,
     full_shape,
@@ -25,11 +24,19 @@ from multigrid_vsr.options.multigrid_block import (
     total_iter_of,
     uses_multigrid,
 )
-from multigrid_vsr.options.run_options import COMMENTS, checked_schedule, cosine_options, stock_run_of, with_stock_run
-from multigrid_vsr.options.table import MOST_WARMUP, SCHEDULER_TYPE
+from multigrid_vsr.options.run_options import checked_schedule, cosine_options, stock_run_of
+from multigrid_vsr.options.table import MOST_WARMUP, PAPER_WARMUP_PART, SCHEDULER_TYPE
 
 LR_SCALINGS = ('linear', 'sqrt', 'none')
 MOST_LINEAR = 4  # the paper's largest batch, in those of its baseline
+MOST_GROWTH = 4  # times the full batch: the benchmarks have measured no more
+_LIST = list_of(one_or_list_of(WHOLE))
+_COMMENTS = {
+    'micro_batch_size_per_gpu': 'samples that go through the network at a time',
+    'batch_size_per_gpu': 'what fills a GPU, for each stage and frame count',
+    'share': 'a larger batch gets fewer iterations',
+    'stage_iter': 'length of each stage in samples, as iterations of the full batch',
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class FitRequest:
         file_gpus: GPUs that the file was written for; ``None`` for its ``num_gpu``.
         batch: Samples of an iteration on all GPUs at the full shape; ``None`` for that of the file.
         sample_fraction: Samples of the new run, as a fraction of the old one's.
-        lr_scaling: ``linear``, ``sqrt`` or ``none``: how the rate follows the batch.
+        lr_scaling: ``linear``, ``sqrt`` or ``none``: how the learning rate follows the batch.
         fill: Samples that fill a GPU: at the full shape, or for each stage and frame count, as ``multigrid-vsr batch``
             prints them.
     """
@@ -54,7 +61,7 @@ class FitRequest:
     fill: int | Sequence[Any] | None = None
 
 
-def fit(opt: Mapping[str, Any], request: FitRequest) -> Conversion:
+def fit(opt: Mapping[str, Any], request: FitRequest) -> Edit:
     """Decides what changes in a run, stock or of this project, and checks the outcome.
 
     Args:
@@ -62,7 +69,7 @@ def fit(opt: Mapping[str, Any], request: FitRequest) -> Conversion:
         request: What to fit it to.
 
     Raises:
-        OptionError: If the request do not go together with the run, or an option breaks its rule.
+        OptionError: If the run cannot be fitted so, or an option breaks its rule.
     """
     check_blocks(opt, 'datasets', 'datasets.train', 'train', 'train.scheduler', 'network_g')
     old = schedule_from_options(opt)
@@ -76,95 +83,78 @@ def fit(opt: Mapping[str, Any], request: FitRequest) -> Conversion:
         near = f'{below} or {below + gpus}' if below else f'{gpus}'
         raise OptionError('--batch', f'be a multiple of the {gpus} GPUs', batch, f'The nearest is {near}.')
     growth, samples = Fraction(batch, old_batch), Fraction(str(request.sample_fraction))
+    stage_total = round(old.total_iter * samples / growth)
 
-    new = _with_stock(opt, old, file_gpus)
-    comments = dict(COMMENTS)
-    reasons = [_said(new, 'num_gpu', gpus)] if opt.get('num_gpu') != gpus else []
+    edit = Edit(opt)
+    _say_stock_run(edit, old, file_gpus)
+    if opt.get('num_gpu') != gpus:
+        edit.set('num_gpu', gpus)
     if batch // gpus != per_gpu:
-        reasons.append(_said(new, 'datasets.train.batch_size_per_gpu', batch // gpus, f'{batch} on {gpus} GPUs'))
-    if new.get('multigrid'):
-        new['multigrid'] = _block(new['multigrid'], samples / growth, Fraction(batch // gpus, per_gpu), reasons)
+        edit.set('datasets.train.batch_size_per_gpu', batch // gpus, f'{batch} on {gpus} GPUs')
+    _scale_shapes(edit, samples / growth, Fraction(batch // gpus, per_gpu))
     largest = float(growth)
     if request.fill is not None:
-        new, most = filled(
-            new, request.fill, round(old.total_iter * samples / growth), request.lr_scaling, comments, reasons
-        )
-        largest *= most
-    total_iter = total_iter_of(new) or round(old.total_iter * samples / growth) or 1
-    new = scaled(new, Fraction(total_iter, old.total_iter), ALL_COUNTS, reasons)
-    _fit_rate(new, growth, request.lr_scaling, reasons)
-    new = _with_ramp(new, _ramp(opt, old), total_iter, growth > 1 and request.lr_scaling != 'none', comments, reasons)
+        largest *= _fill(edit, request.fill, stage_total, request.lr_scaling)
+    total_iter = total_iter_of(edit.options) or stage_total or 1
+    edit.scale(Fraction(total_iter, old.total_iter), ALL_COUNTS)
+    _fit_rate(edit, growth, request.lr_scaling)
+    _fit_ramp(edit, _ramp_of(opt, old), total_iter, growth > 1 and request.lr_scaling != 'none')
     if request.lr_scaling == 'linear' and largest > MOST_LINEAR:
-        reasons.append(
+        edit.reasons.append(
             f'Warning: a batch of {largest:g} times the old one and a rate of as many; the paper went to '
             f'{MOST_LINEAR}. Consider --lr-scaling sqrt ({math.sqrt(largest):.3g} times).'
         )
-    if {**new, 'stock_run': None} == {**opt, 'stock_run': None}:
-        raise OptionError(
-            'fit', 'change something', 'what the run has already', 'Give --gpus, --batch or --sample-fraction.'
-        )
-    if 'name' in new:
+    if {**edit.options, 'stock_run': None} == {**opt, 'stock_run': None}:
+        fix = 'Give --gpus, --batch or --sample-fraction.'
+        raise OptionError('fit', 'change something', 'what the run has already', fix)
+    if 'name' in opt:
         part = (f'_b{batch}' if growth != 1 else '') + (f'_s{request.sample_fraction:g}' if samples != 1 else '')
         part = part or (f'_{gpus}gpus' if gpus != file_gpus else '_fill')
-        reasons.insert(0, _said(new, 'name', f'{new["name"]}{part}', 'so that both keep their folders'))
-    reasons.insert(0, _summary(old_batch, batch, old.total_iter, total_iter, samples))
-    return Conversion(new, comments, reasons, (checked_schedule if uses_multigrid(new) else schedule_from_options)(new))
-
-
-def _with_stock(opt: Mapping[str, Any], schedule: Schedule, file_gpus: int) -> dict[str, Any]:
-    """A copy of the options that says what the stock run was, where that is known.
-
-    A run that has the full shape throughout is the stock run itself.
-    """
-    new, stock = copy.deepcopy(dict(opt)), stock_run_of(opt, file_gpus)
-    if stock is not None:
-        new['stock_run']['batch_size'] = round(stock.batch_size)
-    elif all(segment.shape == schedule.full_shape for segment in schedule.segments):
-        new = with_stock_run(new, schedule.total_iter, schedule.full_shape.batch_size_per_gpu * file_gpus)
-    return new
-
-
-def _summary(old_batch: int, batch: int, old_iter: int, total_iter: int, samples: Fraction) -> str:
+        edit.set('name', f'{opt["name"]}{part}', 'so that both keep their folders')
+        edit.reasons.insert(0, edit.reasons.pop())
     kept = 'as many samples' if samples == 1 else f'{float(samples):g} of the samples'
-    return f'Global batch {batch} for {old_batch}, {total_iter} iterations for {old_iter}: {kept}.'
+    iterations = f'{total_iter} iterations for {old.total_iter}'
+    edit.reasons.insert(0, f'Global batch {batch} for {old_batch}, {iterations}: {kept}.')
+    edit.schedule = (checked_schedule if uses_multigrid(edit.options) else schedule_from_options)(edit.options)
+    return edit
+
+
+def _say_stock_run(edit: Edit, schedule: Schedule, file_gpus: int) -> None:
+    """A run that has the full shape throughout is the stock run itself; else the file has to know it."""
+    stock = stock_run_of(edit.options, file_gpus)
+    if stock is not None:
+        edit.options['stock_run']['batch_size'] = round(stock.batch_size)
+    elif all(segment.shape == schedule.full_shape for segment in schedule.segments):
+        edit.add_stock_run(schedule.total_iter, schedule.full_shape.batch_size_per_gpu * file_gpus)
 
 
 def _gpus_of(opt: Mapping[str, Any]) -> int:
     num_gpu = opt.get('num_gpu')
     if isinstance(num_gpu, bool) or not isinstance(num_gpu, int):
-        raise OptionError(
-            'num_gpu', 'be a number to tell the global batch', num_gpu, 'Say which the file is for: --file-gpus 8.'
-        )
+        fix = 'Say which the file is for: --file-gpus 8.'
+        raise OptionError('num_gpu', 'be a number to tell the global batch', num_gpu, fix)
     return max(num_gpu, 1)  # 0 is the CPU
 
 
-def _said(opt: dict[str, Any], option: str, value: Any, why: str = '') -> str:
-    """Sets an option that is there, and says so."""
-    *blocks, key = option.split('.')
-    block = lookup(opt, '.'.join(blocks)) if blocks else opt
-    old, block[key] = block.get(key), value
-    return f'{option}: {value} for {old}' + (f', {why}' if why else '')
-
-
-def _block(block: Mapping[str, Any], factor: Fraction, ratio: Fraction, reasons: list[str]) -> dict[str, Any]:
-    """``multigrid`` with lengths times ``factor`` and batches times ``ratio``."""
-    new = dict(block)
-    if new.get('stage_iter'):
-        new['stage_iter'] = lengths(new['stage_iter'], factor)
-    if isinstance(new.get('batch_size_per_gpu'), list):
-        new['batch_size_per_gpu'] = _batches('multigrid.batch_size_per_gpu', new['batch_size_per_gpu'], ratio)
-    if new.get('batch_size_per_gpu') == 'volume' and new.get('max_batch_size_per_gpu'):
-        name = 'multigrid.max_batch_size_per_gpu'
-        new['max_batch_size_per_gpu'] = _batches(name, new['max_batch_size_per_gpu'], ratio)
-    if new.get('stages'):
-        iters = lengths([entry['iter'] for entry in new['stages']], factor)
-        new['stages'] = [{**entry, 'iter': count} for entry, count in zip(new['stages'], iters)]
+def _scale_shapes(edit: Edit, factor: Fraction, ratio: Fraction) -> None:
+    """Multiplies the lengths of the ``multigrid`` block by ``factor`` and its batches by ``ratio``."""
+    block = edit.options.get('multigrid') or {}
+    new: dict[str, Any] = {}
+    if block.get('stage_iter'):
+        new['stage_iter'] = lengths(block['stage_iter'], factor)
+    for key in ('batch_size_per_gpu', 'max_batch_size_per_gpu'):
+        if block.get(key) not in (None, 'volume'):
+            new[key] = _batches(f'multigrid.{key}', block[key], ratio)
+    if block.get('stages'):
+        iters = lengths([entry['iter'] for entry in block['stages']], factor)
+        new['stages'] = [{**entry, 'iter': count} for entry, count in zip(block['stages'], iters)]
         for place, entry in enumerate(new['stages']):
             if 'batch_size_per_gpu' in entry:
                 name = f'multigrid.stages[{place}].batch_size_per_gpu'
                 entry['batch_size_per_gpu'] = _batches(name, entry['batch_size_per_gpu'], ratio)
-    reasons += [f'multigrid.{key}: {new[key]}' for key in new if new[key] != block[key]]
-    return new
+    for key, value in new.items():
+        if value != block[key]:
+            edit.set(f'multigrid.{key}', value)
 
 
 def _batches(option: str, value: Any, ratio: Fraction) -> Any:
@@ -172,53 +162,157 @@ def _batches(option: str, value: Any, ratio: Fraction) -> Any:
         return [_batches(option, entry, ratio) for entry in value]
     batch = value * ratio
     if batch.denominator != 1:
-        raise OptionError(
-            '--batch',
-            f'keep {option} whole',
-            f'{value} x {ratio}',
-            'Give another --batch, or change that option first.',
-        )
+        fix = 'Give another --batch, or change that option first.'
+        raise OptionError('--batch', f'keep {option} whole', f'{value} x {ratio}', fix)
     return int(batch)
 
 
-def _fit_rate(opt: dict[str, Any], growth: Fraction, rate: str, reasons: list[str]) -> None:
-    """Changes the rate of each optimizer with the batch."""
-    factor = {'linear': float(growth), 'sqrt': math.sqrt(growth), 'none': 1.0}[rate]
-    for name, optim_opt in opt['train'].items():
+def _fit_rate(edit: Edit, growth: Fraction, lr_scaling: str) -> None:
+    """Changes the learning rate of each optimizer with the batch."""
+    factor = {'linear': float(growth), 'sqrt': math.sqrt(growth), 'none': 1.0}[lr_scaling]
+    for name, optim_opt in edit.options['train'].items():
         if factor != 1 and name.startswith('optim_') and isinstance(optim_opt, Mapping) and 'lr' in optim_opt:
-            value = float(f'{float(optim_opt["lr"]) * factor:.4g}')
-            reasons.append(_said(opt, f'train.{name}.lr', value, f'{rate} in the batch'))
+            edit.set(f'train.{name}.lr', float(f'{float(optim_opt["lr"]) * factor:.4g}'), f'{lr_scaling} in the batch')
 
 
-def _ramp(opt: Mapping[str, Any], schedule: Any) -> int:
+def _ramp_of(opt: Mapping[str, Any], schedule: Schedule) -> int:
     """The iterations of the old run's ramp; 0 for none."""
     if opt['train']['scheduler'].get('type') == SCHEDULER_TYPE:
         return cosine_options(opt['train']['scheduler'], schedule).warmup_iter
     return max(opt['train'].get('warmup_iter') or 0, 0)
 
 
-def _with_ramp(
-    opt: dict[str, Any], old: int, total_iter: int, rate_grows: bool, comments: dict[str, str], reasons: list[str]
-) -> dict[str, Any]:
-    """A ramp is as long as it was, or as the paper's where the rate grows; a short run has one as short."""
+def _fit_ramp(edit: Edit, old: int, total_iter: int, rate_grows: bool) -> None:
+    """A ramp stays as long, or becomes the paper's where the rate grows; a short run has a short one."""
     ramp = min(max(old, MOST_WARMUP) if rate_grows else old, total_iter // PAPER_WARMUP_PART) or -1
     if ramp == (old or -1):
-        return opt
-    is_ours = opt['train']['scheduler'].get('type') == SCHEDULER_TYPE
-    block, option = ('train.scheduler', 'train.scheduler.warmup_iter') if is_ours else ('train', 'train.warmup_iter')
-    if 'warmup_iter' in lookup(opt, block):
-        reasons.append(_said(opt, option, ramp, "linear, the paper's for a larger batch" if rate_grows else ''))
-        return opt
-    comments[option] = 'iterations of a linear ramp at the start'
-    reasons.append(f'{option}: {ramp}')
-    if is_ours:
-        opt['train']['scheduler'] = insert(opt['train']['scheduler'], 'type', 'warmup_iter', ramp)
+        return
+    is_ours = edit.options['train']['scheduler'].get('type') == SCHEDULER_TYPE
+    block, after = ('train.scheduler', 'type') if is_ours else ('train', 'total_iter')
+    is_there = 'warmup_iter' in lookup(edit.options, block)
+    why = "linear, the paper's for a larger batch" if rate_grows and is_there else ''
+    edit.set(f'{block}.warmup_iter', ramp, why, 'iterations of a linear ramp at the start', after)
+
+
+def _fill(edit: Edit, fill: int | Sequence[Any], stage_total: int, lr_scaling: str) -> float:
+    """Accumulates gradients where the full batch is more than a GPU holds, and fills a GPU at smaller shapes.
+
+    Returns:
+        How many times the full batch the largest is.
+    """
+    opt = edit.options
+    if not uses_multigrid(opt):
+        raise OptionError('--fill', 'stand beside a file of this project', opt.get('model_type'), 'Convert it first.')
+    block = opt.get('multigrid') or {}
+    entries = block.get('stages') or []
+    has_batches = any(values.get('batch_size_per_gpu') is not None for values in (block, *entries))
+    if has_batches and not isinstance(fill, int):
+        fix = 'Remove `batch_size_per_gpu` there, convert with --no-fill, or give a number.'
+        rule = 'be a number beside a block with batches of its own'
+        raise OptionError('--fill', rule, 'batch_size_per_gpu', fix)
+    batch = full_shape(opt).batch_size_per_gpu
+    stages, frames = (len(block.get(key) or [1]) for key in ('gt_size', 'num_frame'))
+    rows = _rows(fill, batch, *((len(entries), 1) if entries else (stages, frames)))
+    batches = [[max(batch, min(held, MOST_GROWTH * batch)) for held in row] for row in rows]
+    batches[-1][-1] = batch
+    if (held := rows[-1][-1]) < batch:
+        edit.add_shapes({'micro_batch_size_per_gpu': held}, _COMMENTS)
+        edit.reasons.append(
+            f'multigrid.micro_batch_size_per_gpu: {held}: {batch} samples a GPU go through the network {held} at a '
+            'time, with the gradient of them all'
+        )
+    set_batches(edit, batches, stage_total, lr_scaling)
+    return max(map(max, batches)) / batch
+
+
+def _rows(fill: int | Sequence[Any], batch: int, stages: int, frames: int) -> list[list[int]]:
+    """What a GPU holds at each stage and frame count."""
+    if isinstance(fill, int):
+        rows = [[batch] * frames for _ in range(stages)]  # nothing is known of smaller shapes
+        rows[-1][-1] = WHOLE.check('--fill', fill)
+        return rows
+    rows = [entry if isinstance(entry, list) else [entry] * frames for entry in _LIST.check('--fill', fill)]
+    if len(rows) != stages or any(len(row) != frames for row in rows):
+        frames_rule = f', each a number or {frames}, one for each num_frame' if frames > 1 else ', each a number'
+        rule = f'be {stages} entries, one for each stage{frames_rule}'
+        raise OptionError('--fill', rule, fill, 'Take the line that `multigrid-vsr batch` prints for this file.')
+    return rows
+
+
+def batches_that_fill(edit: Edit, full: BatchShape, gpus: int, num_samples: int | None) -> list[list[int]]:
+    """The batch of each shape: ``MOST_GROWTH`` times the full one, or what memory and data allow.
+
+    A batch has no more pixels than that of the full shape, which the memory holds.
+
+    Args:
+        edit: A run with one batch throughout; gets a line for each shape whose batch stays smaller.
+        full: The full shape.
+        gpus: GPUs that share a global batch.
+        num_samples: Samples of the training set; ``None`` where it is not on this machine.
+
+    Returns:
+        Samples of each GPU, for each stage and frame count; for each entry beside ``stages``.
+    """
+    block, wished = edit.options['multigrid'], MOST_GROWTH * full.batch_size_per_gpu
+
+    def held(gt_size: int, num_frame: int) -> int:
+        most, why = full.samples_of(num_frame, gt_size), 'it has the pixels of the full shape'
+        if num_samples is not None and num_samples // gpus < most:
+            most, why = num_samples // gpus, f'the data has {num_samples} samples'
+        batch = max(full.batch_size_per_gpu, min(wished, most))
+        if batch < wished and (gt_size, num_frame) != (full.gt_size, full.num_frame):
+            edit.reasons.append(f'{num_frame} frames of {gt_size} pixels: a batch of {batch}, not {wished}: {why}')
+        return batch
+
+    if block.get('stages'):
+        return [[held(entry['gt_size'], entry['num_frame'])] for entry in block['stages']]
+    num_frames = block.get('num_frame', [full.num_frame])
+    return [[held(side, frames) for frames in num_frames] for side in block.get('gt_size', [full.gt_size])]
+
+
+def set_batches(edit: Edit, batches: Sequence[Sequence[int]], stage_total: int, lr_scaling: str) -> None:
+    """Sets larger batches at equal samples, and a learning rate that follows them.
+
+    Args:
+        edit: A run of this project, with one batch throughout.
+        batches: Samples of each GPU, for each stage and frame count; for each entry beside ``stages``.
+        stage_total: Iterations of the full batch that the run's samples are.
+        lr_scaling: ``batch_scaling`` of the learning rate.
+    """
+    block = edit.options.get('multigrid') or {}
+    batch = full_shape(edit.options).batch_size_per_gpu
+    if max(map(max, batches)) == batch:
+        return
+    if block.get('stages'):
+        new: dict[str, Any] = {'stages': _entries(block['stages'], [held for (held,) in batches], batch)}
     else:
-        opt['train'] = insert(opt['train'], 'total_iter', 'warmup_iter', ramp)
-    return opt
+        stages = len(block.get('gt_size') or [1])
+        new = {
+            'batch_size_per_gpu': shortened(batches),
+            'share': 'samples',
+            'stage_iter': block.get('stage_iter') or split(stage_total, [1] * stages),
+        }
+    edit.reasons.append(f'multigrid.{next(iter(new))}: batches of {shortened(batches)}, at equal samples')
+    edit.add_shapes(new, _COMMENTS)
+    edit.set('train.scheduler.batch_scaling', lr_scaling, None, 'the rate follows the batch of each shape')
 
 
-_RULE_COMMENTS = {
+def shortened(batches: Sequence[Sequence[int]]) -> list[int | list[int]]:
+    """Batches of each stage and frame count as an option file writes them: one number where a stage has one batch."""
+    return [row[0] if len(set(row)) == 1 else list(row) for row in batches]
+
+
+def _entries(entries: Sequence[Mapping[str, Any]], batches: Sequence[int], batch: int) -> list[Mapping[str, Any]]:
+    """``stages`` with other batches at equal samples."""
+    return [
+        entry
+        if held == batch
+        else {**entry, 'iter': max(1, round(entry['iter'] * batch / held)), 'batch_size_per_gpu': held}
+        for entry, held in zip(entries, batches)
+    ]
+
+
+_COOLDOWN_COMMENTS = {
     'restart': 'a period for each entry above',
     'anneal': 'the last alone',
     'restart_weights': 'the last begins at the rate that the run had',
@@ -226,7 +320,7 @@ _RULE_COMMENTS = {
 }
 
 
-def cooldown(opt: Mapping[str, Any], state: str, start: int, iterations: int, rate: float) -> Conversion:
+def cooldown(opt: Mapping[str, Any], state: str, start: int, iterations: int, rate: float) -> Edit:
     """Makes a run that goes on from a state of another, which it leaves alone.
 
     Args:
@@ -242,62 +336,46 @@ def cooldown(opt: Mapping[str, Any], state: str, start: int, iterations: int, ra
     old = checked_schedule(opt)
     if start > old.total_iter:
         raise OptionError('--from', f'be within the run ({old.total_iter} iterations)', start, 'Give its own file.')
-    new = copy.deepcopy(dict(opt))
-    reasons = []
-
-    def set_(block: str, key: str, value: Any, why: str) -> None:
-        target = new[block] if block else new
-        target[key] = value
-        reasons.append(f'{block}{"." if block else ""}{key}: {value}, {why}')
-
-    set_('', 'name', f'{opt.get("name", "run")}_cooldown_{start}_{iterations}', 'so that the run keeps its folder')
-    new = _with_stages(new, old, start, iterations)
-    reasons.append(f'multigrid.stages: the first {start} iterations as they were, then {iterations} of the full shape')
-    set_('path', 'resume_state', state, 'which stays as it is')
-    new['path'] = _placed(new['path'], 'resume_state', 'resume_changed_schedule', True)
-    reasons.append('path.resume_changed_schedule: True, as the rest is another')
-    set_('train', 'total_iter', start + iterations, f'{start} are done')
-    if (new['train'].get('warmup_iter') or -1) > 0:
-        set_('train', 'warmup_iter', -1, "as the rate of the state has BasicSR's ramp in it")
-    periods = len(new['multigrid']['stages'])
+    edit = Edit(opt)
+    edit.set('name', f'{opt.get("name", "run")}_cooldown_{start}_{iterations}', 'so that the run keeps its folder')
+    block = edit.options.get('multigrid') or {}
+    kept = {key: value for key, value in block.items() if key in ('micro_batch_size_per_gpu', *STATED_LIMITS)}
+    stages = _stages_until(old, start)
+    shapes = {**kept, 'stages': [*stages, {'iter': iterations}]}
+    edit.set('multigrid', shapes, None, 'the shapes of the run', after='datasets')
+    edit.comments['multigrid.stages'] = 'what is done, then the end at the full shape'
+    edit.reasons.append(
+        f'multigrid.stages: the first {start} iterations as they were, then {iterations} of the full shape'
+    )
+    edit.set('path.resume_state', state, 'which stays as it is', 'what it goes on from')
+    comment = 'the rest of the run is another'
+    edit.set('path.resume_changed_schedule', True, 'as the rest is another', comment, after='resume_state')
+    edit.set('train.total_iter', start + iterations, f'{start} are done')
+    if (opt['train'].get('warmup_iter') or -1) > 0:
+        edit.set('train.warmup_iter', -1, "as the rate of the state has BasicSR's ramp in it")
     rule = {
         'restart': 'shape',
         'anneal': 'last',
-        'restart_weights': [1] * (periods - 1) + [float(f'{rate:.6g}')],
+        'restart_weights': [1] * len(stages) + [float(f'{rate:.6g}')],
         'warmup_iter': -1,
     }
-    kept = {key: value for key, value in opt['train']['scheduler'].items() if key in ('type', 'eta_min')}
-    scheduler = {**kept, 'type': SCHEDULER_TYPE}
-    for after, (key, value) in zip(['type', *rule], rule.items()):
-        scheduler = insert(scheduler, after, key, value)
-    new['train']['scheduler'] = scheduler
-    reasons.append(f'train.scheduler: from {rate:.4g} of the first rate, which the run has, to eta_min')
-    comments = {f'train.scheduler.{key}': comment for key, comment in _RULE_COMMENTS.items()}
-    comments |= {
-        'multigrid': 'the shapes of the run',
-        'multigrid.stages': 'what is done, then the end at the full shape',
-        'path.resume_changed_schedule': 'the rest of the run is another',
-    }
-    return Conversion(new, comments, reasons, checked_schedule(new))
+    eta_min = {key: value for key, value in opt['train']['scheduler'].items() if key == 'eta_min'}
+    edit.options['train']['scheduler'] = {'type': SCHEDULER_TYPE, **rule, **eta_min}
+    edit.comments |= {f'train.scheduler.{key}': comment for key, comment in _COOLDOWN_COMMENTS.items()}
+    edit.reasons.append(f'train.scheduler: from {rate:.4g} of the first rate, which the run has, to eta_min')
+    edit.schedule = checked_schedule(edit.options)
+    return edit
 
 
-def _with_stages(opt: dict[str, Any], old: Schedule, start: int, iterations: int) -> dict[str, Any]:
-    """The schedule up to ``start``, entry by entry, and the full shape after it."""
-    stages: list[dict[str, int]] = [
+def _stages_until(schedule: Schedule, start: int) -> list[dict[str, int]]:
+    """The schedule up to an iteration, entry by entry."""
+    return [
         {
             'iter': min(segment.end, start) - segment.start,
             'gt_size': segment.shape.gt_size,
             'num_frame': segment.shape.num_frame,
             'batch_size_per_gpu': segment.shape.batch_size_per_gpu,
         }
-        for segment in old.segments
+        for segment in schedule.segments
         if segment.start < start
     ]
-    block = opt.get('multigrid') or {}
-    kept = {key: value for key, value in block.items() if key in ('micro_batch_size_per_gpu', *STATED_LIMITS)}
-    return _placed(opt, 'datasets', 'multigrid', {**kept, 'stages': [*stages, {'iter': iterations}]})
-
-
-def _placed(block: Mapping[str, Any], after: str, key: str, value: Any) -> dict[str, Any]:
-    """The block with an option changed in its place, or put right after another."""
-    return {**block, key: value} if key in block else insert(block, after, key, value)

@@ -126,13 +126,6 @@ def rate_of(train_opt: Mapping[str, Any], schedule: Schedule) -> Rate | None:
     return lambda i: warm(i) * batch_factor(schedule, i, scaling)
 
 
-COMMENTS = {
-    'stock_run': 'the run that this file was made from: plan, log and report compare with it',
-    'stock_run.total_iter': 'its iterations',
-    'stock_run.batch_size': 'its samples an iteration, on all GPUs',
-}
-
-
 def gpus_of(opt: Mapping[str, Any]) -> int:
     """``num_gpu`` of the file; 1 where it is ``auto``, or 0 for the CPU."""
     num_gpu = opt.get('num_gpu')
@@ -159,17 +152,6 @@ def stock_run_of(opt: Mapping[str, Any], world_size: int) -> StockRun | None:
         if key not in values:
             raise OptionError(f'stock_run.{key}', 'be given', None, 'Add it, or delete the block.')
     return StockRun(values['total_iter'], values['batch_size'] * world_size / gpus_of(opt))
-
-
-def with_stock_run(opt: Mapping[str, Any], total_iter: int, batch_size: int) -> dict[str, Any]:
-    """The options with the block behind the training set and its shapes; one that is there already stays."""
-    if opt.get('stock_run') is not None:
-        return dict(opt)
-    items = [item for item in opt.items() if item[0] != 'stock_run']
-    keys = [key for key, _ in items]
-    place = keys.index('multigrid' if 'multigrid' in keys else 'datasets') + 1
-    block = {'total_iter': total_iter, 'batch_size': batch_size}
-    return dict([*items[:place], ('stock_run', block), *items[place:]])
 
 
 NOT_IN_A_GAN_RUN = {'amp': 'It trains in float32.', 'cuda_graph': "Its two steps are BasicSR's own code."}
