@@ -17,8 +17,8 @@ from multigrid_vsr.demo.training import SCALE
 from multigrid_vsr.measure import model_of_windows
 from multigrid_vsr.options.archs import target_of
 from multigrid_vsr.options.conversion import HALF, QUARTER, RECIPES, THREE_QUARTERS
-from multigrid_vsr.options.table import PAPER_WARMUP_PART
 from multigrid_vsr.options.multigrid_block import schedule_from_options, total_iter_of
+from multigrid_vsr.options.table import PAPER_WARMUP_PART
 
 Stage = tuple[float | Fraction, float | Fraction, float | Fraction]
 
