@@ -8,6 +8,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+import torch
 from probe import NETWORK, train_here
 from runs import make_lmdbs, options
 from test_multigrid_reds_dataset import dataset_options
@@ -17,10 +18,11 @@ from multigrid_vsr.core.errors import FrameError, OptionError
 from multigrid_vsr.core.schedule import SampleRequest
 from multigrid_vsr.data.check import check_data
 from multigrid_vsr.data.multigrid_dataset import MultigridREDSDataset
-from multigrid_vsr.frames.clips import training_clips
 from multigrid_vsr.frames.images import image_size
 from multigrid_vsr.frames.pairs import open_sources
 from multigrid_vsr.frames.prepare import build
+from multigrid_vsr.frames.sources import in_threads
+from multigrid_vsr.frames.training import training_sets
 from multigrid_vsr.options.run_options import checked_schedule
 
 BACKENDS = ('disk', 'lmdb', 'packed')
@@ -63,13 +65,11 @@ def test_check_of_a_right_training_set_says_nothing(layout, num_clips, num_frame
 
 # What is wrong, for each layout and back end: the list, and the line.
 LISTS = [
-    ('reds', '009 6 (144,176,3)', r'dataroot_gt: must hold the frames that meta_info_file lists, 6 of clip 009, got 0 in'),
-    ('reds', '000 7 (144,176,3)', r'lists, 7 of clip 000, got 6 in \S*.*000.* \(without .*\)'),
-    ('reds', '000 6 (176,144,3)', r'meta_info_file: must say the size of the frames, 144x176 in .*, got 176x144 for clip 000'),
-    ('reds', '000 6 (720,1280,3)', r'meta_info_file: must say the size of the frames, 144x176 in .*, got 720x1280 for clip 0'),
-    ('vimeo', '00003/0001 7 (144,176,3)', r'lists, 7 of clip 00003/0001, got 0 in'),
-    ('vimeo', '00001/0001 8 (144,176,3)', r'lists, 8 of clip 00001/0001, got 7 in'),
-    ('vimeo', '00001/0001 7 (256,448,3)', r'must say the size of the frames, 144x176 in .*, got 256x448 for clip 00001/0001'),
+    ('reds', '009 6 (144,176,3)', r'(hold frames of each clip, got none of 009 in|must name clips of \S+dataroot_gt, got 009)'),
+    ('reds', '000 7 (144,176,3)', r'meta_info_file: must agree with \S+dataroot_gt, clip 000 with 6 frames of .*, got .* 7 f'),
+    ('reds', '000 6 (176,144,3)', r'dataroot_gt, clip 000 with 6 frames of 144x176, got clip 000 with 6 frames of 176x144.'),
+    ('vimeo', '00003/0001 7 (144,176,3)', r'(hold frames of each clip, got none of 00003/0001|must name .*, got 00003/0001)'),
+    ('vimeo', '00001/0001 8 (144,176,3)', r'clip 00001/0001 with 7 frames of 144x176, got clip 00001/0001 with 8 frames'),
 ]  # fmt: skip
 
 
@@ -88,7 +88,9 @@ def test_check_of_a_list_of_fewer_frames_is_a_note(backend, layouts, tmp_path):
     (tmp_path / 'list.txt').write_text('000 5 (144,176,3)\n002 7 (144,176,3)\n')
     opt = run_options(layouts['reds', backend], backend, meta_info_file=str(tmp_path / 'list.txt'))
     (note,) = check(opt).notes
-    assert note.startswith('datasets.train.meta_info_file: lists fewer frames than there are of 1 clips, 5 of the 6 in')
+    assert note.startswith(
+        'datasets.train.meta_info_file: lists fewer frames than there are of 1 clips, 5 of the 6 of 000'
+    )
 
 
 def without_clip(root):
@@ -114,15 +116,12 @@ def ground_truth(root):
 
 
 LQ = [
-    (without_clip, r'dataroot_lq: must hold those of dataroot_gt, 7 of clip 002, got 0 in'),
-    (without_frame, r'dataroot_lq: must hold those of dataroot_gt, 9 of clip 001, got 8 in .*\(without .*00000008'),
-    (with_one_more, r'dataroot_lq: must hold those of dataroot_gt, 9 of clip 001, got 10 in'),
-    (of_half_size, r'dataroot_lq: must hold frames of 1/4 of the ground truth, 144x176 in .*001.*, got 18x22 in .*001'),
-    (
-        ground_truth,
-        r'dataroot_lq: must hold frames of 1/4 of the ground truth, 144x176 in .*000.*, got 144x176 in .*000',
-    ),
-]
+    (without_clip, r'dataroot_lq: must hold frames of each clip, got none of 002 in \S+lq'),
+    (without_frame, r'dataroot_lq: must have as many frames as \S+dataroot_gt, 9 in .*, got 8 in .*, \S+00000008\S* too many'),
+    (with_one_more, r'dataroot_lq: must have as many frames as .*, got 10 in .*, \S+00000009\S* too many'),
+    (of_half_size, r'dataroot_lq: must be \S+dataroot_gt at 1/4, 36x44 for 144x176, got 18x22 in .*001/00000000'),
+    (ground_truth, r'dataroot_lq: must be \S+dataroot_gt at 1/4, 36x44 for 144x176, got 144x176 in .*000/00000000'),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize('backend', ['disk', 'lmdb'])
@@ -140,7 +139,7 @@ def test_run_and_plan_on_the_ground_truth_as_lq_stop_before_anything_is_written(
     from multigrid_vsr.cli import main
 
     opt = run_options(clips, dataroot_lq=str(clips / 'gt'))
-    line = r'dataroot_lq: must hold frames of 1/4 .*, got 144x176 in \S+gt/000/00000000.png. Correct the path or scale.'
+    line = r'dataroot_lq: must be \S+dataroot_gt at 1/4, .*, got 144x176 in \S+gt/000/00000000.png. Correct datasets.tr'
     with pytest.raises(OptionError, match=line):
         train_here(tmp_path, opt)
     assert [path.name for path in tmp_path.iterdir()] == ['run.yml']
@@ -160,12 +159,12 @@ def test_check_leaves_hidden_and_system_folders_and_files_out(clips, tmp_path):
 @pytest.mark.parametrize(
     ('name', 'line'),
     [
-        ('001/00000004.png', r'must hold folders of frames 00000000.png, .* without a gap, got \S+001 without 00000004.png.'),
-        ('001/cover.png', r'got \S+001/cover.png too. Move it elsewhere.'),
-        ('003/frame_0001.png', r'got \S+003 with frame_0001.png. `multigrid-vsr prepare` takes frames under any names'),
+        ('001/00000004.png', r'must hold folders of frames numbered without a gap, got \S+001 without 00000004.png.'),
+        ('001/cover.png', r'must have as many frames as .*, 10 in \S+001, .*, \S+gt/001/cover.png too many.'),
+        ('003/frame_0001.png', r'dataroot_lq: must hold frames of each clip, got none of 003 in \S+lq.'),
     ],
-)  # fmt: skip
-def test_check_of_frames_under_other_names_says_what_to_do(name, line, clips, tmp_path):
+)
+def test_check_of_frames_that_do_not_pair_names_them(name, line, clips, tmp_path):
     root = shutil.copytree(clips, tmp_path / 'clips')
     path = root / 'gt' / name
     path.parent.mkdir(exist_ok=True)
@@ -175,6 +174,22 @@ def test_check_of_frames_under_other_names_says_what_to_do(name, line, clips, tm
         shutil.copy(clips / 'gt/000/00000000.png', path)
     with pytest.raises(OptionError, match=line):
         check(run_options(root))
+
+
+def test_training_takes_the_names_and_depths_that_prepare_takes(clips, tmp_path):
+    """The same samples as from frames under BasicSR's names, if the clips come in the same order."""
+    for kind in ('gt', 'lq'):
+        for clip in ('000', '001', '002'):
+            for number, path in enumerate(sorted((clips / kind / clip).iterdir()), 8):
+                image, suffix = cv2.imread(str(path)), 'bmp' if number % 2 else 'png'
+                (tmp_path / kind / 'day' / clip).mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(tmp_path / kind / 'day' / clip / f'f_{number}_x.{suffix}'), image)
+    opt = run_options(tmp_path)
+    assert [clip.name for clip in check(opt).clips] == ['day/000', 'day/001', 'day/002']
+    requests = [SampleRequest(index, 3, 64, seed=index) for index in range(22)]
+    one, other = (MultigridREDSDataset(dataset_options(root))[requests] for root in (clips, tmp_path))
+    assert all(torch.equal(one[key], other[key]) for key in ('lq', 'gt'))
+    assert other['key'][6] == 'day/001/00000000'
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
@@ -199,7 +214,7 @@ def test_run_without_its_short_clips_trains_on_the_others(clips, tmp_path):
 
 def test_short_clips_are_skipped_with_the_largest_interval(clips):
     opt = dataset_options(clips, num_frame=3, interval_list=[1, 4], skip_short_clips=True)
-    assert [clip.name for clip in training_clips(opt)] == ['001']  # 2 x 4 + 1 = 9 frames
+    assert [clip.name for clip in training_sets(opt)[0].clips] == ['001']  # 2 x 4 + 1 = 9 frames
 
 
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig'])
@@ -289,16 +304,16 @@ def test_turned_png_is_decoded_whole(tmp_path, clips):
     assert any(np.array_equal(batch['gt'][0, 0].numpy(), image[top : top + 144]) for top in range(33))
 
 
-def test_check_stops_at_the_first_clip_that_differs_and_leaves_no_thread(clips, monkeypatch):
+def test_check_stops_at_the_first_clip_that_differs_and_leaves_no_thread(monkeypatch):
     seen = []
 
     def find(item):
         seen.append(item)
         raise OptionError('a', 'b', item, 'c')
 
-    monkeypatch.setattr(clips, '_AT_A_TIME', 1)
+    monkeypatch.setattr('multigrid_vsr.frames.sources._AT_A_TIME', 1)
     with pytest.raises(OptionError, match='got 0'):
-        list(clips._in_threads(find, range(1000), 'Check'))
+        list(in_threads(find, range(1000), 'Check'))
     assert len(seen) < 1000
 
 

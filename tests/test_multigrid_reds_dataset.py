@@ -16,9 +16,10 @@ from runs import make_lmdbs
 from multigrid_vsr.core.errors import FrameError, OptionError
 from multigrid_vsr.core.schedule import SampleRequest
 from multigrid_vsr.data.batches import to_float_rgb
-from multigrid_vsr.data.multigrid_dataset import Cut, MultigridREDSDataset
-from multigrid_vsr.frames.clips import Clip, training_clips
+from multigrid_vsr.data.multigrid_dataset import Crop, MultigridREDSDataset
+from multigrid_vsr.frames.clip import Clip
 from multigrid_vsr.frames.images import first_rows
+from multigrid_vsr.frames.training import training_sets
 
 
 def dataset_options(root, backend='disk', **changes):
@@ -90,8 +91,8 @@ def test_dataset_with_int_index_equals_basicsrs(backend, intervals, stock_clips,
 @pytest.mark.parametrize('vflip', [False, True])
 @pytest.mark.parametrize('rot90', [False, True])
 def test_dataset_flips_and_turns_as_basicsr(hflip, vflip, rot90, stock_clips, monkeypatch):
-    cut = Cut(3, 5, hflip, vflip, rot90)
-    monkeypatch.setattr('multigrid_vsr.data.multigrid_dataset.draw_cut', lambda *_: cut)
+    cut = Crop(3, 5, hflip, vflip, rot90)
+    monkeypatch.setattr('multigrid_vsr.data.multigrid_dataset.draw_crop', lambda *_: cut)
     batch = MultigridREDSDataset(dataset_options(stock_clips, random_reverse=False))[[SampleRequest(40, 2, 68, seed=1)]]
     for key, scale in (('lq', 1), ('gt', 4)):
         top, left, size = 3 * scale, 5 * scale, 17 * scale
@@ -173,7 +174,7 @@ def test_dataset_with_missing_frame_names_clip_and_frame(tmp_path, clips):
         (tmp_path / name).symlink_to(clips / name)
     (tmp_path / 'meta_info.txt').write_text('000 9 (144,176,3)\n')
     opt = dataset_options(tmp_path, meta_info_file=str(tmp_path / 'meta_info.txt'), random_reverse=False)
-    with pytest.raises(FrameError, match=r'^clip 000, frame 6: cannot read \S+ \(No such file or directory\)$'):
+    with pytest.raises(FrameError, match=r'^clip 000, frame 6: not in \S+lq, where the clip has 6$'):
         MultigridREDSDataset(opt)[[SampleRequest(6, 3, 64, seed=0)]]
 
 
@@ -212,7 +213,7 @@ def test_first_rows_of_another_kind_of_image_are_the_file(stock_clips):
 def test_dataset_with_key_missing_in_lmdb_names_clip_and_frame(stock_clips, lmdb_clips, tmp_path):
     (tmp_path / 'meta_info.txt').write_text('002 9 (144,176,3)\n')
     opt = options_of('lmdb', stock_clips, lmdb_clips, meta_info_file=str(tmp_path / 'meta_info.txt'))
-    with pytest.raises(FrameError, match=r'^clip 002, frame \d: no key 002/0000000\d in \S+lq.lmdb$'):
+    with pytest.raises(FrameError, match=r'^clip 002, frame \d: not in \S+lq.lmdb, where the clip has 0$'):
         MultigridREDSDataset(opt)[[SampleRequest(0, 3, 64, seed=0)]]
 
 
@@ -237,14 +238,14 @@ def test_to_float_rgb_equals_basicsrs_conversion():
 def test_training_clips_with_bad_meta_info_says_where(lines, line, tmp_path, clips):
     (tmp_path / 'meta_info.txt').write_text(lines)
     with pytest.raises(OptionError, match=line):
-        training_clips(dataset_options(clips, meta_info_file=str(tmp_path / 'meta_info.txt')))
+        training_sets(dataset_options(clips, meta_info_file=str(tmp_path / 'meta_info.txt')))
 
 
 def test_training_clips_leave_the_validation_partition_out(clips):
     names = {
-        partition: [clip.name for clip in training_clips(dataset_options(clips, val_partition=partition))]
+        partition: [clip.name for clip in training_sets(dataset_options(clips, val_partition=partition))[0].clips]
         for partition in (None, 'REDS4', 'official')
     }
     assert names == {None: ['000', '001', '002'], 'REDS4': ['001', '002'], 'official': ['000', '001', '002']}
-    held_out = training_clips(dataset_options(clips, val_partition='REDS4', test_mode=True))
+    held_out = training_sets(dataset_options(clips, val_partition='REDS4', test_mode=True))[0].clips
     assert [clip.name for clip in held_out] == ['000']

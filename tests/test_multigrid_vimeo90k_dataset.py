@@ -57,7 +57,7 @@ def test_dataset_finds_septuplets_without_a_list(septuplets):
 
 def test_dataset_with_fewer_frames_begins_at_any(septuplets):
     dataset = MultigridVimeo90KDataset(vimeo_options(septuplets, use_hflip=False, use_rot=False))
-    starts = {tuple(dataset._draw_frames(0, 3, random.Random(seed))[1]) for seed in range(100)}
+    starts = {tuple(dataset._draw_frames(0, 0, 3, random.Random(seed))[1]) for seed in range(100)}
     assert starts == {(0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (4, 5, 6)}
     batch = dataset[[SampleRequest(2, 3, 64, seed=0)]]
     assert (tuple(batch['gt'].shape), batch['key']) == ((1, 3, 64, 64, 3), ['00002/0001'])

@@ -19,12 +19,12 @@ from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.demo.training import find_video, read_frames
 from multigrid_vsr.frames.clip import Clip
-from multigrid_vsr.frames.clips import compare_with_files, training_clips
 from multigrid_vsr.frames.pairs import decode_pair, default_workers, open_sources, open_test_clips, tasks
 from multigrid_vsr.frames.prepare import build
 from multigrid_vsr.frames.sequence import open_clip
 from multigrid_vsr.frames.sources import natural
 from multigrid_vsr.frames.store import FrameStore
+from multigrid_vsr.frames.training import training_sets
 
 
 @pytest.fixture(scope='module')
@@ -483,7 +483,7 @@ def test_10_or_12_bits_in_16_are_refused_before_they_are_black(suffix, factor, f
             'io_backend': {'type': 'disk'},
         }
         with pytest.raises(OptionError, match=f'^datasets.train.dataroot_gt: {line}'):
-            compare_with_files(training_clips(opt), opt)
+            training_sets(opt)[0].check(0)
 
 
 def test_images_of_16_bits_are_read_that_begin_in_the_dark(frames, tmp_path):

@@ -18,7 +18,7 @@ from multigrid_vsr.core.errors import OptionError, one_line
 from multigrid_vsr.core.plan import Launches, comparison, plan_data, shape_notes, stage_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.check import check_data
-from multigrid_vsr.frames.clips import MissingData
+from multigrid_vsr.frames.training import MissingData
 from multigrid_vsr.options.launches import known_run_launches, run_launches
 from multigrid_vsr.options.multigrid_block import uses_multigrid
 from multigrid_vsr.options.option_file import read_options, settle

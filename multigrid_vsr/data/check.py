@@ -9,18 +9,11 @@ from typing import Any
 
 from multigrid_vsr.core.errors import InputError, OptionError, one_line
 from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.frames.clip import VIMEO90K_NAMES, Clip
-from multigrid_vsr.frames.clips import (
-    compare_with_files,
-    frame_names,
-    frames_needed,
-    kinds_of_frames,
-    training_clips,
-)
+from multigrid_vsr.frames.clip import Clip
 from multigrid_vsr.frames.images import Size, check_images, image_size
 from multigrid_vsr.frames.pairs import check_names, open_test_clips
-from multigrid_vsr.frames.sources import ImageSource
-from multigrid_vsr.frames.store import FrameStore
+from multigrid_vsr.frames.sources import Images
+from multigrid_vsr.frames.training import frames_needed, samples_of_each, training_sets
 from multigrid_vsr.options.archs import (
     DATASET_TYPES,
     STOCK_DATASETS,
@@ -83,37 +76,33 @@ def check_data(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> C
             _check_batches(num_samples, schedule, world_size)
             return CheckedData((), f'{num_samples} samples of {dataset_opt["type"]}.', ())
         dataset_opt['type'] = layout
-    clips = training_clips(dataset_opt)
-    notes = _left_out(clips, dataset_opt)
-    notes += compare_with_files(clips, dataset_opt)
-    if dataset_opt['io_backend']['type'] == 'packed':
-        for kind in kinds_of_frames(dataset_opt):
-            store = FrameStore(Path(dataset_opt[f'dataroot_{kind}']).expanduser())
-            store.check([clip.name for clip in clips], opt.get('manual_seed') or 0)
-    check_clips(clips, schedule, dataset_opt, world_size)
-    frames = sum(clip.num_frame for clip in clips)
-    return CheckedData(tuple(clips), f'{len(clips)} clips of {frames} frames.', tuple(notes))
+    sets = training_sets(dataset_opt)
+    left_out = sum(of_root.num_left_out for of_root in sets)
+    notes = [note for of_root in sets for note in of_root.check(opt.get('manual_seed') or 0)]
+    if left_out:
+        needed = frames_needed(dataset_opt)[0]
+        notes.insert(0, f'datasets.train.skip_short_clips: {left_out} clips of fewer than {needed} frames left out.')
+    clips = tuple(clip for of_root in sets for clip in of_root.clips)
+    check_clips(clips, schedule, dataset_opt)
+    samples = samples_of_each(sets, dataset_opt)
+    _check_batches(sum(samples), schedule, world_size)
+    summary = f'{len(clips)} clips of {sum(clip.num_frame for clip in clips)} frames.'
+    if len(sets) > 1:
+        parts = ', '.join(f'{100 * part / sum(samples):.1f}%' for part in samples)
+        summary += f' {len(sets)} roots, which give {parts} of the samples.'
+    return CheckedData(clips, summary, tuple(notes))
 
 
-def _left_out(clips: Sequence[Clip], dataset_opt: Mapping[str, Any]) -> list[str]:
-    if not dataset_opt.get('skip_short_clips'):
-        return []
-    number = len(training_clips({**dataset_opt, 'skip_short_clips': False})) - len(clips)
-    needed = frames_needed(dataset_opt)[0]
-    return [f'datasets.train.skip_short_clips: {number} clips of fewer than {needed} frames left out.']
-
-
-def check_clips(clips: Sequence[Clip], schedule: Schedule, dataset_opt: Mapping[str, Any], world_size: int) -> None:
-    """Compares every clip with the largest shape, and all samples with the largest global batch.
+def check_clips(clips: Sequence[Clip], schedule: Schedule, dataset_opt: Mapping[str, Any]) -> None:
+    """Compares every clip with the largest shape.
 
     Args:
         clips: The clips of ``datasets.train``.
         schedule: Shapes of the run.
         dataset_opt: ``datasets.train``, with the schedule as ``multigrid``.
-        world_size: Number of GPUs.
 
     Raises:
-        OptionError: If a clip is too short or its frames too small, or a global batch holds more than the data.
+        OptionError: If a clip is too short or its frames too small.
     """
     needed, num_frame, interval = frames_needed(dataset_opt)
     shortest = min(clips, key=lambda clip: clip.num_frame)
@@ -133,7 +122,6 @@ def check_clips(clips: Sequence[Clip], schedule: Schedule, dataset_opt: Mapping[
             f'{gt_size} for clip {smallest.name} of {smallest.height}x{smallest.width}',
             'Lower it, or leave the clip out of meta_info_file.',
         )
-    _check_batches(_num_samples(clips, dataset_opt), schedule, world_size)
 
 
 def count_samples(opt: Mapping[str, Any]) -> int | None:
@@ -141,15 +129,9 @@ def count_samples(opt: Mapping[str, Any]) -> int | None:
     dataset_opt = opt['datasets']['train']
     dataset_opt = {**dataset_opt, 'type': STOCK_DATASETS.get(dataset_opt.get('type'))}
     try:
-        return _num_samples(training_clips(dataset_opt), dataset_opt)
+        return sum(map(len, training_sets(dataset_opt)))
     except InputError:
         return None
-
-
-def _num_samples(clips: Sequence[Clip], dataset_opt: Mapping[str, Any]) -> int:
-    """A sample is a frame of a clip in REDS, a clip in Vimeo90K."""
-    is_vimeo = frame_names(dataset_opt) == VIMEO90K_NAMES
-    return len(clips) if is_vimeo else sum(clip.num_frame for clip in clips)
 
 
 def _check_batches(num_samples: int, schedule: Schedule, world_size: int) -> None:
@@ -246,7 +228,7 @@ def _check_clips(name: str, val_opt: Mapping[str, Any], limits: ArchLimits, opt:
             raise OptionError(f'{name}.dataroot_gt', rule, f'{clips.clip.num_frame} in {clips.clip.name}', fix)
         _check_metrics(opt, clips.clip.name, (clips.clip.height, clips.clip.width))
         for key, source, clip in (('gt', sources.gt, clips.gt), ('lq', sources.lq, clips.lq)):
-            if isinstance(source, ImageSource) and clip is not None:
+            if isinstance(source, Images) and clip is not None:
                 _one_size(f'{name}.dataroot_{key}', clip.name, [source.root / file for file in source.files(clip.name)])
     return len(sources.pairs)
 

@@ -19,7 +19,7 @@ from multigrid_vsr.core.errors import InputError, OptionError, one_line
 from multigrid_vsr.core.schedule import SampleRequest, Schedule
 from multigrid_vsr.data.batches import BatchLoader, Empty, seeded
 from multigrid_vsr.data.multigrid_dataset import MultigridREDSDataset
-from multigrid_vsr.frames.clips import MissingData
+from multigrid_vsr.frames.training import MissingData
 from multigrid_vsr.options.option_file import paths
 
 _SHAPE = ('num_frame', 'gt_size')

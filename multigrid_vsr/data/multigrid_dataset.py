@@ -22,13 +22,13 @@ from torch.utils.data import Dataset
 from multigrid_vsr.core.schedule import BatchShape, SampleRequest
 from multigrid_vsr.data.batches import Empty, to_float_rgb
 from multigrid_vsr.frames.clip import Clip
-from multigrid_vsr.frames.clips import frame_names, kinds_of_frames, training_clips
 from multigrid_vsr.frames.pairs import open_test_clips, read_frames
-from multigrid_vsr.frames.readers import FrameReader, open_frames
+from multigrid_vsr.frames.sources import CropSource
+from multigrid_vsr.frames.training import kinds_of_frames, samples_of_each, training_sets
 
 
 @dataclass(frozen=True)
-class Cut:
+class Crop:
     """The crop of a sample.
 
     Attributes:
@@ -118,9 +118,9 @@ def draw_window(
     return frames, frame
 
 
-def draw_cut(
+def draw_crop(
     rng: random.Random | ModuleType, lq_height: int, lq_width: int, lq_size: int, augmentation: Augmentation
-) -> Cut:
+) -> Crop:
     """Draws the crop and the flips: BasicSR's ``paired_random_crop`` and ``augment``, in their order.
 
     Args:
@@ -134,7 +134,7 @@ def draw_cut(
     hflip = augmentation.use_hflip and rng.random() < 0.5
     vflip = augmentation.use_rot and rng.random() < 0.5
     rot90 = augmentation.use_rot and rng.random() < 0.5
-    return Cut(top, left, hflip, vflip, rot90)
+    return Crop(top, left, hflip, vflip, rot90)
 
 
 _empty: Empty = partial(torch.empty, dtype=torch.uint8)
@@ -224,7 +224,8 @@ class MultigridREDSDataset(MultigridDataset):
         opt (dict): Config for the training dataset, with the keys of ``REDSRecurrentDataset``: ``dataroot_gt``,
             ``dataroot_lq``, ``io_backend``, ``num_frame``, ``gt_size``, ``scale``, ``interval_list``,
             ``random_reverse``, ``use_hflip``, ``use_rot``, ``val_partition`` (optional here), ``test_mode``
-            (optional), ``meta_info_file`` and ``skip_short_clips`` (optional: see :func:`training_clips`);
+            (optional), ``meta_info_file`` and ``skip_short_clips`` (optional: see :class:`TrainingSet`),
+            and where ``dataroot_gt`` is a list, ``weight`` (optional): how often samples of each root are drawn;
             and ``target`` (optional): with ``center`` a sample is a window around its key, and ``gt`` has the frame in
             the middle alone, without t, as in BasicSR's ``REDSDataset``.
 
@@ -238,44 +239,51 @@ class MultigridREDSDataset(MultigridDataset):
     def __init__(self, opt: Mapping[str, Any]) -> None:
         super().__init__({**opt, 'type': self.layout})  # a subclass has the files of its base
         opt = self.opt
-        self.clips = training_clips(opt)
-        self._ends = list(accumulate(clip.num_frame for clip in self.clips))
+        self._sets = training_sets(opt)
+        self.clips = [clip for of_root in self._sets for clip in of_root.clips]
+        self._ends = list(accumulate(samples_of_each(self._sets, opt)))
+        self._clip_ends = [list(accumulate(clip.num_frame for clip in of_root.clips)) for of_root in self._sets]
         self.augmentation = Augmentation(
             opt.get('interval_list', [1]), opt.get('random_reverse', False), opt['use_hflip'], opt['use_rot']
         )
-        self._readers: dict[str, FrameReader] | None = None
+        self._sources: list[dict[str, CropSource]] | None = None
 
     def __len__(self) -> int:
         return self._ends[-1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, '_readers': None}  # open files stay in the process that opened them
+        return {**self.__dict__, '_sources': None}  # open files stay in the process that opened them
 
     def cut(self, index: int, rng: random.Random | ModuleType, lq: np.ndarray | None, gt: np.ndarray) -> str:
         """Cuts a sample out of its clip: frames, crop and flips are BasicSR's draws, in their order."""
-        if self._readers is None:
-            self._readers = {kind: self._open(kind) for kind in kinds_of_frames(self.opt)}
-        clip, frames, targets, key = self._draw_frames(index, len(gt if lq is None else lq), rng)
+        if self._sources is None:
+            kinds = kinds_of_frames(self.opt)
+            self._sources = [{kind: of_root.open(kind) for kind in kinds} for of_root in self._sets]
+        root, sample = self._find(index)
+        clip, frames, targets, key = self._draw_frames(root, sample, len(gt if lq is None else lq), rng)
         height, width = clip.height // self.scale, clip.width // self.scale
-        cut = draw_cut(rng, height, width, gt.shape[1] // self.scale, self.augmentation)
+        crop = draw_crop(rng, height, width, gt.shape[1] // self.scale, self.augmentation)
+        sources = self._sources[root]
         if lq is not None:
-            self._fill(lq, self._readers['lq'], clip.name, frames, cut, 1)
-        self._fill(gt, self._readers['gt'], clip.name, frames if lq is None else targets, cut, self.scale)
+            self._fill(lq, sources['lq'], clip.name, frames, crop, 1)
+        self._fill(gt, sources['gt'], clip.name, frames if lq is None else targets, crop, self.scale)
         return key
 
-    def _open(self, kind: str) -> FrameReader:
-        clips = self.clips if kind == 'gt' else [clip.shrunk(self.scale) for clip in self.clips]
-        return open_frames(self.opt[f'dataroot_{kind}'], self.opt['io_backend'], frame_names(self.opt), clips)
-
-    def _draw_frames(
-        self, index: int, num_frame: int, rng: random.Random | ModuleType
-    ) -> tuple[Clip, list[int], list[int], str]:
-        """The clip of a sample, its frames in the order of training, those that are targets, and its key."""
+    def _find(self, index: int) -> tuple[int, int]:
+        """The root of a sample, and its number there: with ``weight`` the samples of a root may come several times."""
         if not 0 <= index < len(self):
             raise IndexError(f'sample {index} is outside [0, {len(self)})')
-        place = bisect_right(self._ends, index)
-        clip = self.clips[place]
-        frame = index - (self._ends[place] - clip.num_frame)
+        root = bisect_right(self._ends, index)
+        first = self._ends[root - 1] if root else 0
+        return root, (index - first) % len(self._sets[root])
+
+    def _draw_frames(
+        self, root: int, sample: int, num_frame: int, rng: random.Random | ModuleType
+    ) -> tuple[Clip, list[int], list[int], str]:
+        """The clip of a sample, its frames in the order of training, those that are targets, and its key."""
+        place = bisect_right(self._clip_ends[root], sample)
+        clip = self._sets[root].clips[place]
+        frame = sample - (self._clip_ends[root][place] - clip.num_frame)
         key = f'{clip.name}/{frame:08d}'
         if self.centers:
             frames, center = draw_window(rng, clip, frame, num_frame, self.augmentation)
@@ -284,11 +292,11 @@ class MultigridREDSDataset(MultigridDataset):
         return clip, frames, frames, key
 
     @staticmethod
-    def _fill(out: np.ndarray, reader: FrameReader, clip: str, frames: list[int], cut: Cut, scale: int) -> None:
+    def _fill(out: np.ndarray, source: CropSource, clip: str, frames: list[int], crop: Crop, scale: int) -> None:
         """Cuts frames of ``scale`` times the size of LQ ones into ``out``, uint8 (t, n, n, 3)."""
-        crops = np.empty_like(out) if cut.rot90 else out
-        reader.crop(clip, frames, cut.top * scale, cut.left * scale, crops[:, ::-1] if cut.vflip else crops)
-        cut.turn(crops, out)
+        crops = np.empty_like(out) if crop.rot90 else out
+        source.crop(clip, frames, crop.top * scale, crop.left * scale, crops[:, ::-1] if crop.vflip else crops)
+        crop.turn(crops, out)
 
 
 @DATASET_REGISTRY.register()
@@ -305,15 +313,10 @@ class MultigridVimeo90KDataset(MultigridREDSDataset):
 
     layout = 'MultigridVimeo90KDataset'
 
-    def __len__(self) -> int:
-        return len(self.clips)
-
     def _draw_frames(
-        self, index: int, num_frame: int, rng: random.Random | ModuleType
+        self, root: int, sample: int, num_frame: int, rng: random.Random | ModuleType
     ) -> tuple[Clip, list[int], list[int], str]:
-        if not 0 <= index < len(self):
-            raise IndexError(f'sample {index} is outside [0, {len(self)})')
-        clip = self.clips[index]
+        clip = self._sets[root].clips[sample]
         length = num_frame // 2 if self.opt.get('flip_sequence') else num_frame
         reverse = self.augmentation.random_reverse and rng.random() < 0.5
         if self.centers:

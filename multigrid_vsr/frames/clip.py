@@ -1,9 +1,8 @@
-"""What a clip is, how its frames are named, and the lists that name clips."""
+"""What a clip is, and the lists that name clips."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,43 +21,6 @@ class Clip:
     def shrunk(self, scale: int) -> Clip:
         """Its LQ clip: 1/scale of the size."""
         return Clip(self.name, self.num_frame, self.height // scale, self.width // scale)
-
-
-@dataclass(frozen=True)
-class FrameNames:
-    """How the frames of a clip are named: ``prefix``, then the number with at least ``digits``, from ``first``.
-
-    Attributes:
-        depth: Folders from the root to a clip.
-    """
-
-    prefix: str
-    digits: int
-    first: int
-    depth: int
-
-    def stem(self, frame: int) -> str:
-        """The name of a frame, counted from 0, without its suffix."""
-        return f'{self.prefix}{frame + self.first:0{self.digits}d}'
-
-    def file(self, frame: int) -> str:
-        """The name of a frame's file."""
-        return f'{self.stem(frame)}.png'
-
-    def count(self, files: Collection[str], start: int = 0) -> int:
-        """How many frames follow each other without a gap in a folder of these files, where the first are known."""
-        while self.file(start) in files:
-            start += 1
-        return start
-
-    def is_one(self, file: str) -> bool:
-        """Whether a file has the name of some frame."""
-        number = file.removeprefix(self.prefix).removesuffix('.png')
-        return number.isdecimal() and self.file(int(number) - self.first) == file
-
-
-REDS_NAMES = FrameNames('', 8, 0, 1)  # 000/00000000.png
-VIMEO90K_NAMES = FrameNames('im', 1, 1, 2)  # 00001/0001/im1.png
 
 
 _META_INFO = re.compile(r'(\S+) (\d+) \((\d+),(\d+),3\)')
@@ -121,35 +83,17 @@ def read_clip_names(option: str, path: Path) -> dict[str, Clip | None]:
     return names
 
 
-def read_lmdb_list(option: str, root: Path) -> tuple[list[Clip], dict[str, list[str]]]:
-    """The clips of a BasicSR LMDB, and the keys of their frames, from its list.
-
-    Its lines are ``000/00000000.png (720,1280,3) 1``; the key is the name without its suffix.
+def read_lmdb_names(option: str, root: Path) -> list[str]:
+    """The clips of a BasicSR LMDB, from its list, whose lines are ``000/00000000.png (720,1280,3) 1``.
 
     Raises:
         OptionError: If the list cannot be read, or the frames of a clip have several sizes.
     """
-    keys: dict[str, list[str]] = {}
-    sizes: dict[str, tuple[int, int]] = {}
     path = root / 'meta_info.txt'
-    for number, key, height, width in _lmdb_entries(option, path):
-        name = key.rpartition('/')[0]
-        keys.setdefault(name, []).append(key)
-        if sizes.setdefault(name, (height, width)) != (height, width):
-            first = sizes[name]
-            raise OptionError(
-                option,
-                f'have frames of one size in a clip ({first[0]}x{first[1]} in {name})',
-                f'{height}x{width} for {key} in line {number} of {path}',
-                'Make the LMDB anew without it.',
-            )
-    return [Clip(name, len(of_clip), *sizes[name]) for name, of_clip in keys.items()], keys
-
-
-def _lmdb_entries(option: str, path: Path) -> Iterator[tuple[int, str, int, int]]:
     lines = read_lines(option, path, "Give the folder of an LMDB that BasicSR's make_lmdb_from_imgs has made.")
+    sizes: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
-        match = re.fullmatch(r'(.+/.+)\.\w+ \((\d+),(\d+),\d\) \d+', line)
+        match = re.fullmatch(r'((.+)/.+)\.\w+ \((\d+,\d+),\d\) \d+', line)
         if match is None:
             raise OptionError(
                 option,
@@ -157,8 +101,15 @@ def _lmdb_entries(option: str, path: Path) -> Iterator[tuple[int, str, int, int]
                 f'{line!r} in line {number}',
                 f'Correct {path}.',
             )
-        key, height, width = match.groups()
-        yield number, key, int(height), int(width)
+        key, name, size = match.groups()
+        if sizes.setdefault(name, size) != size:
+            raise OptionError(
+                option,
+                f'have frames of one size in a clip ({sizes[name].replace(",", "x")} in {name})',
+                f'{size.replace(",", "x")} for {key} in line {number} of {path}',
+                'Make the LMDB anew without it.',
+            )
+    return list(sizes)
 
 
 _NAMES = frozenset(

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from multigrid_vsr.core.errors import FrameError, OptionError
 from multigrid_vsr.frames.clip import Clip, read_clip_names
 from multigrid_vsr.frames.images import decode_image
-from multigrid_vsr.frames.sources import FrameSource, LmdbSource, Payload, StoreSource, open_source
+from multigrid_vsr.frames.sources import ClipSource, Lmdb, Payload, open_source
+from multigrid_vsr.frames.store import FrameStore
 from multigrid_vsr.frames.video import RawFrame
 
 
@@ -62,8 +63,8 @@ class Sources:
         notes: What the user should know, a line each.
     """
 
-    gt: FrameSource
-    lq: FrameSource | None
+    gt: ClipSource
+    lq: ClipSource | None
     scale: int
     pairs: tuple[Pair, ...]
     notes: tuple[str, ...] = ()
@@ -103,7 +104,7 @@ def open_sources(
     """
     gt = open_source('--gt', gt_root, workers, is_strict)
     lq = open_source('--lq', lq_root, workers, is_strict) if lq_root is not None else None
-    sources = pair(gt, lq, scale, list_file)
+    sources = pair(gt, lq, scale, read_clip_names('--list', list_file) if list_file is not None else None)
     long_enough = tuple(pair for pair in sources.pairs if pair.clip.num_frame >= min_frames)
     number = len(sources.pairs)
     if not long_enough:
@@ -123,39 +124,45 @@ def open_sources(
 
 
 def pair(
-    gt: FrameSource,
-    lq: FrameSource | None,
+    gt: ClipSource,
+    lq: ClipSource | None,
     scale: int,
-    list_file: Path | None = None,
+    listed: Mapping[str, Clip | None] | None = None,
     options: OptionNames = OptionNames(),
+    is_training: bool = False,
 ) -> Sources:
     """Puts clips of ground truth and LQ frames together, by name, and their frames by order.
 
     Args:
         gt, lq: The frames.
         scale: Ground truth side / LQ side.
-        list_file: Names the clips to take; without it all are taken.
+        listed: Names the clips to take, with what the list says of each; without it all are taken.
         options: What to call the options in a line.
+        is_training: Whether frames are read as they lie, so that LQ frames may not be larger than 1/scale, and a list
+            may have fewer frames than there are.
 
     Raises:
         OptionError: If a clip of one is missing in the other, or length or size do not fit.
     """
-    listed = read_clip_names(options.clips, list_file) if list_file is not None else None
     names = gt.names if listed is None else _listed(gt, listed, options)
     lq_names = _lq_names(gt, lq, names, listed is not None, options) if lq is not None else {}
     gt_clips = gt.measure(names)
     composed = {_composed(name): clip for name, clip in gt_clips.items()}
     for name, clip in (listed or {}).items():
         there = composed[_composed(name)]
-        if clip is not None and clip != replace(there, name=name):
+        num_frame = min(clip.num_frame, there.num_frame) if clip is not None and is_training else there.num_frame
+        if clip is not None and clip != replace(there, name=name, num_frame=num_frame):
             rule = f'agree with {options.gt}, {_say(there)}'
-            raise OptionError(options.clips, rule, _say(clip), f'Correct {list_file}.')
+            raise OptionError(options.clips, rule, _say(clip), 'Correct the list.')
     lq_clips = lq.measure(list(lq_names.values())) if lq is not None else {}
-    pairs = [_pair(gt, lq, gt_clips[name], lq_clips.get(lq_names.get(name, '')), scale, options) for name in names]
+    pairs = [
+        _pair(gt, lq, gt_clips[name], lq_clips.get(lq_names.get(name, '')), scale, options, is_training)
+        for name in names
+    ]
     return Sources(gt, lq, scale, tuple(pairs))
 
 
-def _listed(gt: FrameSource, names: Collection[str], options: OptionNames) -> list[str]:
+def _listed(gt: ClipSource, names: Collection[str], options: OptionNames) -> list[str]:
     """The listed clips in the order of the source."""
     there, listed = _by_name(gt, options.gt), {_composed(name) for name in names}
     missing = sorted(listed.difference(there))
@@ -174,7 +181,7 @@ def _composed(name: str) -> str:
     return unicodedata.normalize('NFC', name)
 
 
-def _by_name(source: FrameSource, option: str) -> dict[str, str]:
+def _by_name(source: ClipSource, option: str) -> dict[str, str]:
     """The names of all clips by their composed form."""
     names: dict[str, str] = {}
     for name in source.names:
@@ -186,7 +193,7 @@ def _by_name(source: FrameSource, option: str) -> dict[str, str]:
 
 
 def _lq_names(
-    gt: FrameSource, lq: FrameSource, names: Sequence[str], is_listed: bool, options: OptionNames
+    gt: ClipSource, lq: ClipSource, names: Sequence[str], is_listed: bool, options: OptionNames
 ) -> dict[str, str]:
     """The LQ clip of each clip: that of the same name, or the only one of the only one."""
     if len(gt.names) == len(lq.names) == 1:
@@ -212,7 +219,13 @@ def _lq_names(
 
 
 def _pair(
-    gt: FrameSource, lq: FrameSource | None, gt_clip: Clip, lq_clip: Clip | None, scale: int, options: OptionNames
+    gt: ClipSource,
+    lq: ClipSource | None,
+    gt_clip: Clip,
+    lq_clip: Clip | None,
+    scale: int,
+    options: OptionNames,
+    is_training: bool,
 ) -> Pair:
     height, width = (side // scale * scale for side in (gt_clip.height, gt_clip.width))
     if not height or not width:
@@ -228,7 +241,7 @@ def _pair(
     if lq_clip.num_frame != gt_clip.num_frame:
         _refuse_counts(gt, lq, gt_clip, lq_clip, options)
     floor = (height // scale, width // scale)
-    ceiling = (-(-gt_clip.height // scale), -(-gt_clip.width // scale))
+    ceiling = floor if is_training else (-(-gt_clip.height // scale), -(-gt_clip.width // scale))
     if not all(low <= side <= high for low, side, high in zip(floor, (lq_clip.height, lq_clip.width), ceiling)):
         raise OptionError(
             options.lq,
@@ -239,7 +252,7 @@ def _pair(
     return Pair(clip, gt_clip, lq_clip)
 
 
-def _refuse_counts(gt: FrameSource, lq: FrameSource, gt_clip: Clip, lq_clip: Clip, options: OptionNames) -> None:
+def _refuse_counts(gt: ClipSource, lq: ClipSource, gt_clip: Clip, lq_clip: Clip, options: OptionNames) -> None:
     """Names the file that is too many, where names tell."""
     longer, clip, other, other_clip = gt, gt_clip, lq, lq_clip
     if gt_clip.num_frame < lq_clip.num_frame:
@@ -259,7 +272,7 @@ def _stem(path: str) -> str:
     return os.path.splitext(os.path.basename(path))[0]
 
 
-def _place(source: FrameSource, clip: Clip) -> str:
+def _place(source: ClipSource, clip: Clip) -> str:
     """The folder or the file of a clip."""
     place = source.where(clip.name, 0)
     return os.path.dirname(place) if len(source.files(clip.name)) > 1 else place
@@ -430,8 +443,9 @@ def open_test_clips(name: str, opt: Mapping[str, Any]) -> Sources:
     options = OptionNames(f'{name}.dataroot_gt', f'{name}.dataroot_lq', 'scale', f'{name}.meta_info_file')
     gt = _open(name, 'gt', opt)
     lq = _open(name, 'lq', opt) if opt.get('dataroot_lq') is not None else None
-    listed = opt.get('meta_info_file')
-    sources = pair(gt, lq, int(opt.get('scale', 1)), Path(listed).expanduser() if listed else None, options)
+    path = opt.get('meta_info_file')
+    listed = read_clip_names(options.clips, Path(path).expanduser()) if path else None
+    sources = pair(gt, lq, int(opt.get('scale', 1)), listed, options)
     notes = [*gt.notes, *(lq.notes if lq else ()), *crop_notes(sources.pairs, f'{options.gt}, scale')]
     return replace(sources, notes=tuple(notes))
 
@@ -471,12 +485,21 @@ def check_names(option: str, names: Iterable[str]) -> None:
             raise OptionError(option, 'hold clips with names in UTF-8', os.fsencode(name), 'Rename it.')
 
 
-def _open(name: str, kind: str, opt: Mapping[str, Any]) -> FrameSource:
+def _open(name: str, kind: str, opt: Mapping[str, Any]) -> ClipSource:
     root = Path(opt[f'dataroot_{kind}']).expanduser()
     source = open_source(f'{name}.dataroot_{kind}', root)
     check_names(f'{name}.dataroot_{kind}', source.names)
-    asked = (opt.get('io_backend') or {}).get('type')
-    found = {LmdbSource: 'lmdb', StoreSource: 'packed'}.get(type(source), 'disk')
-    if asked not in (None, found):
-        raise OptionError(f'{name}.io_backend.type', f'be {found} for {root}', asked, 'Change it, or the path.')
+    check_backend(name, source, opt)
     return source
+
+
+def check_backend(name: str, source: ClipSource, opt: Mapping[str, Any]) -> None:
+    """Compares ``io_backend.type`` of a dataset, where it is given, with what its root is.
+
+    Raises:
+        OptionError: If it is another one.
+    """
+    asked = (opt.get('io_backend') or {}).get('type')
+    found = 'lmdb' if isinstance(source, Lmdb) else 'packed' if isinstance(source, FrameStore) else 'disk'
+    if asked not in (None, found):
+        raise OptionError(f'{name}.io_backend.type', f'be {found} for {source.root}', asked, 'Change it, or the path.')

@@ -1,23 +1,355 @@
-"""Where whole frames come from: folders of images, BasicSR's LMDBs, stores and videos."""
+"""Where clips come from: folders of images, BasicSR's LMDBs, frame stores and videos, all as a :class:`ClipSource`."""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import lmdb
 import numpy as np
+from tqdm import tqdm
 
 from multigrid_vsr.core.errors import FrameError, OptionError
-from multigrid_vsr.frames.clip import Clip, is_system, read_lmdb_list
-from multigrid_vsr.frames.images import check_images, image_size, is_image
-from multigrid_vsr.frames.readers import open_env
-from multigrid_vsr.frames.store import FINISHED, STRIP, FrameStore
+from multigrid_vsr.frames.clip import Clip, is_system, read_lmdb_names
+from multigrid_vsr.frames.images import (
+    Size,
+    check_images,
+    decode_image,
+    first_rows,
+    image_size,
+    is_image,
+    png_size,
+)
+from multigrid_vsr.frames.store import FINISHED, FrameStore
 from multigrid_vsr.frames.video import RawFrame, VideoSource, is_video
+
+Payload = bytes | np.ndarray | RawFrame | None  # an encoded image, a decoded frame, or nothing where it cannot be read
+
+
+class ClipSource(Protocol):
+    """Clips, and their frames in order. A source is opened in the process that reads.
+
+    Attributes:
+        root: The folder or file that was given.
+        names: The names of all clips.
+        notes: What the user should know about it, a line each.
+    """
+
+    root: Path
+    names: list[str]
+    notes: list[str]
+
+    def measure(self, names: Collection[str]) -> dict[str, Clip]:
+        """Finds out length and size of clips.
+
+        Raises:
+            OptionError: If one cannot be used.
+        """
+
+    def files(self, name: str) -> list[str]:
+        """The files of a clip below ``root``: one for each frame, or one for all of them."""
+
+    def frames(self, name: str) -> Iterator[Payload]:
+        """The frames of a clip, as cheaply as they can be had: who takes them decodes them."""
+
+    def where(self, name: str, frame: int) -> str:
+        """The file that holds a frame, for messages."""
+
+
+class CropSource(ClipSource, Protocol):
+    """A source that training reads: all but videos."""
+
+    def crop(self, clip: str, frames: Sequence[int], top: int, left: int, out: np.ndarray) -> None:
+        """Copies a square out of frames.
+
+        Args:
+            clip: Name of the clip.
+            frames: Numbers of the t frames, from 0.
+            top, left: Corner of the square, in pixels.
+            out: uint8 (t, size, size, 3), BGR; filled. The pixels of a row lie side by side, the rows anywhere.
+
+        Raises:
+            FrameError: If a frame is missing, damaged or of another size than its clip.
+        """
+
+
+def open_source(
+    option: str, root: Path, workers: int = 1, is_strict: bool = False, names: Iterable[str] | None = None
+) -> ClipSource:
+    """Opens a folder of images or of such folders, a BasicSR LMDB, a frame store, a video or a folder of videos.
+
+    Args:
+        option: Which option names it.
+        root: What was given.
+        workers: Threads that count the frames of videos.
+        is_strict: Whether videos of which frames are lost are refused.
+        names: The clips of images that are needed, where they are known: the others are not looked for.
+
+    Raises:
+        OptionError: If it is none of these.
+    """
+    if (root / 'data.mdb').is_file():
+        return Lmdb(option, root, read_lmdb_names(option, root) if names is None else names)
+    if (root / FINISHED).is_file():
+        return FrameStore(root)
+    if root.is_file():
+        if kind_of(root) != 'video':
+            raise OptionError(option, 'be a video, or a folder of images', root, 'Give the folder that it is in.')
+        return VideoSource(option, root, {root.stem: ''}, [], workers, is_strict)
+    if not root.is_dir():
+        raise OptionError(option, 'be a folder of clips, an LMDB or a video', root, 'Correct the path.')
+    if names is not None:
+        return Images(option, root, names)
+    tree = read_tree(option, root)
+    if tree.videos:
+        return VideoSource(option, root, tree.videos, tree.notes, workers, is_strict)
+    if not tree.images:
+        raise OptionError(option, 'hold at least one clip', f'none in {root}', 'Correct the path.')
+    return Images(option, root, tree.images, [f'{option}: {note}' for note in tree.notes], tree.images)
+
+
+def open_for_crops(option: str, root: Path, clips: Iterable[Clip]) -> CropSource:
+    """Opens frames for training; each has to have the size that its clip says."""
+    expected = {clip.name: clip for clip in clips}
+    source = open_source(option, root, names=expected)
+    if isinstance(source, _EncodedImages):
+        source.clips = expected
+        return source
+    assert isinstance(source, FrameStore)
+    return source
+
+
+class _EncodedImages(ABC):
+    """Clips of encoded images in the natural order of their names.
+
+    Args:
+        option: Which option names them.
+        root: The folder or LMDB.
+        names: The clips.
+        notes: What the user should know, a line each.
+        files: The files of each clip, where they are known; others are looked for when they are first needed.
+    """
+
+    def __init__(
+        self,
+        option: str,
+        root: Path,
+        names: Iterable[str],
+        notes: Iterable[str] = (),
+        files: dict[str, list[str]] | None = None,
+    ) -> None:
+        self.root = root
+        self.names = list(names)
+        self.notes = list(notes)
+        self.clips: dict[str, Clip] = {}
+        self._option = option
+        self._files = dict(files or {})
+
+    @abstractmethod
+    def _list(self, name: str) -> list[str]:
+        """The files or keys of a clip below the root, in order."""
+
+    @abstractmethod
+    def _read(self, file: str) -> bytes | None:
+        """An encoded frame.
+
+        Raises:
+            OSError: If it cannot be read.
+        """
+
+    @abstractmethod
+    def _say(self, file: str) -> str:
+        """A frame, for messages."""
+
+    def measure(self, names: Collection[str]) -> dict[str, Clip]:
+        missing = [name for name in names if name not in self.clips]
+        for clip in in_threads(self._measure, missing, f'Look at {self._option}'):
+            self.clips[clip.name] = clip
+        return {name: self.clips[name] for name in names}
+
+    def _measure(self, name: str) -> Clip:
+        files = self.files(name)
+        if not files:
+            fix = 'Correct the path or the list.'
+            raise OptionError(self._option, 'hold frames of each clip', f'none of {name} in {self.root}', fix)
+        check_numbers(self._option, self.root, files)
+        size = self._check(files)
+        if size is None:
+            found = f'{self._say(files[0])}, which is none'
+            raise OptionError(self._option, 'hold images', found, 'Replace or remove it.')
+        return Clip(name, len(files), *size)
+
+    def _check(self, files: Sequence[str]) -> Size | None:
+        """The size of the first frame of a clip."""
+        return image_size(self._read(files[0]) or b'')
+
+    def files(self, name: str) -> list[str]:
+        if name not in self._files:
+            self._files[name] = self._list(name)
+        return self._files[name]
+
+    def frames(self, name: str) -> Iterator[Payload]:
+        for file in self.files(name):
+            try:
+                yield self._read(file)
+            except OSError:
+                yield None
+
+    def where(self, name: str, frame: int) -> str:
+        return self._say(self.files(name)[frame])
+
+    def crop(self, clip: str, frames: Sequence[int], top: int, left: int, out: np.ndarray) -> None:
+        files, size = self.files(clip), (self.clips[clip].height, self.clips[clip].width)
+        for frame, image in zip(frames, out):
+            if frame >= len(files):
+                raise FrameError(f'clip {clip}, frame {frame}: not in {self.root}, where the clip has {len(files)}')
+            try:
+                encoded = self._read(files[frame])
+            except OSError as error:
+                where = self.where(clip, frame)
+                raise FrameError(f'clip {clip}, frame {frame}: cannot read {where} ({error.strerror})') from None
+            problem = _decode_crop(encoded or b'', size, top, left, image)
+            if problem:
+                raise FrameError(f'clip {clip}, frame {frame}: {self.where(clip, frame)} {problem}')
+
+
+def _decode_crop(encoded: bytes, size: Size, top: int, left: int, out: np.ndarray) -> str | None:
+    """Decodes a frame as far down as the crop reaches, and copies only the crop; or says what is wrong with it.
+
+    Args:
+        encoded: The frame, an encoded image.
+        size: The height and width that it has to have.
+        top, left, out: As for :class:`CropSource`.
+    """
+    rows = top + out.shape[0]
+    shortened = first_rows(encoded, rows)
+    image = decode_image(shortened)
+    if image is None:
+        return 'holds no image that can be decoded'
+    height, width = image.shape[:2] if shortened is encoded else png_size(encoded)
+    if (height, width) != size:
+        return f'is {height}x{width}, not {size[0]}x{size[1]} as its clip'
+    out[:] = image[top:rows, left : left + out.shape[1]]
+    return None
+
+
+class Images(_EncodedImages):
+    """Images in a folder for each clip, under any names."""
+
+    def _list(self, name: str) -> list[str]:
+        folder = name
+        if len(self.names) == 1 and not (self.root / name).is_dir():
+            folder = ''  # the root itself holds the images
+        try:
+            entries = sorted(os.listdir(self.root / folder), key=natural)
+        except OSError:
+            return []
+        files = [f'{folder}/{entry}' if folder else entry for entry in entries if not is_system(entry)]
+        files = [file for file in files if kind_of(self.root / file) == 'image']
+        refuse_equal_names(self._option, self.root, files)
+        return files
+
+    def _read(self, file: str) -> bytes:
+        with open(f'{self.root}/{file}', 'rb') as opened:
+            return opened.read()
+
+    def _check(self, files: Sequence[str]) -> Size | None:
+        size = image_size(self.root / files[0])
+        if size is not None:
+            check_images(self._option, [self.root / file for file in files])
+        return size
+
+    def _say(self, file: str) -> str:
+        return f'{self.root}/{file}'
+
+
+_ENVS: dict[tuple[int, str], tuple[lmdb.Environment, int]] = {}  # by process and path
+_ENVS_LOCK = threading.Lock()  # clips are measured in threads
+_UNWRITTEN = 16  # pages at the end of an LMDB may be free, and not in the file
+
+
+def open_env(root: str) -> tuple[lmdb.Environment, int]:
+    """Opens an LMDB for reading, once in a process, as LMDB wants it; those from before a fork are closed first.
+
+    Returns:
+        The LMDB, and the bytes that its file has at least.
+
+    Raises:
+        FrameError: If it cannot be opened.
+    """
+    process = os.getpid()
+    with _ENVS_LOCK:
+        if (process, root) not in _ENVS:
+            for key in [key for key in _ENVS if key[0] != process]:
+                _ENVS.pop(key)[0].close()
+            try:
+                env = lmdb.open(root, readonly=True, lock=False, readahead=False)
+            except lmdb.Error as error:
+                raise FrameError(f'cannot open the LMDB {root} ({error})') from None
+            _ENVS[process, root] = env, env.stat()['psize'] * (env.info()['last_pgno'] + 1 - _UNWRITTEN)
+        return _ENVS[process, root]
+
+
+class Lmdb(_EncodedImages):
+    """A BasicSR LMDB, with a key ``clip/name`` for each frame."""
+
+    def _list(self, name: str) -> list[str]:
+        prefix = f'{name}/'.encode()
+        with self._begin() as transaction:
+            cursor = transaction.cursor()
+            cursor.set_range(prefix)
+            keys = takewhile(lambda key: key.startswith(prefix), map(bytes, cursor.iternext(values=False)))
+            return sorted((key.decode() for key in keys if b'/' not in key[len(prefix) :]), key=natural)
+
+    def _read(self, file: str) -> bytes | None:
+        with self._begin() as transaction:
+            encoded = transaction.get(file.encode())
+        return None if encoded is None else bytes(encoded)
+
+    def _begin(self) -> lmdb.Transaction:
+        """Where the file is cut, reading the map would end the process by SIGBUS: its size is compared first.
+
+        Raises:
+            OSError: If it is cut.
+        """
+        env, least = open_env(str(self.root))
+        if (self.root / 'data.mdb').stat().st_size < least:
+            raise OSError(errno.EIO, 'data.mdb was cut')
+        return env.begin()
+
+    def _say(self, file: str) -> str:
+        return f'{file} in {self.root}'
+
+
+_THREADS = 16  # most of the time goes into waiting where the frames lie on another machine
+_AT_A_TIME = 256  # clips
+
+
+def in_threads(function: Callable[[Any], Any], items: Sequence[Any], title: str) -> Iterator[Any]:
+    """Maps in order, showing the progress on the first rank where it takes longer than a second."""
+    parts = [items[start : start + _AT_A_TIME] for start in range(0, len(items), _AT_A_TIME)]
+    is_quiet = os.environ.get('RANK', '0') != '0'
+    with (
+        ThreadPoolExecutor(_THREADS) as pool,
+        tqdm(desc=title, total=len(items), delay=1, leave=False, disable=is_quiet) as bar,
+    ):
+        try:
+            for results in pool.map(lambda part: [function(item) for item in part], parts):
+                bar.update(len(results))
+                yield from results
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
 
 # By suffix, so that the frames of a data set need not be opened; others are tried.
 _IMAGES = frozenset(
@@ -102,9 +434,9 @@ def _walk(option: str, root: Path, folder: str, tree: SourceTree, above: list[st
             'Move it elsewhere.',
         )
     if images:
-        _refuse_equal_names(option, root, images)
+        refuse_equal_names(option, root, images)
         tree.images[folder or root.absolute().name] = images
-    _refuse_equal_names(option, root, kinds['video'])
+    refuse_equal_names(option, root, kinds['video'])
     tree.videos.update((os.path.splitext(path)[0], path) for path in kinds['video'])
     for path in kinds['folder']:
         _walk(option, root, path, tree, above)
@@ -121,7 +453,7 @@ def kind_of(path: Path) -> str:
         return 'other'
 
 
-def _refuse_equal_names(option: str, root: Path, paths: Sequence[str]) -> None:
+def refuse_equal_names(option: str, root: Path, paths: Sequence[str]) -> None:
     stems: dict[str, str] = {}
     for path in paths:
         other = stems.setdefault(os.path.splitext(path)[0], path)
@@ -169,169 +501,3 @@ def check_numbers(option: str, root: Path, files: Sequence[str]) -> None:
 def _first(paths: Sequence[str]) -> str:
     text = ', '.join(paths[:3]) + (', ...' if len(paths) > 3 else '')
     return text.encode(errors='backslashreplace').decode()  # names that are no UTF-8 cannot be logged
-
-
-class StoreSource:
-    """One of the two stores that ``multigrid-vsr prepare`` writes.
-
-    Args:
-        root: ``STORE/gt`` or ``STORE/lq``.
-
-    Raises:
-        InputError: If it was not finished.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.notes: list[str] = []
-        self._store = FrameStore(root)
-        self._clips = {clip.name: clip for clip in self._store.info.clips}
-        self.names = list(self._clips)
-
-    def measure(self, names: Collection[str]) -> dict[str, Clip]:
-        return {name: self._clips[name] for name in names}
-
-    def files(self, name: str) -> list[str]:
-        return ['frames.bin']
-
-    def frames(self, name: str) -> Iterator[np.ndarray]:
-        clip = self._clips[name]
-        for number in range(clip.num_frame):
-            packed = self._store.read(name, number)
-            if packed is None:
-                raise FrameError(
-                    f'clip {name}, frame {number}: {self.root} does not have the bytes that it was written with. Copy '
-                    'it anew.'
-                )
-            strips = np.frombuffer(packed, np.uint8).reshape(-1, clip.height, STRIP, 3)
-            yield strips.transpose(1, 0, 2, 3).reshape(clip.height, -1, 3)[:, : clip.width].copy()
-
-    def where(self, name: str, frame: int) -> str:
-        return f'clip {name} in {self.root}'
-
-
-Payload = bytes | np.ndarray | RawFrame | None  # an encoded image, a decoded frame, or nothing where it cannot be read
-
-
-class FrameSource(Protocol):
-    """Clips, and their frames in order.
-
-    Attributes:
-        root: The folder or file that was given.
-        names: The names of all clips.
-        notes: What the user should know about it, a line each.
-    """
-
-    root: Path
-    names: list[str]
-    notes: list[str]
-
-    def measure(self, names: Collection[str]) -> dict[str, Clip]:
-        """Finds out length and size of clips.
-
-        Raises:
-            OptionError: If one cannot be used.
-        """
-
-    def files(self, name: str) -> list[str]:
-        """The files of a clip below ``root``: one for each frame, or one for all of them."""
-
-    def frames(self, name: str) -> Iterator[Payload]:
-        """The frames of a clip, as cheaply as they can be had: who takes them decodes them."""
-
-    def where(self, name: str, frame: int) -> str:
-        """The file that holds a frame, for messages."""
-
-
-def open_source(option: str, root: Path, workers: int = 1, is_strict: bool = False) -> FrameSource:
-    """Opens a folder of images or of such folders, a BasicSR LMDB, a frame store, a video or a folder of videos.
-
-    Args:
-        option: Which option names it.
-        root: What was given.
-        workers: Threads that count the frames of videos.
-        is_strict: Whether videos of which frames are lost are refused.
-
-    Raises:
-        OptionError: If it is none of these.
-    """
-    if (root / 'data.mdb').is_file():
-        return LmdbSource(option, root)
-    if (root / FINISHED).is_file():
-        return StoreSource(root)
-    if root.is_file():
-        if kind_of(root) != 'video':
-            raise OptionError(option, 'be a video, or a folder of images', root, 'Give the folder that it is in.')
-        return VideoSource(option, root, {root.stem: ''}, [], workers, is_strict)
-    if not root.is_dir():
-        raise OptionError(option, 'be a folder of clips, an LMDB or a video', root, 'Correct the path.')
-    tree = read_tree(option, root)
-    if tree.videos:
-        return VideoSource(option, root, tree.videos, tree.notes, workers, is_strict)
-    if not tree.images:
-        raise OptionError(option, 'hold at least one clip', f'none in {root}', 'Correct the path.')
-    return ImageSource(option, root, tree)
-
-
-class ImageSource:
-    """Images in a folder for each clip, under any names, in natural order."""
-
-    def __init__(self, option: str, root: Path, tree: SourceTree) -> None:
-        self.root = root
-        self.names = list(tree.images)
-        self.notes = [f'{option}: {note}' for note in tree.notes]
-        self._option = option
-        self._files = tree.images
-
-    def measure(self, names: Collection[str]) -> dict[str, Clip]:
-        clips = {}
-        for name in names:
-            files = self._files[name]
-            check_numbers(self._option, self.root, files)
-            size = image_size(self.root / files[0])
-            if size is None:
-                raise OptionError(
-                    self._option, 'hold images', f'{self.root / files[0]}, which is none', 'Replace or remove it.'
-                )
-            check_images(self._option, [self.root / path for path in files])
-            clips[name] = Clip(name, len(files), *size)
-        return clips
-
-    def files(self, name: str) -> list[str]:
-        return self._files[name]
-
-    def frames(self, name: str) -> Iterator[Payload]:
-        for path in self._files[name]:
-            try:
-                yield (self.root / path).read_bytes()
-            except OSError:
-                yield None
-
-    def where(self, name: str, frame: int) -> str:
-        return str(self.root / self._files[name][frame])
-
-
-class LmdbSource:
-    """A BasicSR LMDB of encoded images."""
-
-    def __init__(self, option: str, root: Path) -> None:
-        self.root = root
-        self.notes: list[str] = []
-        clips, self._keys = read_lmdb_list(option, root)
-        self._clips = {clip.name: clip for clip in clips}
-        self.names = list(self._clips)
-
-    def measure(self, names: Collection[str]) -> dict[str, Clip]:
-        return {name: self._clips[name] for name in names}
-
-    def files(self, name: str) -> list[str]:
-        return ['data.mdb']
-
-    def frames(self, name: str) -> Iterator[Payload]:
-        for key in self._keys[name]:
-            with open_env(str(self.root)).begin() as transaction:
-                encoded = transaction.get(key.encode())
-            yield encoded
-
-    def where(self, name: str, frame: int) -> str:
-        return f'{self._keys[name][frame]} in {self.root}'

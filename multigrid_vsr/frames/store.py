@@ -18,7 +18,7 @@ import json
 import os
 import random
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import accumulate
@@ -142,6 +142,7 @@ class FrameStore:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        self.notes: list[str] = []
         try:
             self.info = read_info(self.root / FINISHED)
             self._file = os.open(self.root / 'frames.bin', os.O_RDONLY | getattr(os, 'O_BINARY', 0))
@@ -157,6 +158,7 @@ class FrameStore:
             os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)
         self._offsets = self.info.offsets
         self._clips = {clip.name: clip for clip in self.info.clips}
+        self.names = list(self._clips)
         firsts = accumulate((clip.num_frame for clip in self.info.clips), initial=0)
         self._firsts = dict(zip(self._clips, firsts))
         for name, found, expected in (
@@ -167,7 +169,7 @@ class FrameStore:
                 raise InputError(f'{root}: must have {expected} bytes in {name}, got {found}. Prepare it anew.')
 
     def crop(self, clip: str, frames: Sequence[int], top: int, left: int, out: np.ndarray) -> None:
-        """Copies a square out of frames. Arguments and errors are those of :class:`FrameReader`."""
+        """Copies a square out of frames. Arguments and errors are those of :class:`CropSource`."""
         stored = self._clips.get(clip)
         if stored is None or max(frames) >= stored.num_frame:
             raise FrameError(f'clip {clip}, frame {max(frames)}: not in {self.root}')
@@ -217,6 +219,35 @@ class FrameStore:
             raise FrameError(f'clip {clip.name}, frame {frame}: cannot read {self.root} ({error.strerror})') from None
         if count != len(piece):
             raise FrameError(f'clip {clip.name}, frame {frame}: cannot read {self.root} (frames.bin was cut)')
+
+    def measure(self, names: Collection[str]) -> dict[str, Clip]:
+        """The clips of these names."""
+        return {name: self._clips[name] for name in names}
+
+    def files(self, name: str) -> list[str]:
+        """The file of a clip below the root."""
+        return ['frames.bin']
+
+    def where(self, name: str, frame: int) -> str:
+        """What holds a frame, for messages."""
+        return f'clip {name} in {self.root}'
+
+    def frames(self, name: str) -> Iterator[np.ndarray]:
+        """The frames of a clip in order, uint8 (h, w, 3), BGR.
+
+        Raises:
+            FrameError: If one does not have the bytes that it was written with.
+        """
+        clip = self._clips[name]
+        for number in range(clip.num_frame):
+            packed = self.read(name, number)
+            if packed is None:
+                raise FrameError(
+                    f'clip {name}, frame {number}: {self.root} does not have the bytes that it was written with. Copy '
+                    'it anew.'
+                )
+            strips = np.frombuffer(packed, np.uint8).reshape(-1, clip.height, STRIP, 3)
+            yield strips.transpose(1, 0, 2, 3).reshape(clip.height, -1, 3)[:, : clip.width].copy()
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
         return FrameStore, (self.root,)  # each process opens its own
