@@ -88,7 +88,7 @@ def check_data(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> C
     _check_batches(sum(samples), schedule, world_size)
     summary = f'{len(clips)} clips of {sum(clip.num_frame for clip in clips)} frames.'
     if len(sets) > 1:
-        parts = ', '.join(f'{100 * part / sum(samples):.1f}%' for part in samples)
+        parts = ' and '.join(f'{100 * part / sum(samples):.1f}%' for part in samples)
         summary += f' {len(sets)} roots, which give {parts} of the samples.'
     return CheckedData(clips, summary, tuple(notes))
 

@@ -65,7 +65,8 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
             schedule = _check_training(line)
         elif not is_train and line.asked is not None:
             _check_test(line)
-        with mock.patch.object(sys, 'argv', [_as_basicsr_spells(word) for word in sys.argv]):
+        argv = [_as_basicsr_spells(word) for word in sys.argv]
+        with mock.patch.object(sys, 'argv', argv), mock.patch.dict(original.__globals__, osp=_PATHS_OR_LISTS):
             opt, args = original(root_path, is_train)
         _honour_roots(line.options.get('path') or {}, opt)
         if schedule is None and (is_train or line.asked is None):
@@ -79,6 +80,12 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
         return opt, args
 
     return parse_options
+
+
+# `os.path` for BasicSR, which expands `~` in `dataroot_gt`: several roots are a list.
+_PATHS_OR_LISTS = types.SimpleNamespace(
+    **{**vars(os.path), 'expanduser': lambda path: path if isinstance(path, list) else os.path.expanduser(path)}
+)
 
 
 def _as_basicsr_spells(word: str) -> str:

@@ -202,5 +202,6 @@ FRACTION = scalar(
 SWITCH = choice(True, False, fix=_CORRECT)
 TEXT = scalar('text', {'type': 'string'}, lambda value: isinstance(value, str) and value != '', 'Put it in quotes.')
 PATH = replace(TEXT, words='a path')
+PATHS = one_or_list_of(PATH)
 BLOCK = block()
 NAME_OR_BLOCK = either(TEXT, BLOCK, lambda value: not _is_text(value), f'a name or {BLOCK.words}')

@@ -16,7 +16,7 @@ import yaml
 from multigrid_vsr.core.errors import InputError, OptionError, one_line
 from multigrid_vsr.options.archs import MODEL_TYPES
 from multigrid_vsr.options.checked import row_of
-from multigrid_vsr.options.kinds import PATH, TEXT
+from multigrid_vsr.options.kinds import PATH, PATHS, TEXT
 from multigrid_vsr.options.table import ALL_OPTIONS
 
 _PYTHON_TAG = 'tag:yaml.org,2002:python/'
@@ -221,10 +221,11 @@ def take_numbers(opt: Any) -> list[str]:
 
 def is_path(name: str) -> bool:
     """Whether an option names a file or a folder, by its dotted name."""
+    name = re.sub(r'\[\d+\]$', '', name)
     block, _, key = name.rpartition('.')
     row = row_of(name)
     if row is not None:
-        return row.type is PATH
+        return row.type in (PATH, PATHS)
     return (
         (block.startswith('network_') and key.endswith('_path'))
         or (block.startswith('datasets.') and key.startswith('dataroot'))
