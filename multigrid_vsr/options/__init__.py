@@ -1,1 +1,4 @@
-"""An option file's text to checked options: on the standard library and PyYAML alone."""
+"""Option files: read, checked, laid out as a schedule, converted and fitted.
+
+A check raises `OptionError`: one line, `<dotted.option>: must <rule>, got <value>. <fix>`.
+"""

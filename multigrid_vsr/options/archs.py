@@ -150,11 +150,7 @@ def fixed_gt_size(opt: Mapping[str, Any]) -> int | None:
 
 
 def target_of(opt: Mapping[str, Any]) -> str:
-    """``datasets.train.target``: what it says, else what the arch gives, else what the dataset does.
-
-    Raises:
-        OptionError: If it is neither ``sequence`` nor ``center``.
-    """
+    """``datasets.train.target``: what it says, else what the arch gives, else what the dataset does."""
     limits = limits_of(opt.get('network_g') or {})
     dataset_opt = opt['datasets']['train']
     of_dataset = 'center' if dataset_opt.get('type') in DATASETS_OF_WINDOWS else 'sequence'
@@ -167,11 +163,7 @@ def target_of(opt: Mapping[str, Any]) -> str:
 
 
 def check_arch(opt: Mapping[str, Any], schedule: Schedule) -> None:
-    """Compares every shape of a run with what its arch accepts, as the table and the file say; else it passes.
-
-    Raises:
-        OptionError: If a shape does not fit.
-    """
+    """Compares every shape of a run with what its arch accepts, as the table and the file say; else it passes."""
     network_opt = opt.get('network_g') or {}
     arch = network_opt.get('type', '')
     target = target_of(opt)
@@ -186,25 +178,16 @@ def check_arch(opt: Mapping[str, Any], schedule: Schedule) -> None:
     for segment in schedule.segments:
         gt_size, num_frame = segment.shape.gt_size, segment.shape.num_frame
         option = 'datasets.train' if segment.shape == schedule.full_shape else 'multigrid'
-        if gt_size // scale < limits.min_lq_size:
-            raise OptionError(
-                f'{option}.gt_size',
-                f'be at least {limits.min_lq_size * scale} for {arch}',
-                gt_size,
-                'Leave smaller ones out.',
-            )
-        if gt_size % (limits.lq_divisor * scale):
-            raise OptionError(
-                f'{option}.gt_size', f'be a multiple of {limits.lq_divisor * scale} for {arch}', gt_size, 'Change it.'
-            )
-        if num_frame < limits.min_num_frame:
-            raise OptionError(
-                f'{option}.num_frame', f'be at least {limits.min_num_frame} for {arch}', num_frame, 'Leave fewer out.'
-            )
-        if num_frame > (limits.max_num_frame or num_frame):
-            raise OptionError(
-                f'{option}.num_frame', f'be at most {limits.max_num_frame} for {arch}', num_frame, 'Leave more out.'
-            )
+        side, divisor = limits.min_lq_size * scale, limits.lq_divisor * scale
+        fewest, most = limits.min_num_frame, limits.max_num_frame or num_frame
+        for is_wrong, key, rule, value, fix in (
+            (gt_size < side, 'gt_size', f'at least {side}', gt_size, 'Leave smaller ones out.'),
+            (gt_size % divisor, 'gt_size', f'a multiple of {divisor}', gt_size, 'Change it.'),
+            (num_frame < fewest, 'num_frame', f'at least {fewest}', num_frame, 'Leave fewer out.'),
+            (num_frame > most, 'num_frame', f'at most {most}', num_frame, 'Leave more out.'),
+        ):
+            if is_wrong:
+                raise OptionError(f'{option}.{key}', f'be {rule} for {arch}', value, fix)
 
 
 def _check_known(opt: Mapping[str, Any], limits: ArchLimits, target: str) -> None:
@@ -212,12 +195,8 @@ def _check_known(opt: Mapping[str, Any], limits: ArchLimits, target: str) -> Non
     network_opt, scale = opt['network_g'], opt.get('scale', 1)
     arch = network_opt['type']
     if arch == 'IconVSR' and network_opt.get('num_feat', 64) % 8:
-        raise OptionError(
-            'network_g.num_feat',
-            'be a multiple of 8 for IconVSR',
-            network_opt['num_feat'],
-            'Its EDVR has 8 groups.',
-        )
+        rule = 'be a multiple of 8 for IconVSR'
+        raise OptionError('network_g.num_feat', rule, network_opt['num_feat'], 'Its EDVR has 8 groups.')
     if target != limits.target:
         raise OptionError('datasets.train.target', f'be {limits.target} for {arch}', target, 'Leave it out.')
     if scale != limits.scale:
@@ -249,19 +228,12 @@ def _check_discriminator(opt: Mapping[str, Any], schedule: Schedule) -> None:
     for segment in schedule.segments:
         option = 'datasets.train' if segment.shape == schedule.full_shape else 'multigrid'
         if gt_size is not None and segment.shape.gt_size != gt_size:
-            raise OptionError(
-                f'{option}.gt_size',
-                f'be {gt_size} throughout for a VGGStyleDiscriminator with that input_size',
-                segment.shape.gt_size,
-                'Leave multigrid.gt_size out, or use UNetDiscriminatorSN, which takes any multiple of 8.',
-            )
+            rule = f'be {gt_size} throughout for a VGGStyleDiscriminator with that input_size'
+            fix = 'Leave multigrid.gt_size out, or use UNetDiscriminatorSN, which takes any multiple of 8.'
+            raise OptionError(f'{option}.gt_size', rule, segment.shape.gt_size, fix)
         if is_unet and segment.shape.gt_size % UNET_MULTIPLE:
-            raise OptionError(
-                f'{option}.gt_size',
-                f'be a multiple of {UNET_MULTIPLE} for UNetDiscriminatorSN',
-                segment.shape.gt_size,
-                'Change it.',
-            )
+            rule = f'be a multiple of {UNET_MULTIPLE} for UNetDiscriminatorSN'
+            raise OptionError(f'{option}.gt_size', rule, segment.shape.gt_size, 'Change it.')
 
 
 def has_built_in_size(opt: Mapping[str, Any]) -> bool:

@@ -46,10 +46,6 @@ def checked(block: str, values: Mapping[str, Any], name: str = '') -> dict[str, 
 
     Returns:
         The options of the tables that are given, in their Python types.
-
-    Raises:
-        OptionError: If a key is not known in a block that holds nothing else, is nearly one of BasicSR's in another, or
-            a value is not of its type.
     """
     name, (known, is_strict) = name or block, _known(block, values)
     prefix = f'{name}.' if name else ''
@@ -72,9 +68,6 @@ def check_given(block: str, values: Mapping[str, Any], name: str = '', but: Coll
         values: What the option file has there.
         name: How to call it in a line, where that is not the block's own name.
         but: Keys that need not be there.
-
-    Raises:
-        OptionError: If one is missing.
     """
     name = name or block
     for key, option in _known(block, values)[0].items():
@@ -138,11 +131,7 @@ _OWN = 'Remove it, or put MultigridMixin before a model that reads it: docs/your
 
 
 def check_unread(opt: Mapping[str, Any], blocks: Collection[str] = _TRAINING_BLOCKS) -> None:
-    """Refuses a key that nothing reads: what it asks for would not happen.
-
-    Raises:
-        OptionError: With what does it here, or the near miss.
-    """
+    """Refuses a key that nothing reads: what it asks for would not happen."""
     for name, value, fix in unread(opt, blocks):
         shown = value if isinstance(value, (int, float)) else one_line(value, 60)
         raise OptionError(name, 'be an option that something reads', shown, fix)

@@ -143,12 +143,9 @@ def _shapes_of(recipe: Recipe, edit: Edit, full: BatchShape) -> dict[str, Any]:
             block[key] = grown
         edit.reasons.append(f'multigrid.{key}: {block.get(key, "left out")}, {sizes[key].reason(shares)}')
     if not block:
-        raise OptionError(
-            'multigrid',
-            'let gt_size or num_frame grow',
-            f'gt_size {full.gt_size} and num_frame {full.num_frame} alone',
-            'No smaller shape that the recipe has fits this run: use --recipe plain.',
-        )
+        rule = 'let gt_size or num_frame grow'
+        fix = 'No smaller shape that the recipe has fits this run: use --recipe plain.'
+        raise OptionError('multigrid', rule, f'gt_size {full.gt_size} and num_frame {full.num_frame} alone', fix)
     return block
 
 
@@ -219,9 +216,6 @@ def convert(
         recipe_name: One of ``RECIPES``.
         fill: Whether small shapes have larger batches, at equal samples; ``None`` for what the recipe says.
         num_samples: Samples of the training set; ``None`` where it is not on this machine.
-
-    Raises:
-        OptionError: If it is no video training run, is converted already, or has nothing to grow.
     """
     recipe = RECIPES[recipe_name]
     stated = stock.get('multigrid', {})

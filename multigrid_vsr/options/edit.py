@@ -147,9 +147,6 @@ def rewrite(text: str, options: Mapping[str, Any], comments: Mapping[str, str]) 
             plain options; others that change are plain values or lists of them.
         comments: Comment of each new option, by dotted name. That of a block comes above it, after a blank line. An
             option that goes and has one stays as a comment.
-
-    Raises:
-        OptionError: If an option that changes is not written in one place, but through an anchor, a merge or twice.
     """
     try:
         for _ in range(_MOST_EDITS):

@@ -67,9 +67,6 @@ def fit(opt: Mapping[str, Any], request: FitRequest) -> Edit:
     Args:
         opt: The options, as read from YAML.
         request: What to fit it to.
-
-    Raises:
-        OptionError: If the run cannot be fitted so, or an option breaks its rule.
     """
     check_blocks(opt, 'datasets', 'datasets.train', 'train', 'train.scheduler', 'network_g')
     old = schedule_from_options(opt)
@@ -329,9 +326,6 @@ def cooldown(opt: Mapping[str, Any], state: str, start: int, iterations: int, ra
         start: Its iteration.
         iterations: How long the new run goes on, at the full shape.
         rate: The rate at the state, without the factor of its batch, as a part of what each group began with.
-
-    Raises:
-        OptionError: If an option breaks its rule.
     """
     old = checked_schedule(opt)
     if start > old.total_iter:

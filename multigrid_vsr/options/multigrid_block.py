@@ -27,11 +27,7 @@ from multigrid_vsr.options.kinds import WHOLE
 
 
 def uses_multigrid(opt: Mapping[str, Any]) -> bool:
-    """Whether a training run follows a schedule: it has the block, or this plugin's model and dataset together.
-
-    Raises:
-        OptionError: If a block has nearly the name, which would give a plain run without a word.
-    """
+    """Whether a training run follows a schedule: it has the block, or this plugin's model and dataset together."""
     for key in opt:
         if key != 'multigrid' and get_close_matches(str(key).lower(), ['multigrid'], cutoff=0.8):
             raise OptionError(str(key), 'be multigrid', key, 'Did you mean `multigrid`?')
@@ -59,12 +55,6 @@ def schedule_from_options(opt: Mapping[str, Any]) -> Schedule:
     """Checks the options of a training run and lays out its schedule.
 
     Without a ``multigrid`` block the schedule is one segment of the full shape.
-
-    Args:
-        opt: The options, as read from YAML.
-
-    Raises:
-        OptionError: If an option breaks its rule.
     """
     check_blocks(opt, 'datasets', 'datasets.train', 'train')
     full = full_shape(opt)
@@ -84,11 +74,7 @@ def schedule_from_options(opt: Mapping[str, Any]) -> Schedule:
 
 
 def check_blocks(opt: Mapping[str, Any], *options: str) -> None:
-    """Asks for blocks that a training run has.
-
-    Raises:
-        OptionError: If one is missing, or no block.
-    """
+    """Asks for blocks that a training run has."""
     for option in options:
         if not isinstance(lookup(opt, option), Mapping):
             raise OptionError(option, 'be a block of options', lookup(opt, option), 'A training run needs it.')
@@ -132,12 +118,8 @@ def _shares_of_iterations(
     stage_iter = stage_iter or split(total_iter, [1] * len(batches))
     total = sum(stage_iter)
     if total != total_iter:
-        raise OptionError(
-            'multigrid.stage_iter',
-            f'add up to train.total_iter ({total_iter})',
-            f'{stage_iter} (sum {total})',
-            f'Change it by {total_iter - total:+d}.',
-        )
+        rule, fix = f'add up to train.total_iter ({total_iter})', f'Change it by {total_iter - total:+d}.'
+        raise OptionError('multigrid.stage_iter', rule, f'{stage_iter} (sum {total})', fix)
     return [split(length, frame_ratio) for length in stage_iter]
 
 
@@ -149,12 +131,8 @@ def _shares_of_samples(
     needed = _rounded(exact)
     if stage_iter is not None and total_iter != needed:
         batch = full.batch_size_per_gpu
-        raise OptionError(
-            'train.total_iter',
-            f'be {needed} to have the samples of {sum(stage_iter)} iterations (stage_iter) of {batch}',
-            total_iter,
-            f'Write {needed}, or change stage_iter.',
-        )
+        rule = f'be {needed} to have the samples of {sum(stage_iter)} iterations (stage_iter) of {batch}'
+        raise OptionError('train.total_iter', rule, total_iter, f'Write {needed}, or change stage_iter.')
     lengths = iter(split(total_iter, [share for row in exact for share in row]))
     return [[next(lengths) for _ in row] for row in exact]
 
@@ -164,11 +142,7 @@ def _rounded(exact: list[list[Fraction]]) -> int:
 
 
 def total_iter_of(opt: Mapping[str, Any]) -> int | None:
-    """What ``train.total_iter`` has to be by the lengths of the ``multigrid`` block; ``None`` where they follow it.
-
-    Raises:
-        OptionError: If an option breaks its rule.
-    """
+    """What ``train.total_iter`` has to be by the lengths of the ``multigrid`` block; ``None`` where they follow it."""
     block = opt.get('multigrid') or {}
     if block.get('stages'):
         return sum(entry['iter'] for entry in block['stages'])
@@ -182,11 +156,7 @@ def total_iter_of(opt: Mapping[str, Any]) -> int | None:
 
 
 def full_shape(opt: Mapping[str, Any]) -> BatchShape:
-    """The shape of ``datasets.train``.
-
-    Raises:
-        OptionError: If a part of it breaks its rule.
-    """
+    """The shape of ``datasets.train``."""
     return BatchShape(
         *(_positive(opt, f'datasets.train.{key}') for key in ('batch_size_per_gpu', 'num_frame', 'gt_size'))
     )
@@ -200,12 +170,9 @@ def _batch_sizes(
     value, cap = block.get('batch_size_per_gpu'), block.get('max_batch_size_per_gpu')
     if value == 'volume':
         if cap is not None and cap < full.batch_size_per_gpu:
-            raise OptionError(
-                'multigrid.max_batch_size_per_gpu',
-                f'be at least datasets.train.batch_size_per_gpu ({full.batch_size_per_gpu})',
-                cap,
-                'Raise it, or lower datasets.train.batch_size_per_gpu.',
-            )
+            rule = f'be at least datasets.train.batch_size_per_gpu ({full.batch_size_per_gpu})'
+            fix = 'Raise it, or lower datasets.train.batch_size_per_gpu.'
+            raise OptionError('multigrid.max_batch_size_per_gpu', rule, cap, fix)
         grown = [[full.samples_of(t, g) for t in num_frames] for g in gt_sizes]
         return [[min(batch, cap or batch) for batch in row] for row in grown]
     if cap is not None:
@@ -225,12 +192,8 @@ def _from_stages(block: Mapping[str, Any], full: BatchShape, total_iter: int, sc
     beside = ('stages', 'micro_batch_size_per_gpu', *STATED_LIMITS)
     others = [key for key in block if key not in beside]
     if others:
-        raise OptionError(
-            'multigrid.stages',
-            'stand alone in the block',
-            f'{others[0]!r} beside it',
-            'Keep either `stages` or the other keys.',
-        )
+        rule, fix = 'stand alone in the block', 'Keep either `stages` or the other keys.'
+        raise OptionError('multigrid.stages', rule, f'{others[0]!r} beside it', fix)
     shapes: list[tuple[int, BatchShape]] = []
     for place, entry in enumerate(checked('multigrid', block)['stages']):
         name = f'multigrid.stages[{place}]'
@@ -245,30 +208,19 @@ def _from_stages(block: Mapping[str, Any], full: BatchShape, total_iter: int, sc
         _check_divisible(f'{name}.gt_size', shape.gt_size, scale)
         for key in ('gt_size', 'num_frame'):
             if getattr(shape, key) > getattr(full, key):
-                raise OptionError(
-                    f'{name}.{key}',
-                    f'be at most datasets.train.{key} ({getattr(full, key)})',
-                    getattr(shape, key),
-                    f'Raise datasets.train.{key}, the largest of the run.',
-                )
+                rule = f'be at most datasets.train.{key} ({getattr(full, key)})'
+                fix = f'Raise datasets.train.{key}, the largest of the run.'
+                raise OptionError(f'{name}.{key}', rule, getattr(shape, key), fix)
         shapes.append((values['iter'], shape))
     total = sum(num_iter for num_iter, _ in shapes)
     if total != total_iter:
-        raise OptionError(
-            'multigrid.stages',
-            f'have `iter` add up to train.total_iter ({total_iter})',
-            total,
-            f'Change it by {total_iter - total:+d}.',
-        )
+        rule = f'have `iter` add up to train.total_iter ({total_iter})'
+        raise OptionError('multigrid.stages', rule, total, f'Change it by {total_iter - total:+d}.')
     last = shapes[-1][1]
     for key in ('gt_size', 'num_frame'):
         if getattr(last, key) != getattr(full, key):
-            raise OptionError(
-                f'multigrid.stages[{len(shapes) - 1}].{key}',
-                f'equal datasets.train.{key} ({getattr(full, key)})',
-                getattr(last, key),
-                'A run ends with the full shape.',
-            )
+            rule, fix = f'equal datasets.train.{key} ({getattr(full, key)})', 'A run ends with the full shape.'
+            raise OptionError(f'multigrid.stages[{len(shapes) - 1}].{key}', rule, getattr(last, key), fix)
     return Schedule.from_shapes(shapes, full)
 
 
@@ -301,12 +253,8 @@ def _growing(block: Mapping[str, Any], key: str, full: int) -> list[int]:
 
 def _check_length(name: str, values: Sequence[Any], length: int, per: str) -> None:
     if len(values) != length:
-        raise OptionError(
-            name,
-            f'have {length} entries, one for each {per}',
-            f'{list(values)} ({len(values)})',
-            'Add or remove entries.',
-        )
+        rule = f'have {length} entries, one for each {per}'
+        raise OptionError(name, rule, f'{list(values)} ({len(values)})', 'Add or remove entries.')
 
 
 def _positive(opt: Mapping[str, Any], option: str) -> int:

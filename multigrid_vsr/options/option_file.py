@@ -179,9 +179,6 @@ def take_new_names(opt: MutableMapping[str, Any]) -> list[str]:
 def settle(opt: Any) -> list[str]:
     """Puts an option file right, in place: old names of options, numbers that are text, and ``~`` in paths.
 
-    Args:
-        opt: The options, as read from YAML, by BasicSR too.
-
     Returns:
         A line for each old name and each number.
     """
@@ -201,9 +198,6 @@ def unshared(opt: Any) -> Any:
 
 def take_numbers(opt: Any) -> list[str]:
     """Makes a number of each text that is one, such as ``1e-4``, in place.
-
-    Args:
-        opt: The options, as read from YAML.
 
     Returns:
         A line for each number: YAML 1.1, which PyYAML reads, asks for a point and a sign.

@@ -6,7 +6,7 @@ All checks here need neither torch nor the data.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,7 @@ from multigrid_vsr.options.table import DEFAULT_WARMUP_PART, MOST_WARMUP, OF_TRA
 
 
 def cosine_options(scheduler_opt: Mapping[str, Any], schedule: Schedule) -> CosineOptions:
-    """Checks ``train.scheduler`` of type ``MultigridCosineLR``.
-
-    Raises:
-        OptionError: If an option breaks its rule.
-    """
+    """Checks ``train.scheduler`` of type ``MultigridCosineLR``."""
     values = checked('train.scheduler', scheduler_opt)
     values.pop('type', None)
     warmup = values.setdefault('warmup_iter', min(schedule.total_iter // DEFAULT_WARMUP_PART, MOST_WARMUP))
@@ -70,11 +66,7 @@ def _check_weights(weights: Sequence[float], periods: int, stages: int) -> None:
 
 
 def check_scheduler(opt: Mapping[str, Any], schedule: Schedule) -> None:
-    """Checks ``train.scheduler``: all of it where it is this project's, else what a scheduler of BasicSR has beside.
-
-    Raises:
-        OptionError: If an option breaks its rule.
-    """
+    """Checks ``train.scheduler``: all of it where it is this project's, else what a scheduler of BasicSR has beside."""
     scheduler_opt = opt['train'].get('scheduler') or {}
     if scheduler_opt.get('type') == SCHEDULER_TYPE:
         cosine_options(scheduler_opt, schedule)
@@ -84,12 +76,8 @@ def check_scheduler(opt: Mapping[str, Any], schedule: Schedule) -> None:
             scaling.type.check(scaling.name, scheduler_opt['batch_scaling'])
         periods = scheduler_opt.get('periods')
         if isinstance(periods, Sequence) and sum(periods) < schedule.total_iter:
-            raise OptionError(
-                'train.scheduler.periods',
-                f'add up to train.total_iter ({schedule.total_iter})',
-                f'{periods} (sum {sum(periods)})',
-                'BasicSR would fail after them.',
-            )
+            rule, fix = f'add up to train.total_iter ({schedule.total_iter})', 'BasicSR would fail after them.'
+            raise OptionError('train.scheduler.periods', rule, f'{periods} (sum {sum(periods)})', fix)
 
 
 def rate_of(train_opt: Mapping[str, Any], schedule: Schedule) -> Rate | None:
@@ -138,9 +126,6 @@ def stock_run_of(opt: Mapping[str, Any], world_size: int) -> StockRun | None:
     Args:
         opt: The options.
         world_size: GPUs that the run is on; a launcher may start more or fewer than ``num_gpu``.
-
-    Raises:
-        OptionError: If the block does not hold both numbers.
     """
     block = opt.get('stock_run')
     if block is None:
@@ -158,14 +143,7 @@ NOT_IN_A_GAN_RUN = {'amp': 'It trains in float32.', 'cuda_graph': "Its two steps
 
 
 def checked_schedule(opt: Mapping[str, Any]) -> Schedule:
-    """Checks the options of a run that follows a schedule and lays the schedule out.
-
-    Args:
-        opt: The options, as read from YAML.
-
-    Raises:
-        OptionError: If an option breaks its rule.
-    """
+    """Checks the options of a run that follows a schedule and lays the schedule out."""
     schedule = schedule_from_options(opt)
     stock_run_of(opt, 1)
     check_blocks(opt, 'network_g', 'train.scheduler')
@@ -201,12 +179,9 @@ def _check_mirrored(dataset_opt: Mapping[str, Any], schedule: Schedule) -> None:
         return
     for segment in schedule.segments:
         if segment.shape.num_frame % 2:
-            raise OptionError(
-                'datasets.train.num_frame',
-                'be even, and so every multigrid.num_frame, beside flip_sequence (half of them mirrored)',
-                segment.shape.num_frame,
-                'Use [6, 10, 14], or set flip_sequence: false.',
-            )
+            rule = 'be even, and so every multigrid.num_frame, beside flip_sequence (half of them mirrored)'
+            fix = 'Use [6, 10, 14], or set flip_sequence: false.'
+            raise OptionError('datasets.train.num_frame', rule, segment.shape.num_frame, fix)
 
 
 def _check_modules(train_opt: Mapping[str, Any]) -> None:
@@ -226,12 +201,9 @@ def _check_gan(opt: Mapping[str, Any], schedule: Schedule) -> None:
         if opt['train'].get(key):
             raise OptionError(f'train.{key}', 'be left out of a GAN run', opt['train'][key], fix)
     if part and any(shape.batch_size_per_gpu > part.samples_of(shape.num_frame, shape.gt_size) for shape in shapes):
-        raise OptionError(
-            'multigrid.micro_batch_size_per_gpu',
-            f'be at least the largest batch ({max(shape.batch_size_per_gpu for shape in shapes)}) in a GAN run',
-            part.batch_size_per_gpu,
-            'Its gradients are not accumulated: lower the batch.',
-        )
+        rule = f'be at least the largest batch ({max(shape.batch_size_per_gpu for shape in shapes)}) in a GAN run'
+        fix = 'Its gradients are not accumulated: lower the batch.'
+        raise OptionError('multigrid.micro_batch_size_per_gpu', rule, part.batch_size_per_gpu, fix)
     if target_of(opt) == 'center':
         raise OptionError(
             'model_type', 'be MultigridVideoModel for an arch with one target frame', opt['model_type'], 'Change it.'
@@ -256,22 +228,12 @@ def missing_paths(opt: MutableMapping[str, Any]) -> list[OptionError]:
 
 
 def check_host_options(opt: Mapping[str, Any]) -> None:
-    """Asks for what BasicSR would miss with a traceback after it has made folders: keys and kinds of values.
-
-    Args:
-        opt: The options of a training run, as written.
-
-    Raises:
-        OptionError: If an option is missing or not of its type.
-    """
-    for block, name in [*((block, block) for block in _BLOCKS), *(('datasets.val', name) for name in test_sets(opt))]:
-        values = lookup(opt, name) if name else opt
-        if values is not None and (name != 'datasets.train.io_backend' or is_known_dataset(opt['datasets']['train'])):
-            checked(block, values, name)
-            check_given(block, values, name)
+    """Asks for what BasicSR would miss with a traceback after it has made folders: keys and kinds of values."""
+    is_known = is_known_dataset(opt['datasets']['train'])
+    _check_values(opt, [block for block in _BLOCKS if is_known or block != 'datasets.train.io_backend'], test_sets(opt))
     train_opt, dataset_opt = opt['train'], opt['datasets']['train']
     is_degraded = dataset_opt['type'] in DATASET_TYPES and train_opt.get('degradation') is not None
-    if is_known_dataset(dataset_opt) and not is_degraded and dataset_opt.get('dataroot_lq') is None:
+    if is_known and not is_degraded and dataset_opt.get('dataroot_lq') is None:
         fix = 'Or let train.degradation make LQ frames of the ground truth.'
         raise OptionError('datasets.train.dataroot_lq', 'be given', None, fix)
     if opt['model_type'] == 'MultigridVideoGANModel' and train_opt.get('fix_flow') and train_opt.get('lr_flow') is None:
@@ -291,12 +253,19 @@ def check_host_options(opt: Mapping[str, Any]) -> None:
         )
 
 
-def test_sets(opt: Mapping[str, Any]) -> Iterator[str]:
-    """The dotted names of the test sets of a training run, or of a test.
+def _check_values(
+    opt: Mapping[str, Any], blocks: Iterable[str], sets: Iterable[str], but: Collection[str] = ()
+) -> None:
+    """Checks each option of some blocks and test sets, and that none is missing."""
+    for block, name in [*((block, block) for block in blocks), *(('datasets.val', name) for name in sets)]:
+        values = lookup(opt, name) if name else opt
+        if values is not None:
+            checked(block, values, name)
+            check_given(block, values, name, but)
 
-    Raises:
-        OptionError: If something else stands among the datasets.
-    """
+
+def test_sets(opt: Mapping[str, Any]) -> Iterator[str]:
+    """The dotted names of the test sets of a training run, or of a test."""
     trains = 'train' in opt['datasets']
     for phase, values in opt['datasets'].items():
         if phase == 'train':
@@ -347,11 +316,7 @@ def as_test(opt: Mapping[str, Any], weights: str, param_key: str | None) -> tupl
 
 
 def newest_weights(opt: Mapping[str, Any]) -> str:
-    """The newest weights of the run of a training file: of its end, or of its last checkpoint.
-
-    Raises:
-        OptionError: If there are none.
-    """
+    """The newest weights of the run of a training file: of its end, or of its last checkpoint."""
     root = lookup(opt, 'path.experiments_root') or 'experiments'
     folder = Path(root, str(opt.get('name')), 'models')
     found = max(folder.glob('net_g_*.pth'), key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
@@ -362,14 +327,7 @@ def newest_weights(opt: Mapping[str, Any]) -> str:
 
 
 def check_test_options(opt: Mapping[str, Any]) -> None:
-    """Asks for what BasicSR's test would miss with a traceback: keys and kinds of values.
-
-    Args:
-        opt: The options of a test, as written.
-
-    Raises:
-        OptionError: If an option is missing or not of its type.
-    """
+    """Asks for what BasicSR's test would miss with a traceback: keys and kinds of values."""
     for key in ('datasets', 'val', 'network_g', 'path'):
         if not isinstance(opt.get(key), Mapping):
             raise OptionError(key, 'be a block of options', opt.get(key), 'A test needs it.')
@@ -379,11 +337,7 @@ def check_test_options(opt: Mapping[str, Any]) -> None:
     names = list(test_sets(opt))
     if not names:
         raise OptionError('datasets', 'have a test set', None, 'Add datasets.test, or datasets.val to a training file.')
-    for block, name in [*((block, block) for block in _TEST_BLOCKS), *(('datasets.val', name) for name in names)]:
-        values = lookup(opt, name) if name else opt
-        if values is not None:
-            checked(block, values, name)
-            check_given(block, values, name, OF_TRAINING)
+    _check_values(opt, _TEST_BLOCKS, names, OF_TRAINING)
     check_unread(opt, TEST_BLOCKS)
     if opt.get('model_type') is None:
         raise OptionError('model_type', 'be given', None, 'Set model_type: MultigridVideoModel.')
@@ -393,14 +347,7 @@ def check_test_options(opt: Mapping[str, Any]) -> None:
 
 
 def best_metric(opt: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The test set and the metric of ``logger.keep_best``; without a set the first one.
-
-    Args:
-        opt: Options of a training run.
-
-    Raises:
-        OptionError: If the run does not measure it.
-    """
+    """The test set and the metric of ``logger.keep_best``; without a set the first one."""
     asked = opt['logger'].get('keep_best')
     if asked is None:
         return None
@@ -419,14 +366,7 @@ def best_metric(opt: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def check_pieces(opt: Mapping[str, Any]) -> None:
-    """Compares the pieces of a validation with each other and with what the arch takes.
-
-    Args:
-        opt: Options of a run or a test; each value is of its type.
-
-    Raises:
-        OptionError: If windows or tiles would keep nothing, or be too small for the arch.
-    """
+    """Compares the pieces of a validation with each other and with what the arch takes."""
     val_opt, limits, window = opt.get('val') or {}, limits_in(opt) or ArchLimits(), window_of(opt)
     for context, size in (('overlap', 'max_frames'), ('tile_overlap', 'tile')):
         if val_opt.get(context) is not None and val_opt.get(size) is None:
