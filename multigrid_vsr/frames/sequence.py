@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from io import BytesIO, FileIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import av
 import cv2
@@ -24,7 +25,7 @@ from multigrid_vsr.core.whole_file import FULL
 from multigrid_vsr.frames.clip import is_system
 from multigrid_vsr.frames.images import check_images, decode_image
 from multigrid_vsr.frames.sources import kind_of, natural
-from multigrid_vsr.frames.video import MATRICES, UNTAGGED, Video, matrix_of, opened, scale_graph
+from multigrid_vsr.frames.video import MATRICES, UNTAGGED, Scaler, Video, matrix_of, opened
 
 _X264, _VP9 = ('libx264', {'crf': '12'}), ('libvpx-vp9', {'crf': '15', 'b': '0'})
 _WRITABLE = {  # FFmpeg's name of the container, and what encodes for it
@@ -136,18 +137,10 @@ def check_suffix(out: Path) -> None:
         raise OptionError('-o', rule, out, 'Rename it.')
 
 
-class Writer(Protocol):
-    """Takes frames in order. What it has written appears under its name when the block ends without an error."""
+def open_writer(out: Path, clip: FrameSequence, fps: float | None) -> FolderWriter | VideoWriter:
+    """Writes a folder of PNG, or a video where the name ends like one, with the sound of the clip.
 
-    def __enter__(self) -> Writer: ...
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None: ...
-
-    def write(self, frame: np.ndarray) -> None: ...
-
-
-def open_writer(out: Path, clip: FrameSequence, fps: float | None) -> Writer:
-    """A folder of PNG, or a video where the name ends like one, with the sound of the clip.
+    The result appears under its name when the ``with`` block ends without an error.
 
     Args:
         out: What to write; it does not exist yet.
@@ -216,7 +209,7 @@ class VideoWriter:
         self._tick = Fraction(1, self._rate.numerator * times) if times > 1 else 1 / self._rate
         self._count, self._last, self._late = 0, -1, Fraction(0)
         try:
-            self._file = _Written(self._unfinished)
+            self._file = _Written(self._unfinished, 'w')
         except OSError as error:
             raise _cannot_write(out, self._unfinished, error) from None
         self._container = av.open(self._file, 'w', self._name, buffer_size=1 << 18)
@@ -237,10 +230,7 @@ class VideoWriter:
         self._last = max(round(time / self._tick), self._last + 1)
         self._late = max(self._late, abs(self._last * self._tick - time))
         frame = VideoFrame.from_ndarray(image, format='bgr24')
-        frame.pts, frame.time_base = self._last, self._tick
-        self._graph.push(frame)
-        converted = self._graph.pull()
-        assert isinstance(converted, VideoFrame)
+        converted = self._convert(frame)
         converted.pts, converted.time_base = self._last, self._tick
         self._mux(self._stream.encode(converted))
 
@@ -260,7 +250,7 @@ class VideoWriter:
         halves = height % 2 == width % 2 == 0  # of colours need even sides
         target = 'yuv420p' if halves else 'yuv444p'
         options = f'out_color_matrix={MATRICES[matrix]}:out_range=tv'
-        self._graph = scale_graph(width, height, 'bgr24', target, options)
+        self._convert = Scaler(width, height, 'bgr24', target, options)
         stream = self._container.add_stream(self._coder, rate=self._rate, options=self._options)
         assert isinstance(stream, VideoStream)
         context = stream.codec_context
@@ -294,7 +284,8 @@ class VideoWriter:
                 if self._sound.lost:
                     print(f'{self._clip.path}: {self._sound.lost} packets of sound are left out: they are damaged.')
             self._container.close()
-            self._file.finish()
+            os.fsync(self._file.fileno())
+            self._file.close()
         except (OSError, av.FFmpegError) as error:
             if kind is None:
                 self._fail(error)
@@ -319,32 +310,20 @@ class VideoWriter:
         raise _cannot_write(self._out, self._unfinished, error) from None
 
 
-class _Written:
-    """A file that is being written, and remembers what its disk said: a muxer may say something else."""
+class _Written(FileIO):
+    """A file that is being written. It remembers what its disk said, as a muxer may say something else."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = file = FileIO(path, 'w')
-        self.seek, self.tell, self.close = file.seek, file.tell, file.close
-        self.error: OSError | None = None
+    error: OSError | None = None
 
-    @property
-    def closed(self) -> bool:
-        return self._file.closed
-
-    def write(self, data: bytes) -> int:
+    def write(self, data: Any) -> int:
         written = 0
         try:
             while written < len(data):  # the system may take less at a time
-                written += self._file.write(data[written:])
+                written += super().write(data[written:])
         except OSError as error:
             self.error = error
             raise
         return written
-
-    def finish(self) -> None:
-        """Has all of it on the disk."""
-        os.fsync(self._file.fileno())
-        self._file.close()
 
 
 class _Sound:
@@ -357,10 +336,7 @@ class _Sound:
 
     def __init__(self, video: Video, container: str) -> None:
         self._video = video
-        self._streams: dict[int, Any] = {}
-        self._packets = self._read()
-        self._next: Any = None
-        self._last: dict[int, int] = {}  # times of a stream have to rise
+        self._taken: list[int] = []
         self.first: Fraction | None = None  # when it begins, in seconds
         self.lost = 0  # packets that could not be copied
         left_out = []
@@ -368,7 +344,7 @@ class _Sound:
             for stream in source.streams:
                 if stream.type in ('audio', 'subtitle'):
                     if _takes(container, stream):
-                        self._streams[stream.index] = None
+                        self._taken.append(stream.index)
                     else:
                         name = stream.codec_context.name if stream.codec_context else 'unknown'
                         left_out.append(f'{"sound" if stream.type == "audio" else "subtitles"} ({name})')
@@ -377,48 +353,45 @@ class _Sound:
 
     def add_to(self, container: OutputContainer) -> None:
         """Adds the streams, before the first packet of any."""
-        self._container = container
-        next(self._packets, None)
+        self._copying = self._copy(container)
+        next(self._copying, None)
 
-    def _read(self) -> Iterator[Any]:
-        """Gives the packets in the order of the file; the first step only adds the streams."""
-        if not self._streams:
+    def mux(self, until: Fraction | None) -> None:
+        """Copies the packets up to a time in seconds, or all that are left."""
+        with contextlib.suppress(StopIteration):
+            self._copying.send(until)
+
+    def _copy(self, container: OutputContainer) -> Generator[None, Fraction | None, None]:
+        """Takes the time up to which to copy, again and again, until all is copied."""
+        if not self._taken:
             return
+        last: dict[int, int] = {}  # times of a stream have to rise
         with opened(self._video.path) as (source, _):
-            for index in self._streams:
-                self._streams[index] = self._container.add_stream_from_template(source.streams[index])
-            yield None
-            for packet in source.demux([source.streams[index] for index in self._streams]):
+            streams = {index: container.add_stream_from_template(source.streams[index]) for index in self._taken}
+            until = yield
+            for packet in source.demux([source.streams[index] for index in self._taken]):
                 if packet.dts is None:
                     self.lost += packet.size > 0
                     continue
                 delay = 0 if packet.pts is None else packet.pts - packet.dts
                 dts = packet.dts - round(self._video.start / packet.time_base)
-                dts = max(dts, self._last.get(packet.stream_index, dts - 1) + 1)
-                packet.dts = self._last[packet.stream_index] = dts
+                dts = max(dts, last.get(packet.stream_index, dts - 1) + 1)
+                packet.dts = last[packet.stream_index] = dts
                 packet.pts = dts + delay
                 self.first = dts * packet.time_base if self.first is None else self.first
-                yield packet
-
-    def mux(self, until: Fraction | None) -> None:
-        """Copies the packets up to a time in seconds, or all that are left."""
-        while True:
-            packet = self._next or next(self._packets, None)
-            self._next = packet
-            if packet is None or (until is not None and packet.dts * packet.time_base > until):
-                return
-            self._next = None
-            packet.stream = self._streams[packet.stream_index]
-            try:
-                self._container.mux(packet)
-            except av.FFmpegError as error:
-                if isinstance(error, OSError):
-                    raise
-                self.lost += 1
+                while until is not None and dts * packet.time_base > until:
+                    until = yield
+                packet.stream = streams[packet.stream_index]
+                try:
+                    container.mux(packet)
+                except av.FFmpegError as error:
+                    if isinstance(error, OSError):
+                        raise
+                    self.lost += 1
 
 
 def _takes(container: str, stream: Any) -> bool:
-    """Whether a container takes the packets of a stream as they are: its header is written once for trial."""
+    """Whether a container takes the packets of a stream as they are, found out by writing its header once."""
     try:
         trial = av.open(BytesIO(), 'w', container)
         trial.add_stream_from_template(stream)

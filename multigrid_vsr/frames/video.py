@@ -1,8 +1,9 @@
-"""Videos, decoded by PyAV: upright frames with their times, and a line for what of a video is lost."""
+"""Videos, decoded by PyAV: upright frames with their times, and a line for what is lost."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import struct
 import threading
@@ -10,9 +11,9 @@ from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import pairwise, repeat
+from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import av
@@ -20,6 +21,7 @@ import av.filter
 import cv2
 import numpy as np
 from av.container import Flags, InputContainer
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -28,23 +30,21 @@ from tqdm import tqdm
 from multigrid_vsr.core.errors import FrameError, OptionError
 from multigrid_vsr.frames.clip import Clip
 
-# AVColorSpace of ITU-T H.273, and how FFmpeg's scale filter calls its matrix.
+# AVColorSpace of ITU-T H.273, and the names of FFmpeg's scale filter.
 MATRICES = {1: 'bt709', 4: 'fcc', 5: 'bt601', 6: 'bt601', 7: 'smpte240m', 9: 'bt2020'}
 UNTAGGED = 2
 _HDR = {16: 'PQ', 18: 'HLG'}  # transfer characteristics of H.273
 _HD_LINES = 720
-# Without these flags grey of 8 bits comes out up to 2.4 of 255 beside its value. Dithering would add noise to 10 bits.
-EXACT = 'flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact:sws_dither=none'
 
 
 @dataclass
 class Count:
-    """How many frames of a video have been decoded, and of how many.
+    """What came out of a video that was decoded.
 
     Attributes:
         decoded: Frames that came out whole.
-        lost: Packets that gave an error, and frames that FFmpeg marks as damaged; these are left out.
-        missing: Frames that the header, or the times of the others, promise and that are not in the file.
+        lost: Packets that gave an error, and frames that FFmpeg marks as damaged. These are left out.
+        missing: Frames that are not in the file, though the header or the times of the others promise them.
         packets: Packets that went in.
         unshown: Packets among them whose frames an edit list leaves out.
         times: When each frame is shown, in ticks.
@@ -58,37 +58,15 @@ class Count:
     times: list[int] = field(default_factory=list)
 
     def problem(self, path: Path | str) -> str | None:
-        """The line for a video of which frames are lost."""
+        """The line for a video that lost frames."""
         if not self.lost + self.missing:
             return None
         total = self.decoded + self.lost + self.missing
         return f'{path}: {self.decoded} of {total} frames decode, the others are damaged or cut off'
 
-    def add_missing(self, promised: int, ticks_cut: int) -> None:
-        """Works out what is not in the file.
-
-        Args:
-            promised: Packets that the header counts; 0 where it does not, or counts what an edit list leaves out.
-            ticks_cut: Time that is cut off the end.
-        """
-        if promised:  # a packet may hold a field, or a frame that is never shown
-            is_whole = self.packets >= promised and not self.lost
-            self.missing = 0 if is_whole else max(promised - self.decoded - self.lost, 0)
-            return
-        steps = [after - before for before, after in pairwise(self.times)]
-        if not steps:
-            return
-        step = median(steps)
-        if step <= 0:
-            return
-        even = sum(abs(a_step - step) <= 1 for a_step in steps)
-        if even >= 0.9 * len(steps):  # one frame rate: a hole in it is a frame that is gone
-            self.missing = max(sum(round(a_step / step) - 1 for a_step in steps) - self.lost, 0)
-        self.missing += round(ticks_cut / step)
-
 
 class Video:
-    """A video file of which at least one frame decodes.
+    """A video file in which at least one frame decodes.
 
     Attributes:
         path: The file.
@@ -114,13 +92,14 @@ class Video:
                 raise FrameError(f'{path}: no frame of it decodes')
             self.rate = stream.guessed_rate or stream.average_rate
             self.start = Fraction(container.start_time or 0, 1_000_000)
-            self.num_frame = stream.frames or _frames_by_time(container, stream)
+            seconds = _length(stream) or (container.duration or 0) / 1e6
+            self.num_frame = stream.frames or (round(seconds * (stream.average_rate or 0)) or None)
             aspect = stream.sample_aspect_ratio or Fraction(1)
             context = stream.codec_context
             self.colours = (frame.colorspace, context.color_primaries, context.color_trc)
         if self.colours[0] not in (*MATRICES, UNTAGGED) and not frame.format.is_rgb:
             raise FrameError(f'{path}: its colours (matrix {self.colours[0]} of H.273) cannot be converted')
-        self.height, self.width = _upright(_convert(frame), _display_matrix(frame)).shape[:2]
+        self.height, self.width = to_bgr(frame).shape[:2]
         is_turned = (self.height, self.width) != (frame.height, frame.width)
         self.aspect = (1 / aspect if is_turned else aspect) if aspect > 0 else Fraction(1)
         self.loss = _loss(path, frame, self.colours[2], context.name == 'gif')
@@ -128,13 +107,13 @@ class Video:
     def frames(self) -> Iterator[tuple[Fraction, np.ndarray]]:
         """Gives the frames that decode: when each is shown, in seconds, and uint8 (h, w, 3), BGR."""
         for time, frame in self.decode('SLICE'):
-            yield time, _upright(_convert(frame), _display_matrix(frame))
+            yield time, to_bgr(frame)
 
     def decode(self, threads: str) -> Iterator[tuple[Fraction, VideoFrame]]:
         """Gives the frames that decode as they are stored, and when each is shown, in seconds.
 
         Args:
-            threads: ``AUTO`` is faster on several cores; of a damaged video it loses frames that ``SLICE`` gives.
+            threads: ``AUTO`` is faster on several cores; in a damaged video it loses frames that ``SLICE`` gives.
         """
         self.count = Count()
         with opened(self.path) as (container, stream):
@@ -170,13 +149,14 @@ def is_video(path: Path) -> bool:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Opens a file and its video; the cover of a song is none.
+    """Opens a file and its video. The cover of a song does not count.
 
     Raises:
         FrameError: If it cannot be read, or is no video.
     """
     try:
-        with open(path, 'rb') as file, av.open(_Nameless(file), 'r', metadata_errors='replace') as container:
+        # By number: FFmpeg takes some files for videos by the suffix of their name, .txt for one.
+        with open(os.open(path, os.O_RDONLY), 'rb') as file, av.open(file, 'r', metadata_errors='replace') as container:
             videos = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
             stream = next((stream for stream in videos if stream.codec_context), None)
             if stream is None:
@@ -188,41 +168,27 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise FrameError(f'{path}: cannot be read ({error.strerror})') from None
 
 
-class _Nameless:
-    """A file without its name: FFmpeg takes some files for videos by their suffix, ``.txt`` for one."""
-
-    def __init__(self, file: Any) -> None:
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
-
-
-def _frames_by_time(container: InputContainer, stream: VideoStream) -> int | None:
-    """How many frames there are by the length and the rate that the header says."""
-    seconds = stream.duration * stream.time_base if stream.duration and stream.time_base else _tagged_length(stream)
-    seconds = seconds or (container.duration or 0) / 1e6
-    return round(seconds * stream.average_rate) if seconds and stream.average_rate else None
-
-
-def _tagged_length(stream: VideoStream) -> float | None:
-    """The seconds that Matroska's tag of a stream says."""
+def _length(stream: VideoStream) -> float | None:
+    """The seconds that the header, or Matroska's tag, says a stream lasts."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
     tag = re.fullmatch(r'(\d+):(\d+):([\d.]+)', stream.metadata.get('DURATION', ''))
     return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]) if tag else None
+
+
+def _packets(container: InputContainer) -> Iterator[Packet]:
+    with contextlib.suppress(av.FFmpegError):  # the file ends where it cannot be read any more
+        yield from container.demux()
 
 
 def _decode(container: InputContainer, stream: VideoStream, count: Count, threads: str) -> Iterator[VideoFrame]:
     """Gives the frames that decode, and counts all."""
     stream.thread_type = threads
-    container.flags &= ~Flags.gen_pts.value  # type: ignore[operator]  # by which an AVI would begin a frame late
+    container.flags &= ~Flags.gen_pts.value  # type: ignore[operator]  # with it an AVI would begin a frame late
     damaged: set[int | None] = set()
-    ends: dict[int, float] = {}
+    ends: dict[int, float] = {}  # when the last packet of each stream ends, in seconds
     last_place = -1
-    packets = container.demux()
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.FFmpegError:  # the file ends here
-            packet = None
-        if packet is None:
-            break
+    for packet in _packets(container):
         if packet.pts is not None:
             end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
             ends[packet.stream_index] = max(end, ends.get(packet.stream_index, 0))
@@ -248,27 +214,33 @@ def _decode(container: InputContainer, stream: VideoStream, count: Count, thread
             if frame.pts is not None:
                 count.times.append(frame.pts)
             yield frame
-    promised = 0 if count.unshown else stream.frames
+    promised = 0 if count.unshown else stream.frames  # which counts what an edit list leaves out too
     if container.format.name == 'avi':  # which counts the places of frames too that are shown for longer
         promised -= last_place + 1 - count.packets
-    cut = _seconds_cut(container, stream, ends)
-    count.add_missing(promised, int(cut / stream.time_base) if stream.time_base else 0)
+    if not promised:
+        count.missing = _missing_by_time(container, stream, count, ends)
+    elif count.packets < promised or count.lost:  # a packet may hold a field, or a frame that is never shown
+        count.missing = max(promised - count.decoded - count.lost, 0)
+
+
+def _missing_by_time(container: InputContainer, stream: VideoStream, count: Count, ends: Mapping[int, float]) -> int:
+    """How many frames are not in a file whose header does not count them: holes between times, and a cut end."""
+    steps = np.diff(count.times)
+    step = float(np.median(steps)) if len(steps) else 0.0
+    if step <= 0:
+        return 0
+    missing = 0
+    if np.mean(np.abs(steps - step) <= 1) >= 0.9:  # one frame rate: a hole in it is a frame that is gone
+        missing = max(int(np.round(steps / step).sum()) - len(steps) - count.lost, 0)
+    assert stream.time_base is not None
+    return missing + round(_seconds_cut(container, stream, ends) / (step * float(stream.time_base)))
 
 
 def _seconds_cut(container: InputContainer, stream: VideoStream, ends: Mapping[int, float]) -> float:
-    """How much is cut off the end of a video whose header says how long it is, but not of how many frames.
-
-    Args:
-        container: The file.
-        stream: The video.
-        ends: When the last packet of each stream ends.
-    """
+    """How much is cut off the end of a video, by the length that its header says."""
     end = ends.get(stream.index, 0)
-    frame = float(1 / stream.average_rate) if stream.average_rate else 0
-    length = _tagged_length(stream)
-    if stream.frames and stream.duration and stream.time_base:
-        length = float(stream.duration * stream.time_base)
-    if length:
+    if length := _length(stream):
+        frame = float(1 / stream.average_rate) if stream.average_rate else 0
         return length - end if length - end > 1.5 * frame else 0
     if not container.format.name.startswith(('matroska', 'flv')) or not container.duration:
         return 0
@@ -290,56 +262,61 @@ def _loss(path: Path, frame: VideoFrame, transfer: int, is_gif: bool) -> str | N
 
 
 def matrix_of(tagged: int, height: int) -> int:
-    """The matrix of colours, a key of ``MATRICES``: that of the tag, and without one by height, as players do it."""
+    """The matrix of colours, a key of ``MATRICES``: the tagged one, and without a tag by height, as players do it."""
     return tagged if tagged in MATRICES else 1 if height >= _HD_LINES else 6
 
 
-def scale_graph(width: int, height: int, source: str, target: str, options: str) -> av.filter.Graph:
-    """A filter graph that converts frames between formats, exactly rounded.
+class Scaler:
+    """Converts frames between formats, exactly rounded.
+
+    ``VideoFrame.reformat`` dithers, and places the colours of 4:2:0 otherwise: 5 % of the bytes differ, by up to 28.
 
     Args:
         width, height: Of the frames, which keep their size.
         source, target: FFmpeg's names of the formats.
-        options: Those of the scale filter that say which colours are meant.
+        colours: Options of the scale filter that say which colours are meant.
     """
-    graph = av.filter.Graph()
-    graph.threads = 1  # others would not be there after a fork
-    filters = [
-        graph.add('buffer', f'video_size={width}x{height}:pix_fmt={source}:time_base=1/25'),
-        graph.add('scale', f'{options}:{EXACT}'),
-        graph.add('format', f'pix_fmts={target}'),
-        graph.add('buffersink'),
-    ]
-    for one, following in pairwise(filters):
-        one.link_to(following)
-    graph.configure()
-    return graph
 
+    # Without these flags grey of 8 bits comes out up to 2.4 of 255 beside its value. Dithering adds noise to 10 bits.
+    EXACT = 'flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact:sws_dither=none'
 
-class _Converter(threading.local):
-    """Turns decoded frames into uint8 (h, w, 3), BGR, by their tags; with a graph of its own in each thread."""
+    def __init__(self, width: int, height: int, source: str, target: str, colours: str) -> None:
+        self._graph = graph = av.filter.Graph()
+        graph.threads = 1  # other threads would be gone after a fork
+        graph.link_nodes(
+            graph.add('buffer', f'video_size={width}x{height}:pix_fmt={source}:time_base=1/25'),
+            graph.add('scale', f'{colours}:{self.EXACT}'),
+            graph.add('format', f'pix_fmts={target}'),
+            graph.add('buffersink'),
+        ).configure()
 
-    def __init__(self) -> None:
-        self._key: tuple[Any, ...] | None = None
-        self._graph: av.filter.Graph | None = None
-
-    def __call__(self, frame: VideoFrame) -> np.ndarray:
-        matrix = MATRICES[matrix_of(frame.colorspace, frame.height)]
-        key = (frame.width, frame.height, frame.format.name, matrix, frame.color_range)
-        if key != self._key:
-            in_range = {1: ':in_range=tv', 2: ':in_range=pc'}.get(frame.color_range, '')
-            options = f'in_color_matrix={matrix}{in_range}'
-            # To planes it takes a third of the time that it takes to bgr24, with the same values.
-            self._graph, self._key = scale_graph(*key[:2], frame.format.name, 'gbrp', options), key
-        assert self._graph is not None
+    def __call__(self, frame: VideoFrame) -> VideoFrame:
         self._graph.push(frame)
         converted = self._graph.pull()
         assert isinstance(converted, VideoFrame)
-        green, blue, red = (rows[:, : frame.width] for rows in _rows(converted))
-        return cv2.merge([blue, green, red])
+        return converted
 
 
-_convert = _Converter()
+@lru_cache(16)
+def _to_planes(thread: int, width: int, height: int, form: str, matrix: str, color_range: int) -> Scaler:
+    """A converter for each thread, as it has a state. To planes is three times as fast as to bgr24, and the same."""
+    in_range = {1: ':in_range=tv', 2: ':in_range=pc'}.get(color_range, '')
+    return Scaler(width, height, form, 'gbrp', f'in_color_matrix={matrix}{in_range}')
+
+
+def to_bgr(frame: VideoFrame, display_matrix: bytes | None = None) -> np.ndarray:
+    """Turns a decoded frame into uint8 (h, w, 3), BGR, by its tags, upright."""
+    matrix = MATRICES[matrix_of(frame.colorspace, frame.height)]
+    convert = _to_planes(threading.get_ident(), frame.width, frame.height, frame.format.name, matrix, frame.color_range)
+    green, blue, red = (rows[:, : frame.width] for rows in _rows(convert(frame)))
+    image = cv2.merge([blue, green, red])
+    display_matrix = _display_matrix(frame) if display_matrix is None else display_matrix
+    if not display_matrix:
+        return image
+    a, b, _, c, d = struct.unpack('5i', display_matrix[:20])  # x' = ax + cy, y' = bx + dy
+    if abs(b) > abs(a):
+        image, a, d = image.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
 def _rows(frame: VideoFrame) -> list[np.ndarray]:
@@ -348,55 +325,39 @@ def _rows(frame: VideoFrame) -> list[np.ndarray]:
     return [np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size) for plane in planes]
 
 
-def _upright(image: np.ndarray, matrix: bytes) -> np.ndarray:
-    """Turns and flips an image as a display matrix asks, by quarter turns."""
-    if not matrix:
-        return image
-    a, b, _, c, d = struct.unpack('5i', matrix[:20])  # x' = ax + cy, y' = bx + dy
-    if abs(b) > abs(a):
-        image, a, d = image.transpose(1, 0, 2), c, b
-    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
-
-
 def _display_matrix(frame: VideoFrame) -> bytes:
     return bytes(frame.side_data.get('DISPLAYMATRIX') or b'')  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)
 class RawFrame:
-    """A decoded frame of Y, Cb and Cr, for another process to convert: mostly half as many bytes as BGR.
+    """A decoded frame of Y, Cb and Cr, for another process to convert: half as many bytes as BGR.
 
     Attributes:
         form: FFmpeg's name of its format.
-        width, height: In pixels, as it is stored.
+        planes: What ``VideoFrame.to_ndarray`` gives.
         colours: Matrix and range as FFmpeg numbers them.
         display_matrix: How it is turned.
-        planes: The bytes of each plane, a row each.
     """
 
     form: str
-    width: int
-    height: int
+    planes: np.ndarray
     colours: tuple[int, int]
     display_matrix: bytes
-    planes: list[np.ndarray]
 
     def bgr(self) -> np.ndarray:
         """The frame, upright, uint8 (h, w, 3)."""
-        frame = VideoFrame(self.width, self.height, self.form)
-        for rows, plane in zip(_rows(frame), self.planes):
-            size = min(rows.shape[1], plane.shape[1])
-            rows[:, :size] = plane[:, :size]
+        frame = VideoFrame.from_ndarray(self.planes, self.form)
         frame.colorspace, frame.color_range = self.colours
-        return _upright(_convert(frame), self.display_matrix)
+        return to_bgr(frame, self.display_matrix)
 
 
 def _raw(frame: VideoFrame) -> RawFrame | np.ndarray:
-    if len(frame.planes) != 3 or frame.format.is_rgb:
-        return _upright(_convert(frame), _display_matrix(frame))
-    colours = (frame.colorspace, frame.color_range)
-    planes = [rows.copy() for rows in _rows(frame)]
-    return RawFrame(frame.format.name, frame.width, frame.height, colours, _display_matrix(frame), planes)
+    if frame.format.name not in ('yuv420p', 'yuvj420p', 'yuv420p10le') or frame.width % 2 or frame.height % 2:
+        return to_bgr(frame)
+    return RawFrame(
+        frame.format.name, frame.to_ndarray(), (frame.colorspace, frame.color_range), _display_matrix(frame)
+    )
 
 
 class VideoSource:
