@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import signal
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -18,9 +18,9 @@ from multigrid_vsr.core.errors import InputError, one_line
 from multigrid_vsr.core.plan import StockRun, format_table, total_samples
 from multigrid_vsr.core.sampling import batch_requests
 from multigrid_vsr.core.schedule import BatchShape, Schedule
-from multigrid_vsr.core.timing import span
 from multigrid_vsr.data.batches import to_float_rgb
 from multigrid_vsr.host.registering import register
+from multigrid_vsr.models.clock import Pace, segment_seconds, span, time_step
 from multigrid_vsr.models.preflight import is_out_of_memory, random_batch
 from multigrid_vsr.options.fitting import shortened
 from multigrid_vsr.options.run_options import stock_run_of
@@ -140,15 +140,9 @@ def _entries(schedule: Schedule, batches: dict[tuple[int, int], int]) -> Iterato
 
 def _samples_a_second(model: Any, iters: int, num_frame: int, gt_size: int, batch: int) -> float | None:
     """The throughput of whole iterations, optimizer and EMA included; ``None`` where memory does not hold them."""
-    times = []
     try:
         model.lq, model.gt = random_batch(model, BatchShape(batch, num_frame, gt_size))
-        for _ in range(2 + iters):
-            start = time.perf_counter()
-            model.update(1)
-            if model.device.type == 'cuda':
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
+        times = [time_step(model.device, partial(model.update, 1)).seconds for _ in range(2 + iters)]
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -166,43 +160,26 @@ _LOADS = 3
 
 
 @dataclass(frozen=True)
-class ShapeCost:
-    """Seconds of an iteration of one shape.
-
-    Attributes:
-        step: From the batch to the new weights.
-        loading: What it waits for a batch that its workers make meanwhile, or that it makes itself.
-    """
-
-    step: float
-    loading: float
-
-    @property
-    def seconds(self) -> float:
-        return self.step + self.loading
-
-
-@dataclass(frozen=True)
 class Prediction:
     """What a run takes, without validation and checkpoints.
 
     Attributes:
         schedule: Its shapes.
-        costs: Of each shape.
+        costs: What an iteration of each shape takes; waiting is for the batch that its workers load meanwhile.
         stock: The stock run on one GPU; ``None`` where the file does not say what it was.
         stock_step: Seconds of an iteration of BasicSR's own model at the full shape; ``None`` where it cannot train it.
         why_not: The reason.
     """
 
     schedule: Schedule
-    costs: dict[BatchShape, ShapeCost]
+    costs: dict[BatchShape, Pace]
     stock: StockRun | None
     stock_step: float | None
     why_not: str = ''
 
     @property
     def segment_seconds(self) -> list[float]:
-        return [segment.num_iter * self.costs[segment.shape].seconds for segment in self.schedule.segments]
+        return segment_seconds(self.schedule, lambda shape: self.costs[shape].seconds)
 
     @property
     def seconds(self) -> float:
@@ -223,7 +200,7 @@ class Prediction:
         """For ``plan --json``; times in seconds."""
         return {
             'segments': [
-                {'step': self.costs[s.shape].step, 'loading': self.costs[s.shape].loading, 'seconds': seconds}
+                {'step': self.costs[s.shape].step, 'loading': self.costs[s.shape].waiting, 'seconds': seconds}
                 for s, seconds in zip(self.schedule.segments, self.segment_seconds)
             ],
             'seconds': self.seconds,
@@ -237,7 +214,7 @@ class Prediction:
         for segment, seconds in zip(self.schedule.segments, self.segment_seconds):
             cost = self.costs[segment.shape]
             iterations = f'{segment.start + 1}-{segment.end}'
-            row = (iterations, str(segment.shape), f'{cost.step:.4g}', f'{cost.loading:.2g}', f'{seconds / 3600:.3g}')
+            row = (iterations, str(segment.shape), f'{cost.step:.4g}', f'{cost.waiting:.2g}', f'{seconds / 3600:.3g}')
             rows.append(row)
         rows.append((f'1-{self.schedule.total_iter}', '', '', '', f'{self.seconds / 3600:.3g}'))
         table = format_table(('iterations', 'batch x frames x gt', 's a step', 'and waiting', 'hours'), rows)
@@ -286,7 +263,7 @@ def predict(opt: dict[str, Any], rounds: int) -> Prediction:
     workers = train_set['num_worker_per_gpu']
     for shape in shapes:
         step = sum(times[shape]) / len(times[shape])
-        costs[shape] = ShapeCost(step, max(0.0, loads[shape] / workers - step) if workers else loads[shape])
+        costs[shape] = Pace(step, max(0.0, loads[shape] / workers - step) if workers else loads[shape])
     del model
     return Prediction(schedule, costs, stock, *_stock_step(opt, dataset, rounds))
 
@@ -297,18 +274,13 @@ def _load(dataset: Any, schedule: Schedule, shape: BatchShape) -> tuple[dict[str
     for number in range(_LOADS + 1):
         batch = dataset[batch_requests(one, number, num_samples=len(dataset), seed=number)]
         if number == 0:  # files are opened
-            start = time.perf_counter()
-    return batch, (time.perf_counter() - start) / _LOADS
+            start = perf_counter()
+    return batch, (perf_counter() - start) / _LOADS
 
 
 def _step(model: Any, batch: dict[str, Any], update: Callable[[int], Any]) -> float:
     """Seconds of one iteration: not the first, at which BasicSR's models freeze what they freeze."""
-    start = time.perf_counter()
-    model.feed_data(batch)
-    update(2)
-    if model.device.type == 'cuda':
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time_step(model.device, lambda: (model.feed_data(batch), update(2))).seconds
 
 
 def _stock_step(opt: dict[str, Any], dataset: Any, rounds: int) -> tuple[float | None, str]:

@@ -240,7 +240,7 @@ def test_feed_data_and_the_losses_wait_for_nothing(dtype):
 
 @can_count
 def test_frames_copied_on_another_stream_stay_until_they_are_read(monkeypatch):
-    from multigrid_vsr.data.loader import to_device
+    from multigrid_vsr.data.batches import to_device
 
     recorded = []
     monkeypatch.setattr(torch.cuda, 'current_stream', lambda device: f'stream of {device}')

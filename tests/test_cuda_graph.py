@@ -198,10 +198,10 @@ def test_shapes_are_timed_without_a_graph_and_none_is_advised_beside_one(graph, 
     opt = options(clips, network_g=probe.NETWORK, train__cuda_graph=graph, train__total_iter=400)
     model, _ = build(tmp_path, {**opt, 'multigrid': {'gt_size': [64, 128]}})
     said = []
-    monkeypatch.setattr(type(model.watch.clock), 'say_tried', lambda self: said.append(list(self.tried)))
-    model.watch.try_shapes(1)
-    assert list(model.watch.clock.tried) == [BatchShape(1, 4, 64), BatchShape(1, 4, 128)]
-    assert said == ([] if graph else [list(model.watch.clock.tried)])
+    monkeypatch.setattr(type(model.run.clock), 'log_tried', lambda self: said.append(list(self.tried)))
+    model.run.try_shapes(1)
+    assert list(model.run.clock.tried) == [BatchShape(1, 4, 64), BatchShape(1, 4, 128)]
+    assert said == ([] if graph else [list(model.run.clock.tried)])
 
 
 def test_validation_gets_the_memory_of_the_graph_back(tmp_path, clips, stand_in):
@@ -318,12 +318,12 @@ if {graph}:
     if os.environ['RANK'] == '1':
         vars(host).update({captures})
 from multigrid_vsr.cli import main
-from multigrid_vsr.models.run_keeper import RunKeeper
-save = RunKeeper.save_networks
-def save_on_each_rank(self, networks, label, current_iter):
-    torch.save(dict(networks['params'].state_dict()), 'of_rank_' + os.environ['RANK'] + '.pth')
-    save(self, networks, label, current_iter)
-RunKeeper.save_networks = save_on_each_rank
+from multigrid_vsr.models.multigrid_video_model import MultigridVideoModel
+save = MultigridVideoModel.save_network
+def save_on_each_rank(self, net, *arguments, **options):
+    torch.save(dict(self.get_bare_model(net).state_dict()), 'of_rank_' + os.environ['RANK'] + '.pth')
+    save(self, net, *arguments, **options)
+MultigridVideoModel.save_network = save_on_each_rank
 main()
 if {graph}:
     assert host.log.count('replay') == {replays}, host.log

@@ -58,7 +58,7 @@ for name in sys.argv[1:]:
 
 def test_patches_are_applied_whichever_part_of_the_plugin_comes_first(tmp_path):
     """What a user's own script imports before BasicSR brings BasicSR, and so the patches, into the middle of itself."""
-    parts = ['data.multigrid_dataset', 'models.multigrid_video_model', 'models.run_clock']
+    parts = ['data.multigrid_dataset', 'models.multigrid_video_model', 'models.clock']
     printed = run(sys.executable, '-W', 'ignore', '-c', _FIRST, *parts, cwd=tmp_path).stdout
     assert printed.splitlines() == [f'{part} [] MultigridMessageLogger' for part in parts]
 

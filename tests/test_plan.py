@@ -16,7 +16,8 @@ from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.plan import StockRun, fewer_pixels, total_samples
 from multigrid_vsr.core.schedule import BatchShape, Schedule
-from multigrid_vsr.measure import Prediction, ShapeCost
+from multigrid_vsr.measure import Prediction
+from multigrid_vsr.models.clock import Pace
 from multigrid_vsr.options.conversion import convert
 from multigrid_vsr.options.launches import known_launches, known_run_launches
 from multigrid_vsr.options.run_options import checked_schedule
@@ -101,7 +102,7 @@ def test_plan_on_other_gpus_takes_the_stock_run_there_too(tmp_path, capsys):
 def test_measured_hours_of_stock_are_those_of_the_stock_run():
     full = BatchShape(4, 15, 256)
     schedule = Schedule.from_shapes([(1000, BatchShape(16, 11, 64)), (100, full)], full)
-    costs = {segment.shape: ShapeCost(step=0.5, loading=0.0) for segment in schedule.segments}
+    costs = {segment.shape: Pace(step=0.5) for segment in schedule.segments}
     unknown = Prediction(schedule, costs, None, stock_step=2.0)
     assert unknown.stock_iterations == 4100  # 16000 + 400 samples
     assert '4100 iterations of the full shape (the same samples) at 2 s' in str(unknown)

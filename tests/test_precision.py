@@ -13,7 +13,7 @@ from runs import TRAIN_PROBE, options, run, same_bits, torchrun, write
 from test_multigrid_video_model import build
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.models import acceleration, run_watch
+from multigrid_vsr.models import acceleration
 from multigrid_vsr.models.acceleration import keep_float32
 
 NETWORKS = [
@@ -189,7 +189,8 @@ def test_cpu_without_bf16_trains_in_float32_with_auto_and_says_what_bf16_costs(t
 @pytest.mark.parametrize(('has_bf16', 'way'), [(True, 'use train.amp: bf16'), (False, 'leave train.amp out')])
 def test_run_in_fp16_that_ends_with_nan_names_what_the_device_has(has_bf16, way, tmp_path, clips, monkeypatch):
     model, _ = build(tmp_path, options(clips, network_g=NETWORK, train__amp='fp16'))
-    monkeypatch.setattr(run_watch, 'has_bf16', lambda device: has_bf16)
-    model.watch.after_iteration(3, {})
-    with pytest.raises(OptionError, match=f'or {way}; no checkpoint was there yet'):
-        model.watch.give_up(3)
+    monkeypatch.setattr('multigrid_vsr.models.run.has_bf16', lambda device: has_bf16)
+    model.run.begin_iteration(3)
+    model.run.end_iteration()
+    with pytest.raises(OptionError, match=f'or {way}; there is no checkpoint yet'):
+        model.run.give_up(3)

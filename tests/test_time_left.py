@@ -1,4 +1,4 @@
-"""How long a run takes still: the fit and the prediction against tables, and the clock against runs made up by hand."""
+"""How long a run still takes: the prediction against a table, and the clock against runs made up by hand."""
 
 from __future__ import annotations
 
@@ -8,31 +8,10 @@ import pytest
 import torch
 
 from multigrid_vsr.core.schedule import BatchShape, Schedule
-from multigrid_vsr.core.timing import Pace, fit, iteration_seconds, span, times_between, training_seconds_left
-from multigrid_vsr.models import run_clock
-from multigrid_vsr.models.run_clock import ShapeTime
+from multigrid_vsr.models.clock import Clock, Pace, StepTime, iteration_seconds, segment_seconds, span, times_between
 
 SMALL, TALL = BatchShape(1, 2, 10), BatchShape(1, 4, 10)  # 200 and 400 pixels
 WIDE, LARGE = BatchShape(1, 2, 20), BatchShape(1, 4, 20)  # 800 and 1600 pixels
-
-
-@pytest.mark.parametrize(
-    ('seconds', 'expected'),
-    [
-        ({SMALL: 2.0}, (0.0, 0.01)),  # one time does not tell frames from pixels
-        ({SMALL: 2.0, TALL: 4.0}, (0.0, 0.01)),  # nor do two in which both grow alike
-        ({SMALL: 2.0, LARGE: 16.0}, (0.0, 0.01)),  # follows pixels
-        ({SMALL: 2.0, LARGE: 4.0}, (1.0, 0.0)),  # follows frames
-        ({SMALL: 3.0, LARGE: 12.0}, (1.0, 0.005)),  # 2 + 1, and 4 + 8
-        (
-            {SMALL: 2.0, LARGE: 20.0},
-            (0.0, pytest.approx(180 / 16400)),
-        ),  # more than the pixels: no frame gives time back
-        ({SMALL: 2.0, LARGE: 3.0}, (pytest.approx(0.84), 0.0)),
-    ],
-)
-def test_fit_of_times_is_seconds_a_frame_and_a_pixel(seconds, expected):
-    assert fit(seconds) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -43,8 +22,7 @@ def test_fit_of_times_is_seconds_a_frame_and_a_pixel(seconds, expected):
         ({SMALL: Pace(2.0), TALL: Pace(3.0)}, {SMALL: 1.0, TALL: 1.5, LARGE: 2.5}, 3.75),  # 1.25 more than tried
         ({SMALL: Pace(0.8)}, {SMALL: 1.0, LARGE: 2.5}, 2.5),  # by graphs: the trial, which is less than eight times 0.8
         ({SMALL: Pace(0.2)}, {SMALL: 1.0, LARGE: 2.5}, 1.6),  # eight times the pixels, which is less than the trial
-        # 0.2 s a frame and 0.0005 s a pixel
-        ({SMALL: Pace(0.5), WIDE: Pace(0.8)}, {SMALL: 1.0, WIDE: 1.6, LARGE: 3.0}, 1.6),
+        ({SMALL: Pace(0.5), WIDE: Pace(0.8)}, {SMALL: 1.0, WIDE: 1.6, LARGE: 3.0}, 1.6),  # twice the last shape
         ({SMALL: Pace(0.5), WIDE: Pace(0.8)}, {SMALL: 1.0, WIDE: 1.6, LARGE: 1.5}, 1.5),
         ({}, {SMALL: 1.0, LARGE: 2.5}, 2.5),
         ({SMALL: Pace(1.0, 3.0)}, {SMALL: 1.0, LARGE: 2.5}, 8.0),  # loading binds: twice the frames
@@ -55,10 +33,11 @@ def test_iteration_of_a_shape_takes_what_the_run_or_the_trial_says(seen, tried, 
     assert iteration_seconds(LARGE, seen, tried) == pytest.approx(expected)
 
 
-def test_seconds_left_are_those_of_the_iterations_after_the_current_one():
+def test_seconds_of_segments_are_those_of_the_iterations_that_are_not_done():
     schedule = Schedule.from_shapes([(3, SMALL), (2, LARGE)], LARGE)
-    seen = {SMALL: Pace(1.0), LARGE: Pace(10.0)}
-    assert [training_seconds_left(schedule, i, seen, {}) for i in range(6)] == [23, 22, 21, 20, 10, 0]
+    seconds = {SMALL: 1.0, LARGE: 10.0}.__getitem__
+    expected = [[3, 20], [2, 20], [1, 20], [0, 20], [0, 10], [0, 0]]
+    assert [segment_seconds(schedule, seconds, done) for done in range(6)] == expected
 
 
 @pytest.mark.parametrize(
@@ -88,8 +67,8 @@ class Clocked:
             'datasets': {'train': {}, 'val': {}}, 'val': {'val_freq': self.EVERY}, 'world_size': 2, 'dist': True, 'num_gpu': 1,
             'logger': {'save_checkpoint_freq': self.EVERY},
         }  # fmt: skip
-        self.clock = run_clock.RunClock(self.schedule, opt, torch.device('cpu'), now=lambda: self.time)
-        self.clock.tried = {shape: ShapeTime(s, 0.0) for shape, s in zip(self.SHAPES, tried or ())}
+        self.clock = Clock(self.schedule, opt, torch.device('cpu'), now=lambda: self.time)
+        self.clock.tried = {shape: StepTime(s, 0.0) for shape, s in zip(self.SHAPES, tried or ())}
 
     def lines(self):
         """(iteration, figures of its line, the time at it) every 10 iterations, and the time at the end."""
@@ -109,7 +88,7 @@ class Clocked:
 
     def _spend(self):
         for on, seconds in (('saving', self.saving), ('validation', self.validating)):
-            with self.clock.spending(on):
+            with self.clock.counted_as(on):
                 self.time += seconds
 
 
@@ -175,18 +154,22 @@ def test_boundary_line_says_what_is_done_and_what_comes_next(caplog):
     assert ' GB. Next: [4x15x128x128], iterations 151-300, about 0:0' in lines[0]
     assert lines[3].startswith('Stage 2, segment 4 of 4 done: [4x15x256x256], iterations 451-600, ')
     assert 'Next' not in lines[3]
-    hints = [record.message for record in caplog.records if record.message.startswith('Loading binds')]
-    assert hints[0].startswith('Loading binds [4x7x128x128]: 25% of the time goes by waiting for data. Pack the frames')
+    hints = [record.message for record in caplog.records if record.message.startswith('Data loading is')]
+    assert hints[0].startswith(
+        'Data loading is the bottleneck at [4x7x128x128]: 25% of the time is spent waiting for data. Pack'
+    )
     assert not any('256x256' in hint for hint in hints)  # 0.1 s of 1.3 s and less
 
 
 def test_launches_that_bind_are_said_with_what_to_do(caplog):
     caplog.set_level(logging.INFO, logger='basicsr')
     run = Clocked(LAUNCH_BOUND)
-    run.clock.tried = {SMALL: ShapeTime(0.070, 0.068), LARGE: ShapeTime(0.160, 0.080)}
-    run.clock.say_tried()
+    run.clock.tried = {SMALL: StepTime(0.070, 0.068), LARGE: StepTime(0.160, 0.080)}
+    run.clock.log_tried()
     assert caplog.records == []  # a CPU has nothing to launch
     run.clock._device = torch.device('cuda')
-    run.clock.say_tried()
-    assert [record.message.split(':')[0] for record in caplog.records] == ['Kernel launches bind [1x2x10x10]']
+    run.clock.log_tried()
+    assert [record.message.split(':')[0] for record in caplog.records] == [
+        'Kernel launches are the bottleneck at [1x2x10x10]'
+    ]
     assert 'train.cuda_graph: true' in caplog.text

@@ -26,7 +26,7 @@ from test_multigrid_video_model import METRICS, build, validation_set
 
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.schedule import BatchShape, Schedule
-from multigrid_vsr.models.run_watch import GradClip, LossGuard
+from multigrid_vsr.models.run import GradClip, LossGuard
 from multigrid_vsr.options.run_options import rate_of
 
 COMMAND = str(Path(sys.executable).with_name('multigrid-vsr'))

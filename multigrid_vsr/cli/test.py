@@ -90,7 +90,7 @@ def _param_key(option: str, weights: str, opt: dict[str, Any]) -> tuple[str | No
     Returns:
         The key, and words about another in the file.
     """
-    from multigrid_vsr.models.checkpoints import read_weights
+    from multigrid_vsr.models.weights import read_weights
 
     stored = read_weights(option, weights)
     keys = [key for key in ('params_ema', 'params') if isinstance(stored, dict) and key in stored]

@@ -32,6 +32,17 @@ def to_float_rgb(frames: torch.Tensor) -> torch.Tensor:
     return images
 
 
+def to_device(frames: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copies frames to the device without waiting for it.
+
+    Frames that are there already were copied on another stream (``prefetch_mode: cuda``), whose memory would go to the
+    next batch as soon as these are let go of, be they read or not: the host runs ahead of the device.
+    """
+    if frames.is_cuda:
+        frames.record_stream(torch.cuda.current_stream(frames.device))
+    return frames.to(device, non_blocking=True)
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device | str = 'cpu') -> Iterator[None]:
     """Seeds Python's, NumPy's and torch's random states, and that of a GPU; afterwards they are as they were.

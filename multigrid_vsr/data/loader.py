@@ -8,11 +8,10 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from basicsr.data import worker_init_fn
@@ -49,14 +48,15 @@ def init_worker(worker_id: int, num_workers: int, rank: int, seed: int) -> None:
     worker_init_fn(worker_id, num_workers, rank, seed)
 
 
-def start_workers(loader: DataLoader) -> Iterator[Any]:
-    """Starts the workers of a loader so that no signal ends one before it can ignore it, and iterates over it.
+def from_workers(loader: DataLoader) -> Iterator[Any]:
+    """Iterates over a loader, whose workers start so that no signal ends one before it can ignore it.
 
-    One that dies is found where its batch is waited for. torch would raise in the middle of an iteration instead, whose
-    weights cannot be saved.
+    Forked workers have this process's handlers. A launcher's ranks spawn theirs, which import for seconds. A worker
+    that dies is found where its batch is waited for: torch would raise in the middle of an iteration, whose weights
+    cannot be saved.
 
-    A run whose worker has died cannot save. Forked workers have this process's handlers; a launcher's ranks spawn
-    theirs, which import for seconds.
+    Raises:
+        InputError: If a signal has ended a worker.
     """
     watcher = signal.getsignal(signal.SIGCHLD)
     context = loader.multiprocessing_context or multiprocessing
@@ -74,7 +74,10 @@ def start_workers(loader: DataLoader) -> Iterator[Any]:
     if not _workers:
         atexit.register(kill_workers)
     _workers.extend(iterator._workers)  # type: ignore[attr-defined]  # torch has no public name for them
-    return iterator
+    try:
+        yield from iterator
+    except RuntimeError as error:
+        raise dead_worker() or error from None
 
 
 def dead_worker() -> InputError | None:
@@ -103,17 +106,6 @@ def kill_workers() -> None:
 
 
 _LONGEST_READ = 1.0  # seconds; a disk that does not answer may keep the thread for ever
-
-
-def to_device(frames: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copies frames to the device without waiting for it.
-
-    Frames that are there already were copied on another stream (``prefetch_mode: cuda``), whose memory would go to the
-    next batch as soon as these are let go of, be they read or not: the host runs ahead of the device.
-    """
-    if frames.is_cuda:
-        frames.record_stream(torch.cuda.current_stream(frames.device))
-    return frames.to(device, non_blocking=True)
 
 
 def in_background(batches: Iterable[Any], sizes: Iterator[int], capacity: int) -> Iterator[Any]:
@@ -242,16 +234,10 @@ class MultigridLoader:
         num_prefetch_queue: Batches of the full shape that a background thread may keep ready, or as many more as are
             smaller; 0 for no thread.
         pin_memory: Whether batches lie in memory from which a GPU copies faster; nothing without a GPU.
+        run: The run (models/run.py) that the batches are for. It hears when an iteration is over, and is saved before
+            a frame that cannot be read ends it.
         options: Passed to ``torch.utils.data.DataLoader``.
-
-    Attributes:
-        before_failing: Called before a frame that cannot be read ends the run, so that the run is saved first. BasicSR
-            shows neither loader nor model to the other.
-        waiting: Entered while a batch is waited for.
     """
-
-    before_failing: ClassVar[Callable[[], None]] = staticmethod(lambda: None)
-    waiting: ClassVar[Callable[[], AbstractContextManager[None]]] = nullcontext
 
     def __init__(
         self,
@@ -260,6 +246,7 @@ class MultigridLoader:
         epoch_sampler: Any = None,
         num_prefetch_queue: int = 0,
         pin_memory: bool = False,
+        run: Any = None,
         **options: Any,
     ) -> None:
         self.dataset = dataset
@@ -267,6 +254,7 @@ class MultigridLoader:
         self._epoch_sampler = epoch_sampler
         self._num_prefetch_queue = num_prefetch_queue
         self._pin_memory = pin_memory and torch.cuda.is_available()
+        self._run = run
         # A random state of its own: each start of an iterator draws from it, so a run that went on would otherwise have
         # other random numbers in its network than one that did not stop.
         self._options = {'generator': torch.Generator(), **options}
@@ -281,22 +269,19 @@ class MultigridLoader:
         batches = self._batches()
         if self._num_prefetch_queue > 0:
             batches = in_background(batches, self._pixels(), self._capacity)
+        while (batch := next(batches, None) if self._run is None else self._next_of_run(batches)) is not None:
+            yield batch
+
+    def _next_of_run(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+        """The next batch, once the iteration before is over."""
+        self._run.end_iteration()
+        self._run.leave_if_stopped()
         try:
-            while True:
-                with type(self).waiting():
-                    batch = next(batches, None)
-                if batch is None:
-                    return
-                yield batch
+            with self._run.waiting_for_batch():
+                return next(batches, None)
         except InputError:
-            type(self).before_failing()
+            self._run.save_before_failing()
             raise
-        except RuntimeError:
-            error = dead_worker()
-            if error is None:
-                raise
-            type(self).before_failing()
-            raise error from None
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         options = {'batch_size': None, 'collate_fn': _as_loaded, **self._options}
@@ -304,14 +289,14 @@ class MultigridLoader:
         if num_workers == 0 or not isinstance(self.dataset, BatchLoader):
             fresh = _FreshBatches(self.dataset, self.requests.at)
             loader = DataLoader(fresh, sampler=self.requests.iterations, pin_memory=self._pin_memory, **options)
-            for batch in start_workers(loader) if num_workers else loader:
+            for batch in from_workers(loader) if num_workers else loader:
                 if isinstance(batch, InputError):
                     raise batch
                 yield batch
             return
         slots = self._slots(num_workers)
         sampler = slots.assign(self.requests.iterations)
-        for answer in start_workers(DataLoader(slots, sampler=sampler, prefetch_factor=PREFETCH_FACTOR, **options)):
+        for answer in from_workers(DataLoader(slots, sampler=sampler, prefetch_factor=PREFETCH_FACTOR, **options)):
             yield slots.take(answer, self._pin_memory)
 
     def _slots(self, num_workers: int) -> SharedSlots:
@@ -396,5 +381,6 @@ def build_multigrid_loader(
         num_workers=num_workers,
         worker_init_fn=partial(init_worker, num_workers=num_workers, rank=rank, seed=seed),
         pin_memory=dataset_opt.get('pin_memory', False),
+        run=dataset_opt.get('run'),
         persistent_workers=dataset_opt.get('persistent_workers', False) and num_workers > 0,
     )

@@ -127,6 +127,7 @@ def _hand_over(opt: dict[str, Any], schedule: Schedule, written: Mapping[str, An
     from multigrid_vsr.data.check import check_data
     from multigrid_vsr.host.checks import check_bf16, check_state
     from multigrid_vsr.models.checkpoints import ranks
+    from multigrid_vsr.models.run import Run
 
     check_bf16(opt)
     train_set, seed = opt['datasets']['train'], written.get('manual_seed')
@@ -138,7 +139,7 @@ def _hand_over(opt: dict[str, Any], schedule: Schedule, written: Mapping[str, An
     opt['seed_is_given'] = seed is not None
     train_set['target'] = target_of(opt)
     train_set['degraded'] = opt['train'].get('degradation') is not None
-    train_set['multigrid'] = schedule
+    train_set['multigrid'], train_set['run'] = schedule, Run(schedule)
     if opt['path'].get('resume_state') and not opt['auto_resume']:
         check_state(opt, schedule, ranks(opt), opt['path']['models'], seed)
 
@@ -222,7 +223,7 @@ def scheduled_loader() -> None:
     goes='never',
 )
 def log_line() -> None:
-    from multigrid_vsr.host.message_logger import MultigridMessageLogger
+    from multigrid_vsr.models.clock import MultigridMessageLogger
 
     replace('basicsr.utils.logger', 'MessageLogger', lambda _: MultigridMessageLogger)
 
@@ -246,12 +247,12 @@ def loggers_beside() -> None:
                 vars(wandb.util)['generate_id'] = importlib.import_module('wandb.sdk.lib.runid').generate_id
             if asked_for(opt) is None:
                 return original(opt)
-            from multigrid_vsr.models.run_watch import Beside
+            from multigrid_vsr.models.failures import Failures
 
             try:
                 original(opt)
             except Exception as error:  # no network, or nobody logged in
-                Beside().failed('wandb', error)
+                Failures().failed('wandb', error)
 
         return init_wandb_logger
 
@@ -261,7 +262,7 @@ def loggers_beside() -> None:
         def init_tb_logger(log_dir: str) -> Any:
             from basicsr.utils.dist_util import get_dist_info
 
-            from multigrid_vsr.models.run_watch import TensorBoardLogger
+            from multigrid_vsr.models.failures import TensorBoardLogger
 
             if get_dist_info()[0] != 0 or command_line.current().asked is None:
                 return original(log_dir)

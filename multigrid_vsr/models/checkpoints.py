@@ -11,18 +11,19 @@ import math
 import os
 import pickle
 import re
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from basicsr.utils import get_root_logger
+from torch import distributed
 
-from multigrid_vsr.core.errors import InputError, OptionError, one_line
+from multigrid_vsr.core.errors import InputError, one_line
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.whole_file import whole_file
-from multigrid_vsr.options.archs import MODEL_TYPES, is_gan
+from multigrid_vsr.models import optimizers
+from multigrid_vsr.options.archs import is_gan
 from multigrid_vsr.options.run_options import best_metric
 
 
@@ -83,6 +84,91 @@ def read(path: str | Path, mmap: bool = False) -> Any:
         return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
     except _UNREADABLE as error:
         raise ValueError(one_line(error, 120)) from error
+
+
+def save_networks(
+    opt: Mapping[str, Any], networks: Mapping[str, torch.nn.Module], label: str, current_iter: int
+) -> None:
+    """Writes weights in BasicSR's format.
+
+    Args:
+        opt: Options of the run.
+        networks: The bare networks by their key, ``params`` or ``params_ema``.
+        label: ``net_g`` or ``net_d``.
+        current_iter: Iteration; -1 is ``latest``.
+    """
+    states = {
+        key: {name: weight.cpu() for name, weight in network.state_dict().items()} for key, network in networks.items()
+    }
+    name = f'{label}_{"latest" if current_iter == -1 else current_iter}.pth'
+    save(states, Path(opt['path']['models']) / name)
+
+
+def save_training_state(model: Any, epoch: int, current_iter: int) -> None:
+    """Writes BasicSR's training state, and what an exact resume needs beside it; all ranks call it.
+
+    Args:
+        model: A model with ``MultigridMixin``.
+        epoch: BasicSR's epoch.
+        current_iter: Iteration.
+    """
+    opt, run = model.opt, model.run
+    rng = _random_states(opt, model.device, run.is_alone)
+    if not run.writes:
+        return
+    state = {
+        'epoch': epoch,
+        'iter': current_iter,
+        'optimizers': [optimizer.state_dict() for optimizer in model.optimizers],
+        'parameters': optimizers.parameter_names(model),
+        'trained_weights': optimizers.trained_weights(model.optimizers),
+        'schedulers': [scheduler.state_dict() for scheduler in model.schedulers],
+        'amp': opt['train'].get('amp'),
+        'scaler': model.scaler.state_dict() if hasattr(model, 'scaler') else {},
+        'seed': opt['manual_seed'],
+        'rng': rng,
+    }
+    if model.schedule is not None:
+        state['schedule'] = schedule_rows(model.schedule, ranks(opt))
+    save(state, Path(opt['path']['training_states']) / f'{current_iter}.state')
+
+
+def _random_states(opt: Mapping[str, Any], device: torch.device, alone: bool) -> dict[int, list[torch.Tensor]]:
+    """The random state of every rank, at rank 0: CPU, then GPUs. A rank that saves alone has its own only."""
+    own = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if device.type == 'cuda' else ())]
+    if not opt['dist'] or alone:
+        return {opt['rank']: own}
+    states: list[Any] = [None] * opt['world_size']
+    distributed.gather_object(own, states if opt['rank'] == 0 else None)
+    return dict(enumerate(states))
+
+
+def restore(model: Any, state: Mapping[str, Any], places: Sequence[Sequence[int | None]]) -> None:
+    """Brings back what :func:`save_training_state` has written beside BasicSR's own.
+
+    A rank whose random state is not there keeps the one that it was seeded with, which no other rank has.
+
+    Args:
+        model: A model with ``MultigridMixin``.
+        state: The state.
+        places: Where it has each parameter of each optimizer.
+    """
+    optimizers.set_trained_weights(model.optimizers, state.get('trained_weights', []), places)
+    amp = model.opt['train'].get('amp')
+    if (before := state.get('amp', amp)) != amp:
+        get_root_logger().warning(f'train.amp is {amp or "float32"} now, and was {before or "float32"}.')
+    scaler = getattr(model, 'scaler', None)
+    if scaler is not None and scaler.is_enabled() and state.get('scaler'):
+        scaler.load_state_dict(state['scaler'])
+    rng = state.get('rng', {})
+    if isinstance(rng, list):  # an older state has only rank 0's
+        rng = {0: rng}
+    if model.opt['rank'] not in rng:
+        return
+    cpu, *gpus = rng[model.opt['rank']]
+    torch.set_rng_state(cpu)
+    if len(gpus) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(gpus)
 
 
 def load_state(path: str | Path) -> dict[str, Any]:
@@ -149,8 +235,12 @@ def saved_states(folder: Path) -> list[Path]:
 
 def weight_names(opt: Mapping[str, Any], iteration: int) -> Iterator[str]:
     """The files of the weights of an iteration."""
-    for label in ('g', 'd') if is_gan(opt) else ('g',):
+    for label in _labels(opt):
         yield f'net_{label}_{iteration}.pth'
+
+
+def _labels(opt: Mapping[str, Any]) -> tuple[str, ...]:
+    return ('g', 'd') if is_gan(opt) else ('g',)
 
 
 def find_weights(opt: Mapping[str, Any], iteration: int, models: str | Path) -> dict[str, str]:
@@ -238,125 +328,6 @@ def check_same_run(state: Mapping[str, Any], rows: list[list[int]], seed: int | 
         )
 
 
-_MOST_NAMED = 3
-
-
-def read_weights(option: str, path: str) -> Any:
-    """Reads weights as data alone.
-
-    Raises:
-        OptionError: If the file holds none.
-    """
-    try:
-        return read(path, mmap=zipfile.is_zipfile(path))
-    except ValueError as error:
-        raise OptionError(
-            option, 'be weights that torch reads as data', f'{path} ({error})', 'Get it again.'
-        ) from error
-
-
-OWN_STEP = 'Wrap the arch, or derive a model with a step of its own: docs/your_own_parts.md.'
-
-
-def not_one_tensor(arch: str, output: object) -> OptionError:
-    """The line for an arch that gives something else than frames."""
-    return OptionError('network_g.type', 'give its frames as one tensor', f'{arch} ({type(output).__name__})', OWN_STEP)
-
-
-def check_pretrained(opt: Mapping[str, Any], label: str, network: torch.nn.Module) -> None:
-    """Compares ``path.pretrain_network_<label>`` with its network: the key asked for, names and shapes.
-
-    Args:
-        opt: The options of a training run, or of a test.
-        label: ``g`` or ``d``.
-        network: The network; it may be on the meta device.
-
-    Raises:
-        OptionError: If BasicSR would fail on them, or none of them fits.
-    """
-    option, path_opt = f'path.pretrain_network_{label}', opt['path']
-    path = path_opt.get(option.removeprefix('path.'))
-    if path is None:
-        return
-    stored = read_weights(option, path)
-    keys = [path_opt.get(f'param_key_{label}', 'params')]
-    if label == 'g' and ((opt.get('train') or {}).get('ema_decay') or 0) > 0 and has_average(stored):
-        keys.append('params_ema')
-    for key in keys:
-        differences, fits = _compared(_under(option, label, path, stored, key), network)
-        if not fits or (differences and path_opt.get(f'strict_load_{label}', True)):
-            fix = f'Correct {"the path" if not fits else f"network_{label}"}'
-            if fits:
-                fix += f', or set path.strict_load_{label}: false to load what fits'
-            raise _misfit(option, label, path, differences, network, f'{fix}.')
-
-
-def has_average(stored: Any) -> bool:
-    """Whether a weight file has the average of the weights too; else it begins as the weights."""
-    return isinstance(stored, Mapping) and 'params_ema' in stored
-
-
-def check_own(opt: Mapping[str, Any], label: str, path: str, network: torch.nn.Module) -> str | None:
-    """Compares the weights of a run's own checkpoint with its network.
-
-    Args:
-        opt: The options of the run.
-        label: ``g`` or ``d``.
-        path: The weights.
-        network: The network; it may be on the meta device.
-
-    Returns:
-        The key that they are under, whatever the file says of the first weights.
-
-    Raises:
-        OptionError: If the network has other arguments now. A model of the user's own may load what fits.
-    """
-    option, stored = 'path.resume_state', read_weights('path.resume_state', path)
-    key = 'params' if isinstance(stored, Mapping) and 'params' in stored else opt['path'].get(f'param_key_{label}')
-    differences, _ = _compared(_under(option, label, path, stored, key), network)
-    if differences and (opt['model_type'] in MODEL_TYPES or opt['path'].get(f'strict_load_{label}', True)):
-        fix = f'Correct network_{label}, or start a run of another name from path.pretrain_network_{label}.'
-        raise _misfit(option, label, path, differences, network, fix)
-    return key
-
-
-def _under(option: str, label: str, path: str, stored: Any, key: str | None) -> dict[str, Any]:
-    """The weights under a key, as BasicSR finds them."""
-    if key is not None:
-        found = stored if isinstance(stored, Mapping) else {}
-        if key not in found and 'params' not in found:
-            raise OptionError(
-                f'path.param_key_{label}',
-                f'be a key of {path} ({", ".join(map(str, list(found)[:_MOST_NAMED])) or "it has none"}, ...)',
-                key,
-                'Set it to ~ for weights without a key.' if key == 'params' else 'Correct the key.',
-            )
-        stored = found.get(key, found.get('params'))
-    if not isinstance(stored, Mapping) or not all(isinstance(value, torch.Tensor) for value in stored.values()):
-        raise OptionError(option, 'hold weights by name', f'{path} with others under {key}', 'Correct the key.')
-    return {name.removeprefix('module.'): value for name, value in stored.items()}
-
-
-def _compared(weights: Mapping[str, torch.Tensor], network: torch.nn.Module) -> tuple[list[str], bool]:
-    """What differs between weights and a network, and whether any of them fits."""
-    own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in weights.items()}
-    differences = [
-        *(f'without {name}' for name in own if name not in given),
-        *(f'{name} more' for name in given if name not in own),
-        *(f'{name} of {given[name]}, not {own[name]}' for name in own if name in given and own[name] != given[name]),
-    ]
-    return differences, any(given.get(name) == own[name] for name in own)
-
-
-def _misfit(
-    option: str, label: str, path: str, differences: list[str], network: torch.nn.Module, fix: str
-) -> OptionError:
-    more = f' and {len(differences) - _MOST_NAMED} more' if len(differences) > _MOST_NAMED else ''
-    rule = f'fit {type(network).__name__} with the arguments of network_{label}'
-    return OptionError(option, rule, f'{path} ({"; ".join(differences[:_MOST_NAMED])}{more})', fix)
-
-
 _NUMBERED = re.compile(r'net_\w+_(\d+)\.pth|(\d+)\.state')
 
 
@@ -373,6 +344,7 @@ class KeptCheckpoints:
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self._opt = opt
         self._models, self._states = Path(opt['path']['models']), Path(opt['path']['training_states'])
+        self._labels = _labels(opt)
         self._asked = best_metric(opt)
         self._file = self._models / 'best.json'
         self.best: dict[str, Any] | None = self._read()
@@ -426,7 +398,7 @@ class KeptCheckpoints:
             get_root_logger().warning(f'A checkpoint that is not kept cannot be removed ({error}).')
 
     def _names(self, iteration: int) -> set[str]:
-        return {f'{iteration}.state', *weight_names(self._opt, iteration)}
+        return {f'{iteration}.state', *(f'net_{label}_{iteration}.pth' for label in self._labels)}
 
     def _is_asked_for(self, path: Path) -> bool:
         """Whether the option file starts from it. What ``--auto_resume`` has found is in the options too."""

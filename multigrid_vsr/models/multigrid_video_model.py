@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,20 +17,17 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch.nn.parallel import DistributedDataParallel
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.data.batches import to_float_rgb
-from multigrid_vsr.data.loader import to_device
+from multigrid_vsr.data.batches import to_device, to_float_rgb
 from multigrid_vsr.models import acceleration, checkpoints, optimizers
 from multigrid_vsr.models.acceleration import AMP_DTYPES, checkpoint_modules, keep_float32, settle_amp
-from multigrid_vsr.models.checkpoints import has_average, not_one_tensor, read_weights
 from multigrid_vsr.models.cuda_graph import IterationGraph, graph_of
 from multigrid_vsr.models.degradation import Degradation, build_degradation, degrade
 from multigrid_vsr.models.optimizers import BatchScaling, MultigridCosineLR
-from multigrid_vsr.models.run_keeper import RunKeeper
-from multigrid_vsr.models.run_watch import RunWatch
+from multigrid_vsr.models.run import Run
 from multigrid_vsr.models.stop_signal import Stopped
 from multigrid_vsr.models.validation import validate
-from multigrid_vsr.models.wrapping import without_vain_search, wrap
+from multigrid_vsr.models.weights import has_average, not_one_tensor, read_weights
+from multigrid_vsr.models.wrapping import stop_finding_unused, wrap
 from multigrid_vsr.options.kinds import did_you_mean
 from multigrid_vsr.options.multigrid_block import largest_part
 from multigrid_vsr.options.run_options import cosine_options, rate_of
@@ -103,14 +100,14 @@ class MultigridMixin(_Base):
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        self.schedule: Schedule | None = opt['datasets']['train'].get('multigrid') if opt['is_train'] else None
+        self.schedule = opt['datasets']['train'].get('multigrid') if opt['is_train'] else None
         self._batch_scaling: BatchScaling | None = None
         self._degradation: Degradation | None = None
         super().__init__(opt)
         if not self.is_train:
             return
-        self._keeper = RunKeeper(self)
-        self.watch = RunWatch(self)
+        self.run: Run = opt['datasets']['train'].get('run') or Run(self.schedule)
+        self.run.start(self)
         if opt['train'].get('checkpoint_modules'):
             checkpoint_modules(self.get_bare_model(self.net_g), opt['train']['checkpoint_modules'])
         if opt['train'].get('degradation') is not None:
@@ -119,11 +116,8 @@ class MultigridMixin(_Base):
                 raise OptionError('train.degradation', rule, opt['train']['degradation'], fix)
             self._degradation = build_degradation(opt['train']['degradation'], self.device)
             self._try_degradation()
-        optimizers.begin(self.optimizers)
-        # BasicSR calls it once an iteration. Whichever class defines the step, with or without a call of ``super()``,
-        # the iteration is whole.
-        self.__dict__['optimize_parameters'] = partial(self._iterate, self.optimize_parameters)
-        self.watch.say_schedule(self.rate)
+        optimizers.to_train_mode(self.optimizers)
+        self.run.log_schedule(self.rate)
 
     def get_optimizer(self, optim_type: str, params: Any, lr: float, **kwargs: Any) -> torch.optim.Optimizer:
         """The optimizer with a name: the model's own, a registered one, torch's or a library's."""
@@ -152,10 +146,13 @@ class MultigridMixin(_Base):
         self.schedulers += [MultigridCosineLR(optimizer, self.schedule, options) for optimizer in self.optimizers]
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
-        """Sets the rates of an iteration: the scheduler's, BasicSR's own warm-up, the factor of the batch."""
-        self._keeper.leave_if_stopped()
-        self.watch.before_iteration(current_iter)
-        with self._batch_scaling.taken_off(current_iter) if self._batch_scaling is not None else nullcontext():
+        """Begins an iteration, since BasicSR calls it first, and sets the rates.
+
+        They are the scheduler's, BasicSR's own warm-up, and the factor of the batch.
+        """
+        self.run.begin_iteration(current_iter)
+        self.before_iteration(current_iter)
+        with self._batch_scaling.unscaled(current_iter) if self._batch_scaling is not None else nullcontext():
             super().update_learning_rate(current_iter, warmup_iter)
 
     def feed_data(self, data: dict[str, Any]) -> None:
@@ -186,18 +183,7 @@ class MultigridMixin(_Base):
             degrade(self._degradation, gt, [0], self.opt['scale'])
 
     def before_iteration(self, current_iter: int) -> None:
-        """Called before each step, for what a model has to do by iteration."""
-
-    def _iterate(self, step: Callable[[int], None], current_iter: int) -> None:
-        self.before_iteration(current_iter)
-        self._keeper.begin_iteration()
-        try:
-            step(current_iter)
-        except RuntimeError:
-            self._keeper.end_lost_iteration()
-            raise
-        self.watch.after_iteration(current_iter, getattr(self, '_losses', None) or getattr(self, 'log_dict', {}))
-        self._keeper.after_iteration(current_iter)
+        """Called before each iteration, for what a model has to do by iteration."""
 
     def model_to_device(self, net: torch.nn.Module) -> torch.nn.Module:
         """Moves a network to the device and wraps it for several GPUs; with a launcher, also for several CPUs."""
@@ -207,7 +193,7 @@ class MultigridMixin(_Base):
 
     def get_current_log(self) -> dict[str, float]:
         """The losses of the last iteration, and what is watched beside them."""
-        return self.watch.logged(self.read_losses)
+        return self.run.log_values(self.read_losses)
 
     def read_losses(self) -> dict[str, float]:
         """The losses of the last iteration, means over all ranks; the device is waited for."""
@@ -217,23 +203,24 @@ class MultigridMixin(_Base):
         """BasicSR's; one that fails does not end the run, and a signal leaves it."""
         if not self.is_train:
             return super().validation(dataloader, current_iter, *args, **kwargs)
-        self._keeper.leave_if_stopped()
+        self.run.end_iteration()
+        self.run.leave_if_stopped()
         name = dataloader.dataset.opt['name']
         try:
-            with self.watch.spending('validation'), optimizers.given(self.optimizers):
+            with self.run.counted_as('validation'), optimizers.eval_weights(self.optimizers):
                 with self.validating():
                     super().validation(dataloader, current_iter, *args, **kwargs)
-                self._keeper.after_validation(name, current_iter)
+                self.run.keep_best(name, current_iter)
         except Stopped as stopped:
-            self._keeper.stop(stopped)
+            self.run.stop(stopped)
         except Exception as error:  # of a metric, a disk, a frame, a test set
-            self.watch.beside.failed(f'Validation of {name}', error)
+            self.run.failures.failed(f'Validation of {name}', error)
         else:
-            self.watch.beside.worked(f'Validation of {name}')
+            self.run.failures.worked(f'Validation of {name}')
 
     def validating(self) -> AbstractContextManager[None]:
         """Entered for a validation: BasicSR's may be left anywhere, but then the ranks do not meet."""
-        return self._keeper.stop_signal.can_leave()
+        return self.run.stop_signal.can_leave()
 
     def save(self, epoch: int, current_iter: int) -> None:
         """Saves the weights and then the training state of an iteration; -1 for the end of the run.
@@ -241,21 +228,25 @@ class MultigridMixin(_Base):
         Raises:
             InputError: If the weights at the end of the run cannot be written.
         """
-        with self.watch.spending('saving'):
-            self._keeper.save(super().save, epoch, current_iter)
+        with self.run.saving(current_iter) as is_wanted:
+            if is_wanted:
+                super().save(epoch, current_iter)
 
     def save_network(
         self, net: torch.nn.Module | list[torch.nn.Module], net_label: str, current_iter: int, param_key: Any = 'params'
     ) -> None:
         """Writes weights, whole or not at all, in BasicSR's format."""
+        if not self.run.writes:
+            return
         nets, keys = ([value] if not isinstance(value, list) else value for value in (net, param_key))
         bare = {key: self.get_bare_model(net) for net, key in zip(nets, keys, strict=True)}
-        with optimizers.given(self.optimizers):
-            self._keeper.save_networks(bare, net_label, current_iter)
+        with optimizers.eval_weights(self.optimizers):
+            checkpoints.save_networks(self.opt, bare, net_label, current_iter)
 
     def save_training_state(self, epoch: int, current_iter: int) -> None:
         """Writes the training state, whole or not at all: BasicSR's, and what an exact resume needs beside it."""
-        self._keeper.save_state(epoch, current_iter)
+        if current_iter != -1:
+            checkpoints.save_training_state(self, epoch, current_iter)
 
     def load_network(
         self, net: torch.nn.Module, load_path: str, strict: bool = True, param_key: Any = 'params'
@@ -284,7 +275,7 @@ class MultigridMixin(_Base):
         super().resume_training({**resume_state, 'optimizers': list(states), 'schedulers': schedulers})
         if rates is not None:
             before = self.get_current_learning_rate()
-            optimizers.put_rates(self.optimizers, rates)
+            optimizers.set_rates(self.optimizers, rates)
             self._go_to(resume_state['iter'])
             if (now := self.get_current_learning_rate()) != before:
                 shown = [' and '.join(f'{lr:.3g}' for lr in dict.fromkeys(lrs)) for lrs in (now, before)]
@@ -295,7 +286,7 @@ class MultigridMixin(_Base):
             get_root_logger().info(line)
         for optimizer in self.optimizers:
             optimizers.lay_out(optimizer)
-        self._keeper.restore(resume_state, found)
+        checkpoints.restore(self, resume_state, found)
 
     def _go_to(self, current_iter: int) -> None:
         """Brings rates and schedulers to where they are after an iteration of a run with this option file."""
@@ -310,7 +301,7 @@ class MultigridMixin(_Base):
         for scheduler in self.schedulers:
             scheduler._step_count = current_iter
         if self._batch_scaling is not None:
-            with self._batch_scaling.taken_off(current_iter):
+            with self._batch_scaling.unscaled(current_iter):
                 pass
 
 
@@ -335,7 +326,7 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         if not self.is_train:
             return
         self._held_fixed = (False, False)
-        self._is_preflighted = False
+        self._has_tried = False
         self.gpus = 1 if opt['dist'] else max(opt['num_gpu'], 1)  # `DataParallel` has the batches of all its GPUs
         settle_amp(opt['train'], self.get_bare_model(self.net_g), self.device, self.gpus)
         self._amp_dtype = AMP_DTYPES[opt['train'].get('amp')]
@@ -384,21 +375,21 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         return net
 
     def before_iteration(self, current_iter: int) -> None:
-        """Tries the shapes before the first one; says what ``train.fix_flow`` and ``train.tsa_iter`` hold fixed."""
-        if self.schedule is not None:
-            shape = self.schedule.at_current_iter(current_iter).shape
-            assert self.lq.shape[1] == shape.num_frame, (self.lq.shape, current_iter, shape)
-            assert self.gt.shape[-1] == shape.gt_size, (self.gt.shape, current_iter, shape)
-            # A subclass with a step of its own may feed its network otherwise.
-            has_our_step = type(self).optimize_parameters is MultigridVideoModel.optimize_parameters
-            if has_our_step and not self._is_preflighted:
-                self.watch.try_shapes(current_iter)
-            self._is_preflighted = True
+        """Tries the shapes before the first one; freezes what ``train.fix_flow`` and ``train.tsa_iter`` say."""
+        # A subclass with a step of its own may feed its network otherwise.
+        has_our_step = type(self).optimize_parameters is MultigridVideoModel.optimize_parameters
+        if has_our_step and not self._has_tried:
+            self.run.try_shapes(current_iter)
+        self._has_tried = True
         train_opt = self.opt['train']
         self._hold_fixed(*(current_iter < (train_opt.get(key) or 0) for key in _FIXING_OPTIONS))
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One step; a subclass may have another, with :meth:`update` or without."""
+        if self.schedule is not None:
+            shape = self.schedule.at_current_iter(current_iter).shape
+            assert self.lq.shape[1] == shape.num_frame, (self.lq.shape, current_iter, shape)
+            assert self.gt.shape[-1] == shape.gt_size, (self.gt.shape, current_iter, shape)
         self.update(current_iter)
 
     def validating(self) -> AbstractContextManager[None]:
@@ -419,8 +410,8 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
             self.optimizer_g.zero_grad()
             self._losses = self.backward(self.lq, self.gt)
         if any(self.opt['train'].get(key) for key in _FIXING_OPTIONS):  # else the arch itself leaves parameters out
-            self.net_g = without_vain_search(self.net_g, self.opt, self.device)
-        self.watch.before_step(self.scaler, self.optimizer_g)
+            self.net_g = stop_finding_unused(self.net_g, self.opt, self.device)
+        self.run.before_step(self.scaler, self.optimizer_g)
         self.scaler.step(self.optimizer_g)
         self.scaler.update()
         if self.ema_decay > 0:
@@ -428,7 +419,7 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         if self._graph is not None:
             error = self._graph.after_step()
             if error is not None:
-                self._keeper.end_with(error)
+                self.run.end_with(error)
 
     def backward(self, lq: torch.Tensor, gt: torch.Tensor) -> dict[str, torch.Tensor]:
         """Adds the gradient of a batch, in parts of no more pixels than ``micro_batch_size_per_gpu`` full samples have.

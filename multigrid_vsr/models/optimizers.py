@@ -58,14 +58,14 @@ def optimizer_class(name: str) -> Any:
     return found
 
 
-def begin(optimizers: Iterable[Optimizer]) -> None:
+def to_train_mode(optimizers: Iterable[Optimizer]) -> None:
     """Puts schedule-free optimizers (arXiv 2405.15682) into training mode: gradients are taken at other weights."""
     for optimizer in _with_two_modes(optimizers):
         optimizer.train()
 
 
 @contextmanager
-def given(optimizers: Sequence[Optimizer]) -> Iterator[None]:
+def eval_weights(optimizers: Sequence[Optimizer]) -> Iterator[None]:
     """Swaps in the averaged weights of schedule-free optimizers, for validation and saving, then restores the bits.
 
     Other optimizers change nothing.
@@ -77,8 +77,8 @@ def given(optimizers: Sequence[Optimizer]) -> Iterator[None]:
     try:
         yield
     finally:
-        begin(own)
-        put_trained_weights(own, before)
+        to_train_mode(own)
+        set_trained_weights(own, before)
 
 
 def trained_weights(optimizers: Iterable[Optimizer]) -> list[list[torch.Tensor]]:
@@ -86,7 +86,7 @@ def trained_weights(optimizers: Iterable[Optimizer]) -> list[list[torch.Tensor]]
     return [[parameter.detach().clone() for parameter in parameters_of(own)] for own in _with_two_modes(optimizers)]
 
 
-def put_trained_weights(
+def set_trained_weights(
     optimizers: Iterable[Optimizer],
     weights: Sequence[Sequence[torch.Tensor]],
     places: Sequence[Sequence[int | None]] | None = None,
@@ -272,7 +272,7 @@ class BatchScaling:
         self._batch_scaling = batch_scaling
 
     @contextmanager
-    def taken_off(self, current_iter: int) -> Iterator[None]:
+    def unscaled(self, current_iter: int) -> Iterator[None]:
         """Gives the scheduler its unscaled rates, then scales the new ones for ``current_iter``."""
         groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
         for group in groups:
@@ -292,7 +292,7 @@ def rates_of(optimizers: Iterable[Optimizer]) -> list[tuple[float, float]]:
     return [(group['lr'], group['initial_lr']) for optimizer in optimizers for group in optimizer.param_groups]
 
 
-def put_rates(optimizers: Iterable[Optimizer], rates: Iterable[tuple[float, float]]) -> None:
+def set_rates(optimizers: Iterable[Optimizer], rates: Iterable[tuple[float, float]]) -> None:
     """Puts back what :func:`rates_of` gave."""
     groups = (group for optimizer in optimizers for group in optimizer.param_groups)
     for group, (lr, initial_lr) in zip(groups, rates, strict=True):

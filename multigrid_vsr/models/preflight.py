@@ -1,4 +1,4 @@
-"""Shapes of a run, tried before iteration 1: what does not fit shows now and not days later."""
+"""The trial of shapes before iteration 1: what does not fit fails now and not days later, and each shape is timed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from typing import Any
 import torch
 
 from multigrid_vsr.core.errors import InputError, one_line
+from multigrid_vsr.core.plan import remaining_pixels
 from multigrid_vsr.core.schedule import BatchShape, Schedule
 from multigrid_vsr.models import acceleration
+from multigrid_vsr.models.clock import StepTime, time_step
 from multigrid_vsr.options.archs import leaves_doubt
 
+MOST_OF_A_RUN = 0.03  # what timing the shapes may cost
+_ROUNDS = 3
 # A library that is refused its workspace says so in its own words, as an error of its own or of CUDA.
 _WORDS = ('out of memory', 'alloc_failed', 'cudnn_status_not_supported', 'not enough memory', "can't allocate memory")
 
@@ -80,6 +84,41 @@ def preflight(model: Any, schedule: Schedule, current_iter: int = 1) -> None:
                 _run(model, shape)
         elif model.device.type == 'cuda':
             _run(model, shapes[0])
+
+
+def time_shapes(model: Any, schedule: Schedule, current_iter: int) -> dict[BatchShape, StepTime]:
+    """Times forward and backward of each shape to come; the model stays as it is.
+
+    Args:
+        model: A ``MultigridVideoModel``, whose largest shape is known to fit.
+        schedule: Shapes of the run.
+        current_iter: The iteration that comes next.
+
+    Returns:
+        A time for each shape from there on; nothing where there is one shape only, or where the trial would cost more
+        than a 33rd of what is left of the run. The trial is eager: with ``train.cuda_graph`` an iteration takes less.
+    """
+    shapes = list(dict.fromkeys(s.shape for s in schedule.segments if s.end >= current_iter))
+    if len(shapes) < 2:
+        return {}
+    least = _ROUNDS if model.device.type == 'cuda' else 1  # the first chooses algorithms there
+    left = remaining_pixels(schedule, current_iter - 1) / sum(shape.pixels for shape in shapes)
+    rounds = min(_ROUNDS, int(MOST_OF_A_RUN * left))
+    if rounds < least:
+        return {}
+
+    def time_of(shape: BatchShape) -> StepTime:
+        batch = random_batch(model, _of_all_gpus(model, shape))
+        return time_step(model.device, lambda: model.backward(*batch))
+
+    with as_before(model):
+        time_of(min(shapes, key=lambda shape: shape.pixels))  # what is loaded and allocated once
+        return {shape: min((time_of(shape) for _ in range(rounds)), key=lambda step: step.seconds) for shape in shapes}
+
+
+def _of_all_gpus(model: Any, shape: BatchShape) -> BatchShape:
+    """The batch of this process: without a launcher it feeds all its GPUs."""
+    return replace(shape, batch_size_per_gpu=shape.batch_size_per_gpu * model.gpus)
 
 
 def _part_pixels(model: Any, shape: BatchShape) -> int:
@@ -161,7 +200,7 @@ def _check_computed_again(model: Any, shape: BatchShape) -> None:
 
 def _run(model: Any, shape: BatchShape) -> None:
     try:
-        model.backward(*random_batch(model, replace(shape, batch_size_per_gpu=shape.batch_size_per_gpu * model.gpus)))
+        model.backward(*random_batch(model, _of_all_gpus(model, shape)))
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise

@@ -24,7 +24,7 @@ from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.overlap import FRAMES_OVERLAP, TILE_OVERLAP
 from multigrid_vsr.data.multigrid_dataset import MultigridVideoTestDataset
 from multigrid_vsr.models.inference import Frame, Restorer, Tiling, restorer_of, super_resolve
-from multigrid_vsr.models.run_watch import shows_progress
+from multigrid_vsr.models.run import shows_progress
 from multigrid_vsr.models.stop_signal import Stopped
 
 
@@ -158,7 +158,7 @@ def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, 
         error = failure
     if model.is_train:
         facts = [int(error is not None), *(int(metric in raised) for metric in metrics)]
-        signal, has_failed, *have_raised = model._keeper.stop_signal.meet(*facts)
+        signal, has_failed, *have_raised = model.run.stop_signal.meet(*facts)
         if signal:
             raise Stopped(signal)
         if has_failed:
@@ -196,7 +196,7 @@ def _measure(
     """This rank's share of the clips: figures into ``model.metric_results``, what a metric raised into ``raised``."""
     val_opt, name = model.opt['val'], dataset.opt['name']
     rank, world_size = get_dist_info()
-    stop = model._keeper.stop_signal if model.is_train else None
+    stop = model.run.stop_signal if model.is_train else None
 
     def output(lq: torch.Tensor) -> torch.Tensor:
         if stop is not None:
@@ -248,10 +248,10 @@ def _beside(model: Any, broken: set[str], what: str, do: Callable[[], None]) -> 
         if not model.is_train:
             raise
         broken.add(what)
-        model.watch.beside.failed(what, error)
+        model.run.failures.failed(what, error)
     else:
         if model.is_train:
-            model.watch.beside.worked(what)
+            model.run.failures.worked(what)
 
 
 def _save_picture(path: Path, image: np.ndarray) -> None:
@@ -277,10 +277,10 @@ def _count_raised(model: Any, name: str, raised: dict[str, Exception], anywhere:
     for metric, has_raised in anywhere.items():
         what = f'Metric {metric} of {name}'
         if not has_raised:
-            model.watch.beside.worked(what)
+            model.run.failures.worked(what)
             continue
         del model.measured[metric]
-        if model.watch.beside.failed(what, raised.get(metric, 'on another rank')) == _MOST_RAISED:
+        if model.run.failures.failed(what, raised.get(metric, 'on another rank')) == _MOST_RAISED:
             left_out(model).add((name, metric))
             get_root_logger().error(f'{what} is left out from here on: it failed {_MOST_RAISED} times in a row.')
 

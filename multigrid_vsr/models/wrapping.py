@@ -30,7 +30,7 @@ def wrap(network: nn.Module, opt: Mapping[str, Any], device: torch.device, find_
     )
 
 
-def without_vain_search(network: nn.Module, opt: Mapping[str, Any], device: torch.device) -> nn.Module:
+def stop_finding_unused(network: nn.Module, opt: Mapping[str, Any], device: torch.device) -> nn.Module:
     """Wraps a network anew if each iteration looks for parameters without a gradient, and all that train have one.
 
     Only frozen parameters had none.
