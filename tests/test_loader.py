@@ -19,7 +19,7 @@ from test_schedule import run_options
 
 from multigrid_vsr.core.errors import FrameError, InputError
 from multigrid_vsr.data.batches import SharedSlots
-from multigrid_vsr.data.loader import BatchRequests, MultigridLoader, in_background, init_worker, kill_workers
+from multigrid_vsr.data.loader import BatchRequests, MultigridLoader, init_worker, kill_workers
 from multigrid_vsr.data.multigrid_dataset import MultigridREDSDataset
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 
@@ -79,11 +79,10 @@ def test_loader_with_workers_keeps_every_batch_as_it_was_loaded(num_workers, num
     assert keys(batches) == keys(loader(total_iter=60))
 
 
-@pytest.mark.parametrize('num_prefetch_queue', [0, 2])
-def test_loader_with_workers_leaves_alone_what_is_kept_of_a_batch(num_prefetch_queue):
+def test_loader_with_workers_leaves_alone_what_is_kept_of_a_batch():
     """Most batches are let go, as in a run; of some, a part is kept."""
     kept = []
-    for number, batch in enumerate(loader(total_iter=60, num_workers=2, num_prefetch_queue=num_prefetch_queue)):
+    for number, batch in enumerate(loader(total_iter=60, num_workers=2)):
         if number % 7 == 0:
             kept.append((batch['shown'][1], batch['key'][1]))
         time.sleep(0.001)
@@ -110,8 +109,7 @@ def test_slot_is_free_once_the_last_tensor_in_it_is_gone():
     assert take()[0] == first
 
 
-@pytest.mark.parametrize('num_prefetch_queue', [0, 2])
-def test_loader_without_room_in_shared_memory_raises_one_line(num_prefetch_queue, monkeypatch):
+def test_loader_without_room_in_shared_memory_raises_one_line(monkeypatch):
     """As in a container; a limit on the size of files stands for it."""
     monkeypatch.setattr(Requests, 'num_bytes', lambda self, shape: 1_000_000)
     handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -120,7 +118,7 @@ def test_loader_without_room_in_shared_memory_raises_one_line(num_prefetch_queue
         with pytest.raises(
             InputError, match=r'^datasets.train.num_worker_per_gpu: must leave 0.0\d GB of .* 2 workers'
         ):
-            next(iter(loader(num_workers=2, num_prefetch_queue=num_prefetch_queue)))
+            next(iter(loader(num_workers=2)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -128,7 +126,7 @@ def test_loader_without_room_in_shared_memory_raises_one_line(num_prefetch_queue
 
 def test_loader_iterated_twice_starts_again():
     """As CUDAPrefetcher does: it takes a batch of one iterator, and goes on with another."""
-    twice = loader(num_prefetch_queue=2)
+    twice = loader()
     assert keys([next(iter(twice))]) == keys([next(iter(twice))]) == keys([next(iter(loader()))])
 
 
@@ -143,7 +141,7 @@ def test_loader_leaves_the_random_state_as_it_was(num_workers):
 def test_worker_asked_to_stop_while_it_starts_goes_on():
     """A rank's workers import for seconds, and a signal to the whole job reaches them meanwhile."""
     init = partial(init_worker, num_workers=1, rank=0, seed=0)
-    started = loader(num_workers=1, num_prefetch_queue=1, multiprocessing_context='spawn', worker_init_fn=init)
+    started = loader(num_workers=1, multiprocessing_context='spawn', worker_init_fn=init)
     before = processes_below(os.getpid())
     batches = iter(started)
     stopping = threading.Thread(target=_stop_new_processes, args=[before])
@@ -188,41 +186,19 @@ def test_loader_is_empty_after_the_first_epoch():
 
 
 def test_loader_iterator_that_is_never_asked_starts_nothing():
-    before = threading.active_count()
+    before = multiprocessing.active_children()
     iterator = iter(loader(num_workers=2, num_prefetch_queue=2))
-    assert threading.active_count() == before
+    assert multiprocessing.active_children() == before
     del iterator
 
 
-def test_loader_abandoned_in_the_middle_ends_its_thread():
-    iterator = iter(loader(num_prefetch_queue=2))
-    next(iterator)
-    assert any('prefetch' in thread.name for thread in threading.enumerate())
-    iterator.close()
-    assert not any('prefetch' in thread.name for thread in threading.enumerate())
-
-
 @pytest.mark.parametrize('num_workers', [0, 1, 2])
-@pytest.mark.parametrize('num_prefetch_queue', [0, 2])
-def test_loader_with_damaged_frame_raises_one_line(num_workers, num_prefetch_queue, tmp_path):
+def test_loader_with_damaged_frame_raises_one_line(num_workers, tmp_path):
     for name in ('gt', 'lq'):
         (tmp_path / name / '000').mkdir(parents=True)
         (tmp_path / name / '000/00000000.png').write_bytes(b'no image')
     (tmp_path / 'meta_info.txt').write_text('000 22 (512,512,3)\n')
     dataset = MultigridREDSDataset(dataset_options(tmp_path, meta_info_file=str(tmp_path / 'meta_info.txt')))
-    batches = loader(dataset, num_workers=num_workers, num_prefetch_queue=num_prefetch_queue)
+    batches = loader(dataset, num_workers=num_workers)
     with pytest.raises(FrameError, match=r'^clip 000, frame \d+: cannot read .*\)$|^clip 000, frame 0: \S+ holds no'):
         list(batches)
-
-
-@pytest.mark.parametrize(('size', 'ahead'), [(1, 12), (3, 4), (5, 2), (12, 1), (50, 1)])
-def test_prefetching_goes_as_far_ahead_as_the_capacity_allows(size, ahead):
-    loaded = []
-    batches = in_background((loaded.append(n) or n for n in range(100)), iter([size] * 100), capacity=12)
-    assert next(batches) == 0
-    deadline = time.monotonic() + 5
-    while len(loaded) < ahead + 2 and time.monotonic() < deadline:
-        time.sleep(0.001)
-    time.sleep(0.02)
-    assert len(loaded) == ahead + 2  # the one that was taken, those that are ready, and one that waits for room
-    batches.close()

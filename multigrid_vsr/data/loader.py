@@ -6,8 +6,7 @@ import atexit
 import multiprocessing
 import signal
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
@@ -105,64 +104,6 @@ def kill_workers() -> None:
     signal.signal(signal.SIGCHLD, watcher or signal.SIG_DFL)
 
 
-_LONGEST_READ = 1.0  # seconds; a disk that does not answer may keep the thread for ever
-
-
-def in_background(batches: Iterable[Any], sizes: Iterator[int], capacity: int) -> Iterator[Any]:
-    """Iterates in a thread, as far ahead as the sizes of what is ready stay within the capacity.
-
-    So small batches are loaded many ahead and large ones few, and memory stays bounded whatever the shape. One batch is
-    always allowed. An error in the thread is raised here; leaving the iterator ends the thread.
-
-    Args:
-        batches: What to iterate over.
-        sizes: The size of each batch, in any unit.
-        capacity: Sum of the sizes that may be ready at a time.
-    """
-    changed = threading.Condition()
-    ready: deque[tuple[str, Any, int]] = deque()
-    waiting = 0
-    is_left = False
-
-    def offer(kind: str, value: Any, size: int) -> bool:
-        nonlocal waiting
-        with changed:
-            changed.wait_for(lambda: is_left or not ready or waiting + size <= capacity)
-            ready.append((kind, value, size))
-            waiting += size
-            changed.notify_all()
-            return not is_left
-
-    def load() -> None:
-        try:
-            for batch in batches:
-                if not offer('batch', batch, next(sizes)):
-                    return
-            offer('end', None, 0)
-        except BaseException as error:  # handed over whatever it is: a thread that dies silently would hang the run
-            offer('error', error, 0)
-
-    thread = threading.Thread(target=load, name='multigrid_vsr prefetch', daemon=True)
-    thread.start()
-    try:
-        while True:
-            with changed:
-                changed.wait_for(lambda: ready)
-                kind, value, size = ready.popleft()
-                waiting -= size
-                changed.notify_all()
-            if kind == 'end':
-                return
-            if kind == 'error':
-                raise value
-            yield value
-    finally:
-        with changed:
-            is_left = True
-            changed.notify_all()
-        thread.join(_LONGEST_READ)
-
-
 PREFETCH_FACTOR = 2  # batches that a worker may be ahead; DataLoader's own default
 
 
@@ -224,15 +165,14 @@ class BatchRequests(Sampler[list[SampleRequest]]):
 class MultigridLoader:
     """Gives every batch of the run in one virtual epoch.
 
-    BasicSR's loop runs as many epochs as it computes from one batch size, and asks for a new iterator at each. The
-    first epoch gives the whole run; the left-over ones are empty.
+    BasicSR's loop computes its epochs from one batch size, and asks for a new iterator at each. The first epoch gives
+    the whole run, and the others are empty.
 
     Args:
         dataset: A :class:`BatchLoader`, or a :class:`DatasetAdapter`.
         requests: Which samples make each batch.
         epoch_sampler: BasicSR's sampler, which knows the epoch; ``None`` where every iteration gives the whole run.
-        num_prefetch_queue: Batches of the full shape that a background thread may keep ready, or as many more as are
-            smaller; 0 for no thread.
+        num_prefetch_queue: Batches that workers may be ahead beside :data:`PREFETCH_FACTOR` each.
         pin_memory: Whether batches lie in memory from which a GPU copies faster; nothing without a GPU.
         run: The run (models/run.py) that the batches are for. It hears when an iteration is over, and is saved before
             a frame that cannot be read ends it.
@@ -263,12 +203,10 @@ class MultigridLoader:
         return len(self.requests)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Starts nothing before the first batch is asked for: BasicSR makes an iterator that it throws away."""
+        """Starts workers at the first batch, because BasicSR makes an iterator that it never uses."""
         if self._epoch_sampler is not None and self._epoch_sampler.epoch > 0:
             return
         batches = self._batches()
-        if self._num_prefetch_queue > 0:
-            batches = in_background(batches, self._pixels(), self._capacity)
         while (batch := next(batches, None) if self._run is None else self._next_of_run(batches)) is not None:
             yield batch
 
@@ -294,33 +232,24 @@ class MultigridLoader:
                     raise batch
                 yield batch
             return
-        slots = self._slots(num_workers)
+        prefetch_factor = PREFETCH_FACTOR + -(-self._num_prefetch_queue // num_workers)
+        slots = self._slots(num_workers * prefetch_factor + 1)  # it asks for the next one before it gives one out
         sampler = slots.assign(self.requests.iterations)
-        for answer in from_workers(DataLoader(slots, sampler=sampler, prefetch_factor=PREFETCH_FACTOR, **options)):
+        for answer in from_workers(DataLoader(slots, sampler=sampler, prefetch_factor=prefetch_factor, **options)):
             yield slots.take(answer, self._pin_memory)
 
-    def _slots(self, num_workers: int) -> SharedSlots:
+    def _slots(self, num_ahead: int) -> SharedSlots:
         largest = max(self.dataset.num_bytes(segment.shape) for segment in self.requests.schedule.segments)
         num_bytes = largest * len(self.requests.ranks)
-        num_ahead = num_workers * PREFETCH_FACTOR + 1  # DataLoader asks for the next one before it gives one out
-        num_held = self._num_prefetch_queue + 2  # the one that is trained on, and one on its way
+        num_held = 2  # the one that is trained on, and one on its way
         try:
             return SharedSlots(self.dataset, self.requests.at, num_bytes, num_ahead, num_held)
         except RuntimeError as error:
             raise InputError(
                 f'datasets.train.num_worker_per_gpu: must leave {(num_ahead + num_held) * num_bytes / 1e9:.2f} GB of '
-                f'shared memory for batches, got {num_workers} workers ({error}). Lower it, or give the container '
-                'more (docker run --shm-size).'
+                f'shared memory for batches, got {self._options["num_workers"]} workers ({error}). Lower it, or give '
+                'the container more (docker run --shm-size).'
             ) from None
-
-    @property
-    def _capacity(self) -> int:
-        return self._num_prefetch_queue * self.requests.schedule.full_shape.pixels
-
-    def _pixels(self) -> Iterator[int]:
-        schedule = self.requests.schedule
-        for iteration in self.requests.iterations:
-            yield schedule.segment_at(iteration).shape.pixels
 
 
 class _FreshBatches(Dataset):
@@ -351,7 +280,9 @@ def build_multigrid_loader(
 ) -> MultigridLoader:
     """Builds the loader of a run from the arguments that BasicSR gives to ``build_dataloader``.
 
-    Without a launcher one process feeds all its GPUs (``DataParallel``), so it loads the shares of all of them.
+    Without a launcher one process feeds all its GPUs (``DataParallel``), so it loads the shares of all of them. Workers
+    are ahead by themselves, so BasicSR's ``prefetch_mode: cpu`` only lets them be further ahead; without any, it
+    starts one.
 
     Args:
         dataset: The training set: a :class:`BatchLoader`, or any dataset of BasicSR's manner.
@@ -364,7 +295,8 @@ def build_multigrid_loader(
     """
     rank, world_size = get_dist_info()
     processes_gpus = 1 if dist else max(num_gpu, 1)
-    num_workers = dataset_opt['num_worker_per_gpu'] * processes_gpus
+    is_ahead = dataset_opt.get('prefetch_mode') == 'cpu'
+    num_workers = max(dataset_opt['num_worker_per_gpu'] * processes_gpus, int(is_ahead))
     requests = BatchRequests(
         dataset_opt['multigrid'],
         len(dataset),  # type: ignore[arg-type]
@@ -377,7 +309,7 @@ def build_multigrid_loader(
         dataset if isinstance(dataset, BatchLoader) else DatasetAdapter(dataset, dataset_opt),
         requests,
         sampler,
-        num_prefetch_queue=dataset_opt.get('num_prefetch_queue', 1) if dataset_opt.get('prefetch_mode') == 'cpu' else 0,
+        num_prefetch_queue=dataset_opt.get('num_prefetch_queue', 1) if is_ahead else 0,
         num_workers=num_workers,
         worker_init_fn=partial(init_worker, num_workers=num_workers, rank=rank, seed=seed),
         pin_memory=dataset_opt.get('pin_memory', False),
