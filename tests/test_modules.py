@@ -164,7 +164,7 @@ def test_modules_stay_fixed_train_slower_and_a_run_that_goes_on_ends_in_the_same
     train_here(tmp_path, opt)
     folder = tmp_path / 'run'
     log = next(folder.glob('train_*.log')).read_text()
-    assert 'Hold spynet, upconv1 fixed.' in log
+    assert 'Frozen: spynet, upconv1.' in log
     assert 'Compute 2 modules again for the gradient: *_trunk.' in log
     rates = [line.split('lr:(')[1].split(',)')[0].split(',') for line in log.splitlines() if 'lr:(' in line]
     assert [float(slow) / float(fast) for fast, slow in rates] == pytest.approx([0.25] * 13, rel=1e-2)

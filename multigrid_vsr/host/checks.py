@@ -36,7 +36,7 @@ from multigrid_vsr.models.multigrid_video_model import (
     MultigridMixin,
     MultigridVideoGANModel,
     MultigridVideoModel,
-    check_fixed_names,
+    check_frozen_names,
 )
 from multigrid_vsr.models.optimizers import known_names, optimizer_class
 from multigrid_vsr.models.weights import OWN_STEP, check_own, check_pretrained, not_one_tensor
@@ -81,7 +81,7 @@ def check_run(opt: dict[str, Any], schedule: Schedule, may_miss: bool = False) -
         )
         if label == 'g':
             _check_cpu(opt, network)
-            check_fixed_names(opt['train'].get('fix_modules') or (), network)
+            check_frozen_names(opt['train'].get('fix_modules') or (), network)
             if opt['model_type'] in MODEL_TYPES and not type(network).__module__.startswith('basicsr.archs.'):
                 _check_forward(opt, network)
             matching(network, opt['train'].get('checkpoint_modules') or ())

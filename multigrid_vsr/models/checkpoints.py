@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, compared with the run before it is built, and thinned out as it trains.
+"""Checkpoints: written whole or not at all, compared with the run that resumes, and removed when newer ones exist.
 
 A checkpoint is a pair of one iteration: the weights, ``models/net_g_N.pth``, written first, and the training state,
 ``training_states/N.state``. Both are read as data only, so a file cannot run code.
@@ -30,17 +30,17 @@ from multigrid_vsr.options.run_options import best_metric
 def removable(
     saved: Iterable[int], whole: Iterable[int], current_iter: int, keep: int, needed: Iterable[int]
 ) -> list[int]:
-    """The iterations whose files may go.
+    """The iterations whose files may be removed.
 
-    Those after ``current_iter`` are of another past of the run and stay: a run that was resumed from an earlier
-    iteration has them.
+    Checkpoints newer than ``current_iter`` belong to an earlier attempt of a run that was resumed from before them, and
+    are never removed.
 
     Args:
         saved: Iterations with any file.
-        whole: Those with weights and state: one to go on from.
+        whole: Those with weights and state.
         current_iter: The iteration that was saved last.
-        keep: Whole ones to keep, the last.
-        needed: Others that stay.
+        keep: How many whole ones to keep, the newest.
+        needed: Others to keep.
     """
     last = sorted(iteration for iteration in whole if iteration <= current_iter)[-keep:]
     return sorted(i for i in set(saved) - {*last, *needed} if i <= current_iter) if last else []
@@ -51,14 +51,10 @@ _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.Unp
 
 
 def save(value: Any, path: str | Path) -> None:
-    """Writes a file that appears under its name only when it is on the disk as a whole.
-
-    Args:
-        value: What ``torch.load`` can read with ``weights_only``.
-        path: File to write.
+    """Writes a file that gets its name when it is whole.
 
     Raises:
-        OSError: If it cannot be written; what was under the name before stays.
+        OSError: If it cannot be written; an older file of that name stays.
     """
     try:
         with whole_file(Path(path)) as file:
@@ -71,11 +67,11 @@ def save(value: Any, path: str | Path) -> None:
 
 
 def read(path: str | Path, mmap: bool = False) -> Any:
-    """Reads what :func:`save` wrote, onto the CPU, as data alone.
+    """Reads what :func:`save` wrote, onto the CPU, as data only.
 
     Args:
         path: File to read.
-        mmap: Whether tensors stay in the file until they are used; then they are not looked at.
+        mmap: Whether tensors stay in the file until they are used; then they are not checked.
 
     Raises:
         ValueError: If it is damaged, holds code, or cannot be read; the text is one line.
@@ -192,18 +188,17 @@ def load_state(path: str | Path) -> dict[str, Any]:
 def newest_good(
     opt: Mapping[str, Any], iteration: int | None = None
 ) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
-    """Looks for the newest state whose weights are whole too, where the run writes.
+    """Finds the newest checkpoint of a run that is whole.
 
     Args:
         opt: Options of the run.
         iteration: The only iteration to look at; ``None`` for all.
 
     Returns:
-        The state's path, the state, and a line for each newer one that was passed over; no path where there is none
-        at all.
+        The state's path, the state, and a line for each newer one that is damaged; no path if there is no state.
 
     Raises:
-        InputError: If there are states and none of them is good.
+        InputError: If all of them are damaged.
     """
     warnings = []
     for path in saved_states(Path(opt['path']['training_states'])):
@@ -244,15 +239,10 @@ def _labels(opt: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def find_weights(opt: Mapping[str, Any], iteration: int, models: str | Path) -> dict[str, str]:
-    """Finds the weights of ``path.resume_state``: in the run's own folder, or else beside the state.
-
-    Args:
-        opt: Options of the run; networks in ``path.ignore_resume_networks`` are left out.
-        iteration: That of the state.
-        models: The run's folder of weights.
+    """Finds the weights of ``path.resume_state``: in the run's own folder of weights, or else beside the state.
 
     Returns:
-        The file of each network, by ``network_g`` or ``network_d``.
+        The file of each network, by ``network_g`` or ``network_d``, without ``path.ignore_resume_networks``.
 
     Raises:
         InputError: If there are none of that iteration: a state never goes on with weights of another.
@@ -286,11 +276,7 @@ def schedule_rows(schedule: Schedule, world_size: int) -> list[list[int]]:
 
 
 def check_optimizers(saved: int, asked: int, path: str | Path) -> None:
-    """Compares how many optimizers a state has with those of the run: a GAN run has two.
-
-    Raises:
-        InputError: If they differ.
-    """
+    """Refuses a state that has another number of optimizers than the run: a GAN run has two."""
     if saved != asked:
         raise InputError(
             f'path.resume_state: must have {asked} optimizers as this run has, got {path} with {saved}. '
@@ -299,16 +285,13 @@ def check_optimizers(saved: int, asked: int, path: str | Path) -> None:
 
 
 def check_same_run(state: Mapping[str, Any], rows: list[list[int]], seed: int | None, may_differ: bool) -> None:
-    """Compares what the state was saved under with what is asked for now.
+    """Refuses a state of another seed, or of another schedule from the next iteration on.
 
     Args:
         state: The training state; one without these values is not compared.
         rows: :func:`schedule_rows` of the run.
         seed: ``manual_seed`` of the option file.
         may_differ: ``path.resume_changed_schedule``.
-
-    Raises:
-        InputError: If they differ from the next iteration on, and may not.
     """
     if may_differ or 'schedule' not in state:
         return
@@ -332,13 +315,13 @@ _NUMBERED = re.compile(r'net_\w+_(\d+)\.pth|(\d+)\.state')
 
 
 class KeptCheckpoints:
-    """Removes checkpoints that nothing needs, in the folder of the run alone; called on rank 0.
+    """Removes checkpoints of the run that nothing needs; called on rank 0.
 
     Args:
         opt: Options of the run.
 
     Attributes:
-        best: ``iter`` and ``value`` of the best validation of ``keep_best``, by any process of the run.
+        best: ``iter`` and ``value`` of the best validation of ``keep_best``, also from before a resume.
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
@@ -350,16 +333,13 @@ class KeptCheckpoints:
         self.best: dict[str, Any] | None = self._read()
 
     def after_validation(self, model: Any, dataset: str, current_iter: int | str) -> bool:
-        """Looks at a validation.
+        """Whether a validation is the best of the run.
 
         Args:
             model: BasicSR's model: its ``best_metric_results`` have ``val``, ``iter`` and ``better`` of the best one in
                 this process, by test set and metric.
             dataset: Name of the test set.
             current_iter: Iteration of the weights.
-
-        Returns:
-            Whether it is the best of the run.
         """
         if self._asked is None or dataset != self._asked[0]:
             return False
@@ -373,12 +353,12 @@ class KeptCheckpoints:
         return True
 
     def save_best(self) -> None:
-        """Writes which one is the best; its weights are there."""
+        """Writes which one is the best; its weights are written already."""
         with whole_file(self._file) as file:
             file.write(f'{json.dumps(self.best)}\n'.encode())
 
     def prune(self, current_iter: int) -> None:
-        """Removes what is not kept. The state goes first: without its weights it would look damaged."""
+        """Removes what is not kept, the state first: without its weights it would look damaged."""
         keep = self._opt['logger'].get('keep_checkpoints')
         if keep is None:
             return
@@ -401,7 +381,7 @@ class KeptCheckpoints:
         return {f'{iteration}.state', *(f'net_{label}_{iteration}.pth' for label in self._labels)}
 
     def _is_asked_for(self, path: Path) -> bool:
-        """Whether the option file starts from it. What ``--auto_resume`` has found is in the options too."""
+        """Whether the option file starts from it; ``--auto_resume`` puts what it found into the options too."""
         if self._opt['auto_resume']:
             return False
         named = [value for key, value in self._opt['path'].items() if key.startswith(('pretrain_', 'resume_state'))]

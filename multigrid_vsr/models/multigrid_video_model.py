@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -33,20 +33,11 @@ from multigrid_vsr.options.multigrid_block import largest_part
 from multigrid_vsr.options.run_options import cosine_options, rate_of
 from multigrid_vsr.options.table import SCHEDULER_TYPE
 
-_FLOW_MODULES = ('spynet', 'edvr')  # what BasicSR's `fix_flow` holds fixed
+_FLOW_MODULES = ('spynet', 'edvr')  # what BasicSR's `fix_flow` freezes
 
 
-def fixed_names(train_opt: Mapping[str, Any]) -> Sequence[str]:
-    """What is in the names of the parameters that ``train.fix_flow`` holds fixed."""
-    return train_opt.get('fix_modules') or _FLOW_MODULES
-
-
-def check_fixed_names(names: Sequence[str], network: torch.nn.Module) -> None:
-    """Looks for ``train.fix_modules`` among the parameters of the network, which may be on the meta device.
-
-    Raises:
-        OptionError: If none has a name with one of them in it.
-    """
+def check_frozen_names(names: Sequence[str], network: torch.nn.Module) -> None:
+    """Refuses names in ``train.fix_modules`` that no parameter has; the network may be on the meta device."""
     parameters = [name for name, _ in network.named_parameters()]
     for place, part in enumerate(names):
         if not any(part in name for name in parameters):
@@ -55,30 +46,13 @@ def check_fixed_names(names: Sequence[str], network: torch.nn.Module) -> None:
             raise OptionError(f'train.fix_modules[{place}]', rule, part, fix)
 
 
-def hold_fixed(network: torch.nn.Module, names: Sequence[str], trains_fusion_alone: bool) -> None:
-    """Lets all parameters train but those with one of the names, or all but those of ``tsa_iter``, and logs it."""
+def freeze(network: torch.nn.Module, names: Sequence[str], trains_only_fusion: bool) -> None:
+    """Freezes the parameters with one of the names, or all but those of ``tsa_iter``, and lets the others train."""
     for name, parameter in network.named_parameters():
-        is_fixed = any(part in name for part in names) or (trains_fusion_alone and 'fusion' not in name)
-        parameter.requires_grad_(not is_fixed)
-    fixed = 'all but the TSA module' if not names else 'the flow network and feature extractor'
-    if names and names != _FLOW_MODULES:
-        fixed = ', '.join(names)
-    get_root_logger().info(f'Hold {fixed} fixed.' if names or trains_fusion_alone else 'Train all the parameters.')
-
-
-def rate_groups(network: torch.nn.Module, names: Sequence[str], lr: float, factor: float) -> list[dict[str, Any]]:
-    """Groups of parameters for an optimizer: those without one of the names first, as BasicSR has them.
-
-    Args:
-        network: The network.
-        names: What is in the names of the others.
-        lr: Rate of the first.
-        factor: Rate of the others against it.
-    """
-    groups: list[dict[str, Any]] = [{'params': [], 'lr': lr}, {'params': [], 'lr': lr * factor}]
-    for name, parameter in network.named_parameters():
-        groups[any(part in name for part in names)]['params'].append(parameter)
-    return groups
+        is_frozen = any(part in name for part in names) or (trains_only_fusion and 'fusion' not in name)
+        parameter.requires_grad_(not is_frozen)
+    frozen = ', '.join(names) if names else 'all but the TSA module'
+    get_root_logger().info(f'Frozen: {frozen}.' if names or trains_only_fusion else 'Train all the parameters.')
 
 
 _Base: Any = BaseModel if TYPE_CHECKING else object  # at run time it stands beside any model of BasicSR
@@ -87,13 +61,13 @@ _Base: Any = BaseModel if TYPE_CHECKING else object  # at run time it stands bes
 class MultigridMixin(_Base):
     """Lets a model follow the schedule: batches, rates, exact checkpoints and resume, a stop that saves first.
 
-    Put it before a model that has losses and a step of its own, and register the two under a new name::
+    Put it before a model that has its own losses and step, and register both under a new name::
 
         @MODEL_REGISTRY.register()
         class MultigridTheirModel(MultigridMixin, TheirModel): ...
 
     Its step, validation, EMA and networks stay as they are. It has to be a ``BaseModel`` of BasicSR that trains on
-    ``self.lq`` and ``self.gt``, as :meth:`feed_data` sets them. A ``scaler`` that it has is part of its state.
+    ``self.lq`` and ``self.gt``, as :meth:`feed_data` sets them. Its ``scaler``, if it has one, is part of the state.
 
     Args:
         opt (dict): Config of the run. Where the training set follows a schedule, ``datasets.train.multigrid`` holds it.
@@ -175,7 +149,7 @@ class MultigridMixin(_Base):
         super().feed_data(data)
 
     def _try_degradation(self) -> None:
-        """Says before the first iteration if a degradation does not take a shape of the run."""
+        """Raises before the first iteration if a degradation does not take a shape of the run."""
         assert self._degradation is not None
         for segment in self.schedule.segments if self.schedule is not None else ():
             shape = segment.shape
@@ -192,15 +166,15 @@ class MultigridMixin(_Base):
         return wrap(net.to(self.device), self.opt, self.device, self.opt.get('find_unused_parameters', False))
 
     def get_current_log(self) -> dict[str, float]:
-        """The losses of the last iteration, and what is watched beside them."""
+        """The losses of the last iteration, and the norms of its gradient if they are clipped."""
         return self.run.log_values(self.read_losses)
 
     def read_losses(self) -> dict[str, float]:
-        """The losses of the last iteration, means over all ranks; the device is waited for."""
+        """The losses of the last iteration, means over all ranks. Waits for the device."""
         return super().get_current_log()
 
     def validation(self, dataloader: Any, current_iter: int | str, *args: Any, **kwargs: Any) -> None:
-        """BasicSR's; one that fails does not end the run, and a signal leaves it."""
+        """BasicSR's; one that fails does not end the run, and a signal interrupts it."""
         if not self.is_train:
             return super().validation(dataloader, current_iter, *args, **kwargs)
         self.run.end_iteration()
@@ -219,7 +193,7 @@ class MultigridMixin(_Base):
             self.run.failures.worked(f'Validation of {name}')
 
     def validating(self) -> AbstractContextManager[None]:
-        """Entered for a validation: BasicSR's may be left anywhere, but then the ranks do not meet."""
+        """Entered for a validation: a signal may interrupt BasicSR's anywhere, but then the ranks do not agree."""
         return self.run.stop_signal.can_leave()
 
     def save(self, epoch: int, current_iter: int) -> None:
@@ -251,7 +225,7 @@ class MultigridMixin(_Base):
     def load_network(
         self, net: torch.nn.Module, load_path: str, strict: bool = True, param_key: Any = 'params'
     ) -> None:
-        """BasicSR's; where a file has no average of its weights, that begins as the weights."""
+        """BasicSR's; if a file has no average of its weights, the average begins as the weights."""
         if param_key == 'params_ema' and not has_average(read_weights('path.pretrain_network_g', load_path)):
             param_key = self.opt['path'].get('param_key_g', 'params')
         super().load_network(net, load_path, strict, param_key)
@@ -305,7 +279,7 @@ class MultigridMixin(_Base):
                 pass
 
 
-_FIXING_OPTIONS = ('fix_flow', 'tsa_iter')
+_FREEZING_OPTIONS = ('fix_flow', 'tsa_iter')
 
 
 @MODEL_REGISTRY.register()
@@ -325,7 +299,7 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         super().__init__(opt)
         if not self.is_train:
             return
-        self._held_fixed = (False, False)
+        self._frozen = (False, False)
         self._has_tried = False
         self.gpus = 1 if opt['dist'] else max(opt['num_gpu'], 1)  # `DataParallel` has the batches of all its GPUs
         settle_amp(opt['train'], self.get_bare_model(self.net_g), self.device, self.gpus)
@@ -360,7 +334,10 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         names, factor = train_opt.get('fix_modules'), train_opt.get('flow_lr_mul', 1)
         if not names or factor == 1:
             return VideoRecurrentModel.setup_optimizers(self)
-        groups = rate_groups(self.get_bare_model(self.net_g), names, train_opt['optim_g']['lr'], factor)
+        lr = train_opt['optim_g']['lr']
+        groups: list[dict[str, Any]] = [{'params': [], 'lr': lr}, {'params': [], 'lr': lr * factor}]
+        for name, parameter in self.get_bare_model(self.net_g).named_parameters():
+            groups[any(part in name for part in names)]['params'].append(parameter)
         self.optimizer_g = self.get_optimizer(train_opt['optim_g'].pop('type'), groups, **train_opt['optim_g'])
         self.optimizers.append(self.optimizer_g)
 
@@ -375,14 +352,14 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         return net
 
     def before_iteration(self, current_iter: int) -> None:
-        """Tries the shapes before the first one; freezes what ``train.fix_flow`` and ``train.tsa_iter`` say."""
+        """Tries the shapes before the first one, and freezes what ``train.fix_flow`` and ``train.tsa_iter`` say."""
         # A subclass with a step of its own may feed its network otherwise.
         has_our_step = type(self).optimize_parameters is MultigridVideoModel.optimize_parameters
         if has_our_step and not self._has_tried:
             self.run.try_shapes(current_iter)
         self._has_tried = True
         train_opt = self.opt['train']
-        self._hold_fixed(*(current_iter < (train_opt.get(key) or 0) for key in _FIXING_OPTIONS))
+        self._freeze(*(current_iter < (train_opt.get(key) or 0) for key in _FREEZING_OPTIONS))
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One step; a subclass may have another, with :meth:`update` or without."""
@@ -393,11 +370,11 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         self.update(current_iter)
 
     def validating(self) -> AbstractContextManager[None]:
-        """Nothing: :func:`validate` knows what may be left, and all ranks leave it together."""
+        """Nothing: :func:`validate` is interrupted on all ranks together."""
         return nullcontext()
 
     def validation(self, *args: Any, **kwargs: Any) -> None:
-        """BasicSR's, with the memory of a captured iteration free."""
+        """BasicSR's, after the memory of a captured iteration is freed."""
         if self.is_train and self._graph is not None:
             self._graph.drop()
         super().validation(*args, **kwargs)
@@ -409,7 +386,7 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         else:
             self.optimizer_g.zero_grad()
             self._losses = self.backward(self.lq, self.gt)
-        if any(self.opt['train'].get(key) for key in _FIXING_OPTIONS):  # else the arch itself leaves parameters out
+        if any(self.opt['train'].get(key) for key in _FREEZING_OPTIONS):  # else the arch itself leaves parameters out
             self.net_g = stop_finding_unused(self.net_g, self.opt, self.device)
         self.run.before_step(self.scaler, self.optimizer_g)
         self.scaler.step(self.optimizer_g)
@@ -422,10 +399,10 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
                 self.run.end_with(error)
 
     def backward(self, lq: torch.Tensor, gt: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Adds the gradient of a batch, in parts of no more pixels than ``micro_batch_size_per_gpu`` full samples have.
+        """Adds the gradient of a batch, in micro-batches of the pixels of ``micro_batch_size_per_gpu`` samples.
 
-        A part counts by its share of the batch, or in full where a loss is a sum, so the gradient is that of the whole;
-        ranks exchange it once.
+        The loss of a micro-batch counts by its share of the batch, or in full where a loss is a sum, so the gradient is
+        that of the whole batch. Ranks exchange it once.
 
         Args:
             lq: float32 (b, t, c, h, w).
@@ -458,7 +435,7 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         return samples if part is None else min(samples, part.samples_of(num_frame, gt_size) * self.gpus)
 
     def _shares_of(self, losses: dict[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
-        """What the losses of a part add to those of the batch, of which the part is a share."""
+        """What the losses of a micro-batch, a share of the batch, add to those of the batch."""
         is_sum = {'l_pix': getattr(self.cri_pix, 'reduction', 'mean') == 'sum'}
         return {name: loss if is_sum.get(name) else loss * share for name, loss in losses.items()}
 
@@ -474,13 +451,13 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         return losses
 
     def read_losses(self) -> dict[str, float]:
-        """The losses of the last iteration, the mean over all ranks; only here is the device waited for."""
+        """The losses of the last iteration, means over all ranks. Only here the model waits for the device."""
         if self._losses:
             self.log_dict.update(self.reduce_loss_dict(self._losses))
         return self.log_dict
 
     def model_ema(self, decay: float = 0.999) -> None:
-        """Averages the parameters, all in one call, and copies the buffers: BatchNorm's statistics among them."""
+        """Averages the parameters, all in one call, and copies the buffers, such as BatchNorm's statistics."""
         averaged, parameters, buffers = self._averages
         with torch.no_grad():
             torch._foreach_mul_(averaged, decay)
@@ -490,7 +467,7 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
 
     @cached_property
     def _averages(self) -> tuple[list[Any], list[Any], list[tuple[Any, Any, str]]]:
-        """The EMA's parameters and the network's, and where their buffers are: a module may exchange those."""
+        """The EMA's parameters and the network's, and where their buffers are: a module may replace a buffer."""
         net, ema = self.get_bare_model(self.net_g), self.net_g_ema
         buffers = [
             (target._buffers, source._buffers, name)
@@ -500,13 +477,13 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         ]
         return list(ema.parameters()), list(net.parameters()), buffers
 
-    def _hold_fixed(self, fixes_flow: bool, trains_fusion_alone: bool) -> None:
-        """Says which parameters train; BasicSR does so at iteration 1 only, which a resumed run never sees."""
-        if (fixes_flow, trains_fusion_alone) == self._held_fixed:
+    def _freeze(self, fixes_flow: bool, trains_only_fusion: bool) -> None:
+        """Freezes in any iteration; BasicSR does so in iteration 1, which a resumed run never sees."""
+        if (fixes_flow, trains_only_fusion) == self._frozen:
             return
-        names = fixed_names(self.opt['train']) if fixes_flow else ()
-        hold_fixed(self.get_bare_model(self.net_g), names, trains_fusion_alone)
-        self._held_fixed = (fixes_flow, trains_fusion_alone)
+        names = (self.opt['train'].get('fix_modules') or _FLOW_MODULES) if fixes_flow else ()
+        freeze(self.get_bare_model(self.net_g), names, trains_only_fusion)
+        self._frozen = (fixes_flow, trains_only_fusion)
         if isinstance(self.net_g, DistributedDataParallel):
             self.net_g = wrap(self.net_g.module, self.opt, self.device, self.net_g.find_unused_parameters)
 
@@ -532,8 +509,8 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
 class MultigridVideoGANModel(MultigridVideoModel, VideoRecurrentGANModel):
     """Trains a recurrent arch against a discriminator at the shape of each iteration.
 
-    The losses and the order of the two updates are BasicSR's own code; schedule, validation, checkpoints and stopping
-    are those of :class:`MultigridVideoModel`.
+    The losses and both updates are BasicSR's own code. Schedule, validation, checkpoints and stopping are those of
+    :class:`MultigridVideoModel`.
 
     Args:
         opt (dict): Config of the run, as for ``VideoRecurrentGANModel``.
@@ -541,7 +518,7 @@ class MultigridVideoGANModel(MultigridVideoModel, VideoRecurrentGANModel):
 
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__(opt)
-        self.fix_flow_iter = None  # held fixed by iteration: BasicSR does so at iteration 1 only
+        self.fix_flow_iter = None  # frozen by `before_iteration`: BasicSR does so in iteration 1 only
 
     def setup_optimizers(self) -> None:
         """Sets up both optimizers; beside ``fix_flow``, the rate of the flow network is ``lr_flow``."""
@@ -553,7 +530,7 @@ class MultigridVideoGANModel(MultigridVideoModel, VideoRecurrentGANModel):
         VideoRecurrentGANModel.optimize_parameters(self, current_iter)
 
     def backward(self, lq: torch.Tensor, gt: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Adds the gradient of the generator's losses: what memory has to hold at a time. Updates do not call it."""
+        """Adds the gradient of the generator's losses, for the trial of shapes only."""
         self.output = self.net_g(lq)
         losses = self._part_losses(self.output, gt)
         losses['l_g_gan'] = self.cri_gan(self.net_d(self.output.flatten(0, 1)), True, is_disc=False)

@@ -1,4 +1,4 @@
-"""The signals that stop a run: held until it can be saved, by all ranks together."""
+"""SIGTERM, Ctrl-C and the like: remembered until all ranks have saved the run together."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from torch import distributed
 from multigrid_vsr.core.errors import one_line
 from multigrid_vsr.data.loader import LEFT_TO_THE_RUN, kill_workers
 
-# A rank that cannot connect says so at once, and the others wait for it as long as a group's timeout. Later a rank may
-# wait for another that saves or validates, so the group of the run has gloo's own, half an hour.
+# Ranks wait this long for one that cannot connect. Later a rank may wait for another that saves or validates, so the
+# group of the run has gloo's own timeout, half an hour.
 _CONNECTS_WITHIN = timedelta(minutes=1)
-_MEANT_TWICE = 1.0  # seconds between two Ctrl-C of a person; a launcher passes its own on at once
+_MEANT_TWICE = 1.0  # seconds between two Ctrl-C of a person; a launcher passes one on at once
 _LOOKS = 0.25  # seconds between two looks at what other ranks have received
-_PATIENCE = 1.0  # seconds in which a frame may come to its end; launchers wait for half a minute
+_PATIENCE = 1.0  # seconds that a frame has to end; launchers wait for half a minute
 
 
 class Stopped(BaseException):
-    """Leaves what can be left before its end: a validation, or waiting for a batch.
+    """Leaves a validation, or the waiting for a batch, before its end.
 
     Attributes:
-        signal: What all ranks leave it for; 0 where they did not meet.
+        signal: The signal on which all ranks agreed; 0 if this rank leaves by itself.
     """
 
     def __init__(self, signal: int = 0) -> None:
@@ -43,11 +43,11 @@ class Stopped(BaseException):
 class StopSignal:
     """Remembers that the process was asked to stop, so that it can save first; a second Ctrl-C stops it at once.
 
-    Under a launcher every process gets the signal, and from the launcher once more, so a repeated SIGTERM says nothing
-    new. All ranks have to stop after the same iteration: what they know is summed over gloo while the next one runs.
-    A rank that validates or waits for data meets no other: a thread looks for what others tell in the store of the run.
+    Under a launcher every process gets the signal, and once more from the launcher, so a repeated SIGTERM means
+    nothing. All ranks have to stop after the same iteration: they exchange what they know over gloo while the next one
+    runs. A rank that validates or waits for data exchanges nothing, so a thread reads the store of the run.
 
-    A signal that is ignored, as SIGHUP is under ``nohup``, stays so.
+    A signal that is ignored, as SIGHUP is under ``nohup``, stays ignored.
 
     Args:
         dist: Whether there is a launcher.
@@ -93,14 +93,7 @@ class StopSignal:
         return known
 
     def meet(self, *facts: int) -> list[int]:
-        """Returns when every rank is here, with the largest of each number that they bring.
-
-        Args:
-            facts: Numbers; as many on each rank.
-
-        Returns:
-            The signal that a rank has received, or 0; then the numbers.
-        """
+        """Waits for every rank; returns the signal that one has received, or 0, and the largest of each number."""
         if self._group is None:
             return [self.received, *facts]
         values = torch.tensor([self.received, *facts], device=self._device)
@@ -112,7 +105,7 @@ class StopSignal:
 
     @contextmanager
     def can_leave(self) -> Iterator[None]:
-        """What may be left by :class:`Stopped`: at its own :meth:`leave_if_asked`, or in the middle after a while."""
+        """:class:`Stopped` may leave what is inside: at :meth:`leave_if_asked`, or anywhere after a while."""
         self._can_leave = True
         try:
             yield
@@ -120,11 +113,7 @@ class StopSignal:
             self._can_leave = False
 
     def leave_if_asked(self) -> None:
-        """Called between two frames or pieces of what may be left.
-
-        Raises:
-            Stopped: If a rank was asked to stop.
-        """
+        """Raises :class:`Stopped` if a rank was asked to stop; called between two frames."""
         if self.received and self._can_leave:
             raise Stopped
 
@@ -137,7 +126,7 @@ class StopSignal:
         return self.received != 0
 
     def is_first_to_leave(self, rank: int) -> bool:
-        """Whether this rank saves for all that leave without meeting; rank 0 is given the time to be the first."""
+        """Whether this rank saves for all that leave by themselves; rank 0 gets the time to be the first."""
         if self._store is None:
             return True
         time.sleep(1.0 if rank else 0.0)
@@ -147,22 +136,21 @@ class StopSignal:
             return False
 
     def wait_for_all(self) -> None:
-        """Returns when every rank is here: the launcher ends the others as soon as one has ended."""
+        """Waits for every rank: the launcher kills the others as soon as one has ended."""
         if self._group is not None:
             distributed.barrier(self._group)
             self._leave_group()
 
     def _leave_group(self) -> None:
-        """Ends the group while Python runs: at its end, a sum under way would abort the process."""
-        if self._group is not None:
-            if self._summed is not None:
-                self._summed[0].wait()
-            if self._group is not distributed.group.WORLD:
-                distributed.destroy_process_group(self._group)
-            self._group = self._summed = None
+        """Ends the group before Python ends: a sum under way would abort the process then."""
+        if self._summed is not None:
+            self._summed[0].wait()
+        if self._group is not distributed.group.WORLD:
+            distributed.destroy_process_group(self._group)
+        self._group = self._summed = None
 
     def restore(self) -> None:
-        """Gives the signals back to who had them, at the end of the run."""
+        """Gives the signals back to their handlers before, at the end of the run."""
         self._has_ended.set()
         if self._group is not None:  # a validation at the end of the run still meets
             self._leave_group()
@@ -186,7 +174,7 @@ class StopSignal:
             raise Stopped
 
     def _look(self) -> None:
-        """Tells other ranks, hears them, and wakes what may be left: only a signal interrupts what is waited for."""
+        """Tells other ranks, hears them, and wakes the main thread: only a signal interrupts its waiting."""
         while not self._has_ended.wait(_LOOKS):
             with suppress(RuntimeError):
                 self._look_once()
@@ -205,9 +193,9 @@ class StopSignal:
 
 
 def _group_of_all(device: torch.device | str) -> tuple[Any, torch.device | str]:
-    """A group over gloo, whose sums the device does not wait for; the run's own where gloo cannot connect."""
+    """A group over gloo, which does not keep the device waiting; the run's own group if gloo cannot connect."""
     trial, error = None, ''
-    _holds_on_all(True, device)  # none waits in the trial for one that still loads its weights
+    _holds_on_all(True, device)  # so that no rank waits in the trial for one that still loads its weights
     try:
         trial = distributed.new_group(backend='gloo', timeout=_CONNECTS_WITHIN)
     except RuntimeError as failure:
@@ -225,7 +213,7 @@ def _group_of_all(device: torch.device | str) -> tuple[Any, torch.device | str]:
 
 
 def _holds_on_all(holds: bool, device: torch.device | str) -> bool:
-    """Whether something holds on all ranks, as soon as all are here."""
+    """Whether something holds on all ranks; waits for them."""
     held = torch.tensor(int(holds), device=device)
     distributed.all_reduce(held, distributed.ReduceOp.MIN)
     return bool(held)
@@ -238,9 +226,9 @@ def _main_thread() -> int:
 
 
 def end_at_once(status: int) -> NoReturn:
-    """Ends the process as it is: an exit in good order would wait for a thread or a worker that a frame keeps waiting.
+    """Ends the process now: a normal exit would wait for a worker that waits for a frame.
 
-    Nothing can be damaged by it: a checkpoint gets its name when it is whole.
+    This damages nothing: a checkpoint gets its name when it is whole.
     """
     kill_workers()
     with suppress(OSError):  # a terminal that has closed
