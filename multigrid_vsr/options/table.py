@@ -91,7 +91,7 @@ OPTIONS = (
            default='what the arch gives'),
     Option('datasets.train.num_worker_per_gpu', whole(0), 'Processes that cut samples; 0 for none.', 'processes'),
     Option('datasets.train.prefetch_mode', choice('cpu', 'cuda'),
-           '`cpu`: workers load further ahead, at least one; `cuda`: the next batch is copied ahead.', default='neither'),
+           '`cpu`: workers, at least one, load further ahead; `cuda`: copies the next batch ahead.', default='neither'),
     Option('datasets.train.num_prefetch_queue', WHOLE,
            'Batches that workers are ahead with `prefetch_mode: cpu`, beside two for each worker.', 'batches', 1),
     Option('datasets.train.pin_memory', SWITCH, 'Faster copies to the GPU.', default=False),
