@@ -103,13 +103,6 @@ def test_measure_of_other_schedules_prints_their_stages(clips, monkeypatch):
     assert printed.splitlines()[-1] == '  # with as many samples as now: multigrid-vsr fit --fill "[7, 12, 3]"'
 
 
-def test_measure_of_stages_that_could_be_lists_prints_stages(clips):
-    stages = [{'iter': 6, 'gt_size': 64}, {'iter': 7}]
-    schedule = schedule_from_options(options(clips, multigrid={'stages': stages}))
-    printed = '\n'.join(measure.batch_lines(Fake(), schedule, True, limit=4, iters=1))
-    assert [entry['iter'] for entry in yaml.safe_load('\n'.join(printed.splitlines()[-4:]))['stages']] == [6, 7]
-
-
 def test_measure_of_a_shape_that_never_fits_says_so(clips):
     opt = options(clips, multigrid={'num_frame': [4]}, datasets__train__gt_size=320)
     with pytest.raises(

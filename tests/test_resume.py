@@ -178,20 +178,20 @@ def damage_rename(path: Path) -> None:
     shutil.copy(path.with_name('4.state'), path)
 
 
-@pytest.mark.parametrize('damage', [damage_truncate, damage_empty, damage_foreign, damage_rename])
-def test_resume_passes_over_a_damaged_newest_state(damage, tmp_path, small, capsys):
+@pytest.mark.parametrize(
+    ('name', 'damage'),
+    [
+        *(
+            ('training_states/7.state', damage)
+            for damage in (damage_truncate, damage_empty, damage_foreign, damage_rename)
+        ),
+        *(('models/net_g_7.pth', damage) for damage in (damage_truncate, damage_empty, Path.unlink)),
+    ],
+)
+def test_resume_passes_over_a_damaged_checkpoint(name, damage, tmp_path, small, capsys):
     opt, fed, folder = small
     keep_until(folder, 7)
-    damage(folder / 'training_states/7.state')
-    assert train_here(tmp_path, opt, '--auto_resume') == fed[6:]
-    assert re.search(r'Passed over \S+/training_states/7.state: ', capsys.readouterr().out)
-
-
-@pytest.mark.parametrize('damage', [damage_truncate, damage_empty, Path.unlink])
-def test_resume_passes_over_a_state_whose_weights_are_damaged(damage, tmp_path, small, capsys):
-    opt, fed, folder = small
-    keep_until(folder, 7)
-    damage(folder / 'models/net_g_7.pth')
+    damage(folder / name)
     assert train_here(tmp_path, opt, '--auto_resume') == fed[6:]
     assert re.search(r'Passed over \S+/training_states/7.state: ', capsys.readouterr().out)
 

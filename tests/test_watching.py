@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import yaml
 from basicsr.models.lr_scheduler import CosineAnnealingRestartLR, MultiStepRestartLR
 from probe import NETWORK, train_here
 from runs import TRAIN_PROBE, losses, options, run, torchrun, write
@@ -278,17 +277,3 @@ def test_plan_measures_each_segment_the_run_and_stock(tmp_path, clips):
         ).stdout
     )
     assert data['measured']['seconds'] == pytest.approx(sum(s['seconds'] for s in data['measured']['segments']))
-
-
-def test_new_options_are_checked_before_anything_is_written(tmp_path, clips):
-    for block, key, value, message in (
-        ('train', 'grad_clip_norm', 0, 'train.grad_clip_norm: must be a number above 0, got 0.'),
-        ('train', 'stop_on_nan', -1, 'train.stop_on_nan: must be a whole number of at least 0, got -1.'),
-        ('logger', 'keep_checkpoints', 0, 'logger.keep_checkpoints: must be a whole number of at least 1, got 0.'),
-        ('logger', 'progress', 'yes', 'logger.progress: must be auto, true, false, got yes.'),
-        ('logger', 'keep_best', {'metrics': 'psnr'}, 'logger.keep_best: must be text, or {metric, dataset}, got '),
-    ):
-        opt = yaml.safe_load(write(tmp_path, options(clips)).read_text())
-        opt[block][key] = value
-        with pytest.raises(SystemExit, match=re.escape(message)):
-            main(['plan', '-opt', str(write(tmp_path, opt, 'bad.yml'))])
