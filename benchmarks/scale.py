@@ -27,7 +27,7 @@ CLIPS, SAMPLES = 266, 26600  # REDS without REDS4
 SHAPES = ((128, 7), (256, 15))  # gt_size, num_frame: the paper's first and last on REDS
 LATENCIES, RATES = (0.2, 1.0, 5.0), (1000.0, 100.0)  # ms a read; MB/s of all reads together
 WORKERS = (1, 2, 4, 8)
-_MOUNTED_IN = 20  # seconds
+_MOUNTED_IN = 60  # seconds
 
 
 def measure(root: Path, rounds: int) -> None:
