@@ -155,7 +155,8 @@ class Run:
     def __init__(self, schedule: Schedule | None) -> None:
         self.schedule = schedule
         self.clock: Clock | None = None
-        self._model: Any = None
+        self._model: Any = None  # one of another plugin never starts, and nothing here acts
+        self._under_way = self._done = self._saved = 0  # iterations, counted from 1
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Run:
         return self
@@ -184,7 +185,7 @@ class Run:
         self._clip = GradClip(model.optimizers, norm) if norm else None
         self._progress = Progress(opt)
         self._kept = KeptCheckpoints(opt)
-        self._under_way = self._done = self._saved = 0  # iterations, counted from 1
+        self._under_way = self._done = self._saved = 0
         self._error: InputError | None = None
         self._ends_with: InputError | SystemExit | None = None
         self._is_stopping = False
