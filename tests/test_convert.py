@@ -489,11 +489,6 @@ def test_fast_recipe_ends_with_the_full_shape_however_short_the_run():
     assert [segment.num_iter for segment in new.schedule.segments] == [1, 1, 1]
 
 
-def test_fast_recipe_keeps_options_of_the_run():
-    new = convert(options(Path('.'), **{**REDS, **LENGTH, 'train__amp': 'fp16'}), 'fast').options['train']
-    assert new['amp'] == 'fp16'
-
-
 def test_fast_recipe_refuses_a_run_whose_crops_stay_large():
     line = (
         r'multigrid.stages: must have fewer pixels than the stock run, got 137% of them: crops are 256. '
@@ -550,8 +545,6 @@ def test_recipe_of_the_paper_gives_edvr_half_the_rate_in_the_small_stage():
 
 BAD = [
     ({'multigrid': {'gt_size': [64, 256]}}, 'multigrid: must not be there yet, or hold lq_divisor, min_lq_size, min_num_frame alone, got a block. Change it'),
-    ({'datasets': None}, 'datasets: must be a block of options, got nothing. A training run needs it.'),
-    ({'train': None}, 'train: must be a block of options, got nothing. A training run needs it.'),
     ({'network_g': 'BasicVSR'}, 'network_g: must be a block of options, got BasicVSR. A training run needs it.'),
     ({'train__scheduler': None}, 'train.scheduler: must be a block of options, got nothing.'),
     (
@@ -561,19 +554,15 @@ BAD = [
     ),
     ({'model_type': 'SRModel'}, "model_type: must be .*, got SRModel. It converts BasicSR's video training files."),
     ({'model_type': None}, 'model_type: must be one of .*, got nothing.'),
-    ({'model_type': ['EDVRModel']}, r"model_type: must be one of .*, got \['EDVRModel'\]."),
     (
         {'datasets__train__type': 'Vimeo90kDataset'},
         'datasets.train.type: must be one of REDSRecurrentDataset, REDSDataset, Vimeo90KRecurrentDataset, '
         'Vimeo90KDataset, got Vimeo90kDataset. Did you mean `Vimeo90KDataset`?',
     ),
     ({'datasets__train__gt_size': 250}, r'datasets.train.gt_size: must be a multiple of scale \(4\), got 250.'),
-    ({'datasets__train__num_frame': -1}, 'datasets.train.num_frame: must be a whole number of at least 1, got -1.'),
-    ({'train__total_iter': None}, 'train.total_iter: must be a whole number of at least 1, got nothing.'),
     ({'train__scheduler__eta_min': 'tiny'}, 'train.scheduler.eta_min: must be a number of at least 0, got tiny.'),
     ({'train__scheduler__last_epoch': 1}, 'train.scheduler.last_epoch: must be one of .*, got last_epoch.'),
     ({**network('EDVR'), 'datasets__train__gt_size': 200}, 'datasets.train.gt_size: must be a multiple of 16 for EDVR'),
-    ({**network('IconVSR'), 'datasets__train__num_frame': 4}, 'datasets.train.num_frame: must be at least 5 for Icon'),
     (
         gan(128, **VGG),
         'datasets.train.gt_size: must be 256 throughout for a VGGStyleDiscriminator',
@@ -582,7 +571,6 @@ BAD = [
         {'datasets__train__gt_size': 4, 'datasets__train__num_frame': 2},
         'multigrid: must let gt_size or num_frame grow, got gt_size 4 and num_frame 2 alone. No smaller shape',
     ),
-    ({'scale': 2}, 'scale: must be 4 for BasicVSR, which has it built in, got 2. Change it.'),
     (network('DUF', scale=2), 'scale: must be 2 for DUF, which has it built in, got 4. Change it.'),
 ]  # fmt: skip
 
@@ -632,11 +620,6 @@ def test_convert_to_a_file_that_it_cannot_write_says_why(out, line, tmp_path):
         main(['convert', '-opt', str(tmp_path / 'stock.yml'), '-o', str(tmp_path / out)])
     assert [path.name for path in tmp_path.iterdir()] == ['stock.yml']
     assert (tmp_path / 'stock.yml').read_text() == STOCK
-
-
-def test_rewrite_without_a_change_gives_the_text():
-    text = 'a: 1   # one\n\nb: {c: "x", d: ~}\n'
-    assert rewrite(text, yaml.safe_load(text), {}) == text
 
 
 def test_rewrite_of_an_option_that_is_an_alias_refuses():

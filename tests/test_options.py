@@ -19,35 +19,23 @@ BAD_BLOCKS = [
         'multigrid.gt_sizes: must be one of gt_size, num_frame, stage_iter, frame_ratio, share, '
         'batch_size_per_gpu, max_batch_size_per_gpu, micro_batch_size_per_gpu, lq_divisor, min_lq_size, min_num_frame, stages, got gt_sizes. Did you mean `gt_size`?',
     ),
-    (
-        {'frames': [7, 15]},
-        'multigrid.frames: must be one of gt_size, num_frame, stage_iter, frame_ratio, share, '
-        'batch_size_per_gpu, max_batch_size_per_gpu, micro_batch_size_per_gpu, lq_divisor, min_lq_size, min_num_frame, stages, got frames. ',
-    ),
     # types
     ({'gt_size': 256}, 'multigrid.gt_size: must be a list, got 256. Write it as [a, b, c].'),
-    ({'gt_size': 'small'}, 'multigrid.gt_size: must be a list, got small. Write it as [a, b, c].'),
     ({'gt_size': []}, 'multigrid.gt_size: must be a list, got []. Write it as [a, b, c].'),
     ({'gt_size': [128.5, 256]}, 'multigrid.gt_size[0]: must be a whole number of at least 1, got 128.5. Correct'),
     ({'gt_size': [0, 256]}, 'multigrid.gt_size[0]: must be a whole number of at least 1, got 0. Correct the value.'),
-    ({'gt_size': [True, 256]}, 'multigrid.gt_size[0]: must be a whole number of at least 1, got True. Correct'),
     ({'gt_size': ['128', 256]}, "multigrid.gt_size[0]: must be a whole number of at least 1, got '128'. Correct"),
     ({'gt_size': [float('nan'), 256]}, 'multigrid.gt_size[0]: must be a whole number of at least 1, got nan.'),
-    ({'gt_size': [float('inf'), 256]}, 'multigrid.gt_size[0]: must be a whole number of at least 1, got inf.'),
-    ({'num_frame': [[7], 15]}, 'multigrid.num_frame[0]: must be a whole number of at least 1, got [7]. Correct'),
     # order and end
     ({'gt_size': [192, 128, 256]}, 'multigrid.gt_size: must grow strictly, got [192, 128, 256]. Sort it, without'),
-    ({'gt_size': [128, 128, 256]}, 'multigrid.gt_size: must grow strictly, got [128, 128, 256]. Sort it, without'),
     ({'num_frame': [7, 7, 15]}, 'multigrid.num_frame: must grow strictly, got [7, 7, 15]. Sort it, without repeats'),
     ({'gt_size': [128, 192]}, 'multigrid.gt_size: must end with datasets.train.gt_size (256), got [128, 192]. A run'),
-    ({'gt_size': [128, 512]}, 'multigrid.gt_size: must end with datasets.train.gt_size (256), got [128, 512]. A run'),
     ({'num_frame': [7, 11]}, 'multigrid.num_frame: must end with datasets.train.num_frame (15), got [7, 11]. A run'),
     # divisibility by scale
     (
         {'gt_size': [130, 256]},
         'multigrid.gt_size[0]: must be a multiple of scale (4), got 130. The nearest below is 128.',
     ),
-    ({'gt_size': [2, 256]}, 'multigrid.gt_size[0]: must be a multiple of scale (4), got 2. The nearest below is 4.'),
     # lengths and sums
     (
         {**G, 'stage_iter': [100, 100, 100]},
@@ -58,10 +46,6 @@ BAD_BLOCKS = [
         {**G, 'stage_iter': [100, 100]},
         'multigrid.stage_iter: must add up to train.total_iter (300), got [100, 100] (sum 200). Change it by +100.',
     ),
-    (
-        {**G, 'stage_iter': [200, 200]},
-        'multigrid.stage_iter: must add up to train.total_iter (300), got [200, 200] (sum 400). Change it by -100.',
-    ),
     ({**G, 'stage_iter': [0, 300]}, 'multigrid.stage_iter[0]: must be a whole number of at least 1, got 0. Correct'),
     (
         {'num_frame': [7, 15], 'frame_ratio': [1, 1, 1]},
@@ -70,10 +54,6 @@ BAD_BLOCKS = [
     (
         {'num_frame': [7, 15], 'frame_ratio': [0, 1]},
         'multigrid.frame_ratio[0]: must be a number above 0, got 0. Leave a frame count out of num_frame to skip it.',
-    ),
-    (
-        {'num_frame': [7, 15], 'frame_ratio': [1, float('nan')]},
-        'multigrid.frame_ratio[1]: must be a number above 0, got nan. Leave a frame count out',
     ),
     ({**G, 'share': 'sample'}, 'multigrid.share: must be iter or samples, got sample. Choose one of them.'),
     (
@@ -122,11 +102,6 @@ BAD_BLOCKS = [
         'Give at least one entry.',
     ),
     (
-        {'stages': {'iter': 300}},
-        'multigrid.stages: must be a list of {iter, gt_size, num_frame, batch_size_per_gpu}, '
-        "got {'iter': 300}. Give at least one entry.",
-    ),
-    (
         {'stages': [300]},
         'multigrid.stages[0]: must be {iter, gt_size, num_frame, batch_size_per_gpu}, got 300. Name each value.',
     ),
@@ -148,11 +123,6 @@ BAD_BLOCKS = [
         {'stages': [{'iter': 300, 'gt_size': 128}]},
         'multigrid.stages[0].gt_size: must equal datasets.train.gt_size (256), '
         'got 128. A run ends with the full shape.',
-    ),
-    (
-        {'stages': [{'iter': 300, 'num_frame': 7}]},
-        'multigrid.stages[0].num_frame: must equal datasets.train.num_frame '
-        '(15), got 7. A run ends with the full shape.',
     ),
     (
         {'stages': [{'iter': 100, 'gt_size': 512}, {'iter': 200}]},

@@ -63,11 +63,7 @@ def checked(block: str, values: Mapping[str, Any], name: str = '') -> dict[str, 
 def check_given(block: str, values: Mapping[str, Any], name: str = '', but: Collection[str] = ()) -> None:
     """Asks for the options that a block cannot do without.
 
-    Args:
-        block: Dotted name of a block of the tables.
-        values: What the option file has there.
-        name: How to call it in a line, where that is not the block's own name.
-        but: Keys that need not be there.
+    The arguments are those of :func:`checked`, and keys that need not be there.
     """
     name = name or block
     for key, option in _known(block, values)[0].items():
@@ -80,7 +76,7 @@ def check_given(block: str, values: Mapping[str, Any], name: str = '', but: Coll
 def _known(block: str, values: Mapping[str, Any]) -> tuple[dict[str, Option], bool]:
     """The options of a block that holds these values, and whether it may hold nothing else.
 
-    Of a training set of the user's own, those of the loader alone are known, of a test set name and type.
+    In the user's own training set only those of the loader are known, in a test set only name and type.
     """
     known = options_of(block)
     if block == 'datasets.train' and not is_known_dataset(values):
@@ -161,20 +157,16 @@ def unread(opt: Mapping[str, Any], blocks: Collection[str] = _TRAINING_BLOCKS) -
         rows = [option.name.removeprefix(prefix) for option in ALL_OPTIONS if option.name.startswith(prefix)]
         known = [*dict.fromkeys(row.partition('.')[0] for row in rows)]
         if block == 'datasets.val':
-            known = (
-                [*known, *_OF_ANY_LOADER] if values.get('type') in (*STOCK_TEST_SETS, *TEST_SET_TYPES) else [*values]
-            )
+            is_known = values.get('type') in (*STOCK_TEST_SETS, *TEST_SET_TYPES)
+            known = [*known, *_OF_ANY_LOADER] if is_known else [*values]
         missing = [key for key in known if key not in values]
         for key in values:
             if key not in known:
                 yield f'{name}.{key}' if name else str(key), values[key], _instead(block, str(key), missing)
     has_gan = is_gan(opt)
     if 'train' in blocks:
-        fix = (
-            'Its flow network has the rate lr_flow.'
-            if has_gan
-            else 'Set model_type: MultigridVideoGANModel, or remove it.'
-        )
+        fix = 'Set model_type: MultigridVideoGANModel, or remove it.'
+        fix = 'Its flow network has the rate lr_flow.' if has_gan else fix
         for name in _NOT_OF_A_GAN if has_gan else _OF_A_GAN:
             block, _, key = name.rpartition('.')
             value = _at(opt, block).get(key)
@@ -187,12 +179,8 @@ def unread(opt: Mapping[str, Any], blocks: Collection[str] = _TRAINING_BLOCKS) -
 
 def _at(opt: Mapping[str, Any], block: str) -> Mapping[str, Any]:
     """A block of options; empty where there is none, or something else in its place."""
-    values: Any = opt
-    for key in block.split('.') if block else ():
-        values = values.get(key)
-        if not isinstance(values, Mapping):
-            return {}
-    return values
+    values = lookup(opt, block) if block else opt
+    return values if isinstance(values, Mapping) else {}
 
 
 def _instead(block: str, key: str, known: Collection[str]) -> str:

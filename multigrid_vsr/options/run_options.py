@@ -298,13 +298,8 @@ def as_test(opt: Mapping[str, Any], weights: str, param_key: str | None) -> tupl
     Returns:
         The options, and a line for each that is another than written.
     """
-    path_opt = {
-        **(opt.get('path') or {}),
-        'pretrain_network_g': weights,
-        'param_key_g': param_key,
-        'resume_state': None,
-    }
-    new = {**opt, 'path': path_opt}
+    path_opt = {'pretrain_network_g': weights, 'param_key_g': param_key, 'resume_state': None}
+    new = {**opt, 'path': {**(opt.get('path') or {}), **path_opt}}
     if isinstance(opt.get('datasets'), Mapping):
         new['datasets'] = {phase: values for phase, values in opt['datasets'].items() if phase != 'train'}
     if isinstance(opt.get('network_g'), Mapping):  # weights of parts, as of the flow network, come with the file
