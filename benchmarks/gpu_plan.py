@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
+from benchmarks import base_run
 from multigrid_vsr.core.schedule import BatchShape, Schedule
-from multigrid_vsr.demo import training
 from multigrid_vsr.options.conversion import convert
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 
@@ -118,7 +118,7 @@ def run_options(run: str, sizes: Sizes, total_iter: int, num_gpu: int = 0) -> di
 
     Paths are below the folder of the demo.
     """
-    opt = yaml.safe_load(training.options(STOCK, total_iter, seed=0, num_gpu=num_gpu))
+    opt = yaml.safe_load(base_run.options(STOCK, total_iter, seed=0, num_gpu=num_gpu))
     opt['datasets']['train'].update(asdict(sizes.full), num_worker_per_gpu=sizes.workers, pin_memory=True)
     opt['network_g'] = dict(sizes.network)
     opt['train']['optim_g']['lr'] = 2e-4

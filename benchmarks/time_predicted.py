@@ -8,10 +8,11 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+from benchmarks.base_run import options
 from benchmarks.harness import run_rounds
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.plan import format_table
-from multigrid_vsr.demo.training import options, prepare, train_file
+from multigrid_vsr.demo.training import prepare, train_file
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 from multigrid_vsr.options.option_file import read_options
 from multigrid_vsr.report.read import Log, parse_log
@@ -21,7 +22,7 @@ _LEFT_AT = (0.05, 0.1, 0.25, 0.5, 0.75)  # shares of the iterations at which the
 
 
 def measure(root: Path, rounds: int) -> None:
-    """Predicts the demo's multigrid run, trains it and prints both, ``rounds`` times.
+    """Predicts the multigrid base run, trains it and prints both, ``rounds`` times.
 
     Raises:
         InputError: If the video of the demo is not installed, or the run fails.

@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.base_run import train
 from benchmarks.harness import in_rounds, run_rounds
 from benchmarks.step import OURS, batches_of, model_of, run_step
 from multigrid_vsr.core.plan import format_table
 from multigrid_vsr.core.schedule import BatchShape
-from multigrid_vsr.demo.training import prepare, train
+from multigrid_vsr.demo.training import prepare
 from multigrid_vsr.measure import one_device
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 from multigrid_vsr.options.option_file import read_options
@@ -21,13 +22,13 @@ SHAPES = tuple(BatchShape(2, num_frame, gt_size) for gt_size in (64, 128) for nu
 
 
 def measure(root: Path, rounds: int) -> None:
-    """Trains the demo's multigrid run ``rounds`` times, its steps measured on tensors in memory around each run.
+    """Trains the multigrid base run ``rounds`` times, its steps measured on tensors in memory around each run.
 
     Raises:
         InputError: If the video of the demo is not installed, or the run fails.
     """
     prepare(root / 'data')
-    model = model_of(root, OURS, ema_decay=0)  # as the demo's run
+    model = model_of(root, OURS, ema_decay=0)  # as the base run
     times = _measure_steps(model)
     walls = []
     for round_ in range(rounds):

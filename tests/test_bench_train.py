@@ -301,7 +301,7 @@ def test_table_of_filled_shapes_is_that_of_the_committed_runs():
 
 @pytest.mark.parametrize(
     'page',
-    ['docs/method.md', 'benchmarks/README.md', 'benchmarks/claims.md', 'multigrid_vsr/demo/report.py'],
+    ['docs/method.md', 'benchmarks/README.md', 'benchmarks/claims.md'],
 )
 def test_differences_that_are_quoted_are_those_of_the_committed_runs(page, capsys):
     printed = committed_tables(capsys) + ''.join(filled_rows())

@@ -20,8 +20,8 @@ from conftest import _frames
 from shell_lines import commands_of
 
 import multigrid_vsr
+from benchmarks.base_run import options as base_options
 from multigrid_vsr.cli import build_parser, main
-from multigrid_vsr.demo.training import options as demo_options
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -169,7 +169,7 @@ def after_tutorial(tutorial) -> Path:
     shutil.copytree(tutorial / 'experiments/full', tutorial / 'experiments/stock')
     shutil.copy(tutorial / 'videos/held_out.mp4', tutorial / 'video.mp4')
     shutil.copytree(ROOT / 'options', tutorial / 'options')
-    (tutorial / 'stock.yml').write_text(demo_options('stock', 300, 0))
+    (tutorial / 'stock.yml').write_text(base_options('stock', 300, 0))
     return tutorial
 
 

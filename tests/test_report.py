@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from datetime import datetime, timedelta
 from html import escape
 from pathlib import Path
@@ -61,14 +62,6 @@ def runs_folder(tmp_path_factory, clips, stock_clips) -> Path:
     return root
 
 
-@pytest.fixture
-def experiments(runs_folder, tmp_path) -> Path:
-    """A copy of experiments/ and tb_logger/ that a test may damage."""
-    for name in ('experiments', 'tb_logger'):
-        shutil.copytree(runs_folder / name, tmp_path / name)
-    return tmp_path / 'experiments'
-
-
 def log_of(folder: Path) -> Path:
     return next(folder.glob('train_*.log'))
 
@@ -82,50 +75,42 @@ def test_run_of_multigrid_is_read_whole(runs_folder):
     assert (found.has_ended, found.iteration, found.checkpoints, found.starts) == (True, 12, (6, 12), ())
     assert [found.samples(n) for n in (0, 1, 6, 7, 12)] == [0, 2, 12, 13, 18]
     assert found.parameters > 1_000_000
+    assert (found.options['root_path'], found.options['datasets']['train']['phase']) == (str(runs_folder), 'train')
     seconds = [point.seconds for point in found.lines]
     assert seconds == sorted(seconds)
     assert found.lines[-1].seconds == found.validations['REDS4'][-1].seconds
 
 
-def test_run_of_stock_video_model_is_read_without_validation(runs_folder):
-    found = read_experiment(runs_folder / 'experiments/stock')
-    assert [point.iteration for point in found.lines] == [2, 4, 6, 8, 10, 12]
-    assert [str(segment.shape) for segment in found.schedule.segments] == ['1x4x128x128']
-    assert (found.validations, found.has_ended, found.samples(12)) == ({}, True, 12)
+def test_runs_of_basicsr_are_read_with_what_they_validate(runs_folder):
+    stock, image = (read_experiment(runs_folder / 'experiments' / name) for name in ('stock', 'image'))
+    assert [point.iteration for point in stock.lines] == [2, 4, 6, 8, 10, 12]
+    assert [str(segment.shape) for segment in stock.schedule.segments] == ['1x4x128x128']
+    assert (stock.validations, stock.has_ended, stock.samples(12)) == ({}, True, 12)
+    assert [point.iteration for point in image.validations['few']] == [4, 8, 12]
+    assert image.validations['few'][0].values.keys() == {'psnr', 'ssim'}
+    assert image.samples(12) == 24
 
 
-def test_run_of_stock_image_model_is_read_with_its_validation(runs_folder):
-    found = read_experiment(runs_folder / 'experiments/image')
-    assert [point.iteration for point in found.validations['few']] == [4, 8, 12]
-    assert found.validations['few'][0].values.keys() == {'psnr', 'ssim'}
-    assert found.samples(12) == 24
-
-
-def test_run_whose_log_is_cut_anywhere_is_still_read(experiments):
+def test_run_whose_log_is_cut_anywhere_is_still_read(runs_folder, tmp_path):
     """A run under way: whatever is written so far is there, up to the last whole line."""
-    path = log_of(experiments / 'multigrid')
+    folder = shutil.copytree(runs_folder / 'experiments/multigrid', tmp_path / 'multigrid')
+    for weights in folder.glob('models/*12.pth'):
+        weights.unlink()
+    path = log_of(folder)
     text = path.read_bytes()
     fifth = text.index(b'iter:      10,')
     for end in (fifth, fifth + 5, fifth + 60, text.index(b'\n', fifth)):
         path.write_bytes(text[:end])
-        found = read_experiment(experiments / 'multigrid')
+        found = read_experiment(folder)
         assert [point.iteration for point in found.lines] == [2, 4, 6, 8]
         assert [point.iteration for point in found.validations['REDS4']] == [4, 8]
         assert not found.has_ended
-    for end in range(0, len(text), 997):
-        path.write_bytes(text[:end])
-        assert '<h1>multigrid</h1>' in page.render([read_experiment(experiments / 'multigrid')])
-
-
-def test_report_of_a_run_under_way_says_how_far_it_is(experiments):
-    path = log_of(experiments / 'multigrid')
-    text = path.read_bytes()
-    path.write_bytes(text[: text.index(b'iter:      10,')])
-    for weights in (experiments / 'multigrid/models').glob('*12.pth'):
-        weights.unlink()
-    html = page.render([read_experiment(experiments / 'multigrid')])
+    html = page.render([found])
     assert 'under way or stopped: 67%' in html
     assert '<dt>iterations</dt><dd>8 of 12</dd>' in html
+    for end in range(0, len(text), 997):
+        path.write_bytes(text[:end])
+        assert '<h1>multigrid</h1>' in page.render([read_experiment(folder)])
 
 
 def test_report_has_the_figures_of_the_logs(runs_folder, tmp_path):
@@ -148,14 +133,19 @@ def test_report_has_the_figures_of_the_logs(runs_folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['page.html']
 
 
-def test_report_of_the_same_name_twice_tells_them_apart(runs_folder, experiments):
-    found = [read_experiment(folder / 'multigrid') for folder in (runs_folder / 'experiments', experiments)]
-    assert page.names_of(found) == [f'multigrid ({e.folder})' for e in found]
-    assert page.verdict(found, page.shown_metrics(found)) == [
-        f'multigrid ({experiments}/multigrid) reached the PSNR that multigrid ({runs_folder}/experiments/multigrid) '
-        f'ended with, {found[0].validations["REDS4"][-1].values["psnr"]:.4g}, after '
-        f'{page.duration(page.first_reaching(found[1], "REDS4", "psnr", found[0].validations["REDS4"][-1].values["psnr"]).seconds)} of training '
-        f'(multigrid ({runs_folder}/experiments/multigrid): {page.duration(page.first_reaching(found[0], "REDS4", "psnr", found[0].validations["REDS4"][-1].values["psnr"]).seconds)}): 1.00 times as fast.'
+def test_verdict_tells_runs_of_the_same_name_apart_by_their_folders(runs_folder):
+    found = read_experiment(runs_folder / 'experiments/multigrid')
+
+    def of(folder, *points):
+        return replace(
+            found, folder=Path(folder), validations={'A': tuple(Point(n, s, {'psnr': v}) for n, s, v in points)}
+        )
+
+    runs = [of('a', (1, 60, 20.0), (2, 120, 22.0), (3, 180, 21.0)), of('b', (2, 40, 22.0)), of('c', (3, 30, 20.9))]
+    assert page.verdict(runs) == [
+        'multigrid (b) reached the PSNR that multigrid (a) ended with, 21, after 40 s of training (multigrid (a): 2 min): '
+        '3.00 times as fast.',
+        'multigrid (c) has not reached the PSNR that multigrid (a) ended with, 21.',
     ]
 
 
@@ -173,10 +163,6 @@ def test_report_of_what_is_no_run_exits_with_one_line(arguments, message, tmp_pa
     monkeypatch.chdir(tmp_path)
     assert refusal('report', *arguments) == message
     assert [path.name for path in tmp_path.iterdir()] == ['empty']
-
-
-def test_report_help_has_examples(tmp_path):
-    assert 'multigrid-vsr report experiments/stock experiments/multigrid -o' in run(*REPORT, '-h', cwd=tmp_path).stdout
 
 
 # What BasicSR and this project write, word for word.
@@ -209,8 +195,11 @@ def log_text(*records: tuple[int, str], val_freq: int = 100) -> str:
     """A log whose records come so many seconds after ten o'clock."""
     start = datetime(2026, 11, 24, 10)
     stamps = [f'{start + timedelta(seconds=second):%Y-%m-%d %H:%M:%S},000 INFO: ' for second, _ in records]
+    banner = '\n                ____\n               / __ )\nVersion Information: \n\tBasicSR: 1.4.2\n'
     head = OPTIONS.replace('val_freq: 100', f'val_freq: {val_freq}')
-    return f'{stamps[0]}{head}\n' + ''.join(f'{stamp}{text}\n' for stamp, (_, text) in zip(stamps, records))
+    return f'{stamps[0]}{banner}{stamps[0]}{head}\n' + ''.join(
+        f'{stamp}{text}\n' for stamp, (_, text) in zip(stamps, records)
+    )
 
 
 def iteration(number: int) -> str:
@@ -242,175 +231,131 @@ def test_validation_gets_the_iteration_that_the_log_leaves_out(val_freq, records
 def test_options_in_a_log_are_read_as_blocks():
     text = (
         '\n  name: a: b\n  datasets:[\n    train:[\n      interval_list: [1, 2]\n      io_backend:[\n'
-        '        type: disk\n      ]\n    ]\n  ]\n  path:[\n    resume_state: None\n  ]\n  lr: 1e-07\n  empty: \n'
+        "        type: disk\n      ]\n    ]\n  ]\n  multigrid:[\n    stages: [OrderedDict([('iter', 2)])]\n  ]\n  path:[\n    resume_state: None\n  ]\n  lr: 1e-07\n  empty: \n"
     )
     assert parse_options(text) == {
         'name': 'a: b',
         'datasets': {'train': {'interval_list': [1, 2], 'io_backend': {'type': 'disk'}}},
+        'multigrid': {'stages': [{'iter': 2}]},
         'path': {'resume_state': None},
         'lr': 1e-7,
         'empty': '',
     }
 
 
-def two_logs(folder: Path) -> Path:
-    """A run that was killed after iteration 400 and went on from 200; half a day lies between."""
-    folder.mkdir()
+def test_clock_of_a_resumed_run_leaves_out_the_break_and_the_lost_work(tmp_path):
+    """A run that was killed after iteration 400 and went on from 200, half a day later.
+
+    Its cost is of 100 iterations in 100 s and in 50 s: neither with a checkpoint between, nor from a start.
+    """
     first = [(5, 'Start training from epoch: 0, iter: 0'), (105, iteration(100)), (205, iteration(200)),
              (206, 'Saving models and training states.'), (405, iteration(300)), (505, iteration(400))]  # fmt: skip
     later = [(43210, 'Start training from epoch: 0, iter: 200'), (43260, iteration(300)), (43310, iteration(400))]  # fmt: skip
     for name, records in (('train_x_1.log', first), ('train_x_2.log', later)):
-        (folder / name).write_text(log_text(*records))
-    return folder
-
-
-def test_clock_of_a_resumed_run_leaves_out_the_break_and_the_lost_work(tmp_path):
-    found = read_experiment(two_logs(tmp_path / 'x'))
+        (tmp_path / name).write_text(log_text(*records))
+    found = read_experiment(tmp_path)
     assert [(p.iteration, p.seconds) for p in found.lines] == [(100, 100), (200, 200), (300, 250), (400, 300)]
     assert (found.starts, found.iteration, found.seconds) == ((200,), 400, 300)
-
-
-def test_cost_of_a_stage_leaves_out_what_is_no_training(tmp_path):
-    """100 iterations in 100 s and in 50 s; the interval with a checkpoint in it and those of the starts do not count."""
-    (cost,) = page.segment_costs(read_experiment(two_logs(tmp_path / 'x')))
+    (cost,) = page.segment_costs(found)
     assert cost.seconds_per_iter == pytest.approx((100 + 50) / 200)
     assert cost.samples_per_second == pytest.approx(2 / 0.75)
     assert cost.megapixels_per_second == pytest.approx(2 * 5 * 64 * 64 / 0.75 / 1e6)
-    assert cost.waiting == pytest.approx(0.1)
-    assert cost.peak_memory is None
+    assert (cost.waiting, cost.peak_memory) == (pytest.approx(0.1), None)
 
 
-def test_first_reaching_takes_the_first_validation_as_good(runs_folder):
-    import dataclasses
-
-    points = tuple(Point(n, n * 10.0, {'psnr': value}) for n, value in ((1, 20.0), (2, 22.0), (3, 21.0), (4, 23.0)))
-    found = dataclasses.replace(read_experiment(runs_folder / 'experiments/multigrid'), validations={'A': points})
-    assert page.first_reaching(found, 'A', 'psnr', 21.5).iteration == 2
-    assert page.first_reaching(found, 'A', 'psnr', 23.5) is None
-    assert page.best(found, 'A', 'psnr').iteration == 4
-    lower = {**found.options, 'val': {'metrics': {'psnr': {'better': 'lower'}}}}
-    found = dataclasses.replace(found, options=lower)
-    assert page.first_reaching(found, 'A', 'psnr', 21.5).iteration == 1
-    assert page.best(found, 'A', 'psnr').iteration == 1
+@pytest.mark.parametrize(('better', 'value', 'reached', 'best'), [
+    ('higher', 21.5, 2, 4), ('higher', 23.5, None, 4), ('lower', 21.5, 1, 1),
+])  # fmt: skip
+def test_first_reaching_takes_the_first_validation_as_good(better, value, reached, best, runs_folder):
+    points = tuple(Point(n, n * 10.0, {'psnr': psnr}) for n, psnr in ((1, 20.0), (2, 22.0), (3, 21.0), (4, 23.0)))
+    found = read_experiment(runs_folder / 'experiments/multigrid')
+    opt = {**found.options, 'val': {'metrics': {'psnr': {'better': better}}}}
+    found = replace(found, options=opt, validations={'A': points})
+    point = page.first_reaching(found, ('A', 'psnr'), value)
+    assert (point and point.iteration, page.best(found, ('A', 'psnr'))[0].iteration) == (reached, best)
 
 
 def test_folder_with_an_option_file_alone_is_a_run_that_has_not_begun(tmp_path):
-    (tmp_path / 'x').mkdir()
-    (tmp_path / 'x/run.yml').write_text(
+    (tmp_path / 'run.yml').write_text(
         'name: x\ntrain: {total_iter: 1000}\ndatasets: {train: {batch_size_per_gpu: 2, gt_size: 64, num_frame: 5}}\n'
     )
-    found = read_experiment(tmp_path / 'x')
+    found = read_experiment(tmp_path)
     assert (found.iteration, found.lines, found.schedule.total_iter) == (0, (), 1000)
     assert 'under way or stopped: 0%' in page.render([found])
+    (tmp_path / 'run.yml').write_text('name: x\n')
+    with pytest.raises(InputError, match=r': train: must be a block of options, got nothing'):
+        read_experiment(tmp_path)
 
 
-def test_option_of_a_run_that_has_no_schedule_is_one_line(tmp_path):
-    (tmp_path / 'x').mkdir()
-    (tmp_path / 'x/run.yml').write_text('name: x\n')
-    with pytest.raises(InputError, match=r'/x: train: must be a block of options, got nothing'):
-        read_experiment(tmp_path / 'x')
-
-
-def numbered(count: int) -> list[np.ndarray]:
+def numbered(count: int, grey: int = 40) -> list[np.ndarray]:
     """Frames of 64 x 96 pixels, each of a grey of its own."""
-    return [np.full((64, 96, 3), 40 + 10 * number, np.uint8) for number in range(count)]
+    return [np.full((64, 96, 3), grey + 10 * number, np.uint8) for number in range(count)]
 
 
-def images(folder: Path, frames, name, suffix='png') -> None:
+def images(folder: Path, frames, name: str = '{}', suffix='png', first: int = 0) -> None:
     folder.mkdir(parents=True)
-    for number, frame in enumerate(frames):
-        assert cv2.imwrite(str(folder / f'{name(number)}.{suffix}'), frame)
+    for number, frame in enumerate(frames, first):
+        assert cv2.imwrite(str(folder / f'{name.format(number)}.{suffix}'), frame)
 
 
-def unpadded(root, gt, lq):
-    images(root / 'gt/a', gt, str)
-    images(root / 'lq/a', lq, str)
+def video(path: Path, frames) -> None:
+    path.parent.mkdir(parents=True)
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream('ffv1', rate=25)
+        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], 'bgr0'
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='bgr24').reformat(format='bgr0')))
+        container.mux(stream.encode(None))
 
 
-def beginning_at_98(root, gt, lq):
-    images(root / 'gt/a', gt, lambda number: f'{number + 98}')
-    images(root / 'lq/a', lq, lambda number: f'{number + 98}')
-
-
-def with_files_of_macos(root, gt, lq):
-    for kind, frames in (('gt', gt), ('lq', lq)):
-        images(root / kind / 'a', frames, lambda number: f'f{number + 1:04d}')
-        for path in list((root / kind / 'a').iterdir()):
-            path.with_name(f'._{path.name}').write_bytes(b'x')
-
-
-def as_jpeg(root, gt, lq):
-    images(root / 'gt/a', gt, lambda number: f'{number:08d}', 'jpg')
-    images(root / 'lq/a', lq, lambda number: f'{number:08d}')
-
-
-def cropped(root, gt, lq):
-    images(root / 'gt/a', [np.pad(frame, ((0, 2), (0, 3), (0, 0))) for frame in gt], str)
-    images(root / 'lq/a', lq, str)
-
-
-def as_video(root, gt, lq):
-    for kind, frames in (('gt', gt), ('lq', lq)):
-        (root / kind).mkdir(parents=True)
-        with av.open(str(root / kind / 'a.mkv'), 'w') as container:
-            stream = container.add_stream('ffv1', rate=25)
-            stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], 'bgr0'
-            for frame in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='bgr24').reformat(format='bgr0')))
-            container.mux(stream.encode(None))
-
-
-def of_basicsr(root, gt, lq):
-    """Read by the alphabet, counted from 0; the names count from 1."""
-    images(root / 'gt/a', gt, lambda number: f'{number + 1:08d}')
-    images(root / 'lq/a', lq, lambda number: f'{number + 1:08d}')
-
-
-KINDS = [unpadded, beginning_at_98, with_files_of_macos, as_jpeg, cropped, as_video, of_basicsr]
-
-
-def shown(html: str) -> dict[str, int]:
-    """The mean of each picture on a page, by what stands below it."""
+def reported(root: Path, monkeypatch, val: dict[str, str], frames, name: str) -> tuple[str, dict[str, int]]:
+    """The page of a run that saved the frames of clip a, and the mean of each picture on it by its caption."""
+    train = {'batch_size_per_gpu': 2, 'gt_size': 64, 'num_frame': 5}
+    opt = {'name': 'x', 'scale': 4, 'train': {'total_iter': 8}, 'datasets': {'train': train, 'val': val}}
+    images(root / 'x/visualization' / val['name'] / 'a', frames, f'{name}_8')
+    (root / 'x/run.yml').write_text(yaml.safe_dump(opt))
+    monkeypatch.chdir(root)
+    main(['report', 'x', '-o', 'page.html'])
+    html = (root / 'page.html').read_text()
     found = re.findall(r'<img alt="([^"]*)" src="data:image/png;base64,([^"]*)"', html)
-    return {
+    means = {
         label: round(cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), 1).mean()) for label, data in found
     }
+    return html, means
 
 
-@pytest.mark.parametrize('make', KINDS)
+# BasicSR reads frames by the alphabet and counts them from 0.
+@pytest.mark.parametrize('kind', ['unpadded', 'from 98', 'macos', 'jpeg', 'cropped', 'video', 'of BasicSR'])
 @pytest.mark.parametrize('count', [13, 6])
-def test_report_shows_the_frames_that_the_test_set_reads(make, count, tmp_path, monkeypatch):
-    gt = numbered(count)
-    make(tmp_path, gt, [frame[::4, ::4] for frame in gt])
-    kind = 'VideoRecurrentTestDataset' if make is of_basicsr else 'MultigridVideoTestDataset'
-    write_run(tmp_path, {'name': 'mine', 'type': kind, 'dataroot_gt': 'gt', 'dataroot_lq': 'lq'})
-    images(tmp_path / 'x/visualization/mine/a', [frame + 1 for frame in gt], lambda number: f'{number:08d}_8')
-    monkeypatch.chdir(tmp_path)
-    main(['report', 'x', '-o', 'page.html'])
-    html = (tmp_path / 'page.html').read_text()
+def test_report_shows_the_frames_that_the_test_set_reads(kind, count, tmp_path, monkeypatch):
+    gt, lq = numbered(count), [frame[::4, ::4] for frame in numbered(count)]
+    name = {'unpadded': '{}', 'from 98': '{}', 'macos': 'f{:04d}'}.get(kind, '{:08d}')
+    if kind == 'cropped':
+        gt = [np.pad(frame, ((0, 2), (0, 3), (0, 0))) for frame in gt]
+    for root, frames in (('gt', gt), ('lq', lq)):
+        if kind == 'video':
+            video(tmp_path / root / 'a.mkv', frames)
+            continue
+        suffix, first = 'jpg' if (kind, root) == ('jpeg', 'gt') else 'png', 98 if kind == 'from 98' else 0
+        images(tmp_path / root / 'a', frames, name, suffix, first)
+        for path in list((tmp_path / root / 'a').iterdir()) if kind == 'macos' else ():
+            path.with_name(f'._{path.name}').write_bytes(b'x')
+    type_ = 'VideoRecurrentTestDataset' if kind == 'of BasicSR' else 'MultigridVideoTestDataset'
+    val = {'name': 'mine', 'type': type_, 'dataroot_gt': 'gt', 'dataroot_lq': 'lq'}
+    html, shown = reported(tmp_path, monkeypatch, val, numbered(count, 41), '{:08d}')
     middle = count // 2
     assert f'<p class="dim">mine/a/{middle:08d}</p>' in html
     grey = 40 + 10 * middle
-    assert shown(html) == {'LQ': grey, 'x, 8': grey + 1, 'ground truth': grey}
+    assert shown == {'LQ': grey, 'x, 8': grey + 1, 'ground truth': grey}
 
 
 def test_report_of_a_set_of_windows_finds_a_frame_by_its_name(tmp_path, monkeypatch):
     """BasicSR names the picture after the LQ frame, and pairs frames by the alphabet."""
-    gt = numbered(5)
-    images(tmp_path / 'gt/a', gt, lambda number: f'{number:04d}')
-    images(tmp_path / 'lq/a', [frame[::4, ::4] for frame in gt], lambda number: f'frame{number + 1}')
-    write_run(tmp_path, {'name': 'Vid4', 'type': 'VideoTestDataset', 'dataroot_gt': 'gt', 'dataroot_lq': 'lq'})
-    images(tmp_path / 'x/visualization/Vid4/a', [frame + 1 for frame in gt], lambda number: f'frame{number + 1}_8')
-    monkeypatch.chdir(tmp_path)
-    main(['report', 'x', '-o', 'page.html'])
-    assert shown((tmp_path / 'page.html').read_text()) == {'LQ': 60, 'x, 8': 61, 'ground truth': 60}
-
-
-def write_run(root: Path, val: dict[str, str]) -> None:
-    train = {'batch_size_per_gpu': 2, 'gt_size': 64, 'num_frame': 5}
-    opt = {'name': 'x', 'scale': 4, 'train': {'total_iter': 8}, 'datasets': {'train': train, 'val': val}}
-    (root / 'x').mkdir()
-    (root / 'x/run.yml').write_text(yaml.safe_dump(opt))
+    images(tmp_path / 'gt/a', numbered(5), '{:04d}')
+    images(tmp_path / 'lq/a', [frame[::4, ::4] for frame in numbered(5)], 'frame{}')
+    val = {'name': 'Vid4', 'type': 'VideoTestDataset', 'dataroot_gt': 'gt', 'dataroot_lq': 'lq'}
+    _, shown = reported(tmp_path, monkeypatch, val, numbered(5, 41), 'frame{}')
+    assert shown == {'LQ': 60, 'x, 8': 61, 'ground truth': 60}
 
 
 @pytest.mark.parametrize(('root', 'reason'), [
@@ -418,14 +363,11 @@ def write_run(root: Path, val: dict[str, str]) -> None:
     ('other', 'the test set has no clip a'),
 ])  # fmt: skip
 def test_report_says_why_there_is_no_ground_truth(root, reason, tmp_path, monkeypatch):
-    images(tmp_path / 'other/b', numbered(3), str)
-    write_run(tmp_path, {'name': 'mine', 'type': 'MultigridVideoTestDataset', 'dataroot_gt': root})
-    images(tmp_path / 'x/visualization/mine/a', numbered(3), lambda number: f'{number:08d}_8')
-    monkeypatch.chdir(tmp_path)
-    main(['report', 'x', '-o', 'page.html'])
-    html = (tmp_path / 'page.html').read_text()
+    images(tmp_path / 'other/b', numbered(3))
+    val = {'name': 'mine', 'type': 'MultigridVideoTestDataset', 'dataroot_gt': root}
+    html, shown = reported(tmp_path, monkeypatch, val, numbered(3), '{:08d}')
     assert f'<p class="dim">mine/a/00000001, without ground truth: {reason}</p>' in html
-    assert shown(html) == {'x, 8': 50}
+    assert shown == {'x, 8': 50}
 
 
 DURATIONS = [(0.0, '0.0 s'), (9.96, '10.0 s'), (42.4, '42 s'), (60, '1 min'), (61, '1 min 1 s'), (3599.7, '1 h'),
@@ -496,15 +438,7 @@ def test_page_opens_in_a_browser(width, scheme, background, runs_folder, tmp_pat
     assert 'CONSOLE' not in done.stderr
     before, after = (part.split('|') for part in re.search('<pre id="probe">([^$]*?)</pre>', done.stdout)[1].split(';'))
     charts = str(html.count('<figcaption>') - html.count('alt="'))
-    assert before[:8] == [
-        str(width),
-        '0',
-        '0',
-        charts,
-        '0',
-        '0',
-        background,
-        '0',
-    ]  # several runs are compared over time first
+    # several runs are compared over time first
+    assert before[:8] == [str(width), '0', '0', charts, '0', '0', background, '0']
     assert after[1:5] == ['0', '0', '0', charts]
     assert int(before[8]) > 0.7 * min(width, 1080)

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks import base_run
 from multigrid_vsr.data.batches import to_float_rgb
-from multigrid_vsr.demo import evaluation
 from multigrid_vsr.models import checkpoints
 
 BATCH, SIDE, RATE = 4, 64, 1e-4
@@ -28,7 +28,7 @@ def make(path: Path, lq_root: Path, iters: int) -> None:
     from basicsr.archs.arch_util import flow_warp
     from basicsr.archs.spynet_arch import SpyNet
 
-    clips = [to_float_rgb(torch.from_numpy(frames)) for frames in evaluation.read_clips(lq_root).values()]
+    clips = [to_float_rgb(torch.from_numpy(frames)) for frames in base_run.read_clips(lq_root).values()]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = SpyNet()
@@ -88,7 +88,7 @@ def warping_error(path: Path, lq_root: Path) -> tuple[float, float]:
     from basicsr.archs.spynet_arch import SpyNet
 
     network, errors = SpyNet(str(path)).eval(), []
-    for frames in evaluation.read_clips(lq_root).values():
+    for frames in base_run.read_clips(lq_root).values():
         clip = to_float_rgb(torch.from_numpy(frames))
         with torch.no_grad():
             flow = network(clip[:-1], clip[1:]).permute(0, 2, 3, 1)

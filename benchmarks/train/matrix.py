@@ -21,12 +21,12 @@ from typing import Any
 import torch
 import yaml
 
+from benchmarks import base_run
 from benchmarks.train import flow_network, times
 from benchmarks.train.results import read_runs
 from benchmarks.train.runs import Run, options, start_of
 from multigrid_vsr.core.whole_file import whole_file
-from multigrid_vsr.demo import evaluation, training
-from multigrid_vsr.demo.training import PARTS, Part, prepare
+from multigrid_vsr.demo.training import PARTS, Part, prepare, train_file
 from multigrid_vsr.measure import one_device
 from multigrid_vsr.models.inference import load_restorer, to_bgr_bytes
 from multigrid_vsr.options.multigrid_block import schedule_from_options
@@ -63,7 +63,7 @@ def train(root: Path, runs: Sequence[Run], results: Path, args: argparse.Namespa
     threads = None if args.jobs is None else 1
     if threads is not None:
         torch.set_num_threads(threads)
-    clips = {kind: evaluation.read_clips(root / 'data/val' / kind) for kind in ('lq', 'gt')}
+    clips = {kind: base_run.read_clips(root / 'data/val' / kind) for kind in ('lq', 'gt')}
     with ThreadPoolExecutor(args.jobs or 1) as pool:
         pending = [
             pool.submit(
@@ -110,7 +110,7 @@ def _make_start(root: Path, arch: str, iters: int) -> None:
     run = Run('untrained_full', arch, gt_size=128, num_frame=7, rate=2e-3, iters=iters, seed=0)
     opt = {**options(run, one_device()), 'name': target.stem}
     with trained(root, opt, f'Train the start of {arch}', None) as folder:
-        training.weights_of(folder, iters)[-1][1].rename(target)
+        base_run.weights_of(folder, iters)[-1][1].rename(target)
 
 
 @contextlib.contextmanager
@@ -136,7 +136,7 @@ def trained(root: Path, opt: dict[str, Any], label: str, threads: int | None) ->
     is_stock = opt['model_type'] != 'MultigridVideoModel'
     if is_stock:
         shutil.rmtree(folder, ignore_errors=True)
-    training.train_file(path, opt['train']['total_iter'], label, threads, *(() if is_stock else ('--auto_resume',)))
+    train_file(path, opt['train']['total_iter'], label, threads, *(() if is_stock else ('--auto_resume',)))
     yield folder
     shutil.rmtree(folder)
     path.unlink()
@@ -155,7 +155,7 @@ def _train_one(
     freq, last = opt['logger']['save_checkpoint_freq'], opt['train']['total_iter']
     segments = schedule_from_options(opt).segments
     with trained(root, opt, label, threads) as folder:
-        saved = training.weights_of(folder, last)
+        saved = base_run.weights_of(folder, last)
         measured = [each for each in saved if each[0] % freq == 0 or each[0] == last]  # not where it was stopped
         was_interrupted = len(list(folder.glob('train_*.log'))) > 1
         line = {
@@ -164,7 +164,7 @@ def _train_one(
             'segments': [[segment.num_iter, *astuple(segment.shape)] for segment in segments],
             'curve': [(iteration, _psnrs(opt, weights, 'params_ema', clips)) for iteration, weights in measured],
             'psnr_last': _psnrs(opt, saved[-1][1], 'params', clips),
-            'wall': None if was_interrupted else training.wall_clocks(folder)[-1],
+            'wall': None if was_interrupted else base_run.wall_clocks(folder)[-1],
         }
         _add(results, line)
 
@@ -174,7 +174,7 @@ def _psnrs(opt: dict[str, Any], weights: Path, key: str, clips: dict[str, Any]) 
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     restore = load_restorer(opt, weights, key, device)
     restored = {clip: to_bgr_bytes(restore(torch.from_numpy(lq))).numpy() for clip, lq in clips['lq'].items()}
-    return [round(evaluation.psnr(restored, {clip: gt}), 4) for clip, gt in clips['gt'].items()]
+    return [round(base_run.psnr(restored, {clip: gt}), 4) for clip, gt in clips['gt'].items()]
 
 
 def _add(results: Path, line: dict[str, Any]) -> None:

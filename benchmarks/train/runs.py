@@ -1,4 +1,4 @@
-"""The variants of ``python -m benchmarks.train``, and the option file of a run: the demo's, with what differs."""
+"""The variants of ``python -m benchmarks.train``, and the option file of a run: the base run's, with what differs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from benchmarks import base_run
 from multigrid_vsr.core.lr import BATCH_SCALINGS
 from multigrid_vsr.core.schedule import split
-from multigrid_vsr.demo import training
 from multigrid_vsr.demo.training import SCALE
 from multigrid_vsr.measure import model_of_windows
 from multigrid_vsr.options.archs import target_of
@@ -198,7 +198,7 @@ def options(run: Run, num_gpu: int = 0, checkpoints: int = CHECKPOINTS) -> dict[
 
 
 def _demo(name: str, run: Run) -> dict[str, Any]:
-    return dict(yaml.safe_load(training.options(name, run.iters, run.seed)))
+    return dict(yaml.safe_load(base_run.options(name, run.iters, run.seed)))
 
 
 def _nested(variant: Variant, run: Run, is_fixed: bool) -> dict[str, Any]:

@@ -19,8 +19,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         'report',
         help='compare runs on one page',
-        description='Writes one self-contained HTML page from the logs, TensorBoard files, checkpoints and pictures of '
-        "BasicSR's runs and this project's, also of a run under way. The first run is the one to compare with.",
+        description="Writes one self-contained HTML page from the logs, checkpoints and pictures of BasicSR's runs and "
+        "this project's, also of a run under way. The first run is the one to compare with.",
         examples=_EXAMPLES,
     )
     parser.add_argument('experiments', nargs='+', type=Path, metavar='EXPERIMENT', help='folder of a run')
@@ -40,9 +40,9 @@ def run(args: argparse.Namespace) -> None:
         if not folder.is_dir():
             raise OptionError('EXPERIMENT', 'be the folder of a run', folder, 'Correct the path.')
     check_writable('-o', args.out)
-    from multigrid_vsr.report.page import render, shown_metrics, verdict
+    from multigrid_vsr.report.page import render, verdict
     from multigrid_vsr.report.read import read_experiment
 
     experiments = [read_experiment(folder) for folder in args.experiments]
     write_whole('-o', args.out, render(experiments).encode())
-    print(*verdict(experiments, shown_metrics(experiments)), f'Report: {args.out}', sep='\n')
+    print(*verdict(experiments), f'Report: {args.out}', sep='\n')

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 import cv2
@@ -22,6 +21,8 @@ from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.frames.pairs import default_workers, open_sources, shrink
 from multigrid_vsr.frames.prepare import build
 from multigrid_vsr.frames.video import Video
+from multigrid_vsr.options.conversion import RECIPES
+from multigrid_vsr.options.option_file import read_options
 from multigrid_vsr.options.table import PAPER_WARMUP_PART
 
 
@@ -78,34 +79,32 @@ class Part:
     num_frame: int
 
 
-# BasicSR's REDS datasets take 100 frames a clip for granted and keep 000 for validation. At least 10 frames lie between
-# what is trained on and what is held out.
+# BasicSR's REDS datasets expect 100 frames a clip and keep clip 000 for validation. At least 10 frames lie between what
+# is trained on and what is held out.
 PARTS = (
     Part('train', '001', 'bikes.mp4', None, 0, 100),
     Part('train', '002', 'bikes.mp4', None, 100, 100),
     Part('train', '003', 'bigbuckbunny.mp4', 360, 0, 100),
-    Part('val', '000', 'bikes.mp4', None, 215, 10),
-    Part('val', '001', 'bigbuckbunny.mp4', 360, 115, 10),
+    Part('val', '000', 'bikes.mp4', None, 215, 5),
+    Part('val', '001', 'bigbuckbunny.mp4', 360, 115, 5),
 )
 
 
-def prepare(root: Path, parts: Sequence[Part] | None = None) -> None:
+def prepare(root: Path, parts: Sequence[Part] = PARTS) -> None:
     """Writes ``root/{train,val}/{gt,lq}/CLIP/00000000.png``, and ``root/store``, the training frames packed.
 
-    LQ is BasicSR's bicubic ``imresize`` by 1/4.
-
-    What is there already is kept: the folder appears under its name only when it is whole.
+    LQ frames are made by BasicSR's bicubic ``imresize``. A folder that is there is whole and is kept: it appears under
+    its name when all is written.
 
     Args:
         root: Folder of the demo's data.
-        parts: What it holds; :data:`PARTS` without it.
+        parts: What it holds.
 
     Raises:
         InputError: If the videos are not installed.
     """
     if root.exists():
         return
-    parts = PARTS if parts is None else parts
     unfinished = root.with_name(f'{root.name}.unfinished')
     shutil.rmtree(unfinished, ignore_errors=True)
     sizes: dict[Part, tuple[int, ...]] = {}
@@ -129,36 +128,43 @@ def prepare(root: Path, parts: Sequence[Part] | None = None) -> None:
     unfinished.rename(root)
 
 
+GT_SIZE, NUM_FRAME = 256, 7  # the full shape
+_PERIODS = 6  # the baseline's rate starts again as often as in the paper's recipe
 _OPTIONS = """\
 # {title}
 name: {name}
-model_type: {model_type}
+model_type: MultigridVideoModel
 scale: 4
-num_gpu: {num_gpu}
+num_gpu: 0
 manual_seed: {seed}
 
 datasets:
   train:
     name: bikes_and_bunny
-    type: {dataset_type}
-    dataroot_gt: data/{folder}/gt
-    dataroot_lq: data/{folder}/lq
-    meta_info_file: data/train/meta_info.txt
+    type: MultigridREDSDataset
+    dataroot_gt: data/store/gt
+    dataroot_lq: data/store/lq
     val_partition: REDS4
-    test_mode: false
     io_backend:
-      type: {io_backend}
-    num_frame: 7
-    gt_size: 128
+      type: packed
+    num_frame: {num_frame}
+    gt_size: {gt_size}
     interval_list: [1]
     random_reverse: false
     use_hflip: true
     use_rot: true
     num_worker_per_gpu: 1
-    batch_size_per_gpu: 2
-    dataset_enlarge_ratio: 200
-    prefetch_mode: {prefetch_mode}
-{multigrid}
+    batch_size_per_gpu: 1
+  val:
+    name: held_out
+    type: MultigridVideoTestDataset
+    dataroot_gt: data/val/gt
+    dataroot_lq: data/val/lq
+
+multigrid:
+  stages:
+{stages}
+
 network_g:
   type: BasicVSR
   num_feat: 16
@@ -170,12 +176,18 @@ path:
   resume_state: ~
 
 train:
+  amp: auto  # bf16 where the CPU has it
+  channels_last: true
+  ema_decay: 0.95
   optim_g:
     type: Adam
     lr: 0.002
     betas: [0.9, 0.99]
   scheduler:
-    type: {scheduler}
+    type: MultigridCosineLR
+    restart: shape
+    anneal: last
+    warmup_iter: {warmup_iter}
     eta_min: 0.0000001
   total_iter: {total_iter}
   warmup_iter: -1
@@ -184,88 +196,61 @@ train:
     loss_weight: 1.0
     reduction: mean
 
+val:
+  val_freq: {val_freq}
+  save_img: true
+  metrics:
+    psnr:
+      type: calculate_psnr
+      crop_border: 0
+
 logger:
   print_freq: 5
-  save_checkpoint_freq: {save_checkpoint_freq}
+  save_checkpoint_freq: {total_iter}
   use_tb_logger: false
   wandb:
     project: ~
     resume_id: ~
 """
 
-_ONE_COSINE = """\
-CosineAnnealingRestartLR
-    periods: [{total_iter}]
-    restart_weights: [1]"""
 
-# The paper's rule, its ramp as long a part of the run as there: 5000 iterations of 75,000.
-_PAPER = """\
-MultigridCosineLR
-    restart: shape
-    anneal: last
-    warmup_iter: {warmup_iter}"""
-
-_MULTIGRID = """
-multigrid:
-  gt_size: [64, 128]
-  num_frame: [3, 5, 7]
-"""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One of the two runs.
-
-    Attributes:
-        name: Name of the run, ``stock`` or ``multigrid``.
-        checkpoints: Weights after so many iterations, with the wall-clock of training until then, in seconds.
-    """
-
-    name: str
-    checkpoints: tuple[tuple[int, float, Path], ...]
-
-
-def train(out: Path, name: str, iters: int, seed: int, num_gpu: int = 0) -> Run:
-    """Trains one of the two runs in a process of its own, with a progress bar.
+def options(name: str, iters: int, seed: int) -> str:
+    """The option file of a run, its paths from the folder of the demo on.
 
     Args:
-        out: Folder of the demo; the option file and ``experiments/`` go there.
-        name: ``stock`` or ``multigrid``.
-        iters: Iterations.
+        name: ``full`` for the full shape throughout, ``multigrid`` for the shapes of ``--recipe fast``.
+        iters: Iterations of the full shape; of multigrid about 1.85 times as many.
         seed: Seed of the run.
-        num_gpu: GPUs to train on; 0 for the CPU.
+    """
+    shapes = [(1 / _PERIODS, 1, 1)] * _PERIODS if name == 'full' else RECIPES['fast'].stages
+    lengths = [max(1, round(share * iters)) for share, _, _ in shapes]
+    stages = [
+        f'    - {{iter: {length}, gt_size: {int(GT_SIZE * side)}, num_frame: {int(NUM_FRAME * frames)}}}'
+        for length, (_, side, frames) in zip(lengths, shapes)
+    ]
+    return _OPTIONS.format(
+        title='The full shape throughout.' if name == 'full' else 'Small shapes first.',
+        name=name,
+        seed=seed,
+        gt_size=GT_SIZE,
+        num_frame=NUM_FRAME,
+        stages='\n'.join(stages),
+        total_iter=sum(lengths),
+        warmup_iter=sum(lengths) // PAPER_WARMUP_PART,
+        val_freq=-(-sum(lengths) // (6 if iters >= 60 else 2)),
+    )
+
+
+def train(out: Path, name: str, iters: int, seed: int) -> Path:
+    """Trains a run of :func:`options` in the folder of the demo; returns the folder of the run.
 
     Raises:
         InputError: If the run ends with an error; its last lines are printed before.
     """
     path = out / f'train_{name}.yml'
-    path.write_text(options(name, iters, seed, num_gpu))
-    train_file(path, iters, f'Train {name:<9}')
-    folder = out / 'experiments' / name
-    checkpoints = [(n, seconds, path) for (n, path), seconds in zip(weights_of(folder, iters), wall_clocks(folder))]
-    return Run(name, tuple(checkpoints))
-
-
-def options(name: str, iters: int, seed: int, num_gpu: int = 0) -> str:
-    """The option file of one of the two runs; paths are relative to the folder of the demo."""
-    is_stock = name == 'stock'
-    return _OPTIONS.format(
-        title='Stock BasicSR: the full shape throughout.' if is_stock else 'The same run with a growing shape.',
-        name=name,
-        seed=seed,
-        num_gpu=num_gpu,
-        model_type='VideoRecurrentModel' if is_stock else 'MultigridVideoModel',
-        dataset_type='REDSRecurrentDataset' if is_stock else 'MultigridREDSDataset',
-        folder='train' if is_stock else 'store',
-        io_backend='disk' if is_stock else 'packed',
-        prefetch_mode='~' if is_stock else 'cpu',
-        multigrid='' if is_stock else _MULTIGRID,
-        scheduler=(_ONE_COSINE if is_stock else _PAPER).format(
-            total_iter=iters, warmup_iter=iters // PAPER_WARMUP_PART
-        ),
-        total_iter=iters,
-        save_checkpoint_freq=iters // (4 if iters >= 60 else 2),
-    )
+    path.write_text(options(name, iters, seed))
+    train_file(path, read_options(path)['train']['total_iter'], f'Train {name:<9}')
+    return out / 'experiments' / name
 
 
 def train_file(path: Path, iters: int, label: str, threads: int | None = None, *arguments: str) -> None:
@@ -302,21 +287,3 @@ def train_file(path: Path, iters: int, label: str, threads: int | None = None, *
     if process.returncode != 0:
         print(''.join(last_lines), file=sys.stderr)
         raise InputError(f'{path}: must train to its end, got exit status {process.returncode}. See the lines above.')
-
-
-def weights_of(folder: Path, iters: int) -> list[tuple[int, Path]]:
-    """The weights of a run that is done, each with its iteration; the last are those of its end."""
-    models = folder / 'models'
-    found = sorted((int(path.stem.removeprefix('net_g_')), path) for path in models.glob('net_g_[0-9]*.pth'))
-    return found if found[-1][0] == iters else [*found, (iters, models / 'net_g_latest.pth')]
-
-
-def wall_clocks(folder: Path) -> list[float]:
-    """Seconds from the start of training to each checkpoint and to the end, in the log of a run that never stopped."""
-    lines = next(folder.glob('train_*.log')).read_text().splitlines()
-    start = next(_time(line) for line in lines if ' INFO: Start training' in line)
-    return [(_time(line) - start).total_seconds() for line in lines if ' INFO: Sav' in line]
-
-
-def _time(line: str) -> datetime:
-    return datetime.strptime(line[:23], '%Y-%m-%d %H:%M:%S,%f')

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,17 +21,15 @@ _SIDE = 128  # of a crop, ground-truth pixels
 _MOST_ROWS = 4
 
 
-@dataclass(frozen=True)
-class Crop:
-    """A crop with what stands below it; ``run`` is the place of its run, or ``None`` for LQ and ground truth."""
+class Crop(NamedTuple):
+    """A crop, uint8 BGR, and its caption; ``run`` is the place of its run, ``None`` for LQ and ground truth."""
 
     label: str
     run: int | None
-    data: str
+    image: np.ndarray
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """The crops of one frame, side by side."""
 
     title: str
@@ -43,20 +39,19 @@ class Row:
 def rows_of_crops(experiments: Sequence[Experiment]) -> list[Row]:
     """Crops of up to four clips: LQ and ground truth where they are on this machine, and each run's last picture.
 
-    The crop is where a run is farthest from the ground truth; without it, where the runs differ most, and for one run
-    alone, where its last picture differs most from its first.
+    The crop is where a run is farthest from the ground truth. Without ground truth it is where the runs differ most,
+    and for a single run where its last picture differs most from its first.
     """
     saved = [_saved(experiment) for experiment in experiments]
     with_pictures = [pictures for pictures in saved if pictures]
     if not with_pictures:
         return []
-    frames = sorted(set.intersection(*(set(pictures) for pictures in with_pictures)))
     clips: dict[str, list[str]] = {}
-    for frame in frames:
+    for frame in sorted(set.intersection(*(set(pictures) for pictures in with_pictures))):
         clips.setdefault(str(Path(frame).parent), []).append(frame)
-    chosen = [names[len(names) // 2] for names in clips.values()][:_MOST_ROWS]
+    middle = [names[len(names) // 2] for names in clips.values()][:_MOST_ROWS]
     originals = _Originals()
-    return [row for frame in chosen if (row := _row(frame, experiments, saved, originals)) is not None]
+    return [row for frame in middle if (row := _row(frame, experiments, saved, originals)) is not None]
 
 
 def _saved(experiment: Experiment) -> dict[str, dict[int, Path]]:
@@ -73,38 +68,34 @@ def _row(
     frame: str, experiments: Sequence[Experiment], saved: Sequence[Mapping[str, Any]], originals: _Originals
 ) -> Row | None:
     runs = [run for run, pictures in enumerate(saved) if pictures]
-    labels = [f'{experiments[run].name}, {max(saved[run][frame]):,}' for run in runs]
-    read = [decode_image(saved[run][frame][max(saved[run][frame])].read_bytes()) for run in runs]
+    last = {run: max(saved[run][frame]) for run in runs}
     first = decode_image(saved[runs[0]][frame][min(saved[runs[0]][frame])].read_bytes())
-    images = [image for image in read if image is not None]
-    if first is None or len({image.shape for image in [first, *images]}) > 1 or len(images) < len(runs):
-        return None  # one that is being written, or of another test set under the same name
+    if first is None:
+        return None
+    read = [decode_image(saved[run][frame][last[run]].read_bytes()) for run in runs]
+    images = [image for image in read if image is not None and image.shape == first.shape]
+    if len(images) < len(runs):
+        return None  # a picture is being written, or is of another test set under the same name
     lq, truth, missing = originals.read(experiments[runs[0]], frame)
-    if truth is not None and truth.shape != images[0].shape:
+    if truth is not None and truth.shape != first.shape:
         truth, missing = None, 'without ground truth: it has another size'
     reference = truth if truth is not None else first if len(images) == 1 else images[-1]
     errors = [np.square(image.astype(np.float32) - reference).mean(axis=2) for image in images]
-    top, left = place_of_largest(np.max(errors, axis=0), _SIDE)
-    crops = [
-        Crop(label, run, _png(image[top : top + _SIDE, left : left + _SIDE]))
-        for label, run, image in zip(labels, runs, images)
-    ]
-    if lq is not None and images[0].shape[0] % lq.shape[0] == 0:
-        scale = images[0].shape[0] // lq.shape[0]
-        side = _SIDE // scale
-        crops.insert(0, Crop('LQ', None, _png(lq[top // scale :, left // scale :][:side, :side])))
+    top, left = _place_of_largest(np.max(errors, axis=0), _SIDE)
+
+    def crop(image: np.ndarray, scale: int = 1) -> np.ndarray:
+        return image[top // scale :, left // scale :][: _SIDE // scale, : _SIDE // scale]
+
+    crops = [Crop(f'{experiments[run].name}, {last[run]:,}', run, crop(image)) for run, image in zip(runs, images)]
+    if lq is not None and first.shape[0] % lq.shape[0] == 0:
+        crops.insert(0, Crop('LQ', None, crop(lq, first.shape[0] // lq.shape[0])))
     if truth is not None:
-        crops.append(Crop('ground truth', None, _png(truth[top : top + _SIDE, left : left + _SIDE])))
+        crops.append(Crop('ground truth', None, crop(truth)))
     return Row(f'{frame}, {missing}' if missing else frame, crops)
 
 
-def place_of_largest(error: np.ndarray, side: int) -> tuple[int, int]:
-    """The top left corner of the window whose mean is largest, on a grid of 4 pixels.
-
-    Args:
-        error: (h, w).
-        side: Side of the window; of a smaller image the whole.
-    """
+def _place_of_largest(error: np.ndarray, side: int) -> tuple[int, int]:
+    """The top left corner of the window with the largest mean error (h, w), on a grid of 4 pixels."""
     side = min(side, *error.shape)
     means = cv2.boxFilter(error, -1, (side, side), normalize=True, anchor=(0, 0))
     means = means[: error.shape[0] - side + 1 : 4, : error.shape[1] - side + 1 : 4]
@@ -113,7 +104,7 @@ def place_of_largest(error: np.ndarray, side: int) -> tuple[int, int]:
 
 
 class _Originals:
-    """LQ frames and ground truth that pictures came from, as the test sets read them."""
+    """The LQ frame and the ground truth of a picture, as the test sets read them."""
 
     def __init__(self) -> None:
         self._opened: dict[str, Sources] = {}
@@ -162,7 +153,3 @@ class _Originals:
         is_named = opt.get('type') in STOCK_TEST_SETS and opt['type'] != 'VideoRecurrentTestDataset'
         place = [path.stem for path in lq].index(parts[-1]) if is_named else int(parts[-1])
         return [decode_image(paths[place].read_bytes()) if place < len(paths) else None for paths in (lq, gt)]
-
-
-def _png(image: np.ndarray) -> str:
-    return base64.b64encode(cv2.imencode('.png', image)[1].tobytes()).decode()

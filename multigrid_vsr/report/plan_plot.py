@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from typing import Any
 
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.lr import Rate
 from multigrid_vsr.core.plan import StockRun, fewer_pixels
 from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.report.page import count_label
 
 _STAGE_COLOURS = ('#9ecae1', '#4292c6', '#08519c', '#08306b')  # light to dark as shapes grow; any stage more is darkest
 _LINE, _RATE, _GREY = '#222222', '#D55E00', '#888888'
@@ -33,6 +31,7 @@ def plot_plan(schedule: Schedule, rate: Rate | None, stock: StockRun | None, tit
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import EngFormatter
     except ImportError:
         raise InputError(
             '--plot: must have matplotlib, got none installed. pip install "multigrid_vsr[plot]".'
@@ -41,12 +40,13 @@ def plot_plan(schedule: Schedule, rate: Rate | None, stock: StockRun | None, tit
     figure = Figure(figsize=(10, 6.2 if rate else 4.8), dpi=150, layout='constrained')
     axes = figure.subplots(panels, 1, sharex=True, height_ratios=[5, 1.3, 2][:panels])
     other = 'the stock run' if stock else 'as many iterations of the full shape'
-    draw_cost(axes[0], schedule, f'{title}: {1 / fewer_pixels(schedule, 1, stock):.0%} of the pixels of {other}')
+    axes[0].set_title(f'{title}: {1 / fewer_pixels(schedule, 1, stock):.0%} of the pixels of {other}', loc='left')
+    _draw_cost(axes[0], schedule)
     _draw_batch(axes[1], schedule)
     if rate:
         _draw_rate(axes[2], schedule, rate)
     axes[-1].set_xlabel('iteration')
-    axes[-1].xaxis.set_major_formatter(lambda x, _: count_label(x))
+    axes[-1].xaxis.set_major_formatter(EngFormatter(sep=''))
     for axis in axes:
         axis.set_xlim(0, schedule.total_iter)
         axis.spines[['top', 'right']].set_visible(False)
@@ -57,41 +57,26 @@ def plot_plan(schedule: Schedule, rate: Rate | None, stock: StockRun | None, tit
     return written.getvalue()
 
 
-def draw_cost(axis: Any, schedule: Schedule, title: str) -> None:
+def _draw_cost(axis: Any, schedule: Schedule) -> None:
     """Draws the share of the full shape's pixels over iterations; the area is what the run trains on."""
-    full = schedule.full_shape.pixels
-    most = max(1.0, *(segment.shape.pixels / full for segment in schedule.segments))
+    segments = schedule.segments
+    costs = [segment.shape.pixels / schedule.full_shape.pixels for segment in segments]
+    colours = [_STAGE_COLOURS[min(segment.stage, len(_STAGE_COLOURS) - 1)] for segment in segments]
     axis.fill_between([0, schedule.total_iter], 1, color='#eeeeee', zorder=0)
-    for segment in schedule.segments:
-        shape, cost = segment.shape, segment.shape.pixels / full
-        colour = _STAGE_COLOURS[min(segment.stage, len(_STAGE_COLOURS) - 1)]
-        axis.fill_between([segment.start, segment.end], cost, color=colour, linewidth=0)
-        if segment.num_iter >= _LEAST_WIDTH * schedule.total_iter:
-            label = f'{shape.gt_size}²\n{shape.num_frame} frames\n{cost:.0%}'
-            axis.annotate(
-                label,
-                ((segment.start + segment.end) / 2, cost),
-                xytext=(0, 4),
-                textcoords='offset points',
-                ha='center',
-                va='bottom',
-                fontsize=9,
-                color=_LINE,
-            )
-    axis.set_title(title, loc='left', fontsize=11)
-    axis.set_ylim(0, most * 1.27)
+    lengths = [segment.num_iter for segment in segments]
+    bars = axis.bar([segment.start for segment in segments], costs, lengths, align='edge', color=colours)
+    labels = [f'{s.shape.gt_size}²\n{s.shape.num_frame} frames\n{cost:.0%}' for s, cost in zip(segments, costs)]
+    fits = [length >= _LEAST_WIDTH * schedule.total_iter for length in lengths]
+    axis.bar_label(bars, [label if fit else '' for label, fit in zip(labels, fits)], padding=4, fontsize=9, color=_LINE)
+    axis.set_ylim(0, max(1.0, *costs) * 1.27)
     axis.set_yticks([0, 0.25, 0.5, 0.75, 1.0], ['0', '25%', '50%', '75%', '100%'])
     axis.set_ylabel('pixels an iteration')
 
 
-def _steps(schedule: Schedule, values: Sequence[float]) -> tuple[list[int], list[float]]:
-    xs = [edge for segment in schedule.segments for edge in (segment.start, segment.end)]
-    return xs, [value for value in values for _ in range(2)]
-
-
 def _draw_batch(axis: Any, schedule: Schedule) -> None:
     batches = [segment.shape.batch_size_per_gpu for segment in schedule.segments]
-    axis.plot(*_steps(schedule, batches), color=_LINE, linewidth=1.5)
+    edges = [0, *(segment.end for segment in schedule.segments)]
+    axis.stairs(batches, edges, baseline=None, color=_LINE, linewidth=1.5)
     axis.set_ylim(0, max(batches) * 1.25)
     axis.set_yticks(sorted({0, min(batches), max(batches)}))
     axis.set_ylabel('batch\na GPU')

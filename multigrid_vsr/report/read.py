@@ -1,4 +1,4 @@
-"""A run as its files show it: the log, taken apart, validations and checkpoints on the clock of training."""
+"""A run as its files show it: what its logs say, with validations on the clock of training."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.schedule import Schedule
@@ -25,66 +26,41 @@ _VALUE = re.compile(rf'(\S+): ({_NUMBER})(?=\s|$)')
 _METRIC = re.compile(rf'^\t # (.+?): ({_NUMBER})', re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of an iteration.
-
-    Attributes:
-        iteration: BasicSR's ``current_iter``, counted from 1.
-        time: When it was written.
-        values: ``lr``, ``time`` and ``data_time`` in seconds, and all others under their own names.
-        eta: The time left, as written.
-    """
+class Line(NamedTuple):
+    """One line of an iteration, counted from 1; ``values`` has ``lr``, ``time``, ``data_time`` and all else."""
 
     iteration: int
     time: datetime
     values: dict[str, float]
-    eta: str | None = None
+    eta: str | None = None  # as written
 
 
-@dataclass(frozen=True)
-class Validation:
-    """What a validation found.
-
-    Attributes:
-        iteration: Iteration whose weights were validated.
-        time: When it ended.
-        dataset: Name of the test set.
-        metrics: Its metrics, means over clips.
-    """
+class Validation(NamedTuple):
+    """What a validation of the weights of an iteration found: means over clips."""
 
     iteration: int
-    time: datetime
+    time: datetime  # when it ended
     dataset: str
     metrics: dict[str, float]
 
 
 @dataclass
 class Log:
-    """What one log file says.
+    """What one log file says."""
 
-    Attributes:
-        options: Options of the run as BasicSR resolved them, ``--force_yml`` included.
-        parameters: Parameters of ``network_g``.
-        start_iter: Iterations done before.
-        start: When training started; ``None`` where it has not.
-        saves: When checkpoints were written.
-        has_ended: Whether it came to the end of training.
-    """
-
-    options: dict[str, Any] = field(default_factory=dict)
-    parameters: int | None = None
-    start_iter: int = 0
-    start: datetime | None = None
+    options: dict[str, Any] = field(default_factory=dict)  # as BasicSR resolved them, --force_yml included
+    parameters: int | None = None  # of network_g
+    start_iter: int = 0  # iterations done before
+    start: datetime | None = None  # when training started, if it has
     lines: list[Line] = field(default_factory=list)
     validations: list[Validation] = field(default_factory=list)
-    saves: list[datetime] = field(default_factory=list)
-    has_ended: bool = False
-    last_time: datetime | None = None
+    saves: list[datetime] = field(default_factory=list)  # when checkpoints were written
+    has_ended: bool = False  # whether it came to the end of training
+    last_time: datetime | None = None  # of the last record
 
 
 def parse_log(text: str) -> Log:
-    """Takes a log apart. What cannot be told is left out: a last line that is not whole, and lines of other kinds."""
+    """Reads a log. Lines of other kinds and an unfinished last line are left out."""
     log = Log()
     pieces = _RECORD.split(text[: text.rfind('\n') + 1])
     for stamp, message in zip(pieces[1::2], pieces[2::2]):
@@ -108,8 +84,8 @@ def _add(log: Log, time: datetime, message: str) -> None:
         log.start_iter, log.start = int(found[1]), time
     elif message.startswith('End of training'):
         log.has_ended = True
-    elif message.startswith('\n  ') and not log.options:
-        log.options = parse_options(message)
+    elif message.startswith('\n  ') and 'datasets' in (options := parse_options(message)):
+        log.options = options  # BasicSR's banner begins with spaces too
 
 
 def _line(time: datetime, iteration: int, lrs: str, rest: str) -> Line:
@@ -155,21 +131,18 @@ def parse_options(text: str) -> dict[str, Any]:
 
 def _literal(text: str) -> Any:
     try:
-        return ast.literal_eval(text)
+        value = ast.literal_eval(text.replace('OrderedDict(', '('))
     except (ValueError, SyntaxError):
         return text
+    return [dict(entry) for entry in value] if text.startswith('[OrderedDict(') else value  # multigrid.stages
 
 
-@dataclass(frozen=True)
-class Point:
-    """Values at an iteration.
+class Point(NamedTuple):
+    """Figures after an iteration, counted from 1.
 
-    Attributes:
-        iteration: BasicSR's ``current_iter``, counted from 1.
-        seconds: Wall-clock of training until then; validation and saving count, start-up and lost work do not.
-        values: Figures by their names.
-        since: Seconds and iterations since the point before; ``None`` where a validation, a checkpoint or a new start
-            lies between.
+    ``seconds`` is the wall-clock of training until then. Validation and saving count; start-up and work that a resume
+    repeated do not. ``since`` has the seconds and iterations since the line before, unless a validation, a checkpoint
+    or a new start lies between.
     """
 
     iteration: int
@@ -180,50 +153,39 @@ class Point:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A run, finished or not.
-
-    Attributes:
-        name: ``name`` of its options.
-        folder: Its folder below ``experiments/``.
-        options: Its options as BasicSR resolved them.
-        schedule: The shapes of its iterations; one segment for a stock run.
-        ranks: GPUs that share a global batch.
-        parameters: Parameters of ``network_g``, where a log says so.
-        lines: Rate, losses and times at the iterations that were logged.
-        validations: Metrics, by the name of the test set.
-        starts: Iterations at which it was resumed.
-        has_ended: Whether it came to its end.
-        last_time: When its files last say anything.
-        eta: The time left that its last line gives.
-        checkpoints: Iterations of which weights are kept.
-    """
+    """A run, finished or not."""
 
     name: str
-    folder: Path
-    options: Mapping[str, Any]
-    schedule: Schedule
-    ranks: int
-    parameters: int | None
-    lines: tuple[Point, ...]
-    validations: Mapping[str, tuple[Point, ...]]
-    starts: tuple[int, ...]
+    folder: Path  # below experiments/
+    options: Mapping[str, Any]  # as BasicSR resolved them
+    schedule: Schedule  # one segment for a stock run
+    ranks: int  # GPUs that share a global batch
+    parameters: int | None  # of network_g, where a log says so
+    lines: tuple[Point, ...]  # rate, losses and times at the iterations that were logged
+    validations: Mapping[str, tuple[Point, ...]]  # metrics, by the name of the test set
+    starts: tuple[int, ...]  # iterations at which it was resumed
     has_ended: bool
-    last_time: datetime | None
-    eta: str | None
-    checkpoints: tuple[int, ...]
+    last_time: datetime | None  # when its files last say anything
+    eta: str | None  # the time left that its last line gives
+    checkpoints: tuple[int, ...]  # iterations of which weights are kept
+
+    @cached_property
+    def _points(self) -> list[Point]:
+        """A point for each iteration that was logged or validated, in order."""
+        validated = (point for points in self.validations.values() for point in points)
+        points = {point.iteration: point for point in (*validated, *self.lines)}
+        return [points[iteration] for iteration in sorted(points)]
 
     @property
     def iteration(self) -> int:
         """The last iteration that is known to be done."""
-        points = [*self.lines, *(p for points in self.validations.values() for p in points)]
-        done = max((point.iteration for point in points), default=0)
-        return self.schedule.total_iter if self.has_ended else max([done, *self.checkpoints])
+        done = (point.iteration for point in self._points[-1:])
+        return self.schedule.total_iter if self.has_ended else max([0, *done, *self.checkpoints])
 
     @property
     def seconds(self) -> float:
         """Wall-clock of training until the last point."""
-        points = [*self.lines, *(p for points in self.validations.values() for p in points)]
-        return max((point.seconds for point in points), default=0.0)
+        return self._points[-1].seconds if self._points else 0.0
 
     def samples(self, iteration: int) -> int:
         """Samples that all ranks together have trained on after an iteration."""
@@ -234,9 +196,7 @@ class Experiment:
 
     def seconds_at(self, iteration: int) -> float:
         """The clock of training after an iteration, between the lines and validations around it."""
-        validated = (p for points in self.validations.values() for p in points)
-        points = {point.iteration: point for point in (*validated, *self.lines)}
-        return _clock(sorted(points.values(), key=lambda point: point.iteration), iteration)
+        return _clock(self._points, iteration)
 
 
 def read_experiment(folder: Path) -> Experiment:
@@ -261,7 +221,8 @@ def read_experiment(folder: Path) -> Experiment:
     take_new_names(options)
     gpus = {'dist': False, 'world_size': 1, **options}
     gpus['num_gpu'] = gpus.get('num_gpu') if isinstance(gpus.get('num_gpu'), int) else 1
-    run = _on_one_clock(logs)
+    begun = [log for log in logs if log.start is not None]
+    lines, validations = _on_one_clock(begun)
     return Experiment(
         name=str(options.get('name', folder.name)),
         folder=folder,
@@ -269,11 +230,11 @@ def read_experiment(folder: Path) -> Experiment:
         schedule=_schedule(folder, options),
         ranks=ranks(gpus),
         parameters=next((log.parameters for log in logs if log.parameters), None),
-        lines=tuple(run.lines),
-        validations={name: tuple(points) for name, points in run.validations.items()},
-        starts=tuple(log.start_iter for log in logs if log.start and log.start_iter),
+        lines=tuple(lines),
+        validations={name: tuple(points) for name, points in validations.items()},
+        starts=tuple(log.start_iter for log in begun if log.start_iter),
         has_ended=bool(logs) and logs[-1].has_ended,
-        last_time=run.last_time,
+        last_time=begun[-1].last_time if begun else None,
         eta=logs[-1].lines[-1].eta if logs and logs[-1].lines else None,
         checkpoints=tuple(sorted(int(p.stem.removeprefix('net_g_')) for p in folder.glob('models/net_g_[0-9]*.pth'))),
     )
@@ -293,54 +254,34 @@ def _schedule(folder: Path, options: Mapping[str, Any]) -> Schedule:
         raise InputError(f'{folder}: {error}') from None
 
 
-@dataclass
-class _Run:
-    lines: list[Point]
-    validations: dict[str, list[Point]]
-    last_time: datetime | None
+def _on_one_clock(logs: Sequence[Log]) -> tuple[list[Point], dict[str, list[Point]]]:
+    """Lays the logs of a run end to end: its lines, and its validations by the name of the test set.
 
-
-def _on_one_clock(logs: list[Log]) -> _Run:
-    """Lays the logs of a run end to end.
-
-    A run that was resumed goes on at the clock of the iteration it was resumed from: what it had done after that
-    iteration is lost, and does not count.
+    A resumed run continues at the clock of the iteration it was resumed from. What it had done after that iteration is
+    lost, and does not count.
     """
-    run = _Run([], {}, None)
+    lines: list[Point] = []
+    validations: dict[str, list[Point]] = {}
     for log in logs:
-        if log.start is not None:
-            _append(run, log.start, log.start_iter, log.lines, log.validations, log.saves)
-            run.last_time = log.last_time
-    return run
-
-
-def _append(
-    run: _Run,
-    start: datetime,
-    start_iter: int,
-    lines: list[Line],
-    validations: list[Validation],
-    saves: list[datetime],
-) -> None:
-    """Adds what came after a start, and takes out what an earlier one had done beyond that iteration."""
-    offset = _clock(run.lines, start_iter)
-    run.lines = [point for point in run.lines if point.iteration <= start_iter]
-    breaks = sorted([*saves, *(validation.time for validation in validations)])
-    for before, line in zip([None, *lines], lines):
-        since = None
-        if before is not None and bisect_right(breaks, before.time) == bisect_right(breaks, line.time):
-            since = ((line.time - before.time).total_seconds(), line.iteration - before.iteration)
-        seconds = offset + (line.time - start).total_seconds()
-        run.lines.append(Point(line.iteration, seconds, line.values, since))
-    for points in run.validations.values():
-        points[:] = [point for point in points if point.iteration <= start_iter]
-    at = {point.iteration: point.seconds for point in run.lines}
-    for validation in validations:  # it is of weights that were there before it began
-        points = run.validations.setdefault(validation.dataset, [])
-        points[:] = [point for point in points if point.iteration != validation.iteration]  # the last comes twice
-        seconds = at.get(validation.iteration, offset + (validation.time - start).total_seconds())
-        points.append(Point(validation.iteration, seconds, validation.metrics))
-    run.last_time = max([line.time for line in lines] + [v.time for v in validations], default=run.last_time)
+        assert log.start is not None
+        offset = _clock(lines, log.start_iter)
+        for points in (lines, *validations.values()):
+            points[:] = [point for point in points if point.iteration <= log.start_iter]
+        breaks = sorted([*log.saves, *(validation.time for validation in log.validations)])
+        for before, line in zip([None, *log.lines], log.lines):
+            since = None
+            if before is not None and bisect_right(breaks, before.time) == bisect_right(breaks, line.time):
+                since = ((line.time - before.time).total_seconds(), line.iteration - before.iteration)
+            seconds = offset + (line.time - log.start).total_seconds()
+            lines.append(Point(line.iteration, seconds, line.values, since))
+        at = {point.iteration: point.seconds for point in lines}
+        for iteration, time, dataset, metrics in log.validations:
+            points = validations.setdefault(dataset, [])
+            points[:] = [point for point in points if point.iteration != iteration]  # the last comes twice
+            # The weights were there before the validation began.
+            seconds = at.get(iteration, offset + (time - log.start).total_seconds())
+            points.append(Point(iteration, seconds, metrics))
+    return lines, validations
 
 
 def _clock(points: Sequence[Point], iteration: int) -> float:
