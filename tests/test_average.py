@@ -117,7 +117,3 @@ def test_average_of_a_damaged_file_names_it(tmp_path):
     paths[1].write_bytes(paths[1].read_bytes()[:100])
     with pytest.raises(InputError, match=r'net_g_2\.pth: must be a whole weight file of plain data, got .*\. Leave it'):
         average(paths)
-
-
-def test_average_help_has_examples(tmp_path):
-    assert 'multigrid-vsr average experiments/my_run --last 5' in run(*AVERAGE, '-h', cwd=tmp_path).stdout

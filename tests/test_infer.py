@@ -312,7 +312,3 @@ def test_infer_of_two_images_of_one_name_is_refused(trained, folder, tmp_path):
     assert done.stdout.splitlines()[-1] == (
         'INPUT: must hold each name once, got in with several frame7.*. Rename one of them.'
     )
-
-
-def test_infer_help_has_examples(tmp_path):
-    assert 'multigrid-vsr infer video.mp4 -w' in run(*INFER, '-h', cwd=tmp_path).stdout

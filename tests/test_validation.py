@@ -192,38 +192,22 @@ def test_two_ranks_validate_pieces_of_clips_as_one(tmp_path, clips):
 
 
 PIECES = [
-    (
-        {'max_frames': 40},
-        RECURRENT,
-        'val.max_frames: must be above 56, twice the context of 28, got 40. Raise it, or l',
-    ),
-    ({'max_frames': 8}, EDVR, 'val.max_frames: must be above 8, twice the context of 4, got 8. Raise it.'),
-    (
-        {'max_frames': 9, 'overlap': 4},
-        EDVR,
-        'val.overlap: must be left out for an arch that sees 5 frames, whose windo',
-    ),
-    (
-        {'overlap': 4},
-        RECURRENT,
-        'val.max_frames: must be given beside val.overlap, got nothing. Give it, or remove over',
-    ),
-    ({'tile_overlap': 4}, RECURRENT, 'val.tile: must be given beside val.tile_overlap, got nothing.'),
-    (
-        {'tile': 64},
-        RECURRENT,
-        'val.tile: must be above 128, twice the context of 64, got 64. Raise it, or lower val.tile_',
-    ),
-    ({'max_frames': 9, 'overlap': 1}, {'type': 'IconVSR'}, 'val.overlap: must be at least 2 for this arch, got 1. Rai'),
-    ({'tile': 9, 'tile_overlap': 1}, {'type': 'DUF'}, 'val.tile_overlap: must be at least 2 for this arch, got 1. Rai'),
-    ({'max_frames': 90, 'center_frame_only': True}, RECURRENT, 'val.max_frames: must be left out beside val.center_fr'),
+    ({'max_frames': 40}, RECURRENT, 'max_frames: must be above 56, twice the context of 28, got 40. Raise it, or l'),
+    ({'max_frames': 8}, EDVR, 'max_frames: must be above 8, twice the context of 4, got 8. Raise it.'),
+    ({'max_frames': 9, 'overlap': 4}, EDVR, 'overlap: must be left out for an arch that sees 5 frames, whose windo'),
+    ({'overlap': 4}, RECURRENT, 'max_frames: must be given beside val.overlap, got nothing. Give it, or remove over'),
+    ({'tile_overlap': 4}, RECURRENT, 'tile: must be given beside val.tile_overlap, got nothing.'),
+    ({'tile': 64}, RECURRENT, 'tile: must be above 128, twice the context of 64, got 64. Raise it, or lower val.tile_'),
+    ({'max_frames': 9, 'overlap': 1}, {'type': 'IconVSR'}, 'overlap: must be at least 2 for this arch, got 1. Rai'),
+    ({'tile': 9, 'tile_overlap': 1}, {'type': 'DUF'}, 'tile_overlap: must be at least 2 for this arch, got 1. Rai'),
+    ({'max_frames': 90, 'center_frame_only': True}, RECURRENT, 'max_frames: must be left out beside val.center_fr'),
 ]
 
 
 @pytest.mark.parametrize(('val', 'network', 'line'), PIECES)
 def test_pieces_that_keep_nothing_or_are_too_small_are_refused(val, network, line, tmp_path):
     opt = {**options(tmp_path, network_g=network), 'val': val}
-    with pytest.raises(OptionError, match=f'^{re.escape(line)}'):
+    with pytest.raises(OptionError, match=f'^val.{re.escape(line)}'):
         check_pieces(opt)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -56,7 +56,7 @@ class EvalItem:
 
 
 def read_item(dataset: Any, place: int) -> EvalItem:
-    """Takes an item out of a test set; one of this project is read frame by frame."""
+    """Takes an item out of a test set. Test sets of this project are read frame by frame."""
     if isinstance(dataset, MultigridVideoTestDataset):
         clip = dataset.clips.clips[place]
         lq, gt = (lambda kind=kind: dataset.frames(place, kind) for kind in ('lq', 'gt'))
@@ -74,44 +74,31 @@ def read_item(dataset: Any, place: int) -> EvalItem:
     return EvalItem(data['folder'], first, stem, True, num_frame, lambda: frames, lambda: [tensor2img(data['gt'])])
 
 
+@dataclass
 class ShownPictures:
-    """Gives TensorBoard the frame in the middle of the first clips: LQ, result and ground truth side by side.
+    """Gives TensorBoard the middle frame of the first clips: LQ, result and ground truth side by side.
 
-    Each rank validates clips of its own, and the first has TensorBoard: it shows the first of its own.
-
-    Args:
-        count: Clips to show.
-        tb_logger: TensorBoard logger, or ``None`` for nothing.
-        name: Name of the test set.
-        current_iter: Iteration.
+    Each rank validates clips of its own. Only the first rank has TensorBoard, and it shows the first of its own clips.
     """
 
-    def __init__(self, count: int, tb_logger: Any, name: str, current_iter: int | str) -> None:
-        self._left = count if tb_logger is not None else 0
-        self._tb_logger = tb_logger
-        self._name = name
-        self._iter = current_iter
-        self._shown: set[str] = set()
+    left: int
+    tb_logger: Any
+    name: str
+    current_iter: int | str
+    shown: set[str] = field(default_factory=set)
 
     def add(self, item: EvalItem, frame: int, num_frame: int, result: np.ndarray, gt: np.ndarray) -> None:
-        """Shows a frame if it is the one to show.
-
-        Args:
-            item: The clip, or the window around the frame.
-            frame: Place of the frame in its clip.
-            num_frame: Frames of the clip.
-            result, gt: The frame, uint8 BGR (h, w, c).
-        """
-        if not self._left or item.folder in self._shown or frame < num_frame // 2:
+        """Shows a frame of a clip of ``num_frame`` if it is the middle one; images uint8 BGR (h, w, c)."""
+        if self.tb_logger is None or not self.left or item.folder in self.shown or frame < num_frame // 2:
             return
-        self._left -= 1
-        self._shown.add(item.folder)
+        self.left -= 1
+        self.shown.add(item.folder)
         lq = next(islice(item.lq(), item.num_frame // 2 if item.is_window else frame, None))
         if isinstance(lq, torch.Tensor):
             lq = tensor2img(lq.permute(2, 0, 1))
         lq = cv2.resize(lq, gt.shape[1::-1], interpolation=cv2.INTER_NEAREST)  # pixels as they are
         picture = np.hstack([lq, result, gt])[..., ::-1]
-        self._tb_logger.add_image(f'{self._name}/{item.folder}', picture, self._iter, dataformats='HWC')
+        self.tb_logger.add_image(f'{self.name}/{item.folder}', picture, self.current_iter, dataformats='HWC')
 
 
 _MOST_RAISED = 3  # times in a row before a metric is left out
@@ -133,7 +120,7 @@ def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, 
 
     Raises:
         Stopped: On all ranks of a training, if one of them was asked to stop.
-        Exception: What failed, on all ranks of a training; but a metric or a picture is left out there.
+        Exception: What failed, on all ranks of a training. A failing metric or picture is left out there.
     """
     name = dataset.opt['name']
     metrics = {key: metric for key, metric in _metrics(model).items() if (name, key) not in left_out(model)}
@@ -193,7 +180,7 @@ def _measure(
     metrics: dict[str, Any],
     raised: dict[str, Exception],
 ) -> None:
-    """This rank's share of the clips: figures into ``model.metric_results``, what a metric raised into ``raised``."""
+    """Measures this rank's clips into ``model.metric_results``. Errors of metrics go into ``raised``."""
     val_opt, name = model.opt['val'], dataset.opt['name']
     rank, world_size = get_dist_info()
     stop = model.run.stop_signal if model.is_train else None
@@ -201,16 +188,18 @@ def _measure(
     def output(lq: torch.Tensor) -> torch.Tensor:
         if stop is not None:
             stop.leave_if_asked()
-        return _output(model, lq)
+        model.feed_data({'lq': lq})
+        model.test()
+        restored: torch.Tensor = model.output
+        del model.lq, model.output  # training goes on and needs the memory
+        return restored
 
-    restorer = restorer_of(model.opt, output, model.device, _padding(dataset))
+    restorer = restorer_of(model.opt, output, model.device, dataset.opt.get('padding') or 'reflection_circle')
     pictures = ShownPictures(val_opt.get('tb_images') or 0, tb_logger, name, current_iter)
     broken: set[str] = set()  # what failed once in this validation
-    has_bar = shows_progress(model.opt)
     with stop.can_leave() if stop is not None else nullcontext():
-        for place in tqdm(
-            range(rank, len(dataset), world_size), desc=f'Validate {name}', disable=not has_bar, leave=False
-        ):
+        places = range(rank, len(dataset), world_size)
+        for place in tqdm(places, desc=f'Validate {name}', disable=not shows_progress(model.opt), leave=False):
             item = read_item(dataset, place)
             if val_opt.get('center_frame_only') and not item.is_window:
                 item = item.middle()
@@ -239,7 +228,7 @@ def _measure(
 
 
 def _beside(model: Any, broken: set[str], what: str, do: Callable[[], None]) -> None:
-    """Does what does not end a run; after a failure not again in this validation."""
+    """Does something whose failure does not end a run. After a failure it is not tried again in this validation."""
     if what in broken:
         return
     try:
@@ -255,11 +244,7 @@ def _beside(model: Any, broken: set[str], what: str, do: Callable[[], None]) -> 
 
 
 def _save_picture(path: Path, image: np.ndarray) -> None:
-    """Writes a PNG, whole or not at all.
-
-    Raises:
-        InputError: If the disk does not take it.
-    """
+    """Writes a PNG, whole or not at all."""
     encoded = cv2.imencode('.png', image)[1]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -267,13 +252,12 @@ def _save_picture(path: Path, image: np.ndarray) -> None:
     except OSError as error:
         with suppress(OSError):
             path.unlink()
-        raise InputError(
-            f'{path}: cannot be written ({error.strerror}). Make room, or set val.save_img: false.'
-        ) from None
+        fix = 'Make room, or set val.save_img: false.'
+        raise InputError(f'{path}: cannot be written ({error.strerror}). {fix}') from None
 
 
 def _count_raised(model: Any, name: str, raised: dict[str, Exception], anywhere: dict[str, int]) -> None:
-    """Says which metrics raised, on a rank of any; leaves one out after three times in a row."""
+    """Logs which metrics raised on any rank, and leaves a metric out after three times in a row."""
     for metric, has_raised in anywhere.items():
         what = f'Metric {metric} of {name}'
         if not has_raised:
@@ -286,9 +270,9 @@ def _count_raised(model: Any, name: str, raised: dict[str, Exception], anywhere:
 
 
 def figures(model: Any) -> dict[str, Any]:
-    """What the last validation measured, on rank 0: for each metric the mean, and that of each clip.
+    """What the last validation measured, on rank 0: for each metric the mean over clips, and the mean of each clip.
 
-    Frames whose figure is infinite or NaN are left out, as the PSNR of equal frames is. ``None``: none is left.
+    Frames with an infinite or NaN figure are left out, such as the PSNR of equal frames. ``None``: no frame is left.
     """
     of_basicsr = {metric: column for column, metric in enumerate(_metrics(model))}
     columns = getattr(model, 'measured', of_basicsr)
@@ -305,7 +289,7 @@ def figures(model: Any) -> dict[str, Any]:
 
 
 def _log(model: Any, name: str, current_iter: int | str, tb_logger: Any) -> None:
-    """BasicSR's lines and values of a validation, without figures that are no numbers."""
+    """Logs a validation as BasicSR does, without figures that are infinite or NaN."""
     lines = f'Validation {name}\n'
     for metric, found in figures(model).items():
         column = model.measured[metric]
@@ -329,19 +313,6 @@ def _log(model: Any, name: str, current_iter: int | str, tb_logger: Any) -> None
             for folder, value in clips.items():
                 tb_logger.add_scalar(f'metrics/{metric}/{folder}', value, current_iter)
     get_root_logger().info(lines)
-
-
-def _output(model: Any, lq: torch.Tensor) -> torch.Tensor:
-    """What a model makes of frames (1, t, c, h, w), as its own ``test`` does."""
-    model.feed_data({'lq': lq})
-    model.test()
-    output = model.output
-    del model.lq, model.output  # the training that goes on needs the memory
-    return output
-
-
-def _padding(dataset: Any) -> str:
-    return dataset.opt.get('padding') or 'reflection_circle'
 
 
 def _super_resolve(
