@@ -46,7 +46,7 @@ def prepare_frames(root: Path) -> None:
         prepare.build(sources(root), root / 'store', pairs.default_workers())
 
 
-def sources(root: Path) -> Any:
+def sources(root: Path) -> pairs.Sources:
     """What a store of the frames is built from."""
     return pairs.open_sources(root / 'png/gt', root / 'png/lq', 4)
 

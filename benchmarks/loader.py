@@ -158,7 +158,7 @@ def _decode(root: Path) -> float:
     )
 
 
-def _decode_one(task: Any) -> None:
+def _decode_one(task: pairs.Task) -> None:
     pairs.decode_pair(4, task)
 
 
