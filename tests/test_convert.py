@@ -145,7 +145,7 @@ def test_convert_keeps_windows_line_ends_and_the_mark_at_the_start(tmp_path):
 
 LIMITS = [
     (
-        'multigrid:  # of my arch\n  min_lq_size: 40  # pixels\n\n',
+        'multigrid:  # of my arch\n  lq_least: 40  # pixels\n\n',  # its old name
         'multigrid:  # of my arch\n  min_lq_size: 40  # pixels\n  gt_size: [160, 256]  # spatial stages, equally long: '
         'LQ 40, 64\n  num_frame: [7, 11, 15]  # equal parts of every stage\n\n',
         ['multigrid.min_lq_size: 40 stays'],
