@@ -147,15 +147,6 @@ def test_run_and_plan_on_the_ground_truth_as_lq_stop_before_anything_is_written(
         main(['plan', '-opt', str(tmp_path / 'run.yml')])
 
 
-def test_check_leaves_hidden_and_system_folders_and_files_out(clips, tmp_path):
-    root = shutil.copytree(clips, tmp_path / 'clips')
-    for name in ('gt/.ipynb_checkpoints', 'gt/__MACOSX', 'lq/.ipynb_checkpoints'):
-        (root / name).mkdir()
-    for name in ('gt/000/._00000000.png', 'gt/001/.00000003.png', 'gt/Thumbs.db', 'gt/000/Thumbs.db'):
-        (root / name).write_bytes(b'')
-    assert [clip.num_frame for clip in check(run_options(root)).clips] == [6, 9, 7]
-
-
 @pytest.mark.parametrize(
     ('name', 'line'),
     [
@@ -215,23 +206,6 @@ def test_run_without_its_short_clips_trains_on_the_others(clips, tmp_path):
 def test_short_clips_are_skipped_with_the_largest_interval(clips):
     opt = dataset_options(clips, num_frame=3, interval_list=[1, 4], skip_short_clips=True)
     assert [clip.name for clip in training_sets(opt)[0].clips] == ['001']  # 2 x 4 + 1 = 9 frames
-
-
-@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig'])
-def test_list_in_utf_8_is_read_with_and_without_a_mark(encoding, clips, tmp_path):
-    (tmp_path / 'list.txt').write_text('000 6 (144,176,3)\r\n', encoding=encoding)
-    opt = run_options(clips, meta_info_file=str(tmp_path / 'list.txt'))
-    assert [clip.name for clip in check(opt).clips] == ['000']
-
-
-@pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-le', 'utf-32'])
-def test_list_in_another_encoding_gets_a_line(encoding, clips, tmp_path):
-    (tmp_path / 'list.txt').write_text('000 6 (144,176,3)\n', encoding=encoding)
-    opt = run_options(clips, meta_info_file=str(tmp_path / 'list.txt'))
-    with pytest.raises(
-        OptionError, match=r'must be text in UTF-8, got \S+list.txt in another encoding. Save it as UTF-8.'
-    ):
-        check(opt)
 
 
 def test_lmdb_whose_list_has_two_sizes_in_a_clip_names_the_frame(clips, tmp_path):

@@ -279,31 +279,6 @@ def test_prepare_names_every_frame_that_cannot_be_used(clips, tmp_path):
     assert FrameStore(tmp_path / 'store/gt').info.clips[0] == Clip('000', 6, 144, 176)
 
 
-@pytest.mark.parametrize(
-    ('remove', 'line'),
-    [
-        (
-            'gt/001/00000004.png',
-            '--gt: must hold folders of frames .* without a gap, got clips/gt/001 without 00000004.png.',
-        ),
-        (
-            'lq/002',
-            '--lq: must hold the clips of --gt, got clips/lq without 002 (1 missing). Add it, or name the clips',
-        ),
-    ],
-)
-def test_prepare_with_a_gap_exits_with_one_line(remove, line, clips, tmp_path):
-    import re
-
-    shutil.copytree(clips, tmp_path / 'clips')
-    path = tmp_path / 'clips' / remove
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    done = run(*PREPARE, '--gt', 'clips/gt', '--lq', 'clips/lq', '-o', 'store', cwd=tmp_path, ok=False)
-    assert re.match(line, done.stdout) or done.stdout.startswith(line)
-    assert done.stdout.count('\n') == 1
-    assert not (tmp_path / 'store').exists()
-
-
 def test_prepare_into_a_folder_that_cannot_be_written_exits_with_one_line(clips, tmp_path):
     (tmp_path / 'file').write_text('')  # root may write into a read-only folder, but nobody below a file
     done = run(*PREPARE, '--gt', clips / 'gt', '-o', 'file/store', cwd=tmp_path, ok=False)
