@@ -19,7 +19,7 @@ from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.demo.training import find_video, read_frames
 from multigrid_vsr.frames.clip import Clip
-from multigrid_vsr.frames.pairs import decode_pair, default_workers, open_sources, open_test_clips, tasks
+from multigrid_vsr.frames.pairs import decode_pair, default_workers, open_eval_clips, open_sources, tasks
 from multigrid_vsr.frames.prepare import build
 from multigrid_vsr.frames.sequence import open_clip
 from multigrid_vsr.frames.sources import natural
@@ -462,7 +462,7 @@ def test_10_or_12_bits_in_16_are_refused_before_they_are_black(suffix, factor, f
     with pytest.raises(OptionError, match=f'^INPUT: {line}'):
         open_clip(tmp_path / 'gt/000')
     with pytest.raises(OptionError, match=f'^datasets.val.dataroot_gt: {line}'):
-        open_test_clips('datasets.val', {'dataroot_gt': str(tmp_path / 'gt')})
+        open_eval_clips('datasets.val', {'dataroot_gt': str(tmp_path / 'gt')})
     if suffix == 'png':
         write_deep(tmp_path / 'lq/000', suffix, factor, [frame[::4, ::4] for frame in frames[:9]])
         opt = {

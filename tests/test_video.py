@@ -26,7 +26,7 @@ from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.demo.training import find_video, read_frames
 from multigrid_vsr.frames.clip import Clip
-from multigrid_vsr.frames.pairs import open_test_clips
+from multigrid_vsr.frames.pairs import open_eval_clips
 from multigrid_vsr.frames.pairs import read_frames as read_frames_of
 from multigrid_vsr.frames.store import FrameStore
 
@@ -225,7 +225,7 @@ def test_interlaced_video_is_prepared_and_tested(infer, capsys):
     assert np.abs(found[0].astype(int) - frames[4][:, :32]).mean() < 6
     main(['prepare', '--gt', 'a.mp4', '-o', 'store', '--verify', '--workers', '1'])
     assert 'All 6 frames of 1 clips are right.' in capsys.readouterr().out
-    sources = open_test_clips('datasets.val', {'dataroot_gt': 'a.mp4', 'scale': 4})
+    sources = open_eval_clips('datasets.val', {'dataroot_gt': 'a.mp4', 'scale': 4})
     assert np.array_equal(list(read_frames_of(sources, 0, 'gt'))[4][:, :32], found[0])
 
 
@@ -318,7 +318,7 @@ LOSSES = [
 def test_what_8_bits_cannot_hold_is_said(form, tags, what, infer):
     write('a.mkv', moving(2), 'ffv1', form, **tags)
     assert f'a.mkv: has {what}.' in infer('a.mkv', 'out.mp4').splitlines()
-    clips = open_test_clips('datasets.val', {'dataroot_gt': 'a.mkv', 'scale': 4})
+    clips = open_eval_clips('datasets.val', {'dataroot_gt': 'a.mkv', 'scale': 4})
     assert clips.notes == (f'datasets.val.dataroot_gt: a.mkv: has {what}.',)
     with av.open('out.mp4') as container:
         context = container.streams.video[0].codec_context
@@ -704,7 +704,7 @@ def test_clip_of_a_test_set_whose_name_is_no_utf_8_is_refused(tmp_path):
     with pytest.raises(
         OptionError, match=r"^datasets.val.dataroot_gt: must hold clips with names in UTF-8, got b'caf\\xe9'. Ren"
     ):
-        open_test_clips('datasets.val', {'dataroot_gt': str(tmp_path / 'gt')})
+        open_eval_clips('datasets.val', {'dataroot_gt': str(tmp_path / 'gt')})
 
 
 def test_one_image_is_one_frame(infer):

@@ -11,7 +11,7 @@ from multigrid_vsr.core.errors import InputError, OptionError, one_line
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.frames.clip import Clip
 from multigrid_vsr.frames.images import Size, check_images, image_size
-from multigrid_vsr.frames.pairs import check_names, open_test_clips
+from multigrid_vsr.frames.pairs import check_names, open_eval_clips
 from multigrid_vsr.frames.sources import Images
 from multigrid_vsr.frames.training import frames_needed, samples_of_each, training_sets
 from multigrid_vsr.options.archs import (
@@ -220,7 +220,7 @@ def _check_clips(name: str, val_opt: Mapping[str, Any], limits: ArchLimits, opt:
     """Clips of any kind: how they pair, and whether the frames of each have one size."""
     if val_opt.get('padding') not in (None, *_PADDINGS):
         raise OptionError(f'{name}.padding', f'be {", ".join(_PADDINGS)}', val_opt['padding'], 'Choose one.')
-    sources = open_test_clips(name, val_opt)
+    sources = open_eval_clips(name, val_opt)
     for clips in sources.pairs:
         if clips.clip.num_frame < limits.min_num_frame:
             rule = f'hold clips of at least {limits.min_num_frame} frames for this arch'

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from multigrid_vsr.core.schedule import BatchShape, SampleRequest
 from multigrid_vsr.data.batches import Empty, to_float_rgb
 from multigrid_vsr.frames.clip import Clip
-from multigrid_vsr.frames.pairs import open_test_clips, read_frames
+from multigrid_vsr.frames.pairs import open_eval_clips, read_frames
 from multigrid_vsr.frames.sources import CropSource
 from multigrid_vsr.frames.training import kinds_of_frames, samples_of_each, training_sets
 
@@ -354,7 +354,7 @@ class MultigridVideoTestDataset(Dataset):
     def __init__(self, opt: Mapping[str, Any]) -> None:
         super().__init__()
         self.opt = opt
-        self.clips = open_test_clips(f'datasets.{opt["phase"]}', opt)
+        self.clips = open_eval_clips(f'datasets.{opt["phase"]}', opt)
         for note in self.clips.notes:
             get_root_logger().info(note)
         # BasicSR's models count the frames of each clip by it.

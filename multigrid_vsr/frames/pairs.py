@@ -429,7 +429,7 @@ def default_workers() -> int:
     return os.cpu_count() or 1
 
 
-def open_test_clips(name: str, opt: Mapping[str, Any]) -> Sources:
+def open_eval_clips(name: str, opt: Mapping[str, Any]) -> Sources:
     """Opens the clips of a ``MultigridVideoTestDataset``.
 
     Args:

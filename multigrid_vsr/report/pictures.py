@@ -13,7 +13,7 @@ import numpy as np
 
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.frames.images import decode_image
-from multigrid_vsr.frames.pairs import Sources, open_test_clips, read_frames
+from multigrid_vsr.frames.pairs import Sources, open_eval_clips, read_frames
 from multigrid_vsr.options.archs import STOCK_TEST_SETS, TEST_SET_TYPES
 from multigrid_vsr.report.read import Experiment
 
@@ -136,7 +136,7 @@ class _Originals:
     def _ours(self, key: str, opt: Mapping[str, Any], parts: Sequence[str]) -> list[np.ndarray | None]:
         root = str(opt['dataroot_gt'])
         if root not in self._opened:
-            self._opened[root] = open_test_clips(key, opt)
+            self._opened[root] = open_eval_clips(key, opt)
         sources = self._opened[root]
         names, name = [clip.name for clip in sources.clips], '/'.join(parts[:-1])
         if name not in names:
