@@ -193,7 +193,7 @@ def _next_edit(
 def _change(text: str, node: Any, old: Any, new: Any, option: str, comments: Mapping[str, str]) -> _Edit | None:
     """The first edit that brings a value nearer to its new one; a list of as many entries changes one by one."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        names = {NEW_NAMES.get(f'{option}.{key}', key).rpartition('.')[2] for key in old}
+        names = {NEW_NAMES.get(f'{option}.{key}', '').rpartition('.')[2] for key in old}
         if new.keys() & {*old, *names}:
             return _next_edit(text, node, old, new, f'{option}.', comments)
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
