@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from benchmarks.launches import as_basicsr_has_them
 from benchmarks.worker import CallError
+from multigrid_vsr.launches import as_basicsr_has_them
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 from multigrid_vsr.report.read import Log, parse_log
 

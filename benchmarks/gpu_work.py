@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 from benchmarks.frames import timed
 from benchmarks.gpu_plan import OPTIONS, STOCK, Sizes, run_options
-from benchmarks.launches import as_basicsr_has_them
 from benchmarks.step import batches_of, model_of
 from multigrid_vsr.core.schedule import BatchShape, SampleRequest, Schedule
 from multigrid_vsr.demo.training import prepare
 from multigrid_vsr.host.registering import register
+from multigrid_vsr.launches import as_basicsr_has_them
 
 _PATHS = ('dataroot_gt', 'dataroot_lq', 'meta_info_file')
 LONG = 1000  # iterations of a segment: a graph of it pays

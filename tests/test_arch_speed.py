@@ -19,9 +19,9 @@ from basicsr.losses.basic_loss import CharbonnierLoss
 from runs import options, write
 from test_multigrid_video_model import build
 
-from benchmarks import launches
 from benchmarks.launches import NETWORKS
 from benchmarks.launches import measure as print_launches
+from multigrid_vsr import launches
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.models.acceleration import leave_out_checks
 from multigrid_vsr.models.multigrid_video_model import MultigridVideoModel

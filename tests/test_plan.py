@@ -11,7 +11,7 @@ import yaml
 from runs import TRAIN, options, run, write
 from test_convert import REDS, network
 
-from benchmarks import launches
+from multigrid_vsr import launches
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.plan import StockRun, fewer_pixels, total_samples

@@ -13,7 +13,7 @@ import multigrid_vsr
 
 PACKAGE = Path(multigrid_vsr.__file__).parent
 # Each room may import those before it.
-ROOMS = ('core', 'options', 'frames', 'data', 'models', 'host', 'measure', 'report', 'demo', 'cli')
+ROOMS = ('core', 'options', 'frames', 'data', 'models', 'launches', 'host', 'measure', 'report', 'demo', 'cli')
 PURE = ('core', 'options')
 LIBRARIES_OF_PURE = {'yaml'}
 FILES = sorted(PACKAGE.rglob('*.py'))

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from multigrid_vsr.cli.arguments import check_least, check_writable, write_whole
-from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.core.errors import OptionError, one_line
 from multigrid_vsr.core.plan import Launches, comparison, plan_data, shape_notes, stage_table
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.check import check_data
 from multigrid_vsr.frames.training import MissingData
-from multigrid_vsr.options.launches import known_run_launches
+from multigrid_vsr.options.launches import known_run_launches, run_launches
 from multigrid_vsr.options.multigrid_block import uses_multigrid
 from multigrid_vsr.options.option_file import read_options, settle
 from multigrid_vsr.options.run_options import checked_schedule, gpus_of, rate_of, stock_run_of
@@ -85,13 +85,22 @@ def run(args: argparse.Namespace) -> None:
 
 
 def launches_of(opt: Mapping[str, Any], schedule: Schedule) -> tuple[Launches | None, list[str]]:
-    """Kernel launches of a run on a GPU, or a note if they are not known for its arch."""
+    """Kernel launches of a run on a GPU: by the table, or counted where the arch is not in it.
+
+    Returns:
+        Nothing for a run on the CPU; with a note where they cannot be counted here.
+    """
     if opt.get('num_gpu') == 0:
         return None, []
     known = known_run_launches(opt, schedule)
-    arch = opt['network_g']['type']
-    note = f'Kernel launches of {arch} with these options are not known: python -m benchmarks.launches counts them.'
-    return known, [] if known is not None else [note]
+    if known is not None:
+        return known, []
+    from multigrid_vsr.launches import count_run  # with torch, which takes seconds
+
+    try:
+        return run_launches(opt, schedule, count_run(opt, schedule)), []
+    except Exception as error:  # whatever an arch raises that has never seen such tensors
+        return None, [f'Kernel launches not counted: {one_line(error) or type(error).__name__}']
 
 
 def _check_plot(path: Path | None) -> None:

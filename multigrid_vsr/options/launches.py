@@ -33,19 +33,26 @@ def known_launches(network_opt: Mapping[str, Any], num_frame: int) -> tuple[int,
 
 
 def known_run_launches(opt: Mapping[str, Any], schedule: Schedule) -> Launches | None:
-    """Launches of a whole run; ``None`` if its arch or an option is not in the table."""
+    """Launches of a whole run whose arch is in the table."""
     counts = {frames: known_launches(opt['network_g'], frames) for frames in frame_counts(schedule)}
+    return None if None in counts.values() else run_launches(opt, schedule, counts)  # type: ignore[arg-type]
+
+
+def run_launches(opt: Mapping[str, Any], schedule: Schedule, counts: Mapping[int, tuple[int, int]]) -> Launches:
+    """Launches of a run.
+
+    Args:
+        opt: Its options.
+        schedule: Its shapes.
+        counts: As :func:`known_launches`, for each of its frame counts.
+    """
     part = largest_part(opt)
     here = {}
     for shape in {segment.shape for segment in schedule.segments}:
-        count = counts[shape.num_frame]
-        if count is None:
-            return None
         samples = shape.batch_size_per_gpu
         at_a_time = samples if part is None else part.samples_of(shape.num_frame, shape.gt_size)
-        here[shape] = -(-samples // at_a_time) * count[1]
-    stock = counts[schedule.full_shape.num_frame]
-    return None if stock is None else Launches(here, stock[0], bool(opt['train'].get('cuda_graph')))
+        here[shape] = -(-samples // at_a_time) * counts[shape.num_frame][1]
+    return Launches(here, counts[schedule.full_shape.num_frame][0], bool(opt['train'].get('cuda_graph')))
 
 
 def frame_counts(schedule: Schedule) -> set[int]:
