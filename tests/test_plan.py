@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from basicsr.archs.basicvsr_arch import BasicVSR
+from basicsr.utils.registry import ARCH_REGISTRY
 from runs import TRAIN, options, run, write
 from test_convert import REDS, network
 
@@ -25,6 +27,11 @@ from multigrid_vsr.options.run_options import checked_schedule
 LENGTH = {'train__total_iter': 300000, 'train__scheduler__periods': [300000], 'datasets__train__batch_size_per_gpu': 4}
 BASICVSR = {**REDS, **LENGTH, 'num_gpu': 2, **network('BasicVSR', num_feat=64, num_block=30)}
 STOCK = {'stock_run': {'total_iter': 300000, 'batch_size': 8}}
+
+
+can_count = pytest.mark.skipif(
+    torch.__version__ < launches.OLDEST_TORCH, reason=f'counted with torch {launches.OLDEST_TORCH} or newer'
+)
 
 
 def planned(folder: Path, capsys: pytest.CaptureFixture[str], opt: dict, *arguments: str) -> str:
@@ -128,6 +135,23 @@ def test_plan_counts_the_launches_of_every_micro_batch(tmp_path, capsys):
     ]  # fmt: skip
 
 
+class RenamedBasicVSR(BasicVSR):
+    """An arch that the table of launches does not have."""
+
+
+ARCH_REGISTRY.register(RenamedBasicVSR)
+
+
+@can_count
+def test_launches_of_an_arch_that_is_not_in_the_table_are_counted(tmp_path, capsys):
+    opt = convert(options(Path('.'), **{**BASICVSR, **network('BasicVSR', num_feat=8, num_block=1)}), 'paper').options
+    columns = []
+    for opt['network_g']['type'] in ('BasicVSR', 'RenamedBasicVSR'):
+        lines = planned(tmp_path, capsys, opt).splitlines()
+        columns.append([float(line.split()[9]) for line in lines[2:8]])
+    assert columns[1] == pytest.approx(columns[0], rel=0.02)
+
+
 def test_plan_for_the_cpu_says_nothing_of_launches(tmp_path, clips, capsys):
     main(['plan', '-opt', str(write(tmp_path, options(clips, multigrid={'gt_size': [64, 128]})))])
     assert 'aunches' not in capsys.readouterr().out
@@ -184,9 +208,7 @@ COUNTED = [  # small enough to be counted in seconds; launches are linear in fra
 ]
 
 
-@pytest.mark.skipif(
-    torch.__version__ < launches.OLDEST_TORCH, reason=f'counted with torch {launches.OLDEST_TORCH} or newer'
-)
+@can_count
 @pytest.mark.parametrize(('network_opt', 'num_frame'), COUNTED, ids=str)
 def test_table_of_launches_is_what_is_counted(network_opt, num_frame):
     ((*_, stock, _, _, here, _),) = launches.compare(network_opt, [(num_frame, 64)])
