@@ -13,7 +13,7 @@ from test_bad_option_files import GAN
 
 from multigrid_vsr import OPTIMIZER_REGISTRY
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.models.optimizers import given, optimizer_class, torch_names
+from multigrid_vsr.models.optimizers import eval_weights, optimizer_class, torch_names
 
 pytestmark = pytest.mark.filterwarnings(
     'ignore:Detected call of `lr_scheduler.step'
@@ -78,7 +78,7 @@ def test_schedule_free_optimizer_gives_its_averaged_weights_and_trains_on_in_the
         parameter.grad = torch.randn(1000)
         optimizer.step()
     trained, z = parameter.detach().clone(), optimizer.state[parameter]['z'].clone()
-    with given([optimizer]):
+    with eval_weights([optimizer]):
         assert not torch.equal(parameter, trained)
         # y = 0.9 x + 0.1 z, the interpolation of the paper with beta 0.9.
         torch.testing.assert_close(0.9 * parameter.detach() + 0.1 * z, trained)

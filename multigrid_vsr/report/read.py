@@ -63,7 +63,10 @@ def parse_log(text: str) -> Log:
     """Reads a log. Lines of other kinds and an unfinished last line are left out."""
     log = Log()
     pieces = _RECORD.split(text[: text.rfind('\n') + 1])
-    for stamp, message in zip(pieces[1::2], pieces[2::2]):
+    records = list(zip(pieces[1::2], pieces[2::2]))
+    if records and records[-1][1].startswith('\n  '):  # the options, perhaps not all of them
+        records.pop()
+    for stamp, message in records:
         _add(log, datetime.strptime(stamp, '%Y-%m-%d %H:%M:%S,%f'), message.rstrip())
     return log
 
