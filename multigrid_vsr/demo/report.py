@@ -71,11 +71,11 @@ def draw(path: Path, bicubic_db: float, runs: Sequence[Experiment]) -> None:
         axes.plot(seconds, psnrs, marker='o', color=_COLOURS[run.name])
         label = f'{run.name}\n{psnrs[-1]:.2f} dB in {seconds[-1]:.0f} s'
         axes.annotate(
-            label, (seconds[-1], psnrs[-1]), (6 if run.name == 'multigrid' else 0, 8), textcoords='offset points',
-            ha='left' if run.name == 'multigrid' else 'right', color=_COLOURS[run.name], fontweight='bold',
+            label, (seconds[-1], psnrs[-1]), (0, 8), textcoords='offset points',
+            ha='center' if run.name == 'multigrid' else 'right', color=_COLOURS[run.name], fontweight='bold',
         )  # fmt: skip
     axes.set_xlim(left=0)
-    axes.margins(y=0.2)
+    axes.margins(y=0.25)
     axes.set_xlabel('time of training / s')
     axes.set_ylabel('PSNR on held-out frames / dB')
     axes.spines[['top', 'right']].set_visible(False)
