@@ -257,8 +257,8 @@ def _refuse_counts(gt: ClipSource, lq: ClipSource, gt_clip: Clip, lq_clip: Clip,
     longer, clip, other, other_clip = gt, gt_clip, lq, lq_clip
     if gt_clip.num_frame < lq_clip.num_frame:
         longer, clip, other, other_clip = lq, lq_clip, gt, gt_clip
-    stems = {_stem(path) for path in other.files(other_clip.name)}
-    alone = [path for path in longer.files(clip.name) if _stem(path) not in stems]
+    stems = {_stem(path) for path in other.entries(other_clip.name)}
+    alone = [path for path in longer.entries(clip.name) if _stem(path) not in stems]
     is_told = len(alone) == clip.num_frame - other_clip.num_frame
     raise OptionError(
         options.lq,
@@ -275,7 +275,7 @@ def _stem(path: str) -> str:
 def _place(source: ClipSource, clip: Clip) -> str:
     """The folder or the file of a clip."""
     place = source.where(clip.name, 0)
-    return os.path.dirname(place) if len(source.files(clip.name)) > 1 else place
+    return os.path.dirname(place) if len(source.entries(clip.name)) > 1 else place
 
 
 def crop_notes(pairs: Sequence[Pair], option: str) -> list[str]:

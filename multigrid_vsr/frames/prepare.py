@@ -12,7 +12,6 @@ from typing import Any
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.frames.clip import Clip
 from multigrid_vsr.frames.pairs import KINDS, Sources, Task, decode_pair, each_frame, show
-from multigrid_vsr.frames.sources import Lmdb
 from multigrid_vsr.frames.store import (
     FINISHED,
     UNFINISHED,
@@ -77,9 +76,8 @@ def _made_of(sources: Sources) -> dict[str, dict[str, Any]]:
         root, files = source.root.absolute(), {}
         for pair in sources.pairs:
             clip = pair.lq if kind == 'lq' and pair.lq is not None else pair.gt
-            paths = ['data.mdb'] if isinstance(source, Lmdb) else source.files(clip.name)
             try:
-                states = [(path, os.stat(root / path)) for path in paths]
+                states = [(path, os.stat(root / path)) for path in source.files(clip.name)]
             except OSError as error:
                 fix = 'Run it again without it.'
                 raise InputError(f'{error.filename}: cannot be read ({error.strerror}). {fix}') from None

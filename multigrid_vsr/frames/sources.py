@@ -55,8 +55,11 @@ class ClipSource(Protocol):
             OptionError: If one cannot be used.
         """
 
+    def entries(self, name: str) -> list[str]:
+        """The names of a clip's frames below ``root``, files or keys; or the one file that holds them all."""
+
     def files(self, name: str) -> list[str]:
-        """The files of a clip below ``root``: one for each frame, or one for all of them."""
+        """The files below ``root`` that a clip is read from."""
 
     def frames(self, name: str) -> Iterator[Payload]:
         """The frames of a clip, as cheaply as they can be had: who takes them decodes them."""
@@ -177,7 +180,7 @@ class _EncodedImages(ABC):
         return {name: self.clips[name] for name in names}
 
     def _measure(self, name: str) -> Clip:
-        files = self.files(name)
+        files = self.entries(name)
         if not files:
             fix = 'Correct the path or the list.'
             raise OptionError(self._option, 'hold frames of each clip', f'none of {name} in {self.root}', fix)
@@ -192,23 +195,23 @@ class _EncodedImages(ABC):
         """The size of the first frame of a clip."""
         return image_size(self._read(files[0]) or b'')
 
-    def files(self, name: str) -> list[str]:
+    def entries(self, name: str) -> list[str]:
         if name not in self._files:
             self._files[name] = self._list(name)
         return self._files[name]
 
     def frames(self, name: str) -> Iterator[Payload]:
-        for file in self.files(name):
+        for file in self.entries(name):
             try:
                 yield self._read(file)
             except OSError:
                 yield None
 
     def where(self, name: str, frame: int) -> str:
-        return self._say(self.files(name)[frame])
+        return self._say(self.entries(name)[frame])
 
     def crop(self, clip: str, frames: Sequence[int], top: int, left: int, out: np.ndarray) -> None:
-        files, size = self.files(clip), (self.clips[clip].height, self.clips[clip].width)
+        files, size = self.entries(clip), (self.clips[clip].height, self.clips[clip].width)
         for frame, image in zip(frames, out):
             if frame >= len(files):
                 raise FrameError(f'clip {clip}, frame {frame}: not in {self.root}, where the clip has {len(files)}')
@@ -244,6 +247,8 @@ def _decode_crop(encoded: bytes, size: Size, top: int, left: int, out: np.ndarra
 
 class Images(_EncodedImages):
     """Images in a folder for each clip, under any names."""
+
+    files = _EncodedImages.entries
 
     def _list(self, name: str) -> list[str]:
         folder = name
@@ -301,6 +306,9 @@ def open_env(root: str) -> tuple[lmdb.Environment, int]:
 
 class Lmdb(_EncodedImages):
     """A BasicSR LMDB, with a key ``clip/name`` for each frame."""
+
+    def files(self, name: str) -> list[str]:
+        return ['data.mdb']
 
     def _list(self, name: str) -> list[str]:
         prefix = f'{name}/'.encode()

@@ -228,6 +228,8 @@ class FrameStore:
         """The file of a clip below the root."""
         return ['frames.bin']
 
+    entries = files
+
     def where(self, name: str, frame: int) -> str:
         """What holds a frame, for messages."""
         return f'clip {name} in {self.root}'

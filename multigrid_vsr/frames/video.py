@@ -392,6 +392,8 @@ class VideoSource:
     def files(self, name: str) -> list[str]:
         return [self._files[name]]
 
+    entries = files
+
     def frames(self, name: str) -> Iterator[RawFrame | np.ndarray | None]:
         video, threads = self._opened[name]
         for _, frame in video.decode(threads):
