@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from basicsr.archs.basicvsr_arch import BasicVSR
 from basicsr.utils.registry import ARCH_REGISTRY
 from runs import TRAIN, options, run, write
+from test_arch_speed import can_count
 from test_convert import REDS, network
 
 from multigrid_vsr import launches
@@ -27,11 +27,6 @@ from multigrid_vsr.options.run_options import checked_schedule
 LENGTH = {'train__total_iter': 300000, 'train__scheduler__periods': [300000], 'datasets__train__batch_size_per_gpu': 4}
 BASICVSR = {**REDS, **LENGTH, 'num_gpu': 2, **network('BasicVSR', num_feat=64, num_block=30)}
 STOCK = {'stock_run': {'total_iter': 300000, 'batch_size': 8}}
-
-
-can_count = pytest.mark.skipif(
-    torch.__version__ < launches.OLDEST_TORCH, reason=f'counted with torch {launches.OLDEST_TORCH} or newer'
-)
 
 
 def planned(folder: Path, capsys: pytest.CaptureFixture[str], opt: dict, *arguments: str) -> str:
