@@ -66,6 +66,11 @@ def log_of(folder: Path) -> Path:
     return next(folder.glob('train_*.log'))
 
 
+def psnrs(*points: tuple[int, float, float]) -> tuple[Point, ...]:
+    """Validations: iteration, seconds of training and PSNR."""
+    return tuple(Point(n, datetime.min, {'psnr': value}, seconds=seconds) for n, seconds, value in points)
+
+
 def test_run_of_multigrid_is_read_whole(runs_folder):
     found = read_experiment(runs_folder / 'experiments/multigrid')
     assert [point.iteration for point in found.lines] == [2, 4, 6, 8, 10, 12]
@@ -137,9 +142,7 @@ def test_verdict_tells_runs_of_the_same_name_apart_by_their_folders(runs_folder)
     found = read_experiment(runs_folder / 'experiments/multigrid')
 
     def of(folder, *points):
-        return replace(
-            found, folder=Path(folder), validations={'A': tuple(Point(n, s, {'psnr': v}) for n, s, v in points)}
-        )
+        return replace(found, folder=Path(folder), validations={'A': psnrs(*points)})
 
     runs = [of('a', (1, 60, 20.0), (2, 120, 22.0), (3, 180, 21.0)), of('b', (2, 40, 22.0)), of('c', (3, 30, 20.9))]
     assert page.verdict(runs) == [
@@ -224,8 +227,8 @@ VALIDATED = [
 @pytest.mark.parametrize(('val_freq', 'records', 'expected'), VALIDATED)
 def test_validation_gets_the_iteration_that_the_log_leaves_out(val_freq, records, expected):
     log = parse_log(log_text(*enumerate(records), val_freq=val_freq))
-    assert [found.iteration for found in log.validations] == expected
-    assert log.validations[0].metrics == {'psnr': 20.0}
+    assert [found.iteration for _, found in log.validations] == expected
+    assert log.validations[0][1].values == {'psnr': 20.0}
 
 
 def test_options_in_a_log_are_read_as_blocks():
@@ -264,15 +267,16 @@ def test_clock_of_a_resumed_run_leaves_out_the_break_and_the_lost_work(tmp_path)
 
 
 @pytest.mark.parametrize(('better', 'value', 'reached', 'best'), [
-    ('higher', 21.5, 2, 4), ('higher', 23.5, None, 4), ('lower', 21.5, 1, 1),
+    ('higher', 21.5, 2, ''), ('higher', 23.5, None, ''), ('lower', 21.5, 1, ', best 20.00 dB at 1'),
 ])  # fmt: skip
 def test_first_reaching_takes_the_first_validation_as_good(better, value, reached, best, runs_folder):
-    points = tuple(Point(n, n * 10.0, {'psnr': psnr}) for n, psnr in ((1, 20.0), (2, 22.0), (3, 21.0), (4, 23.0)))
     found = read_experiment(runs_folder / 'experiments/multigrid')
     opt = {**found.options, 'val': {'metrics': {'psnr': {'better': better}}}}
+    points = psnrs((1, 10, 20), (2, 20, 22), (3, 30, 21), (4, 40, 23))
     found = replace(found, options=opt, validations={'A': points})
     point = page.first_reaching(found, ('A', 'psnr'), value)
-    assert (point and point.iteration, page.best(found, ('A', 'psnr'))[0].iteration) == (reached, best)
+    assert (point and point.iteration) == reached
+    assert f'<dt>PSNR on A</dt><dd>23.00 dB{best}</dd>' in page.render([found])
 
 
 def test_folder_with_an_option_file_alone_is_a_run_that_has_not_begun(tmp_path):
@@ -292,10 +296,10 @@ def numbered(count: int, grey: int = 40) -> list[np.ndarray]:
     return [np.full((64, 96, 3), grey + 10 * number, np.uint8) for number in range(count)]
 
 
-def images(folder: Path, frames, name: str = '{}', suffix='png', first: int = 0) -> None:
+def images(folder: Path, frames, name: str = '{}') -> None:
     folder.mkdir(parents=True)
-    for number, frame in enumerate(frames, first):
-        assert cv2.imwrite(str(folder / f'{name.format(number)}.{suffix}'), frame)
+    for number, frame in enumerate(frames):
+        assert cv2.imwrite(str(folder / f'{name.format(number)}.png'), frame)
 
 
 def video(path: Path, frames) -> None:
@@ -324,29 +328,22 @@ def reported(root: Path, monkeypatch, val: dict[str, str], frames, name: str) ->
     return html, means
 
 
-# BasicSR reads frames by the alphabet and counts them from 0.
-@pytest.mark.parametrize('kind', ['unpadded', 'from 98', 'macos', 'jpeg', 'cropped', 'video', 'of BasicSR'])
-@pytest.mark.parametrize('count', [13, 6])
-def test_report_shows_the_frames_that_the_test_set_reads(kind, count, tmp_path, monkeypatch):
-    gt, lq = numbered(count), [frame[::4, ::4] for frame in numbered(count)]
-    name = {'unpadded': '{}', 'from 98': '{}', 'macos': 'f{:04d}'}.get(kind, '{:08d}')
+@pytest.mark.parametrize('kind', ['unpadded', 'cropped', 'video', 'of BasicSR'])
+def test_report_shows_the_frames_that_the_test_set_reads(kind, tmp_path, monkeypatch):
+    gt, lq = numbered(13), [frame[::4, ::4] for frame in numbered(13)]
     if kind == 'cropped':
         gt = [np.pad(frame, ((0, 2), (0, 3), (0, 0))) for frame in gt]
     for root, frames in (('gt', gt), ('lq', lq)):
         if kind == 'video':
             video(tmp_path / root / 'a.mkv', frames)
             continue
-        suffix, first = 'jpg' if (kind, root) == ('jpeg', 'gt') else 'png', 98 if kind == 'from 98' else 0
-        images(tmp_path / root / 'a', frames, name, suffix, first)
-        for path in list((tmp_path / root / 'a').iterdir()) if kind == 'macos' else ():
-            path.with_name(f'._{path.name}').write_bytes(b'x')
+        images(tmp_path / root / 'a', frames, '{}' if kind == 'unpadded' else '{:08d}')
+        (tmp_path / root / 'a/._00000000.png').write_bytes(b'of macOS')
     type_ = 'VideoRecurrentTestDataset' if kind == 'of BasicSR' else 'MultigridVideoTestDataset'
     val = {'name': 'mine', 'type': type_, 'dataroot_gt': 'gt', 'dataroot_lq': 'lq'}
-    html, shown = reported(tmp_path, monkeypatch, val, numbered(count, 41), '{:08d}')
-    middle = count // 2
-    assert f'<p class="dim">mine/a/{middle:08d}</p>' in html
-    grey = 40 + 10 * middle
-    assert shown == {'LQ': grey, 'x, 8': grey + 1, 'ground truth': grey}
+    html, shown = reported(tmp_path, monkeypatch, val, numbered(13, 41), '{:08d}')
+    assert '<p class="dim">mine/a/00000006</p>' in html
+    assert shown == {'LQ': 100, 'x, 8': 101, 'ground truth': 100}
 
 
 def test_report_of_a_set_of_windows_finds_a_frame_by_its_name(tmp_path, monkeypatch):
@@ -381,21 +378,20 @@ def test_duration_has_its_two_largest_units(seconds, text):
 
 def test_chart_puts_points_and_ticks_where_they_belong():
     drawn = page.draw([page.Series(1, [0, 50, 100], [20.0, 22.0, 24.0], 'dots')], 'iterations', 100)
-    assert drawn.curves[0].path == 'M0 1000L500 500L1000 0'
-    assert drawn.curves[0].dots[1] == (500, 500, '22 · iteration 50')
-    assert drawn.y_ticks == [(100, '20'), (75, '21'), (50, '22'), (25, '23'), (0, '24')]
-    assert drawn.x_ticks == [(0, '0'), (20, '20'), (40, '40'), (60, '60'), (80, '80'), (100, '100')]
+    (curve,) = drawn['curves']
+    assert curve['path'] == 'M0 1000L500 500L1000 0'
+    assert curve['dots'][1] == (500, 500, '22 · iteration 50')
+    assert drawn['y_ticks'] == [(100, '20'), (75, '21'), (50, '22'), (25, '23'), (0, '24')]
+    assert drawn['x_ticks'] == [(0, '0'), (20, '20'), (40, '40'), (60, '60'), (80, '80'), (100, '100')]
 
 
-def test_chart_of_small_values_has_one_power_on_its_axis():
-    drawn = page.draw([page.Series(0, [0, 1], [0.0, 0.002])], 'iterations', 1)
-    assert [label for _, label in drawn.y_ticks] == ['0', '0.5e-3', '1e-3', '1.5e-3', '2e-3']
-
-
-def test_chart_of_a_wild_curve_shows_the_rest(runs_folder):
-    drawn = page.draw([page.Series(0, range(1000), [1e6, *[1.0, 2.0] * 499, 1.0])], 'iterations', 1000)
-    assert drawn.y_ticks[0][1] == '1.0'
-    assert drawn.y_ticks[-1][1] == '2.0'
+@pytest.mark.parametrize(('ys', 'labels'), [
+    ([0.0, 0.002], ['0', '0.5e-3', '1e-3', '1.5e-3', '2e-3']),  # one power on the axis
+    ([1e6, *[1.0, 2.0] * 499, 1.0], ['1.00', '1.25', '1.50', '1.75', '2.00']),  # what is wild runs out of the frame
+])  # fmt: skip
+def test_axis_of_a_chart_fits_its_values(ys, labels):
+    drawn = page.draw([page.Series(0, range(len(ys)), ys)], 'iterations', len(ys))
+    assert [label for _, label in drawn['y_ticks']] == labels
 
 
 CHROMIUM = next((path for name in ('chromium', 'chromium-browser', 'google-chrome') if (path := shutil.which(name))), None)  # fmt: skip

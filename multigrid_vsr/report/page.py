@@ -1,11 +1,11 @@
-"""The page: what the figures of several runs say together, and what the template shows."""
+"""The page of ``multigrid-vsr report``: what several runs say together."""
 
 from __future__ import annotations
 
 import base64
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,8 @@ AXES = ('iterations', 'time', 'samples')
 _SIZE = 1000  # units of the plot in each direction; it is stretched to the width of the page
 _MOST_POINTS, _MOST_DOTS = 500, 80
 _TIME_STEPS = [1, 2, 5, 10, 20, 30, *(60 * n for n in (1, 2, 5, 10, 20, 30)), *(3600 * n for n in (1, 2, 4, 6, 12))]
-# Where a run lies and what it is called differs between any two runs, and the schedule is shown by its options.
+_UNITS = ((86400, 'd'), (3600, 'h'), (60, 'min'), (1, 's'))
+# Any two runs differ in their folder and name, and the page shows the schedule by its options.
 _OWN = {'name', 'root_path', 'rank', 'is_train', 'auto_resume', 'datasets.train.multigrid', 'path.experiments_root'}
 _OWN |= {f'path.{folder}' for folder in ('models', 'training_states', 'log', 'visualization')}
 
@@ -32,51 +33,30 @@ Metric = tuple[str, str]  # the name of the test set, and that of the metric
 
 
 class Series(NamedTuple):
-    """A curve; ``run`` is the place of its run on the page, ``style`` is ``line``, ``faint`` or ``dots``."""
+    """A curve over iterations."""
 
-    run: int
+    run: int  # the place of its run on the page
     xs: Sequence[float]
     ys: Sequence[float]
-    style: str = 'line'
-
-
-class Curve(NamedTuple):
-    """A drawn curve: an SVG path, and its marked points, each with what it says."""
-
-    run: int
-    style: str
-    path: str
-    dots: list[tuple[float, float, str]]
-
-
-class Chart(NamedTuple):
-    """A drawn chart; a tick is (place in percent, label)."""
-
-    curves: list[Curve]
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
+    style: str = 'line'  # or `faint`, or `dots`
 
 
 def render(experiments: Sequence[Experiment]) -> str:
-    """The whole page: one file that needs no other.
-
-    Args:
-        experiments: The runs, the one to compare with first.
-    """
+    """The whole page, one file that needs no other; the first run is the one to compare with."""
     template = Path(__file__).with_name('page.html').read_text(encoding='utf-8')
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(count=lambda n: f'{n:,}', png=_png)
-    metrics = shown_metrics(experiments)
+    metrics = _metrics(experiments)
     return environment.from_string(template).render(
-        names=names_of(experiments),
+        names=_names(experiments),
         experiments=experiments,
         axes=AXES,
         axis='time' if len(experiments) > 1 else 'iterations',
         verdict=verdict(experiments),
         cards=[_card(experiment, metrics) for experiment in experiments],
-        figures=[_metric_figure(experiments, metric) for metric in metrics] + _training_figures(experiments),
+        figures=_figures(experiments, metrics),
         costs=[segment_costs(experiment) for experiment in experiments],
-        settings=differing_settings(experiments),
+        settings=_differing_settings(experiments),
         crops=rows_of_crops(experiments),
         now=f'{datetime.now():%Y-%m-%d %H:%M}',
     )
@@ -86,30 +66,26 @@ def _png(image: np.ndarray) -> str:
     return base64.b64encode(cv2.imencode('.png', image)[1].tobytes()).decode()
 
 
-def names_of(experiments: Sequence[Experiment]) -> list[str]:
+def _names(experiments: Sequence[Experiment]) -> list[str]:
     """The names of the runs; two of the same name get their folders beside it."""
     names = [experiment.name for experiment in experiments]
-    return [
-        name if names.count(name) == 1 else f'{name} ({experiment.folder})'
-        for name, experiment in zip(names, experiments)
-    ]
+    return [name if names.count(name) == 1 else f'{name} ({e.folder})' for name, e in zip(names, experiments)]
 
 
-def shown_metrics(experiments: Sequence[Experiment]) -> list[Metric]:
-    """What the last validations of all runs measured, PSNR first, then in the order in which they come."""
+def _metrics(experiments: Sequence[Experiment]) -> list[Metric]:
+    """What the last validations of all runs measured, PSNR first."""
     found = [
         (dataset, metric)
         for experiment in experiments
         for dataset, points in experiment.validations.items()
         for metric in points[-1].values
     ]
-    return sorted(dict.fromkeys(found), key=lambda entry: 'psnr' not in entry[1].lower())
+    return sorted(dict.fromkeys(found), key=lambda metric: 'psnr' not in metric[1].lower())
 
 
-def points_of(experiment: Experiment, metric: Metric) -> list[tuple[Point, float]]:
-    """The validations that measured a metric, with their figures."""
-    dataset, name = metric
-    return [(p, p.values[name]) for p in experiment.validations.get(dataset, ()) if name in p.values]
+def _measured(experiment: Experiment, metric: Metric) -> list[Point]:
+    """The validations that measured a metric."""
+    return [point for point in experiment.validations.get(metric[0], ()) if metric[1] in point.values]
 
 
 def _sign(experiment: Experiment, metric: Metric) -> int:
@@ -118,25 +94,20 @@ def _sign(experiment: Experiment, metric: Metric) -> int:
     return -1 if options.get('better') == 'lower' else 1
 
 
-def best(experiment: Experiment, metric: Metric) -> tuple[Point, float]:
-    """The first of the best validations."""
-    sign = _sign(experiment, metric)
-    return max(points_of(experiment, metric), key=lambda entry: sign * entry[1])
-
-
 def first_reaching(experiment: Experiment, metric: Metric, value: float) -> Point | None:
-    """The first validation that is as good as a value; nothing is read between two validations."""
+    """The first validation that is as good as a value; nothing is interpolated between validations."""
     sign = _sign(experiment, metric)
-    return next((point for point, found in points_of(experiment, metric) if sign * found >= sign * value), None)
+    points = _measured(experiment, metric)
+    return next((point for point in points if sign * point.values[metric[1]] >= sign * value), None)
 
 
 def verdict(experiments: Sequence[Experiment]) -> list[str]:
-    """When each run was as good as the first at its end: a sentence for each other run."""
+    """When each other run was as good as the first at its end, a sentence for each."""
     first, *others = experiments
-    metric = next((m for m in shown_metrics(experiments) if points_of(first, m)), None)
+    metric = next((m for m in _metrics(experiments) if _measured(first, m)), None)
     if metric is None:
         return []
-    names, (_, value) = names_of(experiments), points_of(first, metric)[-1]
+    names, value = _names(experiments), _measured(first, metric)[-1].values[metric[1]]
     own = first_reaching(first, metric, value)
     assert own is not None
     goal = f'the {metric[1].upper()} that {names[0]} {"ended" if first.has_ended else "has come to"} with, {value:.4g}'
@@ -158,18 +129,18 @@ def _card(experiment: Experiment, metrics: Sequence[Metric]) -> tuple[str, list[
     state = 'finished' if experiment.has_ended else f'under way or stopped: {done / total:.0%}'
     rows = []
     for metric in metrics:
-        if points := points_of(experiment, metric):
-            form = '{:.2f} dB' if 'psnr' in metric[1].lower() else '{:.4f}'
-            point, top = best(experiment, metric)
-            last, highest = form.format(points[-1][1]), form.format(top)
-            where = '' if last == highest else f', best {highest} at {point.iteration:,}'
-            rows.append((f'{metric[1].upper()} on {metric[0]}', f'{last}{where}'))
+        if points := _measured(experiment, metric):
+            name, sign = metric[1], _sign(experiment, metric)
+            form = '{:.2f} dB' if 'psnr' in name.lower() else '{:.4f}'
+            best = max(points, key=lambda point: sign * point.values[name])
+            last, highest = (form.format(point.values[name]) for point in (points[-1], best))
+            where = '' if last == highest else f', best {highest} at {best.iteration:,}'
+            rows.append((f'{name.upper()} on {metric[0]}', f'{last}{where}'))
     rows.append(('training', duration(experiment.seconds)))
     if not experiment.has_ended and experiment.last_time is not None:
         rows.append(('last line', f'{experiment.last_time:%Y-%m-%d %H:%M}'))
         rows += [('time left then', experiment.eta)] if experiment.eta else []
-    rows.append(('iterations', f'{done:,} of {total:,}'))
-    rows.append(('samples', f'{experiment.samples(done):,}'))
+    rows += [('iterations', f'{done:,} of {total:,}'), ('samples', f'{experiment.samples(done):,}')]
     if len(experiment.schedule.segments) > 1:
         stock = stock_run_of(experiment.options, experiment.ranks)
         other = 'the stock run' if stock else 'as many iterations of the full shape'
@@ -184,18 +155,14 @@ def _card(experiment: Experiment, metrics: Sequence[Metric]) -> tuple[str, list[
 
 
 class SegmentCost(NamedTuple):
-    """What one shape cost; ``None`` where no line tells it.
-
-    ``seconds_per_iter`` is without validation and saving. Throughput is that of all ranks, in ground-truth pixels.
-    ``waiting`` is the share of the time spent waiting for data, ``peak_memory`` the largest of the log.
-    """
+    """What one shape cost; ``None`` where no line tells it."""
 
     segment: Segment
-    seconds_per_iter: float | None
-    samples_per_second: float | None
-    megapixels_per_second: float | None
-    waiting: float | None
-    peak_memory: float | None
+    seconds_per_iter: float | None  # without validation and saving
+    samples_per_second: float | None  # of all ranks
+    megapixels_per_second: float | None  # of all ranks, ground truth
+    waiting: float | None  # share of the time spent waiting for data
+    peak_memory: float | None  # the largest of the log
 
 
 def segment_costs(experiment: Experiment) -> list[SegmentCost]:
@@ -222,7 +189,7 @@ def segment_costs(experiment: Experiment) -> list[SegmentCost]:
     return costs
 
 
-def differing_settings(experiments: Sequence[Experiment]) -> list[tuple[str, list[str]]]:
+def _differing_settings(experiments: Sequence[Experiment]) -> list[tuple[str, list[str]]]:
     """The options in which runs differ, by their dotted names, and each run's value; a dash where it has none."""
     flat = [dict(_flatten(experiment.options)) for experiment in experiments]
     keys = dict.fromkeys(key for options in flat for key in options if key not in _OWN)
@@ -238,40 +205,30 @@ def _flatten(options: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str
             yield f'{prefix}{key}', '~' if value is None else str(value)
 
 
-def _metric_figure(experiments: Sequence[Experiment], metric: Metric) -> dict[str, Any]:
-    dataset, name = metric
-    found = [points_of(experiment, metric) for experiment in experiments]
-    series = [
-        Series(run, [point.iteration for point, _ in points], [value for _, value in points], 'dots')
-        for run, points in enumerate(found)
-        if points
-    ]
-    unit = ' / dB' if 'psnr' in name.lower() else ''
-    return _figure(f'{name.upper()}{unit}', f'on {dataset}', experiments, series)
-
-
-def _training_figures(experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
-    """The losses, and the learning rate."""
-    names = dict.fromkeys(name for e in experiments for p in e.lines for name in p.values if name.startswith('l_'))
-    note = 'thin: as logged, thick: running median. Crops of another size or number have other losses.'
+def _figures(experiments: Sequence[Experiment], metrics: Sequence[Metric]) -> list[dict[str, Any]]:
+    """The metrics, the losses and the learning rate over training."""
     figures = []
-    for name in names:
-        logged = _logged(experiments, name)
-        smooth = [one._replace(ys=_running_median(one.ys)) for one in logged]
-        faint = [one._replace(style='faint') for one in logged]
-        figures.append(_figure(f'Loss {name}', note, experiments, faint + smooth))
-    if any(e.lines for e in experiments):
-        figures.append(
-            _figure('Learning rate', 'of the first parameter group', experiments, _logged(experiments, 'lr'))
-        )
+    for dataset, name in metrics:
+        series = _series((e.validations.get(dataset, ()) for e in experiments), name, 'dots')
+        unit = ' / dB' if 'psnr' in name.lower() else ''
+        figures.append(_figure(f'{name.upper()}{unit}', f'on {dataset}', experiments, series))
+    lines = [experiment.lines for experiment in experiments]
+    note = 'thin: as logged, thick: running median. Crops of another size or number have other losses.'
+    for name in dict.fromkeys(name for run in lines for p in run for name in p.values if name.startswith('l_')):
+        smooth = [one._replace(ys=_running_median(one.ys)) for one in _series(lines, name)]
+        figures.append(_figure(f'Loss {name}', note, experiments, _series(lines, name, 'faint') + smooth))
+    if any(lines):
+        figures.append(_figure('Learning rate', 'of the first parameter group', experiments, _series(lines, 'lr')))
     return figures
 
 
-def _logged(experiments: Sequence[Experiment], name: str) -> list[Series]:
-    """A figure of the log over iterations, for each run."""
-    found = [[p for p in e.lines if math.isfinite(p.values.get(name, math.nan))] for e in experiments]
+def _series(runs: Iterable[Sequence[Point]], name: str, style: str = 'line') -> list[Series]:
+    """A figure of each run's points, where it is a number."""
+    found = [[p for p in points if math.isfinite(p.values.get(name, math.nan))] for points in runs]
     return [
-        Series(run, [p.iteration for p in points], [p.values[name] for p in points]) for run, points in enumerate(found)
+        Series(run, [p.iteration for p in points], [p.values[name] for p in points], style)
+        for run, points in enumerate(found)
+        if points
     ]
 
 
@@ -281,9 +238,9 @@ def _running_median(values: Sequence[float]) -> list[float]:
 
 
 def _figure(title: str, note: str, experiments: Sequence[Experiment], series: Sequence[Series]) -> dict[str, Any]:
-    """Curves over iterations as a chart over each axis, each with the stages of each run below it.
+    """Curves as a chart over each axis, each with the shapes of each run below it.
 
-    The spatial stages of the first run that has several are shaded.
+    Every second spatial stage of the first run that has several is shaded.
     """
     staged = [e for e in experiments if len(e.schedule.segments) > 1]
     views = []
@@ -297,7 +254,7 @@ def _figure(title: str, note: str, experiments: Sequence[Experiment], series: Se
 
 
 def _along(experiment: Experiment, axis: str, iteration: float) -> float:
-    """Where an iteration that is done lies on an axis; for a later one the end of what is done."""
+    """Where an iteration lies on an axis; one that is not done lies at the end of what is done."""
     done = min(int(iteration), experiment.iteration)
     if axis == 'iterations':
         return done
@@ -305,18 +262,18 @@ def _along(experiment: Experiment, axis: str, iteration: float) -> float:
 
 
 def _ribbon(experiment: Experiment, axis: str, x_most: float) -> list[tuple[float, str, str, float]]:
-    """The shapes of a run: (width in percent, label, what it says, strength of the colour)."""
+    """The shapes of a run: (width in percent, label, words under the pointer, strength of the colour)."""
     full = experiment.schedule.full_shape.pixels or 1
     parts = []
     for segment in experiment.schedule.segments:
         width = _along(experiment, axis, segment.end) - _along(experiment, axis, segment.start)
         shape = segment.shape
-        what = (
+        words = (
             f'iterations {segment.start + 1:,} to {segment.end:,}: gt_size {shape.gt_size}, num_frame '
             f'{shape.num_frame}, batch {shape.batch_size_per_gpu}'
         )
         strength = 0.25 + 0.75 * math.sqrt(min(1.0, shape.pixels / full))
-        parts.append((100 * width / x_most, f'{shape.gt_size}·{shape.num_frame}', what, round(strength, 2)))
+        parts.append((100 * width / x_most, f'{shape.gt_size}·{shape.num_frame}', words, round(strength, 2)))
     return parts
 
 
@@ -329,43 +286,44 @@ def _bands(experiment: Experiment, axis: str, x_most: float) -> list[tuple[float
     return [(round(min(e), 1), round(max(e) - min(e), 1)) for stage, e in stages.items() if stage % 2]
 
 
-def draw(series: Sequence[Series], axis: str, x_most: float) -> Chart:
-    """Lays out a chart.
+def draw(series: Sequence[Series], axis: str, x_most: float) -> dict[str, Any]:
+    """Lays out a chart from 0 to ``x_most`` on one of :data:`AXES`, time in seconds.
 
-    Args:
-        series: Curves; points that are no numbers are left out.
-        axis: One of :data:`AXES`, time in seconds.
-        x_most: Right end.
+    Returns:
+        ``curves``, each with its run, style, SVG path and dots (x, y, words under the pointer), and ``x_ticks`` and
+        ``y_ticks`` (place in percent, label).
     """
     low, high, step = _y_range(series)
-    curves = [_curve(one, axis, x_most, low, high) for one in series]
     x_step = _time_step(x_most) if axis == 'time' else max(1.0, _nice(x_most / 5))
     xs = [x_step * n for n in range(int(x_most / x_step * 1.0001) + 1)]
     count = round((high - low) / step)
-    return Chart(
-        curves,
-        [(100 * x / x_most, duration(x, short=True) if axis == 'time' else count_label(x)) for x in xs],
-        [(100 - 100 * n / count, _y_label(low + n * step, step, max(abs(low), abs(high)))) for n in range(count + 1)],
-    )
+    largest = max(abs(low), abs(high))
+    return {
+        'curves': [_curve(one, axis, x_most, low, high) for one in series],
+        'x_ticks': [(100 * x / x_most, duration(x, short=True) if axis == 'time' else _count_label(x)) for x in xs],
+        'y_ticks': [(100 - 100 * n / count, _y_label(low + n * step, step, largest)) for n in range(count + 1)],
+    }
 
 
-def _curve(series: Series, axis: str, x_most: float, low: float, high: float) -> Curve:
-    points = [(x, y) for x, y in zip(series.xs, series.ys) if math.isfinite(y)]
-    every = math.ceil(len(points) / _MOST_POINTS) or 1
+def _curve(series: Series, axis: str, x_most: float, low: float, high: float) -> dict[str, Any]:
+    """A curve of at most 500 points, each the mean of those that it stands for."""
+    points = list(zip(series.xs, series.ys))
+    every = math.ceil(len(points) / _MOST_POINTS)
     groups = [points[start : start + every] for start in range(0, len(points), every)]
     means = [tuple(sum(values) / len(group) for values in zip(*group)) for group in groups]
     places = [(round(_SIZE * x / x_most, 1), round(_SIZE * (high - y) / (high - low), 1)) for x, y in means]
     is_marked = series.style == 'dots' and len(points) <= _MOST_DOTS
     where = {'time': duration, 'iterations': lambda x: f'iteration {x:,.0f}', 'samples': lambda x: f'{x:,.0f} samples'}
     dots = [(*place, f'{y:.5g} · {where[axis](x)}') for place, (x, y) in zip(places, means)] if is_marked else []
-    return Curve(series.run, series.style, 'M' + 'L'.join(f'{x:g} {y:g}' for x, y in places), dots)
+    path = 'M' + 'L'.join(f'{x:g} {y:g}' for x, y in places)
+    return {'run': series.run, 'style': series.style, 'path': path, 'dots': dots}
 
 
 def _y_range(series: Sequence[Series]) -> tuple[float, float, float]:
     """Lowest, highest and step. Of a long curve the wildest hundredth at each end may run out of the frame."""
-    sorted_ys = [sorted(y for y in one.ys if math.isfinite(y)) for one in series]
-    low = min((ys[len(ys) // 100] for ys in sorted_ys if ys), default=0.0)
-    high = max((ys[-1 - len(ys) // 100] for ys in sorted_ys if ys), default=1.0)
+    sorted_ys = [sorted(one.ys) for one in series]
+    low = min((ys[len(ys) // 100] for ys in sorted_ys), default=0.0)
+    high = max((ys[-1 - len(ys) // 100] for ys in sorted_ys), default=1.0)
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-30):
         high, low = high + (abs(high) or 1) * 1e-3, low - (abs(low) or 1) * 1e-3
     step = _nice((high - low) / 4)
@@ -384,12 +342,13 @@ def _time_step(seconds: float) -> float:
 
 def _y_label(value: float, step: float, largest: float) -> str:
     if largest >= 0.01:
-        return f'{value:.{max(0, -math.floor(math.log10(step) + 1e-9))}f}'
+        digits = max(0, -math.floor(math.log10(step) + 1e-9))
+        return f'{value:.{digits + (step * 10**digits % 1 > 1e-6)}f}'  # a step of 0.25 has one digit more
     power = math.floor(math.log10(largest))
     return f'{value / 10**power:.3g}e{power}' if abs(value) > step / 2 else '0'
 
 
-def count_label(value: float) -> str:
+def _count_label(value: float) -> str:
     """12000 as 12k, 1500000 as 1.5M."""
     for size, unit in ((1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
         if value >= size:
@@ -399,14 +358,13 @@ def count_label(value: float) -> str:
 
 def duration(seconds: float, short: bool = False) -> str:
     """A time in its two largest units, without the smaller one where that is 0."""
-    rounded = round(seconds)
     if seconds < 10 and not short:
         return f'{seconds:.1f} s'
-    sizes = [('d', 86400), ('h', 3600), ('min', 60), ('s', 1)]
-    place = next((i for i, (_, size) in enumerate(sizes) if rounded >= size), 3)
+    left = round(seconds)
+    place = next((i for i, (size, _) in enumerate(_UNITS) if left >= size), 3)
     parts: list[str] = []
-    for unit, size in sizes[place : place + 2]:
-        if rounded // size or not parts:
-            parts.append(f'{rounded // size} {unit}')
-        rounded %= size
+    for size, unit in _UNITS[place : place + 2]:
+        count, left = divmod(left, size)
+        if count or not parts:
+            parts.append(f'{count} {unit}')
     return ' '.join(parts)

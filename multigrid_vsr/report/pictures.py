@@ -37,26 +37,23 @@ class Row(NamedTuple):
 
 
 def rows_of_crops(experiments: Sequence[Experiment]) -> list[Row]:
-    """Crops of up to four clips: LQ and ground truth where they are on this machine, and each run's last picture.
+    """Crops of up to four clips: LQ and ground truth if they are on this machine, and each run's last picture.
 
     The crop is where a run is farthest from the ground truth. Without ground truth it is where the runs differ most,
     and for a single run where its last picture differs most from its first.
     """
-    saved = [_saved(experiment) for experiment in experiments]
-    with_pictures = [pictures for pictures in saved if pictures]
-    if not with_pictures:
-        return []
+    saved = {run: pictures for run, e in enumerate(experiments) if (pictures := _saved(e.folder / 'visualization'))}
     clips: dict[str, list[str]] = {}
-    for frame in sorted(set.intersection(*(set(pictures) for pictures in with_pictures))):
+    for frame in sorted(set.intersection(*map(set, saved.values()))) if saved else ():
         clips.setdefault(str(Path(frame).parent), []).append(frame)
     middle = [names[len(names) // 2] for names in clips.values()][:_MOST_ROWS]
-    originals = _Originals()
-    return [row for frame in middle if (row := _row(frame, experiments, saved, originals)) is not None]
+    opened: dict[str, Sources] = {}
+    rows = (_row(frame, experiments, {run: found[frame] for run, found in saved.items()}, opened) for frame in middle)
+    return [row for row in rows if row is not None]
 
 
-def _saved(experiment: Experiment) -> dict[str, dict[int, Path]]:
+def _saved(root: Path) -> dict[str, dict[int, Path]]:
     """The pictures of a run: the path without the iteration, and the file of each iteration."""
-    root = experiment.folder / 'visualization'
     found: dict[str, dict[int, Path]] = {}
     for path in root.rglob('*.png'):
         if match := re.fullmatch(r'(.+)_(\d+)', path.stem):
@@ -65,28 +62,28 @@ def _saved(experiment: Experiment) -> dict[str, dict[int, Path]]:
 
 
 def _row(
-    frame: str, experiments: Sequence[Experiment], saved: Sequence[Mapping[str, Any]], originals: _Originals
+    frame: str, experiments: Sequence[Experiment], saved: Mapping[int, Mapping[int, Path]], opened: dict[str, Sources]
 ) -> Row | None:
-    runs = [run for run, pictures in enumerate(saved) if pictures]
-    last = {run: max(saved[run][frame]) for run in runs}
-    first = decode_image(saved[runs[0]][frame][min(saved[runs[0]][frame])].read_bytes())
-    if first is None:
-        return None
-    read = [decode_image(saved[run][frame][last[run]].read_bytes()) for run in runs]
-    images = [image for image in read if image is not None and image.shape == first.shape]
-    if len(images) < len(runs):
+    run, files = next(iter(saved.items()))
+    paths = [files[min(files)], *(each[max(each)] for each in saved.values())]
+    decoded = [image for path in paths if (image := decode_image(path.read_bytes())) is not None]
+    if len(decoded) < len(paths) or any(image.shape != decoded[0].shape for image in decoded):
         return None  # a picture is being written, or is of another test set under the same name
-    lq, truth, missing = originals.read(experiments[runs[0]], frame)
+    first, *images = decoded
+    lq, truth, missing = _originals(experiments[run], frame, opened)
     if truth is not None and truth.shape != first.shape:
         truth, missing = None, 'without ground truth: it has another size'
     reference = truth if truth is not None else first if len(images) == 1 else images[-1]
     errors = [np.square(image.astype(np.float32) - reference).mean(axis=2) for image in images]
-    top, left = _place_of_largest(np.max(errors, axis=0), _SIDE)
+    top, left = _place_of_largest(np.max(errors, axis=0))
 
     def crop(image: np.ndarray, scale: int = 1) -> np.ndarray:
         return image[top // scale :, left // scale :][: _SIDE // scale, : _SIDE // scale]
 
-    crops = [Crop(f'{experiments[run].name}, {last[run]:,}', run, crop(image)) for run, image in zip(runs, images)]
+    crops = [
+        Crop(f'{experiments[run].name}, {max(each):,}', run, crop(image))
+        for (run, each), image in zip(saved.items(), images)
+    ]
     if lq is not None and first.shape[0] % lq.shape[0] == 0:
         crops.insert(0, Crop('LQ', None, crop(lq, first.shape[0] // lq.shape[0])))
     if truth is not None:
@@ -94,62 +91,60 @@ def _row(
     return Row(f'{frame}, {missing}' if missing else frame, crops)
 
 
-def _place_of_largest(error: np.ndarray, side: int) -> tuple[int, int]:
-    """The top left corner of the window with the largest mean error (h, w), on a grid of 4 pixels."""
-    side = min(side, *error.shape)
+def _place_of_largest(error: np.ndarray) -> tuple[int, int]:
+    """The top left corner of the crop with the largest mean error (h, w), on a grid of 4 pixels."""
+    side = min(_SIDE, *error.shape)
     means = cv2.boxFilter(error, -1, (side, side), normalize=True, anchor=(0, 0))
     means = means[: error.shape[0] - side + 1 : 4, : error.shape[1] - side + 1 : 4]
     top, left = (int(place) * 4 for place in np.unravel_index(means.argmax(), means.shape))
     return top, left
 
 
-class _Originals:
-    """The LQ frame and the ground truth of a picture, as the test sets read them."""
+def _originals(
+    experiment: Experiment, frame: str, opened: dict[str, Sources]
+) -> tuple[np.ndarray | None, np.ndarray | None, str]:
+    """LQ frame and ground truth as the test set reads them, and what to say if there is no ground truth.
 
-    def __init__(self) -> None:
-        self._opened: dict[str, Sources] = {}
+    Args:
+        experiment: The run that saved the picture.
+        frame: Path of the picture: the name of the test set, the clip, and the name or the number of the frame.
+        opened: Test sets that are open, by their folder of ground truth.
+    """
+    name, *parts = Path(frame).parts
+    root = Path(experiment.options.get('root_path') or '.')
+    for key, options in experiment.options.get('datasets', {}).items():
+        if key == 'train' or options.get('name') != name:
+            continue
+        opt = {**options, 'scale': experiment.options.get('scale', 1)}
+        opt |= {key: str(root / opt[key]) for key in ('dataroot_gt', 'dataroot_lq') if isinstance(opt.get(key), str)}
+        try:
+            if opt.get('type') in TEST_SET_TYPES:
+                folder = str(opt['dataroot_gt'])
+                if folder not in opened:
+                    opened[folder] = open_eval_clips(f'datasets.{key}', opt)
+                lq, gt = _of_our_set(opened[folder], parts)
+            else:
+                lq, gt = _of_stock_set(opt, parts)
+        except (InputError, OSError, ValueError) as error:
+            return None, None, f'without ground truth: {error}'
+        return lq, gt, '' if gt is not None else f'without ground truth: no such frame in {opt.get("dataroot_gt")}'
+    return None, None, 'without ground truth: the options have no such test set'
 
-    def read(self, experiment: Experiment, frame: str) -> tuple[np.ndarray | None, np.ndarray | None, str]:
-        """LQ frame and ground truth of a picture, and what to say where there is no ground truth.
 
-        Args:
-            experiment: The run that saved it.
-            frame: Its path: the name of the test set, the clip, and the name or the number of the frame.
-        """
-        name, *parts = Path(frame).parts
-        root = Path(experiment.options.get('root_path') or '.')
-        for key, options in experiment.options.get('datasets', {}).items():
-            if key == 'train' or options.get('name') != name:
-                continue
-            opt = {**options, 'scale': experiment.options.get('scale', 1)}
-            for kind in ('dataroot_gt', 'dataroot_lq'):
-                if isinstance(opt.get(kind), str):
-                    opt[kind] = str(root / opt[kind])
-            read = self._ours if opt.get('type') in TEST_SET_TYPES else self._stock
-            try:
-                lq, gt = read(f'datasets.{key}', opt, parts)
-            except (InputError, OSError, ValueError) as error:
-                return None, None, f'without ground truth: {error}'
-            return lq, gt, '' if gt is not None else f'without ground truth: no such frame in {opt.get("dataroot_gt")}'
-        return None, None, 'without ground truth: the options have no such test set'
+def _of_our_set(sources: Sources, parts: Sequence[str]) -> list[np.ndarray | None]:
+    names, name = [clip.name for clip in sources.clips], '/'.join(parts[:-1])
+    if name not in names:
+        raise InputError(f'the test set has no clip {name}')
+    place = names.index(name)
+    return [next(islice(read_frames(sources, place, kind), int(parts[-1]), None), None) for kind in ('lq', 'gt')]
 
-    def _ours(self, key: str, opt: Mapping[str, Any], parts: Sequence[str]) -> list[np.ndarray | None]:
-        root = str(opt['dataroot_gt'])
-        if root not in self._opened:
-            self._opened[root] = open_eval_clips(key, opt)
-        sources = self._opened[root]
-        names, name = [clip.name for clip in sources.clips], '/'.join(parts[:-1])
-        if name not in names:
-            raise InputError(f'the test set has no clip {name}')
-        place = names.index(name)
-        return [next(islice(read_frames(sources, place, kind), int(parts[-1]), None), None) for kind in ('lq', 'gt')]
 
-    def _stock(self, key: str, opt: Mapping[str, Any], parts: Sequence[str]) -> list[np.ndarray | None]:
-        """As BasicSR pairs them, by the alphabet; a picture has the name of its LQ frame, or its number."""
-        if opt.get('type') == 'VideoTestVimeo90KDataset':  # 00001_0266_im4
-            parts = parts[-1].split('_')
-        folders = [Path(opt.get(f'dataroot_{kind}') or '', *parts[:-1]) for kind in ('lq', 'gt')]
-        lq, gt = (sorted(p for p in f.iterdir() if p.name[0] != '.') if f.is_dir() else [] for f in folders)
-        is_named = opt.get('type') in STOCK_TEST_SETS and opt['type'] != 'VideoRecurrentTestDataset'
-        place = [path.stem for path in lq].index(parts[-1]) if is_named else int(parts[-1])
-        return [decode_image(paths[place].read_bytes()) if place < len(paths) else None for paths in (lq, gt)]
+def _of_stock_set(opt: Mapping[str, Any], parts: Sequence[str]) -> list[np.ndarray | None]:
+    """As BasicSR pairs frames, by the alphabet; a picture has the name of its LQ frame, or its number."""
+    if opt.get('type') == 'VideoTestVimeo90KDataset':  # 00001_0266_im4
+        parts = parts[-1].split('_')
+    folders = [Path(opt.get(f'dataroot_{kind}') or '', *parts[:-1]) for kind in ('lq', 'gt')]
+    lq, gt = (sorted(p for p in f.iterdir() if p.name[0] != '.') if f.is_dir() else [] for f in folders)
+    is_named = opt.get('type') in STOCK_TEST_SETS and opt['type'] != 'VideoRecurrentTestDataset'
+    place = [path.stem for path in lq].index(parts[-1]) if is_named else int(parts[-1])
+    return [decode_image(paths[place].read_bytes()) if place < len(paths) else None for paths in (lq, gt)]

@@ -17,14 +17,7 @@ _LEAST_WIDTH = 0.065  # share of the axis that a label needs
 
 
 def plot_plan(schedule: Schedule, rate: Rate | None, stock: StockRun | None, title: str, kind: str) -> bytes:
-    """Draws a schedule.
-
-    Args:
-        schedule: Shapes of the run.
-        rate: Its learning rate, or ``None``.
-        stock: The stock run on as many GPUs as one of this run's; ``None`` where it is not known.
-        title: Name of the run.
-        kind: ``png`` or ``svg``.
+    """Draws a schedule as ``png`` or ``svg``; a rate or a stock run that is not known is ``None``.
 
     Raises:
         InputError: If matplotlib is not installed.

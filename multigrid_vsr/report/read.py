@@ -1,4 +1,4 @@
-"""A run as its files show it: what its logs say, with validations on the clock of training."""
+"""Reads a run from its folder: what its logs say, on one clock of training."""
 
 from __future__ import annotations
 
@@ -26,22 +26,17 @@ _VALUE = re.compile(rf'(\S+): ({_NUMBER})(?=\s|$)')
 _METRIC = re.compile(rf'^\t # (.+?): ({_NUMBER})', re.MULTILINE)
 
 
-class Line(NamedTuple):
-    """One line of an iteration, counted from 1; ``values`` has ``lr``, ``time``, ``data_time`` and all else."""
+class Point(NamedTuple):
+    """What the log says after an iteration, counted from 1: a line of training, or the means of a validation."""
 
     iteration: int
-    time: datetime
-    values: dict[str, float]
-    eta: str | None = None  # as written
-
-
-class Validation(NamedTuple):
-    """What a validation of the weights of an iteration found: means over clips."""
-
-    iteration: int
-    time: datetime  # when it ended
-    dataset: str
-    metrics: dict[str, float]
+    time: datetime  # of the record
+    values: Mapping[str, float]  # `lr`, `time`, `data_time`, losses and all else of the line; or metrics
+    eta: str | None = None  # the time left, as the line has it
+    # Wall-clock of training until then. Validation and saving count; start-up and work that a resume repeated do not.
+    seconds: float = 0.0
+    # Seconds and iterations since the line before, if no validation, checkpoint or new start lies between them.
+    since: tuple[float, int] | None = None
 
 
 @dataclass
@@ -52,10 +47,10 @@ class Log:
     parameters: int | None = None  # of network_g
     start_iter: int = 0  # iterations done before
     start: datetime | None = None  # when training started, if it has
-    lines: list[Line] = field(default_factory=list)
-    validations: list[Validation] = field(default_factory=list)
+    lines: list[Point] = field(default_factory=list)
+    validations: list[tuple[str, Point]] = field(default_factory=list)  # with the name of the test set
     saves: list[datetime] = field(default_factory=list)  # when checkpoints were written
-    has_ended: bool = False  # whether it came to the end of training
+    has_ended: bool = False
     last_time: datetime | None = None  # of the last record
 
 
@@ -67,18 +62,23 @@ def parse_log(text: str) -> Log:
     if records and records[-1][1].startswith('\n  '):  # the options, perhaps not all of them
         records.pop()
     for stamp, message in records:
-        _add(log, datetime.strptime(stamp, '%Y-%m-%d %H:%M:%S,%f'), message.rstrip())
+        log.last_time = datetime.strptime(stamp, '%Y-%m-%d %H:%M:%S,%f')
+        _add(log, log.last_time, message.rstrip())
     return log
 
 
 def _add(log: Log, time: datetime, message: str) -> None:
-    log.last_time = time
     if found := _ITERATION.search(message):
-        log.lines.append(_line(time, int(found[1].replace(',', '')), found[2], message[found.end() :]))
+        values, eta, rest = {'lr': float(found[2].split(',')[0])}, None, message[found.end() :]
+        if times := _TIMES.search(rest):
+            eta, values['time'], values['data_time'] = times[1], float(times[2]), float(times[3])
+            rest = rest[times.end() :]
+        values.update((name, float(value)) for name, value in _VALUE.findall(rest))
+        log.lines.append(Point(int(found[1].replace(',', '')), time, values, eta))
     elif message.startswith('Validation '):
         name, _, rows = message.removeprefix('Validation ').partition('\n')
         if metrics := {metric: float(value) for metric, value in _METRIC.findall(rows)}:
-            log.validations.append(Validation(_validated(log, name), time, name, metrics))
+            log.validations.append((name, Point(_validated(log, name), time, metrics)))
     elif message.startswith('Sav'):  # 'Saving models and training states.', 'Save the latest model.'
         log.saves.append(time)
     elif found := re.match(r'Network: .*, with parameters: ([\d,]+)', message):
@@ -91,28 +91,18 @@ def _add(log: Log, time: datetime, message: str) -> None:
         log.options = options  # BasicSR's banner begins with spaces too
 
 
-def _line(time: datetime, iteration: int, lrs: str, rest: str) -> Line:
-    values = {'lr': float(lrs.split(',')[0])}
-    eta = None
-    if found := _TIMES.search(rest):
-        eta, values['time'], values['data_time'] = found[1], float(found[2]), float(found[3])
-        rest = rest[found.end() :]
-    values.update((name, float(value)) for name, value in _VALUE.findall(rest))
-    return Line(iteration, time, values, eta)
-
-
 def _validated(log: Log, dataset: str) -> int:
     """The iteration of the validation that comes next in a log, which does not say it.
 
-    It is the next multiple of ``val.val_freq`` that is not before the last line and not validated already on that set;
-    the one after the end of training is of the last iteration.
+    It is the next multiple of ``val.val_freq`` that is not before the last line and not yet validated on that set. The
+    validation after the end of training is of the last iteration.
     """
     if log.has_ended:
         return int(log.options.get('train', {}).get('total_iter', log.lines[-1].iteration if log.lines else 0))
     every = int(float(log.options.get('val', {}).get('val_freq', 1)))
     last_line = log.lines[-1].iteration if log.lines else log.start_iter + 1
-    iteration = max([-(-last_line // every) * every, *(v.iteration for v in log.validations[-1:])])
-    is_done = any((v.iteration, v.dataset) == (iteration, dataset) for v in log.validations)
+    iteration = max([-(-last_line // every) * every, *(point.iteration for _, point in log.validations[-1:])])
+    is_done = any((name, point.iteration) == (dataset, iteration) for name, point in log.validations)
     return iteration + every if is_done else iteration
 
 
@@ -120,8 +110,7 @@ def parse_options(text: str) -> dict[str, Any]:
     """The options in BasicSR's ``dict2str``: ``key: value`` lines, blocks between ``key:[`` and ``]``."""
     root: dict[str, Any] = {}
     blocks = [root]
-    for line in text.splitlines():
-        line = line.strip()
+    for line in map(str.strip, text.splitlines()):
         if line == ']' and len(blocks) > 1:
             blocks.pop()
         elif line.endswith(':['):
@@ -140,20 +129,6 @@ def _literal(text: str) -> Any:
     return [dict(entry) for entry in value] if text.startswith('[OrderedDict(') else value  # multigrid.stages
 
 
-class Point(NamedTuple):
-    """Figures after an iteration, counted from 1.
-
-    ``seconds`` is the wall-clock of training until then. Validation and saving count; start-up and work that a resume
-    repeated do not. ``since`` has the seconds and iterations since the line before, unless a validation, a checkpoint
-    or a new start lies between.
-    """
-
-    iteration: int
-    seconds: float
-    values: Mapping[str, float]
-    since: tuple[float, int] | None = None
-
-
 @dataclass(frozen=True)
 class Experiment:
     """A run, finished or not."""
@@ -164,13 +139,13 @@ class Experiment:
     schedule: Schedule  # one segment for a stock run
     ranks: int  # GPUs that share a global batch
     parameters: int | None  # of network_g, where a log says so
-    lines: tuple[Point, ...]  # rate, losses and times at the iterations that were logged
-    validations: Mapping[str, tuple[Point, ...]]  # metrics, by the name of the test set
+    lines: tuple[Point, ...]
+    validations: Mapping[str, tuple[Point, ...]]  # by the name of the test set
     starts: tuple[int, ...]  # iterations at which it was resumed
     has_ended: bool
-    last_time: datetime | None  # when its files last say anything
-    eta: str | None  # the time left that its last line gives
-    checkpoints: tuple[int, ...]  # iterations of which weights are kept
+    last_time: datetime | None  # of the last record
+    eta: str | None  # the time left in the last line
+    checkpoints: tuple[int, ...]  # iterations whose weights are kept
 
     @cached_property
     def _points(self) -> list[Point]:
@@ -198,7 +173,7 @@ class Experiment:
         )
 
     def seconds_at(self, iteration: int) -> float:
-        """The clock of training after an iteration, between the lines and validations around it."""
+        """Wall-clock of training after an iteration, interpolated between the points around it."""
         return _clock(self._points, iteration)
 
 
@@ -224,13 +199,19 @@ def read_experiment(folder: Path) -> Experiment:
     take_new_names(options)
     gpus = {'dist': False, 'world_size': 1, **options}
     gpus['num_gpu'] = gpus.get('num_gpu') if isinstance(gpus.get('num_gpu'), int) else 1
+    datasets = options.get('datasets') or {}
+    train = {'num_frame': 1, **(datasets.get('train') or {})}  # a run on images has one frame
+    try:
+        schedule = schedule_from_options({**options, 'datasets': {**datasets, 'train': train}})
+    except InputError as error:
+        raise InputError(f'{folder}: {error}') from None
     begun = [log for log in logs if log.start is not None]
     lines, validations = _on_one_clock(begun)
     return Experiment(
         name=str(options.get('name', folder.name)),
         folder=folder,
         options=options,
-        schedule=_schedule(folder, options),
+        schedule=schedule,
         ranks=ranks(gpus),
         parameters=next((log.parameters for log in logs if log.parameters), None),
         lines=tuple(lines),
@@ -243,25 +224,11 @@ def read_experiment(folder: Path) -> Experiment:
     )
 
 
-def _schedule(folder: Path, options: Mapping[str, Any]) -> Schedule:
-    """The shapes of a run; one on images has one frame.
-
-    Raises:
-        InputError: If the options give none.
-    """
-    datasets = options.get('datasets') or {}
-    train = {'num_frame': 1, **(datasets.get('train') or {})}
-    try:
-        return schedule_from_options({**options, 'datasets': {**datasets, 'train': train}})
-    except InputError as error:
-        raise InputError(f'{folder}: {error}') from None
-
-
 def _on_one_clock(logs: Sequence[Log]) -> tuple[list[Point], dict[str, list[Point]]]:
-    """Lays the logs of a run end to end: its lines, and its validations by the name of the test set.
+    """Joins the logs of a run: its lines, and its validations by the name of the test set.
 
-    A resumed run continues at the clock of the iteration it was resumed from. What it had done after that iteration is
-    lost, and does not count.
+    A resumed run continues at the clock of the iteration it was resumed from. Later work of the log before is lost, and
+    does not count.
     """
     lines: list[Point] = []
     validations: dict[str, list[Point]] = {}
@@ -270,27 +237,26 @@ def _on_one_clock(logs: Sequence[Log]) -> tuple[list[Point], dict[str, list[Poin
         offset = _clock(lines, log.start_iter)
         for points in (lines, *validations.values()):
             points[:] = [point for point in points if point.iteration <= log.start_iter]
-        breaks = sorted([*log.saves, *(validation.time for validation in log.validations)])
+        breaks = sorted([*log.saves, *(point.time for _, point in log.validations)])
         for before, line in zip([None, *log.lines], log.lines):
             since = None
             if before is not None and bisect_right(breaks, before.time) == bisect_right(breaks, line.time):
                 since = ((line.time - before.time).total_seconds(), line.iteration - before.iteration)
-            seconds = offset + (line.time - log.start).total_seconds()
-            lines.append(Point(line.iteration, seconds, line.values, since))
+            lines.append(line._replace(seconds=offset + (line.time - log.start).total_seconds(), since=since))
         at = {point.iteration: point.seconds for point in lines}
-        for iteration, time, dataset, metrics in log.validations:
+        for dataset, found in log.validations:
             points = validations.setdefault(dataset, [])
-            points[:] = [point for point in points if point.iteration != iteration]  # the last comes twice
+            points[:] = [point for point in points if point.iteration != found.iteration]  # the last comes twice
             # The weights were there before the validation began.
-            seconds = at.get(iteration, offset + (time - log.start).total_seconds())
-            points.append(Point(iteration, seconds, metrics))
+            seconds = at.get(found.iteration, offset + (found.time - log.start).total_seconds())
+            points.append(found._replace(seconds=seconds))
     return lines, validations
 
 
 def _clock(points: Sequence[Point], iteration: int) -> float:
     """The clock after an iteration, in proportion between the points around it; 0 before the first iteration."""
     place = bisect_right(points, iteration, key=lambda point: point.iteration)
-    before = points[place - 1] if place else Point(0, 0.0, {})
+    before = points[place - 1] if place else Point(0, datetime.min, {})
     if place == len(points):
         return before.seconds
     after = points[place]
