@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from multigrid_vsr.demo.training import train_file
+from multigrid_vsr.demo import train_file
 from multigrid_vsr.options.table import PAPER_WARMUP_PART
 
 Frames = dict[str, np.ndarray]  # clip: uint8 (t, h, w, 3), BGR

@@ -16,7 +16,7 @@ import numpy as np
 from multigrid_vsr.core.schedule import BatchShape, SampleRequest, Schedule
 from multigrid_vsr.data.loader import BatchRequests, MultigridLoader
 from multigrid_vsr.data.multigrid_dataset import MultigridREDSDataset
-from multigrid_vsr.demo.training import find_video, read_frames
+from multigrid_vsr.demo import find_video, read_frames
 from multigrid_vsr.frames import pairs, prepare
 from multigrid_vsr.frames.clip import Clip
 from multigrid_vsr.frames.store import FINISHED, StoreInfo

@@ -31,7 +31,7 @@ from benchmarks.gpu_plan import (
 from benchmarks.gpu_report import NO_TIME, Report, Row
 from benchmarks.worker import CallError, Worker
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.demo.training import find_video
+from multigrid_vsr.demo import find_video
 
 _LOADING_SECONDS = 1.0
 _LEAST_ITERS = 24  # of the stock run that a training run is made from: `fast` has about half of them, two a segment

@@ -26,7 +26,7 @@ from benchmarks.frames import timed
 from benchmarks.gpu_plan import OPTIONS, STOCK, Sizes, run_options
 from benchmarks.step import batches_of, model_of
 from multigrid_vsr.core.schedule import BatchShape, SampleRequest, Schedule
-from multigrid_vsr.demo.training import prepare
+from multigrid_vsr.demo import prepare
 from multigrid_vsr.host.registering import register
 from multigrid_vsr.launches import as_basicsr_has_them
 

@@ -12,7 +12,7 @@ from benchmarks.base_run import options
 from benchmarks.harness import run_rounds
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.plan import format_table
-from multigrid_vsr.demo.training import prepare, train_file
+from multigrid_vsr.demo import prepare, train_file
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 from multigrid_vsr.options.option_file import read_options
 from multigrid_vsr.report.read import Log, parse_log

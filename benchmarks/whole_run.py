@@ -12,7 +12,7 @@ from benchmarks.harness import in_rounds, run_rounds
 from benchmarks.step import OURS, batches_of, model_of, run_step
 from multigrid_vsr.core.plan import format_table
 from multigrid_vsr.core.schedule import BatchShape
-from multigrid_vsr.demo.training import prepare
+from multigrid_vsr.demo import prepare
 from multigrid_vsr.measure import one_device
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 from multigrid_vsr.options.option_file import read_options

@@ -8,7 +8,6 @@ import json
 import math
 import re
 import statistics
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from benchmarks.train.matrix import BENCH_PARTS
 from benchmarks.train.plot import draw
 from benchmarks.train.results import read_runs, read_times
 from benchmarks.train.runs import NETWORKS, VARIANTS, Run, options
-from multigrid_vsr.demo.training import prepare
+from multigrid_vsr.demo import prepare
 from multigrid_vsr.options.run_options import checked_schedule
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +54,7 @@ def cells(table):
 
 def test_bench_trains_what_is_missing_and_reads_its_results_again(tmp_path):
     (tmp_path / 'bench').mkdir()
-    few = [part if part.folder == 'train' else replace(part, num_frame=5) for part in BENCH_PARTS]
+    few = [part if part.folder == 'train' else part._replace(num_frame=5) for part in BENCH_PARTS]
     prepare(tmp_path / 'bench/data', few)
     names = ('--variants', 'stock', 'paper')
     short = '--iters 12 --seeds 1 --rounds 1 --flow_iters 2 --start_iters 12 --gt_size 64'

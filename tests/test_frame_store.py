@@ -25,7 +25,7 @@ from test_multigrid_vimeo90k_dataset import septuplets, vimeo_options  # noqa: F
 from multigrid_vsr.core.errors import FrameError, InputError
 from multigrid_vsr.core.schedule import SampleRequest
 from multigrid_vsr.data.multigrid_dataset import MultigridREDSDataset, MultigridVimeo90KDataset
-from multigrid_vsr.demo.training import find_video, read_frames
+from multigrid_vsr.demo import find_video, read_frames
 from multigrid_vsr.frames.clip import Clip
 from multigrid_vsr.frames.store import STRIP, FrameStore, FrameStoreWriter, StoreInfo, frame_size, pack
 

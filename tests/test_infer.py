@@ -17,7 +17,7 @@ from runs import refusal, run
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.overlap import windows
-from multigrid_vsr.demo.training import find_video, read_frames
+from multigrid_vsr.demo import find_video, read_frames
 from multigrid_vsr.models import inference
 from multigrid_vsr.models.inference import Need, Restorer, Tiling, choose_tiling, differences, super_resolve
 

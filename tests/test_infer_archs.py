@@ -15,7 +15,7 @@ from basicsr.utils import img2tensor, tensor2img
 from test_archs import ARCHS
 
 from multigrid_vsr.cli import main
-from multigrid_vsr.demo.training import find_video, read_frames
+from multigrid_vsr.demo import find_video, read_frames
 from multigrid_vsr.options.archs import LIMITS
 
 FRAMES = 8

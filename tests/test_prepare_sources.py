@@ -17,7 +17,7 @@ from test_multigrid_vimeo90k_dataset import septuplets  # noqa: F401
 
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.demo.training import find_video, read_frames
+from multigrid_vsr.demo import find_video, read_frames
 from multigrid_vsr.frames.clip import Clip
 from multigrid_vsr.frames.pairs import decode_pair, default_workers, open_eval_clips, open_sources, tasks
 from multigrid_vsr.frames.prepare import build

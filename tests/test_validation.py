@@ -21,7 +21,7 @@ from test_multigrid_video_model import METRICS, build
 
 from multigrid_vsr.core.errors import FrameError, OptionError
 from multigrid_vsr.data.check import check_test_set
-from multigrid_vsr.demo.training import find_video
+from multigrid_vsr.demo import find_video
 from multigrid_vsr.frames.pairs import open_sources
 from multigrid_vsr.frames.prepare import build as build_store
 from multigrid_vsr.models.validation import figures

@@ -24,7 +24,7 @@ from runs import refusal
 
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.demo.training import find_video, read_frames
+from multigrid_vsr.demo import find_video, read_frames
 from multigrid_vsr.frames.clip import Clip
 from multigrid_vsr.frames.pairs import open_eval_clips
 from multigrid_vsr.frames.pairs import read_frames as read_frames_of

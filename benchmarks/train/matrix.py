@@ -26,7 +26,7 @@ from benchmarks.train import flow_network, times
 from benchmarks.train.results import read_runs
 from benchmarks.train.runs import Run, options, start_of
 from multigrid_vsr.core.whole_file import whole_file
-from multigrid_vsr.demo.training import PARTS, Part, prepare, train_file
+from multigrid_vsr.demo import PARTS, Part, prepare, train_file
 from multigrid_vsr.measure import one_device
 from multigrid_vsr.models.inference import load_restorer, to_bgr_bytes
 from multigrid_vsr.options.multigrid_block import schedule_from_options

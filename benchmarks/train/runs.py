@@ -13,7 +13,7 @@ import yaml
 from benchmarks import base_run
 from multigrid_vsr.core.lr import BATCH_SCALINGS
 from multigrid_vsr.core.schedule import split
-from multigrid_vsr.demo.training import SCALE
+from multigrid_vsr.demo import SCALE
 from multigrid_vsr.measure import model_of_windows
 from multigrid_vsr.options.archs import target_of
 from multigrid_vsr.options.conversion import HALF, QUARTER, RECIPES, THREE_QUARTERS

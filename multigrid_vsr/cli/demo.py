@@ -43,8 +43,7 @@ def run(args: argparse.Namespace) -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise InputError('matplotlib: must be installed, got nothing. Run: pip install "multigrid_vsr[demo]"') from None
-    from multigrid_vsr.demo.report import bicubic_psnr, draw, table
-    from multigrid_vsr.demo.training import prepare, train
+    from multigrid_vsr.demo import bicubic_psnr, draw, prepare, table, train
     from multigrid_vsr.report.page import render, verdict
     from multigrid_vsr.report.read import read_experiment
 
