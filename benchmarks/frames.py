@@ -19,6 +19,7 @@ from multigrid_vsr.data.multigrid_dataset import MultigridREDSDataset
 from multigrid_vsr.demo import find_video, read_frames
 from multigrid_vsr.frames import pairs, prepare
 from multigrid_vsr.frames.clip import Clip
+from multigrid_vsr.frames.sources import default_workers
 from multigrid_vsr.frames.store import FINISHED, StoreInfo
 
 COUNT = 100
@@ -43,7 +44,7 @@ def prepare_frames(root: Path) -> None:
         (root / 'png.unfinished/meta_info.txt').write_text(f'001 {COUNT} (720,1280,3)\n')
         (root / 'png.unfinished').rename(root / 'png')
     if not all((root / 'store' / kind / FINISHED).exists() for kind in ('gt', 'lq')):
-        prepare.build(sources(root), root / 'store', pairs.default_workers())
+        prepare.build(sources(root), root / 'store', default_workers())
 
 
 def sources(root: Path) -> pairs.Sources:
@@ -82,7 +83,7 @@ def write_black_store(root: Path, count: int, num_frame: int, height: int, width
         folder, info = root / 'store' / kind, StoreInfo(clips, 4)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / 'frames.bin').open('wb') as file:
-            file.truncate(info.offsets[''])
+            file.truncate(info.size)
         np.zeros(count * num_frame, '<u8').tofile(folder / 'checksums.bin')
         (folder / FINISHED).write_text(info.to_json())
     (root / 'png').mkdir(exist_ok=True)

@@ -29,7 +29,8 @@ from benchmarks.frames import (
 )
 from benchmarks.harness import medians, run_rounds
 from multigrid_vsr.core.plan import format_table
-from multigrid_vsr.frames import pairs, prepare
+from multigrid_vsr.frames import prepare
+from multigrid_vsr.frames.sources import default_workers
 
 _SECONDS = 0.3  # of loading in a round
 
@@ -154,18 +155,18 @@ def _of_process(file: str, name: str) -> int:
 def _decode(root: Path) -> float:
     """Frames a second of decoding alone."""
     return _frames_a_second(
-        lambda: list(pairs.in_processes(_decode_one, pairs.tasks(sources(root)), pairs.default_workers()))
+        lambda: list(prepare.in_processes(_decode_one, prepare.tasks(sources(root)), default_workers()))
     )
 
 
-def _decode_one(task: pairs.Task) -> None:
-    pairs.decode_pair(4, task)
+def _decode_one(task: prepare.Task) -> None:
+    task.decode(4)
 
 
 def _build(root: Path) -> float:
     """Frames a second of building the store."""
     shutil.rmtree(root / 'store', ignore_errors=True)
-    return _frames_a_second(lambda: prepare.build(sources(root), root / 'store', pairs.default_workers()))
+    return _frames_a_second(lambda: prepare.build(sources(root), root / 'store', default_workers()))
 
 
 def _frames_a_second(work: Callable[[], object]) -> float:

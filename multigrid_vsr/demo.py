@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.plan import format_table
-from multigrid_vsr.frames.pairs import default_workers, open_sources, shrink
+from multigrid_vsr.frames.pairs import open_sources, shrink
 from multigrid_vsr.frames.prepare import build
+from multigrid_vsr.frames.sources import default_workers
 from multigrid_vsr.frames.video import Video
 from multigrid_vsr.options.conversion import RECIPES
 from multigrid_vsr.options.option_file import read_options

@@ -19,10 +19,10 @@ from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.demo import find_video, read_frames
 from multigrid_vsr.frames.clip import Clip
-from multigrid_vsr.frames.pairs import decode_pair, default_workers, open_eval_clips, open_sources, tasks
-from multigrid_vsr.frames.prepare import build
+from multigrid_vsr.frames.pairs import open_eval_clips, open_sources
+from multigrid_vsr.frames.prepare import build, tasks
 from multigrid_vsr.frames.sequence import open_clip
-from multigrid_vsr.frames.sources import natural
+from multigrid_vsr.frames.sources import default_workers
 from multigrid_vsr.frames.store import FrameStore
 from multigrid_vsr.frames.training import training_sets
 
@@ -53,12 +53,7 @@ def write_video(path: Path, frames, codec: str = 'MJPG') -> Path:
 
 def decoded(sources):
     """All pairs of frames that would be stored."""
-    found = []
-    for task in tasks(sources):
-        pair, problem = decode_pair(sources.scale, task)
-        assert problem is None, problem
-        found.append(pair)
-    return found
+    return [task.decode(sources.scale) for task in tasks(sources)]
 
 
 def test_store_is_a_source_too_with_the_same_frames(frames, tmp_path):
@@ -356,15 +351,15 @@ def nothing(gt, lq, frames):
 REFUSED = [
     (two_videos_of_a_name, r'--gt: must hold each name once, whatever the suffix, got \S+a.avi and \S+a.mkv. Rename one'),
     (two_images_of_a_name, r'--gt: must hold each name once, .*, got \S+00000001.jpg and \S+00000001.png. Rename one'),
-    (images_beside_folders, r'--gt: must hold folders of images alone or of folders alone, got \S+cover.png beside \S+000'),
-    (images_beside_videos, r'--gt: must hold folders of images alone .*, got \S+00000000.png beside \S+000/a.avi. Move it'),
+    (images_beside_folders, r'--gt: must hold only images or only folders, got \S+cover.png beside \S+000'),
+    (images_beside_videos, r'--gt: must hold only images or only folders, got \S+00000000.png beside \S+000/a.avi. Move it'),
     (videos_and_folders, r'--gt: must hold images or videos, got both, \S+000/00000000.png and \S+a.avi. Prepare one kind'),
     (an_empty_folder, r'--gt: must hold folders of frames, got \S+003 empty. Fill it, or remove it.'),
     (a_frame_less, r'--gt: must hold .* without a gap, got \S+001 without 00000004.png. Add the frame, or renumber'),
     (a_frame_less_in_both_under_other_names, r'--gt: must hold .* without a gap, got \S+001 without frame_0004.png. Add'),
     (an_lq_frame_more, r'--lq: must have as many .*, 9 in \S+gt/001, got 10 in \S+lq/001, \S+lq/001/cover.png too many.'),
     (a_clip_less, r'--lq: must hold the clips of --gt, got \S+lq without 002 \(1 missing\). Add it, or name the clips to'),
-    (a_clip_more, r'--lq: must hold the clips of --gt alone, got 009 too, which is not in \S+gt \(1 too many\). Move it'),
+    (a_clip_more, r'--lq: must hold only the clips of --gt, got 009 too, which is not in \S+gt \(1 too many\). Move it'),
     (no_image, r'--gt: must hold images, got \S+001/00000000.png, which is none. Replace or remove it.'),
     (nothing, r'--gt: must hold at least one clip, got none in \S+gt. Correct the path.'),
 ]  # fmt: skip
@@ -394,11 +389,6 @@ def test_list_that_cannot_be_used_gets_a_line(text, encoding, line, clips, tmp_p
     (tmp_path / 'list.txt').write_text(text, encoding=encoding)
     with pytest.raises(OptionError, match=line):
         open_sources(clips / 'gt', clips / 'lq', 4, list_file=tmp_path / 'list.txt')
-
-
-def test_natural_order_counts():
-    names = ['10.png', 'a2b10', '9.png', 'a2b9', 'a10b1', '']
-    assert sorted(names, key=natural) == ['', '9.png', '10.png', 'a2b9', 'a2b10', 'a10b1']
 
 
 def test_store_is_built_where_the_system_lacks_calls_of_linux(clips, tmp_path, monkeypatch):
@@ -454,9 +444,7 @@ def write_deep(folder, suffix, factor, frames):
 @pytest.mark.parametrize('factor', [4, 16])
 def test_10_or_12_bits_in_16_are_refused_before_they_are_black(suffix, factor, frames, tmp_path, clips):
     write_deep(tmp_path / 'gt/000', suffix, factor, frames[:9])
-    line = (
-        rf'must use all bits, got no value above \d+ of 65535 in \S+00000000.{suffix}, which 8 bits leave black. Mult'
-    )
+    line = rf'must use all bits, got no value above \d+ of 65535 in \S+00000000.{suffix}, which becomes black in 8 bits. Mult'
     with pytest.raises(OptionError, match=f'^--gt: {line}'):
         open_sources(tmp_path / 'gt', None, 4)
     with pytest.raises(OptionError, match=f'^INPUT: {line}'):

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.frames import pairs, prepare
+from multigrid_vsr.core.errors import FrameError, InputError
+from multigrid_vsr.frames import prepare
 from multigrid_vsr.frames.pairs import open_sources
 from multigrid_vsr.frames.prepare import build, verify
 from multigrid_vsr.frames.store import FrameStore, checksum
@@ -22,11 +22,12 @@ def in_this_process(monkeypatch):
     seen = []
 
     def one_after_another(work, tasks, workers):
+        prepare._take_work(work)
         for task in tasks:
             seen.append(task)
-            yield task, work(task)
+            yield task, prepare._do_work(task)
 
-    monkeypatch.setattr(pairs, 'in_processes', one_after_another)
+    monkeypatch.setattr(prepare, 'in_processes', one_after_another)
     return seen
 
 
@@ -145,8 +146,12 @@ def test_interrupted_rebuild_does_not_open_and_goes_on(made, monkeypatch):
     store = made.parent / 'store'
     paint(made / 'gt/000/00000001.png', 200)
     original = prepare._write
+
+    def stop():
+        raise FrameError('stopped')
+
     monkeypatch.setattr(
-        prepare, '_write', lambda stores, scale, task: original(stores, scale, task) if task.frame < 5 else 'stopped'
+        prepare, '_write', lambda stores, scale, task: original(stores, scale, task) if task.frame < 5 else stop()
     )
     with pytest.raises(InputError, match='cannot be used: the store is not finished'):
         again(made, rebuild=True)

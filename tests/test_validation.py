@@ -313,7 +313,7 @@ def test_ground_truth_that_does_not_fit_is_cropped_with_a_line(odd, caplog):
 
 UNPAIRED = [
     (lambda root: shutil.rmtree(root / 'lq/001'), 'dataroot_lq: must hold the clips of datasets.val_2.dataroot_gt, got .*/lq without 001 .1 missing.. Add it, or name the clips to take in datasets.val_2.meta_info_file.'),
-    (lambda root: shutil.rmtree(root / 'gt/001'), 'dataroot_lq: must hold the clips of datasets.val_2.dataroot_gt alone, got 001 too'),
+    (lambda root: shutil.rmtree(root / 'gt/001'), 'dataroot_lq: must hold only the clips of datasets.val_2.dataroot_gt, got 001 too'),
     (lambda root: (root / 'lq/001/00000008.png').unlink(), 'dataroot_lq: must have as many frames as .*, 9 in .*, got 8 in'),
     (lambda root: (root / 'gt/001/00000004.png').write_bytes((root / 'lq/001/00000004.png').read_bytes()), 'dataroot_gt: must hold clips of one size, got 36x44 for 144x176 in clip 001: 00000004.png'),
 ]  # fmt: skip

@@ -54,23 +54,18 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: If an argument, a frame or the disk does not do.
     """
-    from multigrid_vsr.frames.pairs import default_workers, open_sources
+    from multigrid_vsr.frames.pairs import open_sources
     from multigrid_vsr.frames.prepare import build, verify
+    from multigrid_vsr.frames.sources import default_workers
 
     check_least(args, {'--scale': 1, '--workers': 1, '--min-frames': 1})
-    workers = args.workers or default_workers()
-    sources = None
+    workers, sources = args.workers or default_workers(), None
     if args.gt is not None:
         sources = open_sources(
-            args.gt,
-            args.lq,
-            args.scale,
-            list_file=args.list,
-            min_frames=args.min_frames,
-            workers=workers,
-            is_strict=args.strict,
+            args.gt, args.lq, args.scale, list_file=args.list, min_frames=args.min_frames, is_strict=args.strict
         )
-        print(*sources.notes, sep='\n', end='\n' if sources.notes else '')
+        for note in sources.notes:
+            print(note)
     elif args.lq is not None or not args.verify:
         raise OptionError('--gt', 'be given', None, 'Say where the frames are.')
     if args.verify:

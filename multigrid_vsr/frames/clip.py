@@ -11,7 +11,7 @@ from multigrid_vsr.core.errors import OptionError
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip of ``num_frame`` frames of ``height`` x ``width`` pixels, ground truth where nothing else is said."""
+    """A clip of ``num_frame`` frames of ``height`` x ``width`` pixels; ground truth unless said otherwise."""
 
     name: str
     num_frame: int
@@ -26,12 +26,13 @@ class Clip:
 _META_INFO = re.compile(r'(\S+) (\d+) \((\d+),(\d+),3\)')
 
 
-def read_lines(option: str, path: Path, fix: str) -> list[str]:
-    """The lines of a text in UTF-8, with or without a byte order mark.
+def _clip_of(line: str) -> Clip | None:
+    match = _META_INFO.fullmatch(line)
+    return Clip(match[1], *map(int, match.groups()[1:])) if match else None
 
-    Raises:
-        OptionError: If it cannot be read, or is in another encoding; ``fix`` is what to do about a missing one.
-    """
+
+def _read_lines(option: str, path: Path, fix: str) -> list[str]:
+    """The lines of a text in UTF-8, with or without a byte order mark; ``fix`` is what to do about a missing file."""
     try:
         text = path.read_text(encoding='utf-8-sig')
     except OSError as error:
@@ -50,29 +51,25 @@ def read_meta_info(option: str, path: Path) -> list[Clip]:
         OptionError: If it cannot be read.
     """
     clips = []
-    lines = read_lines(option, path, 'Correct the path, or leave meta_info_file out to use every clip.')
+    lines = _read_lines(option, path, 'Correct the path, or leave meta_info_file out to use every clip.')
     for number, line in enumerate(lines, 1):
-        match = _META_INFO.fullmatch(line)
-        if match is None:
-            raise OptionError(
-                option, "have lines like '000 100 (720,1280,3)'", f'{line!r} in line {number}', f'Correct {path}.'
-            )
-        name, *numbers = match.groups()
-        clips.append(Clip(name, *map(int, numbers)))
+        if (clip := _clip_of(line)) is None:
+            value = f'{line!r} in line {number}'
+            raise OptionError(option, "have lines like '000 100 (720,1280,3)'", value, f'Correct {path}.')
+        clips.append(clip)
     return clips
 
 
 def read_clip_names(option: str, path: Path) -> dict[str, Clip | None]:
-    """The clips of a list of names, one a line, or of BasicSR's list, which says their length and size too.
+    """The clips of a list of names, one a line, or of BasicSR's list, which gives their length and size too.
 
     Raises:
         OptionError: If it cannot be read, is empty, or names a clip twice.
     """
     names: dict[str, Clip | None] = {}
-    for number, line in enumerate(read_lines(option, path, 'Correct the path.'), 1):
+    for number, line in enumerate(_read_lines(option, path, 'Correct the path.'), 1):
         name = line.strip().rstrip('/')
-        match = _META_INFO.fullmatch(name)
-        clip = Clip(match[1], *map(int, match.groups()[1:])) if match else None
+        clip = _clip_of(name)
         name = clip.name if clip else name
         if name in names:
             raise OptionError(option, 'name each clip once', f'{name} again in line {number}', f'Correct {path}.')
@@ -90,44 +87,27 @@ def read_lmdb_names(option: str, root: Path) -> list[str]:
         OptionError: If the list cannot be read, or the frames of a clip have several sizes.
     """
     path = root / 'meta_info.txt'
-    lines = read_lines(option, path, "Give the folder of an LMDB that BasicSR's make_lmdb_from_imgs has made.")
     sizes: dict[str, str] = {}
+    lines = _read_lines(option, path, "Give the folder of an LMDB that BasicSR's make_lmdb_from_imgs has made.")
     for number, line in enumerate(lines, 1):
-        match = re.fullmatch(r'((.+)/.+)\.\w+ \((\d+,\d+),\d\) \d+', line)
+        match = re.fullmatch(r'((.+)/.+)\.\w+ \((\d+),(\d+),\d\) \d+', line)
         if match is None:
-            raise OptionError(
-                option,
-                "be an LMDB with lines like '000/00000000.png (720,1280,3) 1' in meta_info.txt",
-                f'{line!r} in line {number}',
-                f'Correct {path}.',
-            )
-        key, name, size = match.groups()
+            rule = "be an LMDB with lines like '000/00000000.png (720,1280,3) 1' in meta_info.txt"
+            raise OptionError(option, rule, f'{line!r} in line {number}', f'Correct {path}.')
+        key, name, *sides = match.groups()
+        size = 'x'.join(sides)
         if sizes.setdefault(name, size) != size:
-            raise OptionError(
-                option,
-                f'have frames of one size in a clip ({sizes[name].replace(",", "x")} in {name})',
-                f'{size.replace(",", "x")} for {key} in line {number} of {path}',
-                'Make the LMDB anew without it.',
-            )
+            rule = f'have frames of one size in a clip ({sizes[name]} in {name})'
+            value = f'{size} for {key} in line {number} of {path}'
+            raise OptionError(option, rule, value, 'Make the LMDB anew without it.')
     return list(sizes)
 
 
-_NAMES = frozenset(
-    name.lower()
-    for name in (
-        '__MACOSX',
-        'Thumbs.db',
-        'ehthumbs.db',
-        'desktop.ini',
-        '@eaDir',
-        '$RECYCLE.BIN',
-        'System Volume Information',
-        'lost+found',
-        '__pycache__',
-    )
-)
+_SYSTEM = frozenset('__macosx thumbs.db ehthumbs.db desktop.ini @eadir $recycle.bin lost+found __pycache__'.split()) | {
+    'system volume information'
+}
 
 
 def is_system(name: str) -> bool:
     """Whether a file or folder of this name is hidden (``._a.png``, ``.ipynb_checkpoints``) or a system's own."""
-    return name.startswith('.') or name.lower() in _NAMES
+    return name.startswith('.') or name.lower() in _SYSTEM

@@ -1,40 +1,36 @@
-"""Ground truth and LQ clips put together, and what is done with every frame of a pair."""
+"""Ground truth and LQ clips paired by name, and the frames of a pair as they are stored."""
 
 from __future__ import annotations
 
-import collections
-import multiprocessing
 import os
 import re
-import sys
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from tqdm import tqdm
 
 from multigrid_vsr.core.errors import FrameError, OptionError
 from multigrid_vsr.frames.clip import Clip, read_clip_names
 from multigrid_vsr.frames.images import decode_image
-from multigrid_vsr.frames.sources import ClipSource, Lmdb, Payload, open_source
-from multigrid_vsr.frames.store import FrameStore
-from multigrid_vsr.frames.video import RawFrame
+from multigrid_vsr.frames.sources import ClipSource, Payload, open_source
 
 
 @dataclass(frozen=True)
 class OptionNames:
-    """What the options are called that say which clips to pair."""
+    """The names of the options that say which clips to pair."""
 
     gt: str = '--gt'
     lq: str = '--lq'
     scale: str = '--scale'
     clips: str = '--list'
+
+    @classmethod
+    def of(cls, name: str) -> OptionNames:
+        """The names in a dataset such as ``datasets.val``."""
+        return cls(f'{name}.dataroot_gt', f'{name}.dataroot_lq', 'scale', f'{name}.meta_info_file')
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,7 @@ class Pair:
 
     Attributes:
         clip: The ground truth as it is stored, its size a multiple of the scale.
-        gt, lq: The clips as they are; ``lq`` is ``None`` where it is made of the ground truth.
+        gt, lq: The clips in their sources; ``lq`` is ``None`` where it is made from the ground truth.
     """
 
     clip: Clip
@@ -53,7 +49,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Sources:
-    """What a pair of stores is made of.
+    """Paired clips and where they come from.
 
     Attributes:
         gt: Ground truth.
@@ -78,6 +74,13 @@ class Sources:
     def num_frame(self) -> int:
         return sum(clip.num_frame for clip in self.clips)
 
+    def where(self, clips: Pair, frame: int) -> str:
+        """The files that hold a frame, for messages."""
+        places = [self.gt.where(clips.gt.name, frame)]
+        if self.lq is not None and clips.lq is not None:
+            places.append(self.lq.where(clips.lq.name, frame))
+        return ', '.join(places)
+
 
 def open_sources(
     gt_root: Path,
@@ -86,34 +89,30 @@ def open_sources(
     *,
     list_file: Path | None = None,
     min_frames: int = 1,
-    workers: int = 1,
     is_strict: bool = False,
 ) -> Sources:
-    """Opens ground truth and LQ frames and puts their clips together, by name, and frames by order.
+    """Opens the ground truth and LQ frames of ``multigrid-vsr prepare`` and pairs their clips.
 
     Args:
         gt_root, lq_root: What was given as ``--gt`` and ``--lq``.
         scale: Ground truth side / LQ side.
-        list_file: Names the clips to take; without it all are taken.
+        list_file: Names the clips to take; ``None`` takes all.
         min_frames: Clips with fewer frames are left out.
-        workers: Threads that count the frames of videos.
-        is_strict: Whether videos of which frames are lost are refused.
+        is_strict: Whether to refuse a video with frames that do not decode.
 
     Raises:
         OptionError: If a clip of one is missing in the other, or length or size do not fit.
     """
-    gt = open_source('--gt', gt_root, workers, is_strict)
-    lq = open_source('--lq', lq_root, workers, is_strict) if lq_root is not None else None
+    gt = open_source('--gt', gt_root, is_strict)
+    lq = open_source('--lq', lq_root, is_strict) if lq_root is not None else None
     sources = pair(gt, lq, scale, read_clip_names('--list', list_file) if list_file is not None else None)
     long_enough = tuple(pair for pair in sources.pairs if pair.clip.num_frame >= min_frames)
     number = len(sources.pairs)
     if not long_enough:
         raise OptionError('--min-frames', 'leave a clip', f'{min_frames} for {number} shorter ones', 'Lower it.')
     notes = [*gt.notes, *(lq.notes if lq is not None else ())]
-    if len(long_enough) < number:
-        notes.append(
-            f'--min-frames: {number - len(long_enough)} of {number} clips left out, shorter than {min_frames}.'
-        )
+    if (short := number - len(long_enough)) > 0:
+        notes.append(f'--min-frames: {short} of {number} clips left out, shorter than {min_frames}.')
     notes += crop_notes(long_enough, '--scale')
     if list_file is None and all(re.fullmatch(r'\d{5}/\d{4}', pair.clip.name) for pair in sources.pairs):
         notes.append(
@@ -121,312 +120,6 @@ def open_sources(
             'sep_trainlist.txt.'
         )
     return replace(sources, pairs=long_enough, notes=tuple(notes))
-
-
-def pair(
-    gt: ClipSource,
-    lq: ClipSource | None,
-    scale: int,
-    listed: Mapping[str, Clip | None] | None = None,
-    options: OptionNames = OptionNames(),
-    is_training: bool = False,
-) -> Sources:
-    """Puts clips of ground truth and LQ frames together, by name, and their frames by order.
-
-    Args:
-        gt, lq: The frames.
-        scale: Ground truth side / LQ side.
-        listed: Names the clips to take, with what the list says of each; without it all are taken.
-        options: What to call the options in a line.
-        is_training: Whether frames are read as they lie, so that LQ frames may not be larger than 1/scale, and a list
-            may have fewer frames than there are.
-
-    Raises:
-        OptionError: If a clip of one is missing in the other, or length or size do not fit.
-    """
-    names = gt.names if listed is None else _listed(gt, listed, options)
-    lq_names = _lq_names(gt, lq, names, listed is not None, options) if lq is not None else {}
-    gt_clips = gt.measure(names)
-    composed = {_composed(name): clip for name, clip in gt_clips.items()}
-    for name, clip in (listed or {}).items():
-        there = composed[_composed(name)]
-        num_frame = min(clip.num_frame, there.num_frame) if clip is not None and is_training else there.num_frame
-        if clip is not None and clip != replace(there, name=name, num_frame=num_frame):
-            rule = f'agree with {options.gt}, {_say(there)}'
-            raise OptionError(options.clips, rule, _say(clip), 'Correct the list.')
-    lq_clips = lq.measure(list(lq_names.values())) if lq is not None else {}
-    pairs = [
-        _pair(gt, lq, gt_clips[name], lq_clips.get(lq_names.get(name, '')), scale, options, is_training)
-        for name in names
-    ]
-    return Sources(gt, lq, scale, tuple(pairs))
-
-
-def _listed(gt: ClipSource, names: Collection[str], options: OptionNames) -> list[str]:
-    """The listed clips in the order of the source."""
-    there, listed = _by_name(gt, options.gt), {_composed(name) for name in names}
-    missing = sorted(listed.difference(there))
-    if missing:
-        raise OptionError(
-            options.clips,
-            f'name clips of {options.gt}',
-            f'{missing[0]} ({len(missing)} of {len(listed)} names are not in {gt.root}, which has {gt.names[0]})',
-            f'Correct the list, or {options.gt}.',
-        )
-    return [name for composed, name in there.items() if composed in listed]
-
-
-def _composed(name: str) -> str:
-    """A name in one of the two forms of Unicode: macOS writes the accents of names apart, and others do not."""
-    return unicodedata.normalize('NFC', name)
-
-
-def _by_name(source: ClipSource, option: str) -> dict[str, str]:
-    """The names of all clips by their composed form."""
-    names: dict[str, str] = {}
-    for name in source.names:
-        other = names.setdefault(_composed(name), name)
-        if other != name:
-            value = f'{other!a} and {name!a} in {source.root}'
-            raise OptionError(option, 'hold each name once, in whichever form of Unicode', value, 'Rename one of them.')
-    return names
-
-
-def _lq_names(
-    gt: ClipSource, lq: ClipSource, names: Sequence[str], is_listed: bool, options: OptionNames
-) -> dict[str, str]:
-    """The LQ clip of each clip: that of the same name, or the only one of the only one."""
-    if len(gt.names) == len(lq.names) == 1:
-        return {gt.names[0]: lq.names[0]}
-    there = _by_name(lq, options.lq)
-    missing = [name for name in names if _composed(name) not in there]
-    if missing:
-        raise OptionError(
-            options.lq,
-            f'hold the clips of {options.gt}',
-            f'{lq.root} without {missing[0]} ({len(missing)} missing)',
-            f'Add it, or name the clips to take in {options.clips}.',
-        )
-    extra = sorted(there.keys() - _by_name(gt, options.gt).keys())
-    if extra and not is_listed:
-        raise OptionError(
-            options.lq,
-            f'hold the clips of {options.gt} alone',
-            f'{extra[0]} too, which is not in {gt.root} ({len(extra)} too many)',
-            f'Move it elsewhere, or name the clips to take in {options.clips}.',
-        )
-    return {name: there[_composed(name)] for name in names}
-
-
-def _pair(
-    gt: ClipSource,
-    lq: ClipSource | None,
-    gt_clip: Clip,
-    lq_clip: Clip | None,
-    scale: int,
-    options: OptionNames,
-    is_training: bool,
-) -> Pair:
-    height, width = (side // scale * scale for side in (gt_clip.height, gt_clip.width))
-    if not height or not width:
-        raise OptionError(
-            options.gt,
-            f'have frames of at least {scale}x{scale} pixels',
-            f'{gt_clip.height}x{gt_clip.width} in {gt.where(gt_clip.name, 0)}',
-            'Leave the clip out.',
-        )
-    clip = Clip(gt_clip.name, gt_clip.num_frame, height, width)
-    if lq is None or lq_clip is None:
-        return Pair(clip, gt_clip, None)
-    if lq_clip.num_frame != gt_clip.num_frame:
-        _refuse_counts(gt, lq, gt_clip, lq_clip, options)
-    floor = (height // scale, width // scale)
-    ceiling = floor if is_training else (-(-gt_clip.height // scale), -(-gt_clip.width // scale))
-    if not all(low <= side <= high for low, side, high in zip(floor, (lq_clip.height, lq_clip.width), ceiling)):
-        raise OptionError(
-            options.lq,
-            f'be {options.gt} at 1/{scale}, {floor[0]}x{floor[1]} for {gt_clip.height}x{gt_clip.width}',
-            f'{lq_clip.height}x{lq_clip.width} in {lq.where(lq_clip.name, 0)}',
-            f'Correct {options.lq} or {options.scale}.',
-        )
-    return Pair(clip, gt_clip, lq_clip)
-
-
-def _refuse_counts(gt: ClipSource, lq: ClipSource, gt_clip: Clip, lq_clip: Clip, options: OptionNames) -> None:
-    """Names the file that is too many, where names tell."""
-    longer, clip, other, other_clip = gt, gt_clip, lq, lq_clip
-    if gt_clip.num_frame < lq_clip.num_frame:
-        longer, clip, other, other_clip = lq, lq_clip, gt, gt_clip
-    stems = {_stem(path) for path in other.entries(other_clip.name)}
-    alone = [path for path in longer.entries(clip.name) if _stem(path) not in stems]
-    is_told = len(alone) == clip.num_frame - other_clip.num_frame
-    raise OptionError(
-        options.lq,
-        f'have as many frames as {options.gt}, {gt_clip.num_frame} in {_place(gt, gt_clip)}',
-        f'{lq_clip.num_frame} in {_place(lq, lq_clip)}{f", {longer.root / alone[0]} too many" if is_told else ""}',
-        f'Add or remove a frame, or leave the clip out with {options.clips}.',
-    )
-
-
-def _stem(path: str) -> str:
-    return os.path.splitext(os.path.basename(path))[0]
-
-
-def _place(source: ClipSource, clip: Clip) -> str:
-    """The folder or the file of a clip."""
-    place = source.where(clip.name, 0)
-    return os.path.dirname(place) if len(source.entries(clip.name)) > 1 else place
-
-
-def crop_notes(pairs: Sequence[Pair], option: str) -> list[str]:
-    """A line where ground truth is cropped; ``option`` is what the scale is called."""
-    cropped = [pair for pair in pairs if (pair.clip.height, pair.clip.width) != (pair.gt.height, pair.gt.width)]
-    if not cropped:
-        return []
-    first = cropped[0]
-    return [
-        f'{option}: {len(cropped)} clips cropped to a multiple of it at the right and the bottom, {first.clip.name} '
-        f'from {first.gt.height}x{first.gt.width} to {first.clip.height}x{first.clip.width}.'
-    ]
-
-
-def _say(clip: Clip) -> str:
-    return f'clip {clip.name} with {clip.num_frame} frames of {clip.height}x{clip.width}'
-
-
-KINDS = ('gt', 'lq')
-_IN_FLIGHT = 4  # frames that wait for each process, so that memory stays bounded
-
-
-@dataclass(frozen=True)
-class Task:
-    """A frame of both sources.
-
-    Attributes:
-        pair: Its clip.
-        frame: Its number, from 0.
-        gt, lq: What the sources gave for it.
-    """
-
-    pair: Pair
-    frame: int
-    gt: Payload
-    lq: Payload
-
-
-Work = Callable[[Task], str | None]  # says what is wrong with a frame
-
-
-def tasks(sources: Sources) -> Iterator[Task]:
-    """The frames of all clips, in order."""
-    for pair in sources.pairs:
-        has_lq = sources.lq is not None and pair.lq is not None
-        lq_frames: Iterator[Payload] = sources.lq.frames(pair.lq.name) if has_lq else repeat(None)  # type: ignore[union-attr]
-        for frame, gt, lq in zip(range(pair.clip.num_frame), sources.gt.frames(pair.gt.name), lq_frames):
-            yield Task(pair, frame, gt, lq)
-
-
-def in_processes(work: Work, tasks: Iterator[Task], workers: int) -> Iterator[tuple[Task, str | None]]:
-    """Maps in order, with few tasks under way: ``Executor.map`` would read all of a source at once."""
-    # Forked, a process would inherit the locks of OpenCV's and torch's threads without the threads. The work is handed
-    # to each process once: that on Vimeo90K knows 64,612 clips.
-    context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(workers, context, initializer=_take_work, initargs=(work,)) as pool:
-        waiting: collections.deque[tuple[Task, Future]] = collections.deque()
-        for task in tasks:
-            waiting.append((task, pool.submit(_do_work, task)))
-            if len(waiting) >= workers * _IN_FLIGHT:
-                done, future = waiting.popleft()
-                yield done, future.result()
-        for done, future in waiting:
-            yield done, future.result()
-
-
-_work: list[Work] = []
-
-
-def _take_work(work: Work) -> None:
-    cv2.setNumThreads(1)  # the processes share the cores already
-    _work.append(work)
-
-
-def _do_work(task: Task) -> str | None:
-    return _work[0](task)
-
-
-def each_frame(work: Work, sources: Sources, workers: int) -> Iterator[str | None]:
-    """What is wrong with each frame, with the frame and its files named; ``None`` where nothing is."""
-    for task, problem in in_processes(work, tasks(sources), workers):
-        if problem is None:
-            yield None
-            continue
-        places = [sources.gt.where(task.pair.gt.name, task.frame)]
-        if sources.lq is not None and task.pair.lq is not None:
-            places.append(sources.lq.where(task.pair.lq.name, task.frame))
-        yield f'clip {task.pair.clip.name}, frame {task.frame}: {problem} ({", ".join(places)})'
-
-
-def decode_pair(scale: int, task: Task, kinds: Collection[str] = KINDS) -> tuple[dict[str, np.ndarray], str | None]:
-    """The frames of a task as they are stored, uint8 (h, w, 3) BGR, or what is wrong with them.
-
-    Args:
-        scale: Ground truth side / LQ side.
-        task: The frame.
-        kinds: Which of ``KINDS`` are needed.
-    """
-    pair, frames = task.pair, {}
-    if 'gt' in kinds or pair.lq is None:
-        gt = _decode(task.gt)
-        if gt is None:
-            return {}, 'the ground truth is missing or cannot be decoded'
-        if gt.shape[:2] != (pair.gt.height, pair.gt.width):
-            expected = f'{pair.gt.height}x{pair.gt.width}'  # as the first frame of the clip
-            return {}, f'the ground truth is {gt.shape[0]}x{gt.shape[1]}, not {expected}'
-        frames['gt'] = gt[: pair.clip.height, : pair.clip.width]
-    if 'lq' in kinds and pair.lq is None:
-        frames['lq'] = shrink(frames['gt'], scale)
-    elif 'lq' in kinds and pair.lq is not None:
-        lq = _decode(task.lq)
-        if lq is None:
-            return {}, 'the LQ frame is missing or cannot be decoded'
-        if lq.shape[:2] != (pair.lq.height, pair.lq.width):
-            return {}, f'the LQ frame is {lq.shape[0]}x{lq.shape[1]}, not 1/{scale} of the ground truth'
-        frames['lq'] = lq[: pair.clip.height // scale, : pair.clip.width // scale]
-    return frames, None
-
-
-def _decode(payload: Payload) -> np.ndarray | None:
-    if isinstance(payload, RawFrame):
-        return payload.bgr()
-    if isinstance(payload, np.ndarray) or payload is None:
-        return payload
-    return decode_image(payload)
-
-
-def shrink(frame: np.ndarray, scale: int) -> np.ndarray:
-    """BasicSR's bicubic ``imresize`` by 1/scale, rounded: uint8 (h, w, 3) to uint8 (h/scale, w/scale, 3)."""
-    from basicsr.utils.matlab_functions import imresize
-
-    return (imresize(frame / 255.0, 1 / scale) * 255).round().clip(0, 255).astype(np.uint8)
-
-
-def show(description: str, total: int, problems: Iterator[str | None]) -> int:
-    """Shows the progress and every problem; returns how many there were."""
-    bad = 0
-    with tqdm(total=total, desc=description, unit='frame', smoothing=0.05) as bar:
-        for problem in problems:
-            if problem is not None:
-                bad += 1
-                bar.write(problem, sys.stderr)
-            bar.update()
-    return bad
-
-
-def default_workers() -> int:
-    """Processes for decoding: one for each core this process may use."""
-    if hasattr(os, 'sched_getaffinity'):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def open_eval_clips(name: str, opt: Mapping[str, Any]) -> Sources:
@@ -440,66 +133,242 @@ def open_eval_clips(name: str, opt: Mapping[str, Any]) -> Sources:
         OptionError: If clips do not pair, or the back end is another one.
         InputError: If a frame store was not finished.
     """
-    options = OptionNames(f'{name}.dataroot_gt', f'{name}.dataroot_lq', 'scale', f'{name}.meta_info_file')
-    gt = _open(name, 'gt', opt)
-    lq = _open(name, 'lq', opt) if opt.get('dataroot_lq') is not None else None
-    path = opt.get('meta_info_file')
+    options, path = OptionNames.of(name), opt.get('meta_info_file')
+    sources = []
+    for kind, option in (('gt', options.gt), ('lq', options.lq)):
+        if kind == 'gt' or opt.get('dataroot_lq') is not None:
+            source = open_source(option, Path(opt[f'dataroot_{kind}']).expanduser())
+            check_names(option, source.names)
+            check_backend(name, source, opt)
+            sources.append(source)
+    gt, lq = sources[0], sources[1] if len(sources) > 1 else None
     listed = read_clip_names(options.clips, Path(path).expanduser()) if path else None
-    sources = pair(gt, lq, int(opt.get('scale', 1)), listed, options)
-    notes = [*gt.notes, *(lq.notes if lq else ()), *crop_notes(sources.pairs, f'{options.gt}, scale')]
-    return replace(sources, notes=tuple(notes))
-
-
-def read_frames(sources: Sources, place: int, kind: str) -> Iterator[np.ndarray]:
-    """The frames of a clip in order, uint8 (h, w, 3), BGR, cut to the size that fits the scale.
-
-    Args:
-        sources: The clips.
-        place: Which of them.
-        kind: ``gt`` or ``lq``; without LQ clips that is the ground truth by BasicSR's bicubic ``imresize``.
-
-    Raises:
-        FrameError: If a frame is missing, damaged or of another size than its clip.
-    """
-    clips = sources.pairs[place]
-    is_lq = kind == 'lq' and sources.lq is not None and clips.lq is not None
-    source, name = (sources.lq, clips.lq.name) if is_lq else (sources.gt, clips.gt.name)  # type: ignore[union-attr]
-    assert source is not None
-    for number, payload in zip(range(clips.clip.num_frame), source.frames(name)):
-        task = Task(clips, number, *((None, payload) if is_lq else (payload, None)))
-        frames, problem = decode_pair(sources.scale, task, (kind,))
-        if problem is not None:
-            where = source.where(name, number)
-            raise FrameError(f'clip {clips.clip.name}, frame {number}: {problem} ({where})')
-        yield frames[kind]
+    paired = pair(gt, lq, int(opt.get('scale', 1)), listed, options)
+    notes = [*(note for source in sources for note in source.notes), *crop_notes(paired.pairs, f'{options.gt}, scale')]
+    return replace(paired, notes=tuple(notes))
 
 
 def check_names(option: str, names: Iterable[str]) -> None:
-    """Asks for names in UTF-8: OpenCV crashes where it writes a picture under another.
+    """Asks for names in UTF-8: OpenCV crashes when it writes a picture under another name.
 
     Raises:
-        OptionError: If a clip has another.
+        OptionError: If a clip has another name.
     """
     for name in names:
         if name != name.encode(errors='ignore').decode():
             raise OptionError(option, 'hold clips with names in UTF-8', os.fsencode(name), 'Rename it.')
 
 
-def _open(name: str, kind: str, opt: Mapping[str, Any]) -> ClipSource:
-    root = Path(opt[f'dataroot_{kind}']).expanduser()
-    source = open_source(f'{name}.dataroot_{kind}', root)
-    check_names(f'{name}.dataroot_{kind}', source.names)
-    check_backend(name, source, opt)
-    return source
-
-
 def check_backend(name: str, source: ClipSource, opt: Mapping[str, Any]) -> None:
     """Compares ``io_backend.type`` of a dataset, where it is given, with what its root is.
 
     Raises:
-        OptionError: If it is another one.
+        OptionError: If they differ.
     """
     asked = (opt.get('io_backend') or {}).get('type')
-    found = 'lmdb' if isinstance(source, Lmdb) else 'packed' if isinstance(source, FrameStore) else 'disk'
-    if asked not in (None, found):
-        raise OptionError(f'{name}.io_backend.type', f'be {found} for {source.root}', asked, 'Change it, or the path.')
+    if asked not in (None, source.backend):
+        rule = f'be {source.backend} for {source.root}'
+        raise OptionError(f'{name}.io_backend.type', rule, asked, 'Change it, or the path.')
+
+
+def pair(
+    gt: ClipSource,
+    lq: ClipSource | None,
+    scale: int,
+    listed: Mapping[str, Clip | None] | None = None,
+    options: OptionNames = OptionNames(),
+    is_training: bool = False,
+) -> Sources:
+    """Pairs clips of ground truth and LQ frames by name, and their frames by order.
+
+    The only clip of each side are a pair under any names.
+
+    Args:
+        gt, lq: The frames.
+        scale: Ground truth side / LQ side.
+        listed: The names of the clips to take, with what the list says about each; ``None`` takes all.
+        options: The names of the options, for messages.
+        is_training: Whether frames are read as they are stored, so that LQ frames may not be larger than 1/scale, and
+            a list may have fewer frames than there are.
+
+    Raises:
+        OptionError: If a clip of one is missing in the other, or length or size do not fit.
+    """
+    gt_names = _by_composed_name(gt, options.gt)
+    wanted = gt_names.keys() if listed is None else {_composed(name) for name in listed}
+    if missing := sorted(wanted - gt_names.keys()):
+        raise OptionError(
+            options.clips,
+            f'name clips of {options.gt}',
+            f'{missing[0]} ({len(missing)} of {len(wanted)} names are not in {gt.root}, which has {gt.names[0]})',
+            f'Correct the list, or {options.gt}.',
+        )
+    names = {name: gt_names[name] for name in gt_names if name in wanted}
+    lq_names: dict[str, str] = {}
+    if lq is not None:
+        lq_names = _by_composed_name(lq, options.lq)
+        if len(gt_names) == len(lq_names) == 1:
+            lq_names = dict(zip(gt_names, lq_names.values()))
+        if missing := [names[name] for name in names if name not in lq_names]:
+            raise OptionError(
+                options.lq,
+                f'hold the clips of {options.gt}',
+                f'{lq.root} without {missing[0]} ({len(missing)} missing)',
+                f'Add it, or name the clips to take in {options.clips}.',
+            )
+        if listed is None and (extra := sorted(lq_names.keys() - gt_names.keys())):
+            raise OptionError(
+                options.lq,
+                f'hold only the clips of {options.gt}',
+                f'{extra[0]} too, which is not in {gt.root} ({len(extra)} too many)',
+                f'Move it elsewhere, or name the clips to take in {options.clips}.',
+            )
+    gt_clips = gt.measure(list(names.values()))
+    for listed_name, clip in (listed or {}).items():
+        there = replace(gt_clips[names[_composed(listed_name)]], name=listed_name)
+        num_frame = min(clip.num_frame, there.num_frame) if clip and is_training else there.num_frame
+        if clip is not None and clip != replace(there, num_frame=num_frame):
+            raise OptionError(options.clips, f'agree with {options.gt}, {_say(there)}', _say(clip), 'Correct the list.')
+    lq_clips = lq.measure([lq_names[name] for name in names]) if lq is not None else {}
+    clips = ((gt_clips[names[name]], lq_clips[lq_names[name]] if lq is not None else None) for name in names)
+    return Sources(gt, lq, scale, tuple(_pair(gt, lq, *both, scale, options, is_training) for both in clips))
+
+
+def _composed(name: str) -> str:
+    """A name in one of the two forms of Unicode: macOS writes accents apart from their letters."""
+    return unicodedata.normalize('NFC', name)
+
+
+def _by_composed_name(source: ClipSource, option: str) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for name in source.names:
+        other = names.setdefault(_composed(name), name)
+        if other != name:
+            value = f'{other!a} and {name!a} in {source.root}'
+            raise OptionError(option, 'hold each name once, in whichever form of Unicode', value, 'Rename one of them.')
+    return names
+
+
+def _pair(
+    gt: ClipSource,
+    lq: ClipSource | None,
+    gt_clip: Clip,
+    lq_clip: Clip | None,
+    scale: int,
+    options: OptionNames,
+    is_training: bool,
+) -> Pair:
+    """Compares length and size of two clips."""
+    size = f'{gt_clip.height}x{gt_clip.width}'
+    height, width = (side // scale * scale for side in (gt_clip.height, gt_clip.width))
+    if not height or not width:
+        rule, value = f'have frames of at least {scale}x{scale} pixels', f'{size} in {gt.where(gt_clip.name, 0)}'
+        raise OptionError(options.gt, rule, value, 'Leave the clip out.')
+    clip = Clip(gt_clip.name, gt_clip.num_frame, height, width)
+    if lq is None or lq_clip is None:
+        return Pair(clip, gt_clip, None)
+    if lq_clip.num_frame != gt_clip.num_frame:
+        raise OptionError(
+            options.lq,
+            f'have as many frames as {options.gt}, {gt_clip.num_frame} in {_folder(gt, gt_clip)}',
+            f'{lq_clip.num_frame} in {_folder(lq, lq_clip)}{_too_many(gt, lq, gt_clip, lq_clip)}',
+            f'Add or remove a frame, or leave the clip out with {options.clips}.',
+        )
+    floor = (height // scale, width // scale)
+    ceiling = floor if is_training else (-(-gt_clip.height // scale), -(-gt_clip.width // scale))
+    if not all(low <= side <= high for low, side, high in zip(floor, (lq_clip.height, lq_clip.width), ceiling)):
+        raise OptionError(
+            options.lq,
+            f'be {options.gt} at 1/{scale}, {floor[0]}x{floor[1]} for {size}',
+            f'{lq_clip.height}x{lq_clip.width} in {lq.where(lq_clip.name, 0)}',
+            f'Correct {options.lq} or {options.scale}.',
+        )
+    return Pair(clip, gt_clip, lq_clip)
+
+
+def _too_many(gt: ClipSource, lq: ClipSource, gt_clip: Clip, lq_clip: Clip) -> str:
+    """Names the frame that is too many, where names tell."""
+    fewer, more = sorted((_places(gt, gt_clip), _places(lq, lq_clip)), key=len)
+    stems = {Path(place).stem for place in fewer}
+    extra = [place for place in more if Path(place).stem not in stems]
+    return f', {extra[0]} too many' if len(extra) == len(more) - len(fewer) else ''
+
+
+def _places(source: ClipSource, clip: Clip) -> list[str]:
+    return [source.where(clip.name, frame) for frame in range(clip.num_frame)]
+
+
+def _folder(source: ClipSource, clip: Clip) -> str:
+    """The folder of a clip, or the file that holds all of it."""
+    places = _places(source, clip)
+    return os.path.dirname(places[0]) if places[0] != places[-1] else places[0]
+
+
+def _say(clip: Clip) -> str:
+    return f'clip {clip.name} with {clip.num_frame} frames of {clip.height}x{clip.width}'
+
+
+def crop_notes(pairs: Iterable[Pair], option: str) -> list[str]:
+    """A line where ground truth is cropped; ``option`` is the name of the scale."""
+    cropped = [pair for pair in pairs if (pair.clip.height, pair.clip.width) != (pair.gt.height, pair.gt.width)]
+    if not cropped:
+        return []
+    clip, gt = cropped[0].clip, cropped[0].gt
+    return [
+        f'{option}: {len(cropped)} clips cropped to a multiple of it at the right and the bottom, {clip.name} from '
+        f'{gt.height}x{gt.width} to {clip.height}x{clip.width}.'
+    ]
+
+
+def decode(clips: Pair, scale: int, kind: str, payload: Payload) -> np.ndarray:
+    """A frame as it is stored, uint8 (h, w, 3) BGR.
+
+    Args:
+        clips: Its clip.
+        scale: Ground truth side / LQ side.
+        kind: ``gt``, or ``lq`` for a frame of the LQ clip.
+        payload: What the source gave.
+
+    Raises:
+        FrameError: If it does not decode, or has another size than its clip.
+    """
+    clip, stored, what = clips.gt, clips.clip, 'the ground truth'
+    if kind == 'lq' and clips.lq is not None:
+        clip, stored, what = clips.lq, clips.clip.shrunk(scale), 'the LQ frame'
+    image = decode_image(payload) if isinstance(payload, bytes) else payload
+    if image is None:
+        raise FrameError(f'{what} is missing or cannot be decoded')
+    if image.shape[:2] != (clip.height, clip.width):
+        raise FrameError(f'{what} is {image.shape[0]}x{image.shape[1]}, not {clip.height}x{clip.width} as its clip')
+    return image[: stored.height, : stored.width]
+
+
+def read_frames(sources: Sources, place: int, kind: str) -> Iterator[np.ndarray]:
+    """The frames of a clip in order, uint8 (h, w, 3), BGR, cropped to a size that fits the scale.
+
+    Args:
+        sources: The clips.
+        place: The number of the clip.
+        kind: ``gt`` or ``lq``; without LQ clips that is the ground truth by BasicSR's bicubic ``imresize``.
+
+    Raises:
+        FrameError: If a frame is missing, damaged or of another size than its clip.
+    """
+    clips = sources.pairs[place]
+    source, name = sources.gt, clips.gt.name
+    if kind == 'lq' and sources.lq is not None and clips.lq is not None:
+        source, name = sources.lq, clips.lq.name
+    for number, payload in zip(range(clips.clip.num_frame), source.frames(name)):
+        try:
+            frame = decode(clips, sources.scale, kind, payload)
+        except FrameError as error:
+            where = source.where(name, number)
+            raise FrameError(f'clip {clips.clip.name}, frame {number}: {error} ({where})') from None
+        yield shrink(frame, sources.scale) if kind == 'lq' and clips.lq is None else frame
+
+
+def shrink(frame: np.ndarray, scale: int) -> np.ndarray:
+    """BasicSR's bicubic ``imresize`` by 1/scale, rounded: uint8 (h, w, 3) to uint8 (h/scale, w/scale, 3)."""
+    from basicsr.utils.matlab_functions import imresize
+
+    return (imresize(frame / 255.0, 1 / scale) * 255).round().clip(0, 255).astype(np.uint8)

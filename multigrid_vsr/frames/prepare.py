@@ -1,17 +1,28 @@
-"""Builds and verifies a pair of frame stores."""
+"""Builds and verifies a pair of frame stores, in several processes."""
 
 from __future__ import annotations
 
+import collections
+import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from multigrid_vsr.core.errors import InputError, OptionError
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from multigrid_vsr.core.errors import FrameError, InputError, OptionError
 from multigrid_vsr.frames.clip import Clip
-from multigrid_vsr.frames.pairs import KINDS, Sources, Task, decode_pair, each_frame, show
+from multigrid_vsr.frames.pairs import Pair, Sources, decode, shrink
+from multigrid_vsr.frames.sources import Payload
 from multigrid_vsr.frames.store import (
     FINISHED,
     UNFINISHED,
@@ -23,15 +34,109 @@ from multigrid_vsr.frames.store import (
     read_made_of,
 )
 
+_KINDS = ('gt', 'lq')
+
+
+@dataclass(frozen=True)
+class Task:
+    """A frame of a pair, with what both sources gave for it."""
+
+    pair: Pair
+    frame: int
+    gt: Payload
+    lq: Payload
+
+    def decode(self, scale: int, kinds: Collection[str] = _KINDS) -> dict[str, np.ndarray]:
+        """The frames as they are stored, uint8 (h, w, 3) BGR.
+
+        Raises:
+            FrameError: If one does not decode, or has another size than its clip.
+        """
+        frames = {}
+        if 'gt' in kinds or self.pair.lq is None:
+            frames['gt'] = decode(self.pair, scale, 'gt', self.gt)
+        if 'lq' in kinds and self.pair.lq is None:
+            frames['lq'] = shrink(frames['gt'], scale)
+        elif 'lq' in kinds:
+            frames['lq'] = decode(self.pair, scale, 'lq', self.lq)
+        return frames
+
+
+Work = Callable[[Task], object]  # raises a FrameError for a frame that cannot be used
+
+
+def tasks(sources: Sources) -> Iterator[Task]:
+    """The frames of all clips, in order."""
+    for pair in sources.pairs:
+        lq: Iterator[Payload] = repeat(None)
+        if sources.lq is not None and pair.lq is not None:
+            lq = sources.lq.frames(pair.lq.name)
+        for task in zip(range(pair.clip.num_frame), sources.gt.frames(pair.gt.name), lq):
+            yield Task(pair, *task)
+
+
+_IN_FLIGHT = 4  # frames that wait for each process, so that memory stays bounded
+
+
+def in_processes(work: Work, tasks: Iterator[Task], workers: int) -> Iterator[tuple[Task, str | None]]:
+    """Does the tasks, and gives them in order with what is wrong with each; reads only a few of them ahead."""
+    # A forked process would inherit locks of OpenCV's and torch's threads without the threads. Each process gets the
+    # work once, because that on Vimeo90K knows 64,612 clips.
+    context = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(workers, context, initializer=_take_work, initargs=(work,)) as pool:
+        waiting: collections.deque[tuple[Task, Future]] = collections.deque()
+        for task in tasks:
+            waiting.append((task, pool.submit(_do_work, task)))
+            if len(waiting) >= workers * _IN_FLIGHT:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()
+
+
+_work: list[Work] = []
+
+
+def _take_work(work: Work) -> None:
+    cv2.setNumThreads(1)  # the processes share the cores already
+    _work[:] = [work]
+
+
+def _do_work(task: Task) -> str | None:
+    try:
+        _work[0](task)
+    except FrameError as error:
+        return str(error)
+    return None
+
+
+def _problems(work: Work, sources: Sources, workers: int) -> Iterator[str | None]:
+    """A line for each frame that cannot be used, ``None`` for each of the others."""
+    for task, problem in in_processes(work, tasks(sources), workers):
+        where = sources.where(task.pair, task.frame) if problem else ''
+        yield problem and f'clip {task.pair.clip.name}, frame {task.frame}: {problem} ({where})'
+
+
+def _show(title: str, total: int, problems: Iterator[str | None]) -> int:
+    """Shows the progress and every problem; returns how many there were."""
+    bad = 0
+    with tqdm(total=total, desc=title, unit='frame', smoothing=0.05) as bar:
+        for problem in problems:
+            if problem is not None:
+                bad += 1
+                bar.write(problem, sys.stderr)
+            bar.update()
+    return bad
+
 
 def build(sources: Sources, out: Path, workers: int, rebuild: bool = False) -> None:
-    """Writes ``out/gt`` and ``out/lq``, in several processes; goes on with what an interrupted build has left.
+    """Writes ``out/gt`` and ``out/lq``, or continues an interrupted build.
 
     Args:
         sources: Where the frames come from.
         out: Folder of the pair.
         workers: Processes that decode, pack and write.
-        rebuild: Whether a store of other frames, or of sources that have changed, is replaced.
+        rebuild: Whether to replace a store of other frames, or of sources that have changed.
 
     Raises:
         InputError: If ``out`` holds another store, a frame cannot be used (each is named first), or there is no room.
@@ -61,7 +166,7 @@ def build(sources: Sources, out: Path, workers: int, rebuild: bool = False) -> N
     for kind, writer in due.items():
         writer.reserve(made_of[kind])
     total = sources.num_frame
-    bad = show('Prepare', total, each_frame(partial(_write, due, sources.scale), sources, workers))
+    bad = _show('Prepare', total, _problems(partial(_write, due, sources.scale), sources, workers))
     if bad:
         fix = 'Mend them and run it again with --rebuild.'
         raise InputError(f'{bad} of {total} frames cannot be used: the store is not finished. {fix}')
@@ -87,13 +192,12 @@ def _made_of(sources: Sources) -> dict[str, dict[str, Any]]:
 
 
 def _find(writer: FrameStoreWriter, made_of: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """The description of the store that is there, and in which way it is another one."""
+    """The name of the description that is there, and how its store differs."""
     name = next((name for name in (FINISHED, UNFINISHED) if (writer.root / name).exists()), None)
     if name is None:
         return None, None
-    path = writer.root / name
     try:
-        info, there = read_info(path), read_made_of(path)
+        info, there = read_info(writer.root / name), read_made_of(writer.root / name)
         files, is_shrunk = there.get('files', {}), there.get('is_shrunk')
     except (InputError, OSError, ValueError, AttributeError) as error:
         return name, f'which cannot be used ({error})'
@@ -109,42 +213,34 @@ def _find(writer: FrameStoreWriter, made_of: Mapping[str, Any]) -> tuple[str | N
 
 
 def _check_room(writers: Mapping[str, FrameStoreWriter], out: Path) -> None:
-    size = sum(writer.size for writer in writers.values())
-    needed = size - sum(_used(writer.root) for writer in writers.values())
+    size = sum(writer.info.size for writer in writers.values())
+    needed = max(size - sum(_used(writer.root / 'frames.bin') for writer in writers.values()), 0)
     folder = next(path for path in (out, *out.absolute().parents) if path.exists())
     free = shutil.disk_usage(folder).free
-    print(f'{out}: {size / 1e9:.2f} GB, {max(needed, 0) / 1e9:.2f} to write, {free / 1e9:.2f} free.')
+    print(f'{out}: {size / 1e9:.2f} GB, {needed / 1e9:.2f} to write, {free / 1e9:.2f} free.')
     if needed > free:
-        fix = 'Make room.'
-        if not os.access(folder, os.W_OK):  # a disk that can only be read
-            fix = 'Choose another place: that one cannot be written.'
+        fix = 'Make room.' if os.access(folder, os.W_OK) else 'Choose another place: that one cannot be written.'
         raise InputError(f'-o: must have {needed / 1e9:.2f} GB free, got {free / 1e9:.2f} GB in {folder}. {fix}')
 
 
-def _used(store: Path) -> int:
-    path = store / 'frames.bin'
+def _used(path: Path) -> int:
+    """The bytes of a file that take room on the disk already."""
     if not path.exists():
         return 0
     blocks = getattr(path.stat(), 'st_blocks', None)  # not on Windows
     return path.stat().st_size if blocks is None else blocks * 512
 
 
-def _write(writers: Mapping[str, FrameStoreWriter], scale: int, task: Task) -> str | None:
-    """Decodes, shrinks where there is no LQ frame, packs and writes what is not there yet; or says what is wrong."""
+def _write(writers: Mapping[str, FrameStoreWriter], scale: int, task: Task) -> None:
+    """Writes the frames that are not there yet."""
     clip, frame = task.pair.clip.name, task.frame
     missing = [kind for kind, writer in writers.items() if writer.read(clip, frame) is None]
-    frames, problem = decode_pair(scale, task, missing) if missing else ({}, None)
-    if problem is not None:
-        return problem
+    frames = task.decode(scale, missing) if missing else {}
     try:
         for kind in missing:
             writers[kind].put(clip, frame, pack(frames[kind]))
     except OSError as error:
-        return f'cannot be written: {error.strerror}'
-    return None
-
-
-_WRONG_CHECKSUM = 'its checksum is wrong'
+        raise FrameError(f'cannot be written: {error.strerror}') from None
 
 
 def verify(out: Path, sources: Sources | None, workers: int) -> None:
@@ -153,47 +249,38 @@ def verify(out: Path, sources: Sources | None, workers: int) -> None:
     Raises:
         InputError: If a frame is wrong; each is named first.
     """
-    stores = {kind: FrameStore(out / kind) for kind in KINDS}
+    stores = {kind: FrameStore(out / kind) for kind in _KINDS}
     clips = stores['gt'].info.clips
-    total = sum(clip.num_frame for clip in clips)
+    total = stores['gt'].info.num_frame
     if sources is None:
         problems = _wrong_checksums(stores, clips)
         against = "Compared with the store's own checksums only: give --gt and --lq to compare with the sources."
     else:
-        _check_same_clips(out, sources, clips)
-        problems = each_frame(partial(_compare, stores, sources.scale), sources, workers)
+        if sources.clips != clips:
+            raise InputError(f'--gt: must hold the clips of {out}, got others. Verify it against what it was made of.')
+        made_of = read_made_of(out / 'lq' / FINISHED)
+        if made_of and not made_of['is_shrunk'] and sources.lq is None:
+            fix = f'It was {made_of["root"]}.'
+            raise OptionError('--lq', f'be given for {out}, whose LQ frames are not shrunk', None, fix)
+        problems = _problems(partial(_compare, stores, sources.scale), sources, workers)
         against = 'Compared with the sources.'
-    bad = show('Verify', total, problems)
+    bad = _show('Verify', total, problems)
     if bad:
         raise InputError(f'{bad} of {total} frames are wrong. Delete {out} and prepare it again.')
     print(f'All {total} frames of {len(clips)} clips are right. {against}')
 
 
-def _check_same_clips(out: Path, sources: Sources, clips: Sequence[Clip]) -> None:
-    if sources.clips != tuple(clips):
-        raise InputError(f'--gt: must hold the clips of {out}, got others. Verify it against what it was made of.')
-    made_of = read_made_of(out / 'lq' / FINISHED)
-    if made_of and not made_of['is_shrunk'] and sources.lq is None:
-        fix = f'It was {made_of["root"]}.'
-        raise OptionError('--lq', f'be given for {out}, whose LQ frames are not shrunk', None, fix)
-
-
-def _compare(stores: dict[str, FrameStore], scale: int, task: Task) -> str | None:
-    """Says what is wrong with a stored frame."""
-    frames, problem = decode_pair(scale, task)
-    if problem is not None:
-        return problem
-    for kind, frame in frames.items():
+def _compare(stores: Mapping[str, FrameStore], scale: int, task: Task) -> None:
+    for kind, frame in task.decode(scale).items():
         stored = stores[kind].read(task.pair.clip.name, task.frame)
         if stored is None:
-            return f'{stores[kind].root}: {_WRONG_CHECKSUM}'
+            raise FrameError(f'{stores[kind].root}: its checksum is wrong')
         if stored != pack(frame):
-            return f'{stores[kind].root} differs from its source'
-    return None
+            raise FrameError(f'{stores[kind].root} differs from its source')
 
 
-def _wrong_checksums(stores: dict[str, FrameStore], clips: Sequence[Clip]) -> Iterator[str | None]:
+def _wrong_checksums(stores: Mapping[str, FrameStore], clips: Sequence[Clip]) -> Iterator[str | None]:
     for clip in clips:
         for frame in range(clip.num_frame):
             wrong = [str(store.root) for store in stores.values() if store.read(clip.name, frame) is None]
-            yield f'clip {clip.name}, frame {frame}: {" and ".join(wrong)}: {_WRONG_CHECKSUM}' if wrong else None
+            yield f'clip {clip.name}, frame {frame}: {" and ".join(wrong)}: its checksum is wrong' if wrong else None

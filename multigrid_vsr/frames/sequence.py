@@ -9,7 +9,6 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from io import BytesIO, FileIO
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,12 @@ from av.video.stream import VideoStream
 
 from multigrid_vsr.core.errors import FrameError, InputError, OptionError, one_line
 from multigrid_vsr.core.whole_file import FULL
-from multigrid_vsr.frames.clip import is_system
 from multigrid_vsr.frames.images import check_images, decode_image
-from multigrid_vsr.frames.sources import kind_of, natural
+from multigrid_vsr.frames.sources import Images, kind_of
 from multigrid_vsr.frames.video import MATRICES, UNTAGGED, Scaler, Video, matrix_of, opened
 
 _X264, _VP9 = ('libx264', {'crf': '12'}), ('libvpx-vp9', {'crf': '15', 'b': '0'})
-_WRITABLE = {  # FFmpeg's name of the container, and what encodes for it
+_WRITABLE = {  # FFmpeg's name of the container, the encoder and its options
     '.mp4': ('mp4', *_X264),
     '.m4v': ('mp4', *_X264),
     '.mov': ('mov', *_X264),
@@ -38,7 +36,7 @@ _WRITABLE = {  # FFmpeg's name of the container, and what encodes for it
     '.flv': ('flv', *_X264),
     '.webm': ('webm', *_VP9),
 }
-_TRANSFERS = {5: 6, 9: 14}  # of a matrix, where H.273 numbers it otherwise
+_TRANSFERS = {5: 6, 9: 14}  # of a matrix, where H.273 numbers it differently
 _TICKS = 90000  # a second, at least: times of any frame rate are kept to 6 us
 
 
@@ -49,10 +47,10 @@ class FrameSequence:
     Attributes:
         path: Video file, folder or image.
         files: Images in order; none for a video.
-        num_frame: Frames; of a video what its header says, which may be wrong, or ``None``.
-        height, width: Of the first frame.
+        num_frame: Frames; for a video those that its header promises, or ``None``.
+        height, width: Size of the first frame.
         video: The video; ``None`` for images.
-        times: When each frame of a video that has been read is shown, in seconds.
+        times: When each frame of a video that was read is shown, in seconds.
     """
 
     path: Path
@@ -69,51 +67,38 @@ class FrameSequence:
         Raises:
             FrameError: If an image cannot be read, or a frame has another size than the first.
         """
-        for path in self.files:
-            frame = decode_image(_read(path))
-            if frame is None or frame.shape[:2] != (self.height, self.width):
-                got = 'something else' if frame is None else f'{frame.shape[1]}x{frame.shape[0]}'
-                raise FrameError(f'{path}: must be an image of {self.width}x{self.height}, got {got}. Mend or move it.')
-            yield frame
         self.times.clear()
-        for time, frame in self.video.frames() if self.video else ():
-            if frame.shape[:2] != (self.height, self.width):
-                size = f'{frame.shape[1]}x{frame.shape[0]} from frame {len(self.times)} on'
-                raise FrameError(
-                    f'{self.path}: must have frames of {self.width}x{self.height}, got {size}. Cut it there.'
-                )
+        images = ((Fraction(), decode_image(_read(path))) for path in self.files)
+        for number, (time, frame) in enumerate(self.video.frames() if self.video else images):
+            if frame is None or frame.shape[:2] != (self.height, self.width):
+                where, fix = f'{self.path}, frame {number}', 'Cut it there.'
+                if self.files:
+                    where, fix = f'{self.files[number]}', 'Mend or move it.'
+                got = 'something else' if frame is None else f'{frame.shape[1]}x{frame.shape[0]}'
+                raise FrameError(f'{where}: must be an image of {self.width}x{self.height}, got {got}. {fix}')
             self.times.append(time)
             yield frame
 
 
 def open_clip(path: Path) -> FrameSequence:
-    """Opens a video, an image, or a folder of images under any names, sorted as people count: 9.png before 10.png.
+    """Opens a video, an image, or a folder of images under any names, in natural order: 9.png before 10.png.
 
     Raises:
-        InputError: If there is no frame in it, or its images are not what they seem.
+        InputError: If there is no frame in it, or its images cannot be used.
     """
-    if path.is_dir():
-        images = [path for path in path.iterdir() if not is_system(path.name) and kind_of(path) == 'image']
-        files = tuple(sorted(images, key=lambda image: natural(image.name)))
-        names = [file.stem for file in files]
-        if double := next((name for name, following in pairwise(sorted(names)) if name == following), None):
-            raise InputError(
-                f'INPUT: must hold each name once, got {path} with several {double}.*. Rename one of them.'
-            )
-    elif path.is_file() and kind_of(path) != 'image':
+    if path.is_file() and kind_of(path) != 'image':
         try:
             video = Video(path)
         except FrameError as error:
-            raise OptionError(
-                'INPUT', 'be a video or a folder of images', error, 'Mend it, or correct the path.'
-            ) from None
+            fix = 'Mend it, or correct the path.'
+            raise OptionError('INPUT', 'be a video or a folder of images', error, fix) from None
         return FrameSequence(path, (), video.num_frame, video.height, video.width, video)
-    else:
-        files = (path,) if path.is_file() else ()
-    first = decode_image(_read(files[0])) if files else None
+    names = Images('INPUT', path, ['']).files('') if path.is_dir() else ['']
+    files = tuple(path / name for name in names)
+    first = decode_image(_read(files[0])) if files and path.exists() else None
     if first is None:
         fix = 'Give a folder with images in it.' if path.is_dir() else 'Correct the path.'
-        raise InputError(f'INPUT: must be a video or a folder of images, got {path}. {fix}')
+        raise OptionError('INPUT', 'be a video or a folder of images', path, fix)
     check_images('INPUT', files)
     return FrameSequence(path, files, len(files), first.shape[0], first.shape[1])
 
@@ -126,7 +111,7 @@ def _read(path: Path) -> bytes:
 
 
 def check_suffix(out: Path) -> None:
-    """Asks for a name that says what to write: no suffix for a folder, or that of a video that can be written.
+    """Asks for no suffix, for a folder, or for the suffix of a video that can be written.
 
     Raises:
         OptionError: If it has another suffix, or PyAV was built without the encoder.
@@ -137,69 +122,92 @@ def check_suffix(out: Path) -> None:
         raise OptionError('-o', rule, out, 'Rename it.')
 
 
-def open_writer(out: Path, clip: FrameSequence, fps: float | None) -> FolderWriter | VideoWriter:
+def open_writer(out: Path, clip: FrameSequence, fps: float | None) -> Writer:
     """Writes a folder of PNG, or a video where the name ends like one, with the sound of the clip.
-
-    The result appears under its name when the ``with`` block ends without an error.
 
     Args:
         out: What to write; it does not exist yet.
         clip: Where names, times, colours and sound come from.
-        fps: Frames a second; without it the times of the clip, or 25 of images.
+        fps: Frames a second; ``None`` takes the times of the clip, or 25 for images.
     """
-    return VideoWriter(out, clip, fps) if out.suffix else FolderWriter(out, clip)
+    return _VideoWriter(out, clip, fps) if out.suffix else Writer(out, clip)
 
 
-def _cannot_write(out: Path, unfinished: Path, error: OSError) -> InputError:
-    """The line for a disk that does not take more; what is written stays."""
-    kept = f' What is written stays in {unfinished}.' if unfinished.exists() else ''
-    if error.errno in FULL:
-        disk = Path(os.path.realpath(out.parent))
-        while not disk.is_mount():
-            disk = disk.parent
-        return InputError(f'-o: must lie on a disk with room, got {out} on {disk}, which is full.{kept} Make room.')
-    return InputError(f'-o: must be writable, got {out} ({error.strerror}).{kept} Choose another place.')
+class Writer:
+    """A folder of PNG files with the names of the images they come from, or numbers.
 
-
-class FolderWriter:
-    """PNG files, named as the images they come from, or by number."""
+    The result appears under its name when the ``with`` block ends without an error. Else what is written stays under
+    another name.
+    """
 
     def __init__(self, out: Path, clip: FrameSequence) -> None:
-        self._out = out
-        self._unfinished = out.with_name(f'{out.name}.unfinished')
-        self._names = [path.stem for path in clip.files]
-        self._count = 0
-        shutil.rmtree(self._unfinished, ignore_errors=True)
-        try:
-            self._unfinished.mkdir()
-        except OSError as error:
-            raise _cannot_write(out, self._unfinished, error) from None
+        self._out, self._clip, self._count = out, clip, 0
+        self._unfinished = out.with_name(f'{out.stem}.unfinished{out.suffix}')
+        with self._explaining():
+            self._open()
 
     def write(self, frame: np.ndarray) -> None:
-        name = self._names[self._count] if self._names else f'{self._count:08d}'
-        path = self._unfinished / f'{name}.png'
-        try:
-            path.write_bytes(cv2.imencode('.png', frame)[1].tobytes())
-        except OSError as error:
-            path.unlink(missing_ok=True)  # half a picture
-            raise _cannot_write(self._out, self._unfinished, error) from None
+        """Writes the next frame, uint8 (h, w, 3), BGR."""
+        with self._explaining():
+            self._write(frame)
         self._count += 1
 
-    def __enter__(self) -> FolderWriter:
+    def __enter__(self) -> Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
+        if kind is not None:
+            with contextlib.suppress(OSError, av.FFmpegError):
+                self._close(is_whole=False)
+            return
+        with self._explaining():
+            self._close(is_whole=True)
             self._unfinished.rename(self._out)
 
+    @contextlib.contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Turns an error into the line for what cannot be written."""
+        try:
+            yield
+        except (OSError, av.FFmpegError) as raised:
+            error = self._abort() or raised
+            if not isinstance(error, OSError):
+                value = f'{self._out} ({one_line(error)})'
+                raise OptionError('-o', 'be a video that can be written', value, 'Give a folder.') from error
+            kept = f' What is written stays in {self._unfinished}.' if self._unfinished.exists() else ''
+            rule, fix = f'be writable, got {self._out} ({error.strerror})', 'Choose another place.'
+            if error.errno in FULL:
+                disk = Path(os.path.realpath(self._out.parent))
+                while not disk.is_mount():
+                    disk = disk.parent
+                rule, fix = f'lie on a disk with room, got {self._out} on {disk}, which is full', 'Make room.'
+            raise InputError(f'-o: must {rule}.{kept} {fix}') from None
 
-class VideoWriter:
-    """A video, near lossless, with the times, shape of pixels, colours and sound of the clip."""
+    def _open(self) -> None:
+        shutil.rmtree(self._unfinished, ignore_errors=True)
+        self._unfinished.mkdir()
+
+    def _write(self, image: np.ndarray) -> None:
+        name = self._clip.files[self._count].stem if self._clip.files else f'{self._count:08d}'
+        path = self._unfinished / f'{name}.png'
+        try:
+            path.write_bytes(cv2.imencode('.png', image)[1].tobytes())
+        except OSError:
+            path.unlink(missing_ok=True)  # half a picture
+            raise
+
+    def _close(self, is_whole: bool) -> None:
+        pass
+
+    def _abort(self) -> OSError | None:
+        """Gives up after an error; returns what the disk said, where that is known better."""
+        return None
+
+
+class _VideoWriter(Writer):
+    """A video, near lossless, with the times, aspect, colours and sound of the clip."""
 
     def __init__(self, out: Path, clip: FrameSequence, fps: float | None) -> None:
-        self._out = out
-        self._unfinished = out.with_name(f'{out.stem}.unfinished{out.suffix}')
-        self._clip = clip
         self._keeps_times = clip.video is not None and fps is None
         rate = Fraction(fps) if fps else clip.video.rate if clip.video else None
         self._rate = (rate or Fraction(25)).limit_denominator(1001)
@@ -207,21 +215,15 @@ class VideoWriter:
         # A frame of one rate falls on a tick. AVI has a tick a frame.
         times = 1 if self._name == 'avi' else -(-_TICKS // self._rate.numerator)
         self._tick = Fraction(1, self._rate.numerator * times) if times > 1 else 1 / self._rate
-        self._count, self._last, self._late = 0, -1, Fraction(0)
-        try:
-            self._file = _Written(self._unfinished, 'w')
-        except OSError as error:
-            raise _cannot_write(out, self._unfinished, error) from None
-        self._container = av.open(self._file, 'w', self._name, buffer_size=1 << 18)
+        self._last, self._late = -1, Fraction(0)
+        self._file: _File | None = None
         self._stream: VideoStream | None = None
-        self._sound = _Sound(clip.video, self._name) if clip.video else None
+        super().__init__(out, clip)
 
-    def write(self, frame: np.ndarray) -> None:
-        try:
-            self._write(frame)
-        except (OSError, av.FFmpegError) as error:
-            self._fail(error)
-        self._count += 1
+    def _open(self) -> None:
+        self._file = _File(self._unfinished, 'w')
+        self._container = av.open(self._file, 'w', self._name, buffer_size=1 << 18)
+        self._sound = _Sound(self._clip.video, self._name) if self._clip.video else None
 
     def _write(self, image: np.ndarray) -> None:
         if self._stream is None:
@@ -229,8 +231,7 @@ class VideoWriter:
         time = self._time()
         self._last = max(round(time / self._tick), self._last + 1)
         self._late = max(self._late, abs(self._last * self._tick - time))
-        frame = VideoFrame.from_ndarray(image, format='bgr24')
-        converted = self._convert(frame)
+        converted = self._convert(VideoFrame.from_ndarray(image, format='bgr24'))
         converted.pts, converted.time_base = self._last, self._tick
         self._mux(self._stream.encode(converted))
 
@@ -247,10 +248,8 @@ class VideoWriter:
         video = self._clip.video
         matrix, primaries, transfer = video.colours if video else (UNTAGGED,) * 3
         matrix = matrix_of(matrix, height)
-        halves = height % 2 == width % 2 == 0  # of colours need even sides
-        target = 'yuv420p' if halves else 'yuv444p'
-        options = f'out_color_matrix={MATRICES[matrix]}:out_range=tv'
-        self._convert = Scaler(width, height, 'bgr24', target, options)
+        target = 'yuv420p' if height % 2 == width % 2 == 0 else 'yuv444p'
+        self._convert = Scaler(width, height, 'bgr24', target, f'out_color_matrix={MATRICES[matrix]}:out_range=tv')
         stream = self._container.add_stream(self._coder, rate=self._rate, options=self._options)
         assert isinstance(stream, VideoStream)
         context = stream.codec_context
@@ -270,48 +269,39 @@ class VideoWriter:
                 self._sound.mux(packet.dts * packet.time_base)
             self._container.mux(packet)
 
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def _close(self, is_whole: bool) -> None:  # after an error too, so that what is written can be played
+        assert self._file is not None
         if self._file.closed:
             return
-        try:  # after an error too, so that what is there can be played
+        with contextlib.closing(self._file):
             if self._stream is not None:
                 self._mux(self._stream.encode(None))
-            if self._sound and kind is None:
+            if self._sound and is_whole:
                 self._sound.mux(None)
-                if self._sound.lost:
-                    print(f'{self._clip.path}: {self._sound.lost} packets of sound are left out: they are damaged.')
             self._container.close()
             os.fsync(self._file.fileno())
-            self._file.close()
-        except (OSError, av.FFmpegError) as error:
-            if kind is None:
-                self._fail(error)
-            self._file.close()
-        if kind is not None:
-            return
+        if is_whole:
+            self._say_losses()
+
+    def _say_losses(self) -> None:
+        lost, first = (self._sound.lost, self._sound.first or 0) if self._sound else (0, 0)
+        if lost:
+            print(f'{self._clip.path}: {lost} packets of sound are left out: they are damaged.')
         if self._name == 'avi' and self._late > 1e-3:
             late = float(self._late * 1000)
             print(f'{self._out}: AVI has one frame rate, so frames are shown up to {late:.0f} ms off their times.')
-        if self._name == 'avi' and self._sound and (self._sound.first or 0) > 1e-3:
-            early = float((self._sound.first or 0) * 1000)
-            print(f'{self._out}: AVI has no start of sound, so it is heard {early:.0f} ms early.')
-        self._unfinished.rename(self._out)
+        if self._name == 'avi' and first > 1e-3:
+            print(f'{self._out}: AVI has no start of sound, so it is heard {float(first * 1000):.0f} ms early.')
 
-    def _fail(self, error: Exception) -> None:
-        """Raises the line for what cannot be written."""
+    def _abort(self) -> OSError | None:
+        if self._file is None:
+            return None
         self._file.close()  # before the container, which would write its end
-        error = self._file.error or error
-        if not isinstance(error, OSError):
-            value = f'{self._out} ({one_line(error)})'
-            raise OptionError('-o', 'be a video that can be written', value, 'Give a folder.') from error
-        raise _cannot_write(self._out, self._unfinished, error) from None
+        return self._file.error
 
 
-class _Written(FileIO):
-    """A file that is being written. It remembers what its disk said, as a muxer may say something else."""
+class _File(FileIO):
+    """A file that remembers what its disk said, because a muxer may say something else."""
 
     error: OSError | None = None
 
@@ -327,12 +317,7 @@ class _Written(FileIO):
 
 
 class _Sound:
-    """Sound and subtitles of a video, copied packet by packet.
-
-    Args:
-        video: Where they come from.
-        container: FFmpeg's name of the container that they go into.
-    """
+    """Sound and subtitles of a video, copied packet by packet into a container of this name."""
 
     def __init__(self, video: Video, container: str) -> None:
         self._video = video
@@ -342,12 +327,11 @@ class _Sound:
         left_out = []
         with opened(video.path) as (source, _):
             for stream in source.streams:
-                if stream.type in ('audio', 'subtitle'):
-                    if _takes(container, stream):
-                        self._taken.append(stream.index)
-                    else:
-                        name = stream.codec_context.name if stream.codec_context else 'unknown'
-                        left_out.append(f'{"sound" if stream.type == "audio" else "subtitles"} ({name})')
+                if stream.type in ('audio', 'subtitle') and _takes(container, stream):
+                    self._taken.append(stream.index)
+                elif stream.type in ('audio', 'subtitle'):
+                    name = stream.codec_context.name if stream.codec_context else 'unknown'
+                    left_out.append(f'{"sound" if stream.type == "audio" else "subtitles"} ({name})')
         if left_out:
             print(f'{video.path}: {", ".join(left_out)} left out: {container} does not take it.')
 
@@ -362,7 +346,7 @@ class _Sound:
             self._copying.send(until)
 
     def _copy(self, container: OutputContainer) -> Generator[None, Fraction | None, None]:
-        """Takes the time up to which to copy, again and again, until all is copied."""
+        """Receives the time up to which to copy, again and again, until everything is copied."""
         if not self._taken:
             return
         last: dict[int, int] = {}  # times of a stream have to rise
@@ -391,7 +375,7 @@ class _Sound:
 
 
 def _takes(container: str, stream: Any) -> bool:
-    """Whether a container takes the packets of a stream as they are, found out by writing its header once."""
+    """Whether a container takes the packets of a stream as they are, tried by writing a header."""
     try:
         trial = av.open(BytesIO(), 'w', container)
         trial.add_stream_from_template(stream)

@@ -1,15 +1,15 @@
 """Frames in one file, uncompressed, laid out so that a crop reads only its own bytes.
 
-A frame is cut into vertical strips of ``STRIP`` pixels; a strip's rows lie one below the other. A crop then is a few
-contiguous blocks: its rows cost nothing beside themselves, its columns at most a strip at each side. The frames of a
-clip follow each other, so one strided copy takes a block out of all frames of a sample.
+A frame is cut into vertical strips of ``STRIP`` pixels, and the rows of a strip follow each other. So a crop is a few
+contiguous blocks with all of its rows and at most one strip too many at each side. The frames of a clip follow each
+other.
 
 A store is a folder of three files:
 
 - ``frames.bin``: for each clip, uint8 (num_frame, ceil(w / STRIP), h, STRIP, 3), BGR, the last strip padded with zeros;
 - ``checksums.bin``: for each frame, uint64, 2^32 + its CRC-32, or 0 where the frame is not written yet;
-- ``store.json``: what the store holds and what it is made of; gets its name last, so a store that was not finished does
-  not open.
+- ``store.json``: what the store holds and what it is made of. It gets its name last, so an unfinished store does not
+  open.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -34,72 +35,78 @@ from multigrid_vsr.frames.clip import Clip
 
 STRIP = 32
 VERSION = 1
-FINISHED, UNFINISHED = 'store.json', 'plan.json'  # the description's name, before and after a store is whole
+FINISHED, UNFINISHED = 'store.json', 'plan.json'  # the name of the description after and before a store is whole
 _WRITTEN = 1 << 32
 
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """What a store holds.
-
-    Attributes:
-        clips: Clips, with the size of their frames in this store.
-        scale: Ground truth side / LQ side.
-    """
+    """The clips of a store, with the size of their frames in it, and the scale: ground truth side / LQ side."""
 
     clips: tuple[Clip, ...]
     scale: int
 
-    @property
+    @cached_property
     def offsets(self) -> dict[str, int]:
         """The first byte of each clip, and under ``''`` the size of all."""
-        sizes = [clip.num_frame * frame_size(clip) for clip in self.clips]
-        return dict(zip([*(clip.name for clip in self.clips), ''], accumulate(sizes, initial=0)))
+        return self._sums(clip.num_frame * frame_size(clip) for clip in self.clips)
 
-    def to_json(self) -> str:
-        return json.dumps({'version': VERSION, 'strip': STRIP, **asdict(self)})
+    @cached_property
+    def firsts(self) -> dict[str, int]:
+        """The frames before each clip, and under ``''`` all."""
+        return self._sums(clip.num_frame for clip in self.clips)
 
-    @classmethod
-    def from_json(cls, text: str, path: Path) -> StoreInfo:
-        """Reads :meth:`to_json`, or the first line of :func:`describe`.
+    def _sums(self, numbers: Iterator[int]) -> dict[str, int]:
+        return dict(zip([*(clip.name for clip in self.clips), ''], accumulate(numbers, initial=0)))
 
-        Raises:
-            InputError: If it is damaged, or another version wrote it.
+    @cached_property
+    def by_name(self) -> dict[str, Clip]:
+        return {clip.name: clip for clip in self.clips}
+
+    @property
+    def size(self) -> int:
+        """Bytes of all frames."""
+        return self.offsets['']
+
+    @property
+    def num_frame(self) -> int:
+        return self.firsts['']
+
+    def place(self, clip: str, frame: int) -> tuple[int, int, int]:
+        """The first byte of a frame, its size in bytes, and its number among all frames."""
+        size = frame_size(self.by_name[clip])
+        return self.offsets[clip] + frame * size, size, self.firsts[clip] + frame
+
+    def to_json(self, made_of: Mapping[str, Any] | None = None) -> str:
+        """The text of ``store.json``: the first line says what the store holds, the second what it is made of.
+
+        Workers read only the first line: the files of Vimeo90K's 452,000 frames take 30 MB.
         """
-        if text.endswith(',\n'):
-            text = text[:-2] + '}'
-        try:
-            values = json.loads(text)
-            version = values['version'], values['strip']
-            if version == (VERSION, STRIP):
-                return cls(tuple(Clip(**clip) for clip in values['clips']), values['scale'])
-        except (ValueError, TypeError, KeyError):
-            version = ('something damaged', STRIP)
-        raise InputError(f'{path}: must be a frame store of version {VERSION}, got {version[0]}. Prepare it anew.')
-
-
-def describe(info: StoreInfo, made_of: Mapping[str, Any] | None) -> str:
-    """The text of ``store.json``: JSON whose first line is what the store holds, and whose second its sources.
-
-    A worker reads the first line only: the files of Vimeo90K's 452,000 frames take 30 MB.
-    """
-    text = info.to_json()
-    return text if made_of is None else f'{text[:-1]},\n"sources": {json.dumps(made_of)}}}\n'
+        text = json.dumps({'version': VERSION, 'strip': STRIP, **asdict(self)})
+        return text if made_of is None else f'{text[:-1]},\n"sources": {json.dumps(made_of)}}}\n'
 
 
 def read_info(path: Path) -> StoreInfo:
-    """What a store holds, of its ``store.json`` or ``plan.json``.
+    """What a store holds, from its ``store.json`` or ``plan.json``.
 
     Raises:
         OSError: If it cannot be read.
         InputError: If it is damaged, or another version wrote it.
     """
     with open(path, encoding='utf-8') as file:
-        return StoreInfo.from_json(file.readline(), path.parent)
+        text = file.readline()
+    try:
+        values = json.loads(f'{text[:-2]}}}' if text.endswith(',\n') else text)
+        version = values['version'], values['strip']
+        if version == (VERSION, STRIP):
+            return StoreInfo(tuple(Clip(**clip) for clip in values['clips']), values['scale'])
+    except (ValueError, TypeError, KeyError):
+        version = ('something damaged', STRIP)
+    raise InputError(f'{path.parent}: must be a frame store of version {VERSION}, got {version[0]}. Prepare it anew.')
 
 
 def read_made_of(path: Path) -> dict[str, Any]:
-    """What a store is made of: ``root``, ``is_shrunk``, ``files``; nothing for a store from before that was recorded.
+    """What a store is made of: ``root``, ``is_shrunk``, ``files``; empty for a store from before that was recorded.
 
     Raises:
         OSError, ValueError: If it cannot be read.
@@ -108,7 +115,7 @@ def read_made_of(path: Path) -> dict[str, Any]:
 
 
 def frame_size(clip: Clip) -> int:
-    """Bytes that a frame of a clip takes."""
+    """Bytes of a frame of a clip."""
     return -(-clip.width // STRIP) * clip.height * STRIP * 3
 
 
@@ -121,7 +128,7 @@ def pack(frame: np.ndarray) -> bytes:
 
 
 def checksum(packed: bytes | bytearray | memoryview) -> int:
-    """What ``checksums.bin`` holds for a frame."""
+    """The entry of ``checksums.bin`` for a frame."""
     return _WRITTEN | isal_zlib.crc32(packed)
 
 
@@ -131,14 +138,13 @@ _THREADS = 8  # most of the time goes into waiting for a disk
 
 
 class FrameStore:
-    """A store opened for reading.
-
-    Args:
-        root: Folder of the store.
+    """A store opened for reading; a :class:`CropSource`.
 
     Raises:
-        InputError: If it was not finished, was truncated, or another version wrote it.
+        InputError: If it is unfinished or truncated, or another version wrote it.
     """
+
+    backend = 'packed'
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -156,21 +162,40 @@ class FrameStore:
         if hasattr(os, 'posix_fadvise'):  # not on macOS
             # Reading ahead would fetch what no crop needs.
             os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)
-        self._offsets = self.info.offsets
-        self._clips = {clip.name: clip for clip in self.info.clips}
-        self.names = list(self._clips)
-        firsts = accumulate((clip.num_frame for clip in self.info.clips), initial=0)
-        self._firsts = dict(zip(self._clips, firsts))
+        self.names = list(self.info.by_name)
         for name, found, expected in (
-            ('frames.bin', os.fstat(self._file).st_size, self._offsets['']),
-            ('checksums.bin', self._checksums.nbytes, 8 * sum(clip.num_frame for clip in self.info.clips)),
+            ('frames.bin', os.fstat(self._file).st_size, self.info.size),
+            ('checksums.bin', self._checksums.nbytes, 8 * self.info.num_frame),
         ):
             if found != expected:
                 raise InputError(f'{root}: must have {expected} bytes in {name}, got {found}. Prepare it anew.')
 
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        return FrameStore, (self.root,)  # each process opens its own
+
+    def measure(self, names: Collection[str]) -> dict[str, Clip]:
+        return {name: self.info.by_name[name] for name in names}
+
+    def files(self, name: str) -> list[str]:
+        return ['frames.bin']
+
+    def where(self, name: str, frame: int) -> str:
+        return f'clip {name} in {self.root}'
+
+    def frames(self, name: str) -> Iterator[np.ndarray]:
+        clip = self.info.by_name[name]
+        for number in range(clip.num_frame):
+            packed = self.read(name, number)
+            if packed is None:
+                raise FrameError(f'{self._changed(name, number)}. Copy it anew.')
+            strips = np.frombuffer(packed, np.uint8).reshape(-1, clip.height, STRIP, 3)
+            yield strips.transpose(1, 0, 2, 3).reshape(clip.height, -1, 3)[:, : clip.width].copy()
+
+    def _changed(self, clip: str, frame: int) -> str:
+        return f'clip {clip}, frame {frame}: {self.root} does not have the bytes that it was written with'
+
     def crop(self, clip: str, frames: Sequence[int], top: int, left: int, out: np.ndarray) -> None:
-        """Copies a square out of frames. Arguments and errors are those of :class:`CropSource`."""
-        stored = self._clips.get(clip)
+        stored = self.info.by_name.get(clip)
         if stored is None or max(frames) >= stored.num_frame:
             raise FrameError(f'clip {clip}, frame {max(frames)}: not in {self.root}')
         right = left + out.shape[2]
@@ -193,20 +218,20 @@ class FrameStore:
 
         They are read and not mapped: a file that is cut, or a disk that fails, would end the process by SIGBUS.
         """
-        row, num_strips, file = 3 * STRIP, -(-clip.width // STRIP), self._file
+        row, num_strips = 3 * STRIP, -(-clip.width // STRIP)
         size = height * row
-        first = self._offsets[clip.name] + top * row
+        first = self.info.offsets[clip.name] + top * row
         starts = [first + (frame * num_strips + strip) * clip.height * row for frame in frames for strip in strips]
         if hasattr(os, 'posix_fadvise'):
-            for start in starts:  # all at once: else what is not in memory is waited for piece by piece
-                os.posix_fadvise(file, start, size, os.POSIX_FADV_WILLNEED)
+            for start in starts:  # all at once, or each piece that is not in memory is waited for
+                os.posix_fadvise(self._file, start, size, os.POSIX_FADV_WILLNEED)
         rows = np.empty(len(starts) * size, np.uint8)
         for number, start in enumerate(starts):
             piece = rows.data[number * size : (number + 1) * size]
-            self._read_into(piece, start, clip, frames[number // len(strips)])
+            self._read_into(piece, start, clip.name, frames[number // len(strips)])
         return rows.reshape(len(frames), len(strips), height, row)
 
-    def _read_into(self, piece: memoryview[int], start: int, clip: Clip, frame: int) -> None:
+    def _read_into(self, piece: memoryview[int], start: int, clip: str, frame: int) -> None:
         try:
             if hasattr(os, 'preadv'):
                 count = os.preadv(self._file, [piece], start)
@@ -216,43 +241,9 @@ class FrameStore:
                 count = len(found)
                 piece[:count] = found
         except OSError as error:
-            raise FrameError(f'clip {clip.name}, frame {frame}: cannot read {self.root} ({error.strerror})') from None
+            raise FrameError(f'clip {clip}, frame {frame}: cannot read {self.root} ({error.strerror})') from None
         if count != len(piece):
-            raise FrameError(f'clip {clip.name}, frame {frame}: cannot read {self.root} (frames.bin was cut)')
-
-    def measure(self, names: Collection[str]) -> dict[str, Clip]:
-        """The clips of these names."""
-        return {name: self._clips[name] for name in names}
-
-    def files(self, name: str) -> list[str]:
-        """The file of a clip below the root."""
-        return ['frames.bin']
-
-    entries = files
-
-    def where(self, name: str, frame: int) -> str:
-        """What holds a frame, for messages."""
-        return f'clip {name} in {self.root}'
-
-    def frames(self, name: str) -> Iterator[np.ndarray]:
-        """The frames of a clip in order, uint8 (h, w, 3), BGR.
-
-        Raises:
-            FrameError: If one does not have the bytes that it was written with.
-        """
-        clip = self._clips[name]
-        for number in range(clip.num_frame):
-            packed = self.read(name, number)
-            if packed is None:
-                raise FrameError(
-                    f'clip {name}, frame {number}: {self.root} does not have the bytes that it was written with. Copy '
-                    'it anew.'
-                )
-            strips = np.frombuffer(packed, np.uint8).reshape(-1, clip.height, STRIP, 3)
-            yield strips.transpose(1, 0, 2, 3).reshape(clip.height, -1, 3)[:, : clip.width].copy()
-
-    def __reduce__(self) -> tuple[type, tuple[Path]]:
-        return FrameStore, (self.root,)  # each process opens its own
+            raise FrameError(f'clip {clip}, frame {frame}: cannot read {self.root} (frames.bin was cut)')
 
     def read(self, clip: str, frame: int) -> bytearray | None:
         """The strips of a whole frame; ``None`` where they do not have the checksum that they were written with.
@@ -260,64 +251,52 @@ class FrameStore:
         Raises:
             FrameError: If it cannot be read.
         """
-        stored = self._clips[clip]
-        packed = bytearray(frame_size(stored))
-        self._read_into(memoryview(packed), self._offsets[clip] + frame * len(packed), stored, frame)
-        return packed if checksum(packed) == self._checksums[self._firsts[clip] + frame] else None
+        start, size, number = self.info.place(clip, frame)
+        packed = bytearray(size)
+        self._read_into(memoryview(packed), start, clip, frame)
+        return packed if checksum(packed) == self._checksums[number] else None
 
     def check(self, names: Sequence[str], seed: int) -> None:
-        """Compares some frames with their checksums: the first and last of each clip, and a few drawn by a seed.
+        """Compares the first and last frame of each clip, and a few drawn by a seed, with their checksums.
 
-        Where these have more than ``CHECKED_BYTES``, those of a part of the clips, drawn by the seed too.
+        Beyond ``CHECKED_BYTES`` it checks only a part of the clips, drawn by the seed too.
 
         Raises:
-            InputError: If one is not as it was written.
+            InputError: If a frame is not as it was written.
         """
         draw = random.Random(seed)
-        clips = [self._clips[name] for name in names]
+        clips = [self.info.by_name[name] for name in names]
         ends = [(clip, frame) for clip in clips for frame in {0, clip.num_frame - 1}]
         drawn = [(clip, draw.randrange(clip.num_frame)) for clip in draw.choices(clips, k=_DRAWN)]
         if sum(frame_size(clip) for clip, _ in ends) > CHECKED_BYTES:
             draw.shuffle(ends)
         places = list(dict.fromkeys([*drawn, *ends]))
         sizes = accumulate(frame_size(clip) for clip, _ in places)
-        looked_at = [place for place, size in zip(places, sizes) if size <= CHECKED_BYTES]
+        checked = [(clip.name, frame) for (clip, frame), size in zip(places, sizes) if size <= CHECKED_BYTES]
         with ThreadPoolExecutor(_THREADS) as pool:
-            are_wrong = pool.map(lambda place: self.read(place[0].name, place[1]) is None, looked_at)
-            wrong = [place for place, is_wrong in zip(looked_at, are_wrong) if is_wrong]
+            found = pool.map(lambda place: self.read(*place), checked)
+            wrong = [place for place, packed in zip(checked, found) if packed is None]
         if wrong:
-            clip, frame = wrong[0]
             raise InputError(
-                f'clip {clip.name}, frame {frame}: {self.root} does not have the bytes that it was written with, as '
-                f'{len(wrong)} of {len(looked_at)} frames that were looked at. Copy it anew; `multigrid-vsr prepare -o '
-                f'{self.root.parent} --verify` names every such frame.'
+                f'{self._changed(*wrong[0])}, as {len(wrong)} of {len(checked)} frames that were looked at. Copy it '
+                f'anew; `multigrid-vsr prepare -o {self.root.parent} --verify` names every such frame.'
             )
 
 
 class FrameStoreWriter:
-    """A store being built. What was written stays when the process dies; :meth:`finish` makes the store whole.
+    """A store being built. Written frames stay when the process dies; :meth:`finish` makes the store whole.
 
-    Any process may write a frame; each has a place of its own.
-
-    Args:
-        root: Folder of the store.
-        info: What it will hold.
+    Any process may write a frame, because each frame has its own place.
     """
 
     def __init__(self, root: Path, info: StoreInfo) -> None:
         self.root = root
         self.info = info
-        self._offsets = info.offsets
-        self._clips = {clip.name: clip for clip in info.clips}
-        self._firsts = dict(zip(self._clips, accumulate((clip.num_frame for clip in info.clips), initial=0)))
 
     def reserve(self, made_of: Mapping[str, Any] | None = None) -> None:
-        """Makes the folder, writes what the store will hold, and takes the room on the disk, so that it cannot run out.
+        """Makes the folder, writes the description, and reserves the room on the disk, so that it cannot run out.
 
-        Where the system cannot take room (macOS, Windows), the files have their size, and a full disk shows later.
-
-        Args:
-            made_of: Its sources.
+        Where the system cannot reserve room (macOS, Windows), a full disk shows later.
 
         Raises:
             InputError: If the folder cannot be written or the disk has no room.
@@ -325,9 +304,8 @@ class FrameStoreWriter:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with whole_file(self.root / UNFINISHED) as file:
-                file.write(describe(self.info, made_of).encode())
-            num_frame = sum(clip.num_frame for clip in self.info.clips)
-            for name, size in (('frames.bin', self.size), ('checksums.bin', num_frame * 8)):
+                file.write(self.info.to_json(made_of).encode())
+            for name, size in (('frames.bin', self.info.size), ('checksums.bin', self.info.num_frame * 8)):
                 with open(self.root / name, 'ab') as file:
                     if hasattr(os, 'posix_fallocate'):
                         os.posix_fallocate(file.fileno(), 0, size)
@@ -336,42 +314,27 @@ class FrameStoreWriter:
         except OSError as error:
             fix = 'Make room, or choose another.' if error.errno in FULL else 'Choose another.'
             raise InputError(
-                f'-o: must be a folder with room for {self.size / 1e9:.2f} GB, got {self.root} ({error.strerror}). '
-                f'{fix}'
+                f'-o: must be a folder with room for {self.info.size / 1e9:.2f} GB, got {self.root} '
+                f'({error.strerror}). {fix}'
             ) from None
 
-    @property
-    def size(self) -> int:
-        """Bytes of all frames."""
-        return self._offsets['']
-
     def read(self, clip: str, frame: int) -> bytes | None:
-        """The strips of a frame; ``None`` where it is not written, or not as it should be.
+        """The strips of a frame; ``None`` where it is not written, or damaged.
 
-        After a crash of the machine a frame's pages may be missing though its checksum is there.
+        After a crash of the machine a frame may be missing though its checksum is there.
         """
-        size = frame_size(self._clips[clip])
-        expected = int.from_bytes(self._pread('checksums.bin', 8, self._place(clip, frame) * 8), 'little')
+        start, size, number = self.info.place(clip, frame)
+        expected = int.from_bytes(self._pread('checksums.bin', 8, number * 8), 'little')
         if expected == 0:
             return None
-        packed = self._pread('frames.bin', size, self._offsets[clip] + frame * size)
+        packed = self._pread('frames.bin', size, start)
         return packed if checksum(packed) == expected else None
 
     def put(self, clip: str, frame: int, packed: bytes) -> None:
         """Writes a frame, then its checksum."""
-        self._pwrite('frames.bin', packed, self._offsets[clip] + frame * len(packed))
-        self._pwrite('checksums.bin', checksum(packed).to_bytes(8, 'little'), self._place(clip, frame) * 8)
-
-    def sync(self) -> None:
-        """Has all of it on the disk."""
-        for name in ('frames.bin', 'checksums.bin', UNFINISHED):
-            with open(self.root / name, 'r+b') as file:
-                os.fsync(file.fileno())
-
-    def finish(self) -> None:
-        """Makes the store whole: all is on the disk before ``store.json`` has its name."""
-        self.sync()
-        (self.root / UNFINISHED).replace(self.root / FINISHED)
+        start, _, number = self.info.place(clip, frame)
+        self._pwrite('frames.bin', packed, start)
+        self._pwrite('checksums.bin', checksum(packed).to_bytes(8, 'little'), number * 8)
 
     def _pread(self, name: str, size: int, place: int) -> bytes:
         with open(self.root / name, 'rb') as file:
@@ -383,5 +346,9 @@ class FrameStoreWriter:
             file.seek(place)
             file.write(data)
 
-    def _place(self, clip: str, frame: int) -> int:
-        return self._firsts[clip] + frame
+    def finish(self) -> None:
+        """Makes the store whole: everything is on the disk before the description gets its final name."""
+        for name in ('frames.bin', 'checksums.bin', UNFINISHED):
+            with open(self.root / name, 'r+b') as file:
+                os.fsync(file.fileno())
+        (self.root / UNFINISHED).replace(self.root / FINISHED)
