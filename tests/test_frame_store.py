@@ -320,7 +320,7 @@ def test_prepare_into_a_store_of_other_clips_is_refused(store, stock_clips, tmp_
     begun.reserve()
     for root in (store, tmp_path / 'store'):
         done = run(*PREPARE, '--gt', stock_clips / 'gt', '-o', root, cwd=tmp_path, ok=False)
-        assert f'must be the folder of the same frames, got {root}/gt, of other clips, frame counts or s' in done.stdout
+        assert f'must be the folder of the same frames, got {root}/gt, which is damaged, of other clip' in done.stdout
     run(*PREPARE, '--gt', stock_clips / 'gt', '-o', tmp_path / 'store', '--rebuild', cwd=tmp_path)
     assert FrameStore(tmp_path / 'store/gt').info.clips == (Clip('001', 100, 144, 176),)
 

@@ -103,23 +103,18 @@ def damaged(root):
     (root.parent / 'store/gt/store.json').write_text('{')
 
 
-CHANGES = [
-    (a_frame, 'made before 001/00000004.png changed'),
-    (a_clip_less, 'of other clips, frame counts or sizes'),
-    (under_another_name, 'made before 001/00000000_.png changed'),
-    (without_a_record, 'of LQ frames from elsewhere'),
-    (damaged, r'which cannot be used \(.* got something damaged. Prepare it anew.\)'),
-]
+CHANGES = [a_frame, a_clip_less, under_another_name, without_a_record, damaged]
+REFUSED = (
+    r'^-o: must be the folder of the same frames, got \S+store/{}, which is damaged, of other clips, or of files that have '
+    r'changed since. Add --rebuild, or take another folder.$'
+)
 
 
-@pytest.mark.parametrize(('change', 'how'), CHANGES, ids=[change.__name__ for change, _ in CHANGES])
-def test_store_of_other_sources_is_refused_or_rebuilt(change, how, made):
+@pytest.mark.parametrize('change', CHANGES)
+def test_store_of_other_sources_is_refused_or_rebuilt(change, made):
     store = made.parent / 'store'
     change(made)
-    line = (
-        rf'^-o: must be the folder of the same frames, got \S+store/gt, {how}. Add --rebuild to pack it anew, or take'
-    )
-    with pytest.raises(InputError, match=line):
+    with pytest.raises(InputError, match=REFUSED.format('gt')):
         again(made)
     sources = again(made, rebuild=True)
     verify(store, sources, 1)
@@ -129,7 +124,7 @@ def test_store_of_other_sources_is_refused_or_rebuilt(change, how, made):
 def test_lq_shrunk_instead_of_given_is_refused_and_the_rebuilt_one_keeps_the_ground_truth(made):
     store, sources = made.parent / 'store', open_sources(made / 'gt', None, 4)
     before = (store / 'gt/frames.bin').stat().st_mtime_ns
-    with pytest.raises(InputError, match=r'got \S+store/lq, of LQ frames from elsewhere. Add --rebuild'):
+    with pytest.raises(InputError, match=REFUSED.format('lq')):
         build(sources, store, 1)
     build(sources, store, 1, rebuild=True)
     verify(store, sources, 1)

@@ -146,16 +146,15 @@ def build(sources: Sources, out: Path, workers: int, rebuild: bool = False) -> N
     due, others = {}, []
     for kind, clips in (('gt', sources.clips), ('lq', shrunk)):
         writer = FrameStoreWriter(out / kind, StoreInfo(clips, sources.scale))
-        description, difference = _find(writer, made_of[kind])
-        if difference and not rebuild:
-            raise InputError(
-                f'-o: must be the folder of the same frames, got {writer.root}, {difference}. Add --rebuild to pack it '
-                'anew, or take another folder.'
-            )
-        if difference:
+        there = next((path for name in (FINISHED, UNFINISHED) if (path := writer.root / name).exists()), None)
+        if there is not None and not _is_of(there, writer.info, made_of[kind]):
             others.append(writer.root)
-        if difference or description != FINISHED:
-            due[kind] = writer
+        elif there is not None and there.name == FINISHED:
+            continue
+        due[kind] = writer
+    if others and not rebuild:
+        value = f'{others[0]}, which is damaged, of other clips, or of files that have changed since'
+        raise OptionError('-o', 'be the folder of the same frames', value, 'Add --rebuild, or take another folder.')
     if not due:
         print(f'{out}: whole already.')
         return
@@ -191,44 +190,24 @@ def _made_of(sources: Sources) -> dict[str, dict[str, Any]]:
     return made_of
 
 
-def _find(writer: FrameStoreWriter, made_of: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """The name of the description that is there, and how its store differs."""
-    name = next((name for name in (FINISHED, UNFINISHED) if (writer.root / name).exists()), None)
-    if name is None:
-        return None, None
+def _is_of(description: Path, info: StoreInfo, made_of: Mapping[str, Any]) -> bool:
+    """Whether a store holds these clips, made of these files as they are now."""
     try:
-        info, there = read_info(writer.root / name), read_made_of(writer.root / name)
-        files, is_shrunk = there.get('files', {}), there.get('is_shrunk')
-    except (InputError, OSError, ValueError, AttributeError) as error:
-        return name, f'which cannot be used ({error})'
-    if info != writer.info:
-        return name, 'of other clips, frame counts or sizes'
-    if is_shrunk != made_of['is_shrunk']:
-        return name, 'of LQ frames from elsewhere'
-    for clip, now in made_of['files'].items():
-        for before, after in zip(files.get(clip, []), now):
-            if before != after:
-                return name, f'made before {after[0] or made_of["root"]} changed'
-    return name, None if files == made_of['files'] else 'of other files'
+        there = read_made_of(description)
+        return read_info(description) == info and all(there.get(key) == made_of[key] for key in ('is_shrunk', 'files'))
+    except (InputError, OSError, ValueError, AttributeError):
+        return False
 
 
 def _check_room(writers: Mapping[str, FrameStoreWriter], out: Path) -> None:
     size = sum(writer.info.size for writer in writers.values())
-    needed = max(size - sum(_used(writer.root / 'frames.bin') for writer in writers.values()), 0)
+    needed = sum(writer.info.size for writer in writers.values() if not (writer.root / 'frames.bin').exists())
     folder = next(path for path in (out, *out.absolute().parents) if path.exists())
     free = shutil.disk_usage(folder).free
     print(f'{out}: {size / 1e9:.2f} GB, {needed / 1e9:.2f} to write, {free / 1e9:.2f} free.')
     if needed > free:
         fix = 'Make room.' if os.access(folder, os.W_OK) else 'Choose another place: that one cannot be written.'
         raise InputError(f'-o: must have {needed / 1e9:.2f} GB free, got {free / 1e9:.2f} GB in {folder}. {fix}')
-
-
-def _used(path: Path) -> int:
-    """The bytes of a file that take room on the disk already."""
-    if not path.exists():
-        return 0
-    blocks = getattr(path.stat(), 'st_blocks', None)  # not on Windows
-    return path.stat().st_size if blocks is None else blocks * 512
 
 
 def _write(writers: Mapping[str, FrameStoreWriter], scale: int, task: Task) -> None:

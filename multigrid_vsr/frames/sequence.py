@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from io import BytesIO, FileIO
@@ -15,7 +15,6 @@ from typing import Any
 import av
 import cv2
 import numpy as np
-from av.container import OutputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -218,12 +217,14 @@ class _VideoWriter(Writer):
         self._last, self._late = -1, Fraction(0)
         self._file: _File | None = None
         self._stream: VideoStream | None = None
+        self._lost, self._sound_start = 0, Fraction(0)  # packets of sound that cannot be copied
         super().__init__(out, clip)
 
     def _open(self) -> None:
         self._file = _File(self._unfinished, 'w')
-        self._container = av.open(self._file, 'w', self._name, buffer_size=1 << 18)
-        self._sound = _Sound(self._clip.video, self._name) if self._clip.video else None
+        # All sound waits in memory until the pictures of its time are there.
+        options = {'max_interleave_delta': '0'}
+        self._container = av.open(self._file, 'w', self._name, buffer_size=1 << 18, options=options)
 
     def _write(self, image: np.ndarray) -> None:
         if self._stream is None:
@@ -233,7 +234,7 @@ class _VideoWriter(Writer):
         self._late = max(self._late, abs(self._last * self._tick - time))
         converted = self._convert(VideoFrame.from_ndarray(image, format='bgr24'))
         converted.pts, converted.time_base = self._last, self._tick
-        self._mux(self._stream.encode(converted))
+        self._container.mux(self._stream.encode(converted))
 
     def _time(self) -> Fraction:
         """When the next frame is shown; a time that a container has rounded goes back to the frame rate."""
@@ -259,15 +260,43 @@ class _VideoWriter(Writer):
         context.colorspace, context.color_range = matrix, 1
         context.color_primaries = matrix if primaries == UNTAGGED else primaries
         context.color_trc = _TRANSFERS.get(matrix, matrix) if transfer == UNTAGGED else transfer
-        if self._sound:
-            self._sound.add_to(self._container)
+        if video:
+            self._copy_sound(video)
         return stream
 
-    def _mux(self, packets: list[Any]) -> None:
-        for packet in packets:
-            if self._sound and packet.dts is not None:
-                self._sound.mux(packet.dts * packet.time_base)
-            self._container.mux(packet)
+    def _copy_sound(self, video: Video) -> None:
+        """Copies sound and subtitles packet by packet, before the first picture."""
+        with opened(video.path) as (source, _):
+            others = [stream for stream in source.streams if stream.type in ('audio', 'subtitle')]
+            taken = [stream for stream in others if _takes(self._name, stream)]
+            left_out = [
+                f'{"sound" if stream.type == "audio" else "subtitles"} '
+                f'({stream.codec_context.name if stream.codec_context else "unknown"})'
+                for stream in others
+                if stream not in taken
+            ]
+            if left_out:
+                print(f'{video.path}: {", ".join(left_out)} left out: {self._name} does not take it.')
+            copies = {stream.index: self._container.add_stream_from_template(stream) for stream in taken}
+            last: dict[int, int] = {}  # times of a stream have to rise
+            for packet in source.demux(taken) if taken else ():
+                if packet.dts is None:
+                    self._lost += packet.size > 0
+                    continue
+                delay = 0 if packet.pts is None else packet.pts - packet.dts
+                dts = packet.dts - round(video.start / packet.time_base)
+                dts = max(dts, last.get(packet.stream_index, dts - 1) + 1)
+                if not last:
+                    self._sound_start = dts * packet.time_base
+                packet.dts = last[packet.stream_index] = dts
+                packet.pts = dts + delay
+                packet.stream = copies[packet.stream_index]
+                try:
+                    self._container.mux(packet)
+                except av.FFmpegError as error:
+                    if isinstance(error, OSError):
+                        raise
+                    self._lost += 1
 
     def _close(self, is_whole: bool) -> None:  # after an error too, so that what is written can be played
         assert self._file is not None
@@ -275,23 +304,21 @@ class _VideoWriter(Writer):
             return
         with contextlib.closing(self._file):
             if self._stream is not None:
-                self._mux(self._stream.encode(None))
-            if self._sound and is_whole:
-                self._sound.mux(None)
+                self._container.mux(self._stream.encode(None))
             self._container.close()
             os.fsync(self._file.fileno())
         if is_whole:
             self._say_losses()
 
     def _say_losses(self) -> None:
-        lost, first = (self._sound.lost, self._sound.first or 0) if self._sound else (0, 0)
-        if lost:
-            print(f'{self._clip.path}: {lost} packets of sound are left out: they are damaged.')
+        if self._lost:
+            print(f'{self._clip.path}: {self._lost} packets of sound are left out: they are damaged.')
         if self._name == 'avi' and self._late > 1e-3:
             late = float(self._late * 1000)
             print(f'{self._out}: AVI has one frame rate, so frames are shown up to {late:.0f} ms off their times.')
-        if self._name == 'avi' and first > 1e-3:
-            print(f'{self._out}: AVI has no start of sound, so it is heard {float(first * 1000):.0f} ms early.')
+        if self._name == 'avi' and self._sound_start > 1e-3:
+            early = float(self._sound_start * 1000)
+            print(f'{self._out}: AVI has no start of sound, so it is heard {early:.0f} ms early.')
 
     def _abort(self) -> OSError | None:
         if self._file is None:
@@ -314,64 +341,6 @@ class _File(FileIO):
             self.error = error
             raise
         return written
-
-
-class _Sound:
-    """Sound and subtitles of a video, copied packet by packet into a container of this name."""
-
-    def __init__(self, video: Video, container: str) -> None:
-        self._video = video
-        self._taken: list[int] = []
-        self.first: Fraction | None = None  # when it begins, in seconds
-        self.lost = 0  # packets that could not be copied
-        left_out = []
-        with opened(video.path) as (source, _):
-            for stream in source.streams:
-                if stream.type in ('audio', 'subtitle') and _takes(container, stream):
-                    self._taken.append(stream.index)
-                elif stream.type in ('audio', 'subtitle'):
-                    name = stream.codec_context.name if stream.codec_context else 'unknown'
-                    left_out.append(f'{"sound" if stream.type == "audio" else "subtitles"} ({name})')
-        if left_out:
-            print(f'{video.path}: {", ".join(left_out)} left out: {container} does not take it.')
-
-    def add_to(self, container: OutputContainer) -> None:
-        """Adds the streams, before the first packet of any."""
-        self._copying = self._copy(container)
-        next(self._copying, None)
-
-    def mux(self, until: Fraction | None) -> None:
-        """Copies the packets up to a time in seconds, or all that are left."""
-        with contextlib.suppress(StopIteration):
-            self._copying.send(until)
-
-    def _copy(self, container: OutputContainer) -> Generator[None, Fraction | None, None]:
-        """Receives the time up to which to copy, again and again, until everything is copied."""
-        if not self._taken:
-            return
-        last: dict[int, int] = {}  # times of a stream have to rise
-        with opened(self._video.path) as (source, _):
-            streams = {index: container.add_stream_from_template(source.streams[index]) for index in self._taken}
-            until = yield
-            for packet in source.demux([source.streams[index] for index in self._taken]):
-                if packet.dts is None:
-                    self.lost += packet.size > 0
-                    continue
-                delay = 0 if packet.pts is None else packet.pts - packet.dts
-                dts = packet.dts - round(self._video.start / packet.time_base)
-                dts = max(dts, last.get(packet.stream_index, dts - 1) + 1)
-                packet.dts = last[packet.stream_index] = dts
-                packet.pts = dts + delay
-                self.first = dts * packet.time_base if self.first is None else self.first
-                while until is not None and dts * packet.time_base > until:
-                    until = yield
-                packet.stream = streams[packet.stream_index]
-                try:
-                    container.mux(packet)
-                except av.FFmpegError as error:
-                    if isinstance(error, OSError):
-                        raise
-                    self.lost += 1
 
 
 def _takes(container: str, stream: Any) -> bool:

@@ -7,7 +7,6 @@ import os
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise, repeat, takewhile
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 import lmdb
 import numpy as np
 from tqdm import tqdm
+from tqdm.contrib.concurrent import thread_map
 
 from multigrid_vsr.core.errors import FrameError, OptionError
 from multigrid_vsr.frames.clip import Clip, is_system, read_lmdb_names
@@ -323,10 +323,6 @@ class VideoSource:
         return str(self.root / self._files[name])
 
 
-_THREADS = 16  # most of the time goes into waiting where the frames are on another machine
-_AT_A_TIME = 256  # clips
-
-
 def default_workers() -> int:
     """The number of cores that this process may use."""
     if hasattr(os, 'sched_getaffinity'):  # not on macOS and Windows
@@ -334,24 +330,14 @@ def default_workers() -> int:
     return os.cpu_count() or 1
 
 
-def in_threads(
-    function: Callable[[Any], Any], items: Sequence[Any], title: str, threads: int = _THREADS
-) -> Iterator[Any]:
-    """Maps in order. On the first rank, it shows the progress of what takes longer than a second."""
-    size = min(_AT_A_TIME, len(items) // (4 * threads) + 1)
-    parts = [items[start : start + size] for start in range(0, len(items), size)]
+def in_threads(function: Callable[[Any], Any], items: Collection[Any], title: str, threads: int = 16) -> list[Any]:
+    """Maps in order. On the first rank, it shows the progress of what takes longer than a second.
+
+    Most of the time goes into waiting where the frames are on another machine.
+    """
     is_quiet = os.environ.get('RANK', '0') != '0'
-    with (
-        ThreadPoolExecutor(threads) as pool,
-        tqdm(desc=title, total=len(items), delay=1, leave=False, disable=is_quiet) as bar,
-    ):
-        try:
-            for results in pool.map(lambda part: [function(item) for item in part], parts):
-                bar.update(len(results))
-                yield from results
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    shown = {'desc': title, 'delay': 1, 'leave': False, 'disable': is_quiet}
+    return thread_map(function, items, max_workers=threads, tqdm_class=tqdm, **shown)
 
 
 # By suffix, so that the frames of a data set need not be opened. A file with another suffix is looked into.
