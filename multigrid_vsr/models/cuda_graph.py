@@ -2,8 +2,8 @@
 
 Not measured on a GPU yet.
 
-On a fast GPU an iteration of a small crop takes as long as the host needs to launch its kernels. A graph of forward,
-losses and backward is captured once for each kind of iteration and launched as a whole. Graphs of single modules
+On a fast GPU an iteration of a small crop takes as long as the host needs to launch its kernels. So forward, losses and
+backward are captured once for each kind of iteration, and launched together. Graphs of single modules
 (``torch.cuda.make_graphed_callables``) do not work here: a recurrent network calls a module many times an iteration,
 and the next call would overwrite what the backward needs.
 """
@@ -14,8 +14,7 @@ import os
 import random
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,109 +29,8 @@ from multigrid_vsr.models.wrapping import average_gradients, broadcast, buffers_
 
 Losses = dict[str, torch.Tensor]
 
-_ALIGNED = 16  # bytes, where each gradient begins: kernels read four floats at a time from there
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why an iteration is not captured."""
-
-    reason: str  # what was raised, and where
-    # CUDA could not end the capture. Torch's allocator then waits for that end for ever, and up to torch 2.12 the next
-    # `torch.cuda.empty_cache()` raises.
-    is_fatal: bool = False
-
-
-@dataclass(frozen=True)
-class Captured:
-    """An iteration that is launched as a whole. The graph reads ``lq`` and ``gt``, and writes losses and gradients."""
-
-    graph: Any
-    lq: torch.Tensor
-    gt: torch.Tensor
-    losses: Losses
-    gradients: list[torch.Tensor]  # flat: one tensor for each dtype
-    of_parameter: list[tuple[torch.nn.Parameter, torch.Tensor]]  # each one that trains, and its view of the gradients
-
-    def replay(self, lq: torch.Tensor, gt: torch.Tensor) -> Losses:
-        """Computes losses and gradients of another batch."""
-        self.lq.copy_(lq)
-        self.gt.copy_(gt)
-        self.graph.replay()
-        self.set_gradients()
-        return self.losses
-
-    def set_gradients(self) -> None:
-        """Gives the parameters their gradients."""
-        for parameter, gradient in self.of_parameter:
-            parameter.grad = gradient
-
-
-def capture(
-    backward: Callable[[torch.Tensor, torch.Tensor], Losses],
-    batch: tuple[torch.Tensor, torch.Tensor],
-    losses: Mapping[str, torch.Tensor],
-    parameters: Sequence[torch.nn.Parameter],
-    stream: Any,
-) -> Captured | Failure:
-    """Captures an iteration, which computes nothing.
-
-    Args:
-        backward: Adds the gradient of LQ and ground truth, and gives the losses.
-        batch: LQ and ground truth of the shape of all batches.
-        losses: Losses of the kind that ``backward`` gives.
-        parameters: Those that get a gradient.
-        stream: The stream on which the iteration has warmed up.
-    """
-    reason, before = None, torch.cuda.current_stream()
-    try:
-        lq, gt = (frames.clone() for frames in batch)
-        gradients, views = flat_like(parameters)
-        kept = {name: torch.empty_like(loss) for name, loss in losses.items()}
-        captured = Captured(torch.cuda.CUDAGraph(), lq, gt, kept, gradients, list(zip(parameters, views, strict=True)))
-        pool = torch.cuda.graph_pool_handle()
-        # Other threads go on meanwhile: workers' batches are pinned, ranks are watched.
-        with torch.cuda.graph(captured.graph, pool=pool, stream=stream, capture_error_mode='thread_local'):
-            try:
-                captured.set_gradients()
-                for gradient in gradients:
-                    gradient.zero_()
-                for name, loss in backward(lq, gt).items():
-                    kept[name].copy_(loss)
-            except RuntimeError as error:
-                reason = told(error)  # the first error: at the end CUDA only says that there was one
-    except RuntimeError as error:
-        torch.cuda.set_stream(before)  # `torch.cuda.graph` stays on its own where the end fails
-        # Memory may be full before the capture, or after its end, where CUDA makes it launchable: that spoils nothing.
-        is_fatal = reason is not None or not is_out_of_memory(error)
-        return Failure(reason or told(error), is_fatal)
-    return captured if reason is None else Failure(reason)
-
-
-def told(error: Exception) -> str:
-    """An error with the line that raised it."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f'{one_line(error)} ({os.path.basename(frame.filename)}, line {frame.lineno})'
-
-
-def flat_like(tensors: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """One flat tensor for each dtype, and views of it that are laid out as the given tensors."""
-    sizes: dict[torch.dtype, int] = {}
-    starts = []
-    for tensor in tensors:
-        step = _ALIGNED // tensor.element_size()
-        starts.append(-(-sizes.get(tensor.dtype, 0) // step) * step)
-        sizes[tensor.dtype] = starts[-1] + tensor.numel()
-    flat = {dtype: torch.empty(size, dtype=dtype, device=tensors[0].device) for dtype, size in sizes.items()}
-    views = [
-        flat[tensor.dtype].as_strided(tensor.shape, tensor.stride(), start) for tensor, start in zip(tensors, starts)
-    ]
-    return list(flat.values()), views
-
-
-LEAST_ITERATIONS = 50  # of a kind, for which capturing pays
+LEAST_ITERATIONS = 50  # of a kind, for which a capture pays
 WARM_UP = 3  # iterations of a kind before it is captured, as torch's documentation asks; they train like any other
-_OWN_STEP = ('optimize_parameters', 'update')
 
 
 def graph_of(model: Any, base: type) -> IterationGraph | None:
@@ -144,7 +42,7 @@ def graph_of(model: Any, base: type) -> IterationGraph | None:
     """
     if not model.opt['train'].get('cuda_graph'):
         return None
-    own = [name for name in _OWN_STEP if getattr(type(model), name) is not getattr(base, name)]
+    own = [name for name in ('optimize_parameters', 'update') if getattr(type(model), name) is not getattr(base, name)]
     if not is_on_gpu(model):
         reason = 'there is no GPU'
     elif own:
@@ -167,10 +65,7 @@ def is_on_gpu(model: Any) -> bool:
 def iterations_alike(current_iter: int, opt: Mapping[str, Any], schedule: Schedule | None) -> int:
     """How many iterations, from this one on, are of its kind: to a boundary, a thaw, a validation or the end.
 
-    Args:
-        current_iter: BasicSR's, which counts from 1.
-        opt: Options of the run.
-        schedule: Shapes of the run; ``None`` for one shape without end.
+    ``current_iter`` counts from 1, as BasicSR's does. Without a schedule one shape has no end.
     """
     train_opt = opt['train']
     end = sys.maxsize if schedule is None else schedule.at_current_iter(current_iter).end
@@ -182,15 +77,41 @@ def iterations_alike(current_iter: int, opt: Mapping[str, Any], schedule: Schedu
     return min(left)
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """Why an iteration is not captured."""
+
+    reason: str  # what was raised, and where
+    # CUDA could not end the capture. Torch's allocator then waits for that end for ever, and up to torch 2.12 the next
+    # `torch.cuda.empty_cache()` raises.
+    is_fatal: bool = False
+
+
+@dataclass(frozen=True)
+class _Captured:
+    """A graph, which reads ``lq`` and ``gt`` and writes losses and the gradients of the parameters that train."""
+
+    graph: Any
+    lq: torch.Tensor
+    gt: torch.Tensor
+    losses: Losses
+    parameters: list[torch.nn.Parameter]
+    gradients: list[torch.Tensor]
+
+    def set_gradients(self) -> None:
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            parameter.grad = gradient
+
+
 class IterationGraph:
     """Computes the gradients of each iteration: by a graph where one pays, else as ``model.backward`` does.
 
     Iterations are of a kind if their shapes are equal and the same parameters train. The first few of a kind warm up on
-    a stream of their own. During the last of these torch raises at each wait for the device, which no graph can hold. A
-    kind that waits, or cannot be captured, stays eager, with a line in the log.
+    a stream of their own. During the last of these torch raises where the host waits for the device, which no graph can
+    hold. A kind that waits, or cannot be captured, stays eager, with a line in the log.
 
-    Autograd ties a parameter to the stream on which it was first used, as long as an output is alive. So the last
-    output is dropped before each forward, and with it what a failed capture holds.
+    Autograd ties a parameter to the stream that first used it, as long as an output is alive. So the last output is
+    dropped before each forward, and with it what a failed capture holds.
 
     Ranks exchange gradients here, once an iteration, and the network is bare: the hooks of ``DistributedDataParallel``
     belong to the stream on which it wrapped the network.
@@ -207,9 +128,8 @@ class IterationGraph:
         self._stays_eager: set[Any] = set()
         self._pays = False
         self._num_warm = 0
-        self._losses: Losses = {}  # of the last iteration that warmed up, and what had a gradient in it
-        self._trained: list[torch.nn.Parameter] = []
-        self._captured: Captured | None = None
+        self._losses: Losses = {}  # of the last iteration that warmed up
+        self._captured: _Captured | None = None
         self._shares_buffers = model.opt['dist'] and buffers_may_differ(model.net_g)
 
     def __call__(self, current_iter: int) -> Losses:
@@ -226,16 +146,18 @@ class IterationGraph:
             self._pays = iterations_alike(current_iter, model.opt, model.schedule) >= LEAST_ITERATIONS
         if self._shares_buffers:
             broadcast(list(model.net_g.buffers()))
-        captured = self._captured
-        if captured is not None:
-            losses = captured.replay(model.lq, model.gt)
+        if self._captured is not None:
+            self._captured.lq.copy_(model.lq)
+            self._captured.gt.copy_(model.gt)
+            self._captured.graph.replay()
+            self._captured.set_gradients()
+            losses = self._captured.losses
         elif self._may_capture and self._num_warm < WARM_UP:
             losses = self._losses = self._warm_up()
-            self._trained = [parameter for parameter in self._parameters if parameter.grad is not None]
         else:
             losses = self._eager()
         if model.opt['dist']:
-            average_gradients(captured.gradients if captured else [p.grad for p in self._parameters])
+            average_gradients(p.grad for p in self._parameters)
         return losses
 
     def after_step(self) -> OptionError | None:
@@ -247,10 +169,9 @@ class IterationGraph:
         if self._captured is not None or not self._may_capture or self._num_warm < WARM_UP:
             return None
         self._model.output = None
-        batch = (self._model.lq, self._model.gt)
-        found = capture(self._model.backward, batch, self._losses, self._trained, self._stream)
-        self._captured = found if isinstance(found, Captured) else None
-        failure = self._agreed(found if isinstance(found, Failure) else None)
+        found = self._capture()
+        self._captured = found if isinstance(found, _Captured) else None
+        failure = self._agreed(found if isinstance(found, _Failure) else None)
         del found  # a graph that another rank failed to capture is freed below
         if failure is None:
             get_root_logger().info(f'Captured an iteration of {self._shape} as a CUDA graph.')
@@ -292,11 +213,15 @@ class IterationGraph:
 
     def _warm_up(self) -> Losses:
         self._num_warm += 1
-        with _on(self._stream):
-            return self._eager() if self._num_warm < WARM_UP else self._tried()
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            losses = self._eager() if self._num_warm < WARM_UP else self._tried()
+        current.wait_stream(self._stream)
+        return losses
 
     def _tried(self) -> Losses:
-        """An iteration that says so where it cannot be captured."""
+        """An eager iteration that finds out whether it can be captured."""
         bring_back, drawn = remember(self._model), _host_random_state()
         mode = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode('error')
@@ -306,18 +231,45 @@ class IterationGraph:
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            failure = Failure(told(error))
+            failure = _Failure(_told(error))
         finally:
             torch.cuda.set_sync_debug_mode(mode)
         if losses is None:
             bring_back()
             losses = self._eager()
         elif _host_random_state() != drawn:
-            failure = Failure('it draws random numbers on the CPU, which a graph would repeat')
+            failure = _Failure('it draws random numbers on the CPU, which a graph would repeat')
         self._agreed(failure)
         return losses
 
-    def _agreed(self, failure: Failure | None) -> Failure | None:
+    def _capture(self) -> _Captured | _Failure:
+        """Records an iteration, which computes nothing."""
+        reason, before = None, torch.cuda.current_stream()
+        try:
+            trained = [parameter for parameter in self._parameters if parameter.grad is not None]
+            gradients = [torch.empty_like(parameter) for parameter in trained]
+            losses = {name: torch.empty_like(loss) for name, loss in self._losses.items()}
+            lq, gt = self._model.lq.clone(), self._model.gt.clone()
+            captured = _Captured(torch.cuda.CUDAGraph(), lq, gt, losses, trained, gradients)
+            pool = torch.cuda.graph_pool_handle()
+            # Other threads go on meanwhile: workers' batches are pinned, ranks are watched.
+            with torch.cuda.graph(captured.graph, pool=pool, stream=self._stream, capture_error_mode='thread_local'):
+                try:
+                    captured.set_gradients()
+                    torch._foreach_zero_(gradients)
+                    for name, loss in self._model.backward(lq, gt).items():
+                        losses[name].copy_(loss)
+                except RuntimeError as error:
+                    reason = _told(error)  # the first error: at the end CUDA only says that there was one
+        except RuntimeError as error:
+            torch.cuda.set_stream(before)  # `torch.cuda.graph` stays on its own where the end fails
+            # Memory may be full before the capture, or after its end, where CUDA makes it launchable. That spoils
+            # nothing.
+            is_fatal = reason is not None or not is_out_of_memory(error)
+            return _Failure(reason or _told(error), is_fatal)
+        return captured if reason is None else _Failure(reason)
+
+    def _agreed(self, failure: _Failure | None) -> _Failure | None:
         """The failure of any rank. After it the kind stays eager on all, since they exchange the same tensors."""
         if self._model.opt['dist']:
             failures = [found for found in of_all_ranks(failure) if found is not None]
@@ -333,13 +285,10 @@ class IterationGraph:
         return f'{batch} x {num_frame} x {self._model.gt.shape[-1]}'
 
 
-@contextmanager
-def _on(stream: torch.cuda.Stream) -> Iterator[None]:
-    """Runs on another stream, which waits for the current one before, and is waited for after."""
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        yield
-    torch.cuda.current_stream().wait_stream(stream)
+def _told(error: Exception) -> str:
+    """An error with the line that raised it."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f'{one_line(error)} ({os.path.basename(frame.filename)}, line {frame.lineno})'
 
 
 def _host_random_state() -> tuple[Any, ...]:

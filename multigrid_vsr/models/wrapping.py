@@ -13,13 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def wrap(network: nn.Module, opt: Mapping[str, Any], device: torch.device, find_unused: bool) -> nn.Module:
-    """Lets the ranks exchange the gradients of the parameters that train now; later changes have no effect.
+    """Wraps a bare network, so that ranks exchange the gradients of the parameters that train now.
 
-    Args:
-        network: The bare network, on its device.
-        opt: Options of the run; ``use_static_graph`` is an option of BasicSR's git master.
-        device: A GPU, or the CPU.
-        find_unused: Whether parameters that train may be without a gradient.
+    Parameters that are frozen or thawed later need a new wrapper. ``find_unused`` allows that some get no gradient.
+    ``use_static_graph`` is an option of BasicSR's git master.
     """
     return DistributedDataParallel(
         network,
@@ -31,10 +28,7 @@ def wrap(network: nn.Module, opt: Mapping[str, Any], device: torch.device, find_
 
 
 def stop_finding_unused(network: nn.Module, opt: Mapping[str, Any], device: torch.device) -> nn.Module:
-    """Wraps a network anew if each iteration looks for parameters without a gradient, and all that train have one.
-
-    Only frozen parameters had none.
-    """
+    """Wraps a network anew if it looks for parameters without a gradient, and only frozen ones have none."""
     if not (
         isinstance(network, DistributedDataParallel)
         and network.find_unused_parameters
@@ -58,7 +52,7 @@ def buffers_may_differ(network: nn.Module) -> bool:
 
 
 def of_all_ranks(value: Any) -> list[Any]:
-    """The values of all ranks, which all have to call it; without a launcher the value of this process."""
+    """The values of all ranks, each of which calls it; without a launcher the value of this process."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return [value]
     values = [None] * distributed.get_world_size()
@@ -67,16 +61,12 @@ def of_all_ranks(value: Any) -> list[Any]:
 
 
 def average_gradients(gradients: Iterable[torch.Tensor | None]) -> None:
-    """Exchanges gradients, in one call for each dtype: each becomes the mean over all ranks."""
-    of_dtype: dict[torch.dtype, list[torch.Tensor]] = {}
-    for gradient in gradients:
-        if gradient is not None:
-            of_dtype.setdefault(gradient.dtype, []).append(gradient)
-    for same in of_dtype.values():
-        is_flat = len(same) == 1 and same[0].dim() == 1
-        flat = same[0] if is_flat else torch.cat([gradient.reshape(-1) for gradient in same])
+    """Replaces gradients by their mean over all ranks, in one call for each dtype."""
+    there = [gradient for gradient in gradients if gradient is not None]
+    for dtype in dict.fromkeys(gradient.dtype for gradient in there):
+        same = [gradient for gradient in there if gradient.dtype == dtype]
+        flat = torch.cat([gradient.reshape(-1) for gradient in same])
         flat.mul_(1 / distributed.get_world_size())  # first, as DistributedDataParallel does: sums stay in range
         distributed.all_reduce(flat)
-        if not is_flat:
-            parts = flat.split([gradient.numel() for gradient in same])
-            torch._foreach_copy_(same, [part.view(grad.shape) for part, grad in zip(parts, same)])
+        parts = flat.split([gradient.numel() for gradient in same])
+        torch._foreach_copy_(same, [part.view(gradient.shape) for part, gradient in zip(parts, same)])
