@@ -37,13 +37,10 @@ def to_channels_last(network: nn.Module) -> None:
 
 
 def leave_out_checks(network: nn.Module, is_mirrored: bool) -> None:
-    """Stops an arch from looking at values on the device (``train.arch_checks: false``): it waits for each look.
+    """Stops an arch from looking at values on the device, which waits for each look (``train.arch_checks: false``).
 
-    EDVR and IconVSR do not warn of large offsets, and BasicVSR++ is told whether its sequences are mirrored.
-
-    Args:
-        network: The network. The patched modules of the host obey ``checks_values``.
-        is_mirrored: Whether each sequence is its own mirror image, as ``flip_sequence`` makes them.
+    EDVR and IconVSR do not warn of large offsets, and BasicVSR++ is told whether each sequence is its own mirror image,
+    as ``flip_sequence`` makes it.
     """
     for module in network.modules():
         for name, value in (('checks_values', False), ('is_mirror_extended', is_mirrored)):
@@ -52,30 +49,29 @@ def leave_out_checks(network: nn.Module, is_mirrored: bool) -> None:
 
 
 def compile_children(network: nn.Module, mode: str | bool, num_shapes: int) -> None:
-    """Compiles the modules below a network, one by one (``train.compile``); names of weights stay.
+    """Compiles the modules below a bare network, one by one (``train.compile``); names of weights stay.
 
     A video arch calls the same few modules for every frame. Compiled as a whole, its loop would be unrolled, anew for
-    each number of frames. A module below sees one frame, so there is one graph for each batch and crop.
+    each number of frames. A module below sees one frame, so there is one graph for each batch and crop. A single
+    convolution stays as it is: it runs the same kernel compiled or not, and compiled code adds its guards to each call.
 
     Args:
         network: The network, not wrapped.
         mode: ``True``, or a mode of ``torch.compile``.
         num_shapes: Number of shapes of the run, which torch's limit of graphs has to allow.
     """
-    modules = list(_callable_children(network))
+    entries = (entry for _, child in network.named_children() for _, entry in _entries('', child))
+    modules = [module for module in entries if any(True for _ in module.children())]
     limit = max(256, len(modules) * num_shapes * _GRAPHS_A_SHAPE)
     for name in ('cache_size_limit', 'accumulated_cache_size_limit'):  # by the names that torch 2.6 has too
         setattr(torch._dynamo.config, name, max(limit, getattr(torch._dynamo.config, name)))
     for module in modules:
         module.compile(mode=None if mode is True else mode, dynamic=False)
-        _leave_eager_while_fixed(module)
+        _leave_eager_while_frozen(module)
 
 
-def _leave_eager_while_fixed(module: nn.Module) -> None:
-    """Runs a module eagerly while it is frozen, because a graph for frozen weights would be a second one to compile.
-
-    The flow network, which ``fix_flow`` freezes for a while, trains for nearly all of a run.
-    """
+def _leave_eager_while_frozen(module: nn.Module) -> None:
+    """Runs a frozen module eagerly. Its graph would be a second one to compile, for the short time of ``fix_flow``."""
     compiled: Any = module._compiled_call_impl
     parameters = list(module.parameters())
 
@@ -86,16 +82,13 @@ def _leave_eager_while_fixed(module: nn.Module) -> None:
     module._compiled_call_impl = call
 
 
-def _callable_children(network: nn.Module) -> Iterator[nn.Module]:
-    """The modules below that have weights, can be called and hold modules; lists and dicts cannot be called.
-
-    A single convolution runs the same kernel compiled or not, and compiled code adds its guards to each call.
-    """
-    for child in network.children():
-        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
-            yield from _callable_children(child)
-        elif any(True for _ in child.children()) and any(True for _ in child.parameters()):
-            yield child
+def _entries(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """A module with weights, or the entries of a list or dict of them, which is not called itself."""
+    if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+        for key, child in module.named_children():
+            yield from _entries(f'{name}.{key}', child)
+    elif any(True for _ in module.parameters()):
+        yield name, module
 
 
 def eager() -> AbstractContextManager[None]:
@@ -128,9 +121,10 @@ def settle_amp(train_opt: dict[str, Any], network: nn.Module, device: torch.devi
         train_opt['amp'], reason = min(choices, key=lambda choice: list(AMP_DTYPES).index(choice[0]))
         get_root_logger().info(f'train.amp: auto takes {train_opt["amp"] or "float32"}, {reason}.')
     elif train_opt.get('amp') == 'bf16' and device.type == 'cpu' and not has_bf16(device):
+        whole, half = (min(_seconds(dtype) for _ in range(3)) for dtype in (torch.float32, torch.bfloat16))
         get_root_logger().warning(
             'train.amp: this CPU has no bf16 instructions. A small convolution, forward and backward, takes '
-            f'{bf16_factor():.1f} times as long in bf16 as in float32 (measured). Leave amp out, or set auto.'
+            f'{half / whole:.1f} times as long in bf16 as in float32 (measured). Leave amp out, or set auto.'
         )
 
 
@@ -164,13 +158,8 @@ def has_deformable(network: nn.Module) -> bool:
     return any(isinstance(module, ModulatedDeformConv) for module in network.modules())
 
 
-def bf16_factor() -> float:
-    """Measures how many times as long as in float32 a small convolution takes in bf16 on this CPU, both ways."""
-    whole, half = (min(_seconds(dtype) for _ in range(3)) for dtype in (torch.float32, torch.bfloat16))
-    return half / whole
-
-
 def _seconds(dtype: torch.dtype) -> float:
+    """The time of a small convolution, forward and backward."""
     lq = torch.ones(2, 64, 16, 16, dtype=dtype, requires_grad=True)
     weight = torch.ones(64, 64, 3, 3, dtype=dtype, requires_grad=True)
     start = time.perf_counter()
@@ -179,10 +168,9 @@ def _seconds(dtype: torch.dtype) -> float:
 
 
 def keep_float32(network: nn.Module) -> None:
-    """Keeps the flow network and the last sum of a network in float32 under autocast, by hooks.
+    """Keeps the flow network and the last sum of a bare network in float32 under autocast, by hooks.
 
-    Args:
-        network: The network, not wrapped and not compiled yet.
+    It comes before the network is compiled.
     """
     for name, module in network.named_children():
         if name in _FLOAT32:
@@ -209,11 +197,7 @@ def checkpoint_modules(network: nn.Module, patterns: Sequence[str]) -> None:
     """Lets modules keep only their input in training, and compute the rest again when the gradient needs it.
 
     On a CPU in float32 the gradient is the same to the last bit: the random state, autocast and the statistics of norms
-    are those of the first time.
-
-    Args:
-        network: The bare network; names of weights stay.
-        patterns: See :func:`matching`.
+    are those of the first time. Names of weights stay. The patterns are those of :func:`matching`.
     """
     found = matching(network, patterns)
     for module in found:
@@ -236,22 +220,13 @@ def matching(network: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
     names = {name: module for name, module in network.named_modules() if name}
     found: dict[str, nn.Module] = {}
     for place, pattern in enumerate(patterns):
-        fitting = dict(
-            called for name, module in names.items() if fnmatchcase(name, pattern) for called in _called(name, module)
-        )
+        named = ((name, module) for name, module in names.items() if fnmatchcase(name, pattern))
+        fitting = dict(entry for name, module in named for entry in _entries(name, module))
         if not fitting:
             rule = f'fit the name of a module with weights of {type(network).__name__}'
             raise OptionError(f'train.checkpoint_modules[{place}]', rule, pattern, did_you_mean(pattern, names))
         found |= fitting
     return [module for name, module in found.items() if not any(name.startswith(f'{other}.') for other in found)]
-
-
-def _called(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
-        for key, child in module.named_children():
-            yield from _called(f'{name}.{key}', child)
-    elif any(True for _ in module.parameters()):
-        yield name, module
 
 
 def _checkpointed(forward: Any) -> Any:
