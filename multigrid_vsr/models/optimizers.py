@@ -24,11 +24,12 @@ _UNFIT = ('LBFGS', 'SparseAdam')  # one evaluates the loss several times a step,
 
 def torch_names() -> list[str]:
     """Optimizers of this torch that take one gradient a step."""
-    return sorted(
-        name
-        for name, value in vars(torch.optim).items()
-        if inspect.isclass(value) and issubclass(value, Optimizer) and name not in ('Optimizer', *_UNFIT)
-    )
+    names = (name for name, value in vars(torch.optim).items() if _is_optimizer(value) and value is not Optimizer)
+    return sorted(name for name in names if name not in _UNFIT)
+
+
+def _is_optimizer(value: object) -> bool:
+    return inspect.isclass(value) and issubclass(value, Optimizer)
 
 
 def known_names() -> list[str]:
@@ -53,15 +54,15 @@ def optimizer_class(name: str) -> Any:
         found = getattr(importlib.import_module(module), kind)
     except (ImportError, AttributeError, ValueError) as error:
         raise LookupError(str(error)) from error
-    if not (inspect.isclass(found) and issubclass(found, Optimizer)):
+    if not _is_optimizer(found):
         raise LookupError(f'{found!r} is no optimizer')
     return found
 
 
 def to_train_mode(optimizers: Iterable[Optimizer]) -> None:
     """Puts schedule-free optimizers (arXiv 2405.15682) into training mode: gradients are taken at other weights."""
-    for optimizer in _with_two_modes(optimizers):
-        optimizer.train()
+    for optimizer in filter(_has_modes, optimizers):
+        optimizer.train()  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -70,20 +71,22 @@ def eval_weights(optimizers: Sequence[Optimizer]) -> Iterator[None]:
 
     Other optimizers change nothing.
     """
-    own = _with_two_modes(optimizers)
-    before = trained_weights(own)
-    for optimizer in own:
-        optimizer.eval()
+    before = trained_weights(optimizers)
+    for optimizer in filter(_has_modes, optimizers):
+        optimizer.eval()  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        to_train_mode(own)
-        set_trained_weights(own, before)
+        to_train_mode(optimizers)
+        set_trained_weights(optimizers, before)
 
 
 def trained_weights(optimizers: Iterable[Optimizer]) -> list[list[torch.Tensor]]:
-    """Where each schedule-free optimizer takes gradients: a weight file has other weights, and a resume needs these."""
-    return [[parameter.detach().clone() for parameter in parameters_of(own)] for own in _with_two_modes(optimizers)]
+    """The weights at which each schedule-free optimizer takes gradients.
+
+    A weight file has other weights, and a resume needs these.
+    """
+    return [[weight.detach().clone() for weight in _parameters_of(own)] for own in filter(_has_modes, optimizers)]
 
 
 def set_trained_weights(
@@ -93,17 +96,17 @@ def set_trained_weights(
 ) -> None:
     """Puts what :func:`trained_weights` gave back, in this order or by the place of each parameter there."""
     optimizers = list(optimizers)
-    of_own = [of_one for optimizer, of_one in zip(optimizers, places or ()) if _with_two_modes([optimizer])]
+    orders = places or [list(range(len(_parameters_of(optimizer)))) for optimizer in optimizers]
+    own = [(optimizer, order) for optimizer, order in zip(optimizers, orders) if _has_modes(optimizer)]
     with torch.no_grad():
-        for number, (optimizer, values) in enumerate(zip(_with_two_modes(optimizers), weights)):
-            order = of_own[number] if places else range(len(values))
-            for parameter, place in zip(parameters_of(optimizer), order, strict=True):
+        for (optimizer, order), values in zip(own, weights):
+            for parameter, place in zip(_parameters_of(optimizer), order, strict=True):
                 if place is not None:
                     parameter.copy_(values[place])
 
 
-def _with_two_modes(optimizers: Iterable[Optimizer]) -> list[Any]:
-    return [optimizer for optimizer in optimizers if hasattr(optimizer, 'train') and hasattr(optimizer, 'eval')]
+def _has_modes(optimizer: Optimizer) -> bool:
+    return hasattr(optimizer, 'train') and hasattr(optimizer, 'eval')
 
 
 _KEPT = ('lr', 'amsgrad')  # the scheduler's, and what the saved moments are made for
@@ -117,11 +120,10 @@ def parameter_names(model: Any) -> list[list[str]]:
         if isinstance(network, torch.nn.Module) and label != 'net_g_ema'
         for name, parameter in model.get_bare_model(network).named_parameters()
     }
-    return [[names.get(id(parameter), '') for parameter in parameters_of(optimizer)] for optimizer in model.optimizers]
+    return [[names.get(id(parameter), '') for parameter in _parameters_of(own)] for own in model.optimizers]
 
 
-def parameters_of(optimizer: Optimizer) -> list[torch.Tensor]:
-    """All parameters of an optimizer, group by group."""
+def _parameters_of(optimizer: Optimizer) -> list[torch.Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group['params']]
 
 
@@ -165,17 +167,16 @@ def fitted(
     for number, group in enumerate(own['param_groups']):
         before = groups[number] if has_same_groups else {**groups[0], 'lr': group['lr']}
         merged.append({**group, **before, 'params': group['params']})
-    arguments = inspect.signature(type(optimizer)).parameters  # some keep counts among their defaults
-    for flag, value in optimizer.defaults.items():
-        if flag in _KEPT or flag not in arguments:
-            continue
+    flags = {flag: value for flag, value in _flags(optimizer).items() if flag not in _KEPT}
+    for flag, value in flags.items():
         shown = {_shown(group[flag]) for group in groups if flag in group}
-        for group in merged:
-            group[flag] = value
         if shown and shown != {_shown(value)}:
             lines.append(f'train.optim: {flag} is {_shown(value)} now, and was {" and ".join(sorted(shown))}.')
-    state, needed = {}, {shape: _kept_values(optimizer, shape) for shape in {p.shape for p in parameters_of(optimizer)}}
-    for number, (place, parameter) in enumerate(zip(saved_places, parameters_of(optimizer))):
+    for group in merged:
+        group.update(flags)
+    parameters = _parameters_of(optimizer)
+    state, needed = {}, {shape: _kept_values(optimizer, shape) for shape in {p.shape for p in parameters}}
+    for number, (place, parameter) in enumerate(zip(saved_places, parameters)):
         values = saved['state'].get(place)
         if values and needed[parameter.shape].items() <= _shapes(values).items():
             state[number] = values
@@ -187,14 +188,18 @@ def fitted(
     return {'state': state, 'param_groups': merged}, lines
 
 
+def _flags(optimizer: Optimizer) -> dict[str, Any]:
+    """What an optimizer was made with; some keep counts among their defaults too."""
+    arguments = inspect.signature(type(optimizer)).parameters
+    return {flag: value for flag, value in optimizer.defaults.items() if flag in arguments}
+
+
 def _kept_values(optimizer: Optimizer, shape: torch.Size) -> dict[str, Any]:
     """The shapes of what this optimizer keeps of a parameter of a shape; nothing if it cannot be tried."""
-    arguments = inspect.signature(type(optimizer)).parameters
-    flags = {flag: value for flag, value in optimizer.defaults.items() if flag in arguments}
-    parameter = torch.nn.Parameter(torch.zeros(shape, device=parameters_of(optimizer)[0].device))
+    parameter = torch.nn.Parameter(torch.zeros(shape, device=_parameters_of(optimizer)[0].device))
     parameter.grad = torch.zeros_like(parameter)
     try:
-        tried = type(optimizer)([parameter], **flags)
+        tried = type(optimizer)([parameter], **_flags(optimizer))
         tried.step()
     except Exception:  # an optimizer of the user's own may ask for more
         return {}
@@ -225,12 +230,7 @@ class MultigridCosineLR(LRScheduler):
     """Learning rate that follows the stages; the formula is in :mod:`multigrid_vsr.core.lr`.
 
     Nothing accumulates: the rate is computed from the iteration and each group's ``initial_lr``, so a resumed run needs
-    only ``last_epoch``.
-
-    Args:
-        optimizer: Optimizer whose groups keep their ratios, ``flow_lr_mul`` among them.
-        schedule: Shapes of the run.
-        options: ``train.scheduler``.
+    only ``last_epoch``. The groups of the optimizer keep their ratios, ``flow_lr_mul`` among them.
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule, options: CosineOptions) -> None:
@@ -254,16 +254,11 @@ class MultigridCosineLR(LRScheduler):
 
 
 class BatchScaling:
-    """Multiplies the rates of a scheduler of BasicSR by the factor of the batch.
+    """Multiplies the rates of a scheduler of BasicSR by the factor of the batch: ``none``, ``sqrt`` or ``linear``.
 
     BasicSR's ``MultiStepRestartLR`` computes a rate from the one before. So the factor is removed while the scheduler
     works: it neither compounds nor drifts. The unscaled rate is kept in the parameter group, and so in the optimizer's
     state.
-
-    Args:
-        optimizers: Optimizers whose rates are scaled.
-        schedule: Shapes of the run.
-        batch_scaling: ``none``, ``sqrt`` or ``linear``.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer], schedule: Schedule, batch_scaling: str) -> None:
