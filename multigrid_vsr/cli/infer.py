@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -76,8 +77,8 @@ def run(args: argparse.Namespace) -> None:
         raise OptionError('INPUT', f'have at least {least} frames for this arch', clip.num_frame, 'Give a longer clip.')
     if args.measure:
         print(_measurement(restorer, clip, args.measure))
-        return
-    _restore_in_pieces(args, restorer, clip)
+    else:
+        _restore_in_pieces(args, restorer, clip)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -113,31 +114,27 @@ def _restore_in_pieces(args: argparse.Namespace, restorer: Restorer, clip: Frame
     from multigrid_vsr.models.inference import Tiling, choose_tiling, need_and_memory
     from multigrid_vsr.models.preflight import is_out_of_memory
 
-    overlap = restorer.context(args.overlap)
-    if 2 * overlap + 1 < restorer.least_frames:
-        least = restorer.least_frames // 2
+    overlap, least = restorer.context(args.overlap), restorer.least_frames // 2
+    if overlap < least:
         raise OptionError('--overlap', f'be at least {least} for this arch', overlap, 'Raise it.')
     tiling = Tiling(args.num_frame or 0, overlap, args.tile, args.tile_overlap)
     need, memory = need_and_memory(restorer) if args.num_frame is None else (None, 0.0)
-    sides = (clip.height, clip.width)
     while True:
         if need is not None:
-            height, width = (min(side, args.tile or side) for side in sides)
+            height, width = (min(side, args.tile or side) for side in (clip.height, clip.width))
             found = choose_tiling(need, memory, clip.num_frame, height, width, tiling)
             tiling = replace(tiling, num_frame=found.num_frame, tile=args.tile or found.tile)
         tiling = restorer.aligned(tiling)
         try:
-            _restore(restorer, clip, tiling, args.out, args.fps)
-            return
+            return _restore(restorer, clip, tiling, args.out, args.fps)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             if need is None:
                 fix = 'Lower it, or give a smaller --tile.'
                 raise OptionError('--num_frame', 'fit into memory', one_line(error), fix) from None
-            height, width = (min(side, tiling.tile or side) for side in sides)
-            frames = min(tiling.num_frame, clip.num_frame or tiling.num_frame)
-            memory = need.bytes(frames, height * width) / 2
+        height, width = (min(side, tiling.tile or side) for side in (clip.height, clip.width))
+        memory = need.bytes(min(tiling.num_frame, clip.num_frame or tiling.num_frame), height * width) / 2
         print('That is more than memory holds: the clip is started again in smaller pieces.')
 
 
@@ -152,20 +149,16 @@ def _restore(restorer: Restorer, clip: FrameSequence, tiling: Tiling, out: Path,
     print(frames + (f'; tiles of {tiling.tile} LQ pixels, overlap {tiling.tile_overlap}.' if tiling.tile else '.'))
     if clip.video and clip.video.loss:
         print(f'{clip.video.loss}.')
-    count = 0
     with open_writer(out, clip, fps) as writer, tqdm(total=clip.num_frame, desc='Restore', unit='frame') as bar:
         for frame in super_resolve(restorer, clip.frames(), tiling):
             writer.write(frame.numpy())
-            count += 1
             bar.update()
     if clip.video and (problem := clip.video.count.problem(clip.path)):
         print(f'{problem}.')
-    print(f'{count} frames of {frame.shape[1]}x{frame.shape[0]}: {out}')
+    print(f'{bar.n} frames of {frame.shape[1]}x{frame.shape[0]}: {out}')
 
 
 def _measurement(restorer: Restorer, clip: FrameSequence, count: int) -> str:
-    import itertools
-
     from multigrid_vsr.core.plan import format_table
     from multigrid_vsr.models.inference import Tiling, differences
 

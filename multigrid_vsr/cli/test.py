@@ -37,12 +37,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument('-opt', required=True, metavar='FILE', help='option file of a test, or of a training run')
     parser.add_argument('-w', '--weights', metavar='FILE', help='weight file, instead of the one of the option file')
     parser.add_argument('--json', action='store_true', help='print the figures as JSON; all else goes to stderr')
-    parser.add_argument(
-        '--launcher', choices=('none', 'pytorch', 'slurm'), default='none', help='what started the ranks'
-    )
-    parser.add_argument(
-        '--force_yml', nargs='+', default=[], metavar='KEY:KEY=VALUE', help='change options of the file'
-    )
+    launchers = ('none', 'pytorch', 'slurm')
+    parser.add_argument('--launcher', choices=launchers, default='none', help='what started the ranks')
+    changes = 'change options of the file'
+    parser.add_argument('--force_yml', nargs='+', default=[], metavar='KEY:KEY=VALUE', help=changes)
     parser.add_argument('--local_rank', '--local-rank', default='0', help=argparse.SUPPRESS)
     return parser
 
@@ -66,37 +64,25 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _test_options(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """The options of the test, and what is to be said about them."""
-    written = read_options(args.opt, args.force_yml)
-    notes = settle(written)
-    weights = args.weights or (
-        newest_weights(written) if trains(written) else lookup(written, 'path.pretrain_network_g')
-    )
-    if weights is None:
-        raise OptionError(
-            'path.pretrain_network_g', 'be given', None, 'A test needs trained weights: or give --weights.'
-        )
-    option = '--weights' if args.weights or trains(written) else 'path.pretrain_network_g'
-    if not os.path.isfile(weights):
-        raise OptionError(option, 'be a path that exists', weights, 'Correct the path.')
-    key, others = _param_key(option, weights, written)
-    opt, changes = as_test(written, weights, key)
-    return opt, [*notes, *changes, f'Weights: {weights}, {key or "without a key"}{others}.']
-
-
-def _param_key(option: str, weights: str, opt: dict[str, Any]) -> tuple[str | None, str]:
-    """The key of a test's file, as BasicSR takes it; of a run what it validates, the average where there is one.
-
-    Returns:
-        The key, and words about another in the file.
-    """
+    """The options of the test, and what the user should know about them, a line each."""
+    from multigrid_vsr.models.inference import param_keys
     from multigrid_vsr.models.weights import read_weights
 
-    stored = read_weights(option, weights)
-    keys = [key for key in ('params_ema', 'params') if isinstance(stored, dict) and key in stored]
-    key = next(iter(keys), None) if trains(opt) else (opt.get('path') or {}).get('param_key_g', 'params')
-    others = [other for other in keys if other != key]
-    return key, f' (it has {others[0]} too: path.param_key_g)' if others and not trains(opt) else ''
+    written = read_options(args.opt, args.force_yml)
+    notes = settle(written)
+    is_run = trains(written)
+    option = '--weights' if args.weights or is_run else 'path.pretrain_network_g'
+    weights = args.weights or (newest_weights(written) if is_run else lookup(written, option))
+    if weights is None:
+        raise OptionError(option, 'be given', None, 'A test needs trained weights: or give --weights.')
+    if not os.path.isfile(weights):
+        raise OptionError(option, 'be a path that exists', weights, 'Correct the path.')
+    keys = param_keys(read_weights(option, weights))
+    # The weights that the run validates, or the key that BasicSR takes for a test.
+    key = next(iter(keys), None) if is_run else (written.get('path') or {}).get('param_key_g', 'params')
+    others = [] if is_run else [f' (it has {other} too: path.param_key_g)' for other in keys if other != key]
+    opt, changes = as_test(written, weights, key)
+    return opt, [*notes, *changes, f'Weights: {weights}, {key or "without a key"}{"".join(others[:1])}.']
 
 
 def _run(opt: dict[str, Any], name: str, arguments: list[str]) -> dict[str, Any]:

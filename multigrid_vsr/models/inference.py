@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -54,9 +54,9 @@ class Restorer:
     Attributes:
         network: Takes (b, t, c, h, w), float32 RGB in [0, 1]; gives every frame, or only the middle one, without t.
         window: Frames that a sliding-window arch takes for the one in their middle; ``None`` for a recurrent arch.
-        multiple: The sides of its input are multiples of this number. Other inputs are padded, and the output cropped.
+        multiple: The sides of its input are multiples of it. Other inputs are padded, and the output cropped.
         least_frames: The fewest frames that it takes.
-        stride: Windows start at multiples of this number: IconVSR counts its keyframes from the first frame.
+        stride: Windows start at multiples of it: IconVSR counts its keyframes from the first frame.
         device: Where it runs.
         padding: How a sliding window goes on past the ends of a clip, as BasicSR names it.
     """
@@ -122,11 +122,7 @@ def super_resolve(
 ) -> Iterator[torch.Tensor]:
     """Restores a clip frame by frame, in order, reading no further than a window ahead.
 
-    Args:
-        restore: A :class:`Restorer`.
-        frames: The clip.
-        tiling: Its windows and tiles.
-        finish: Turns the kept part of a tile, (t, 3, h, w), into (t, h, w, 3).
+    ``restore`` is a :class:`Restorer`. ``finish`` turns the kept part of a tile, (t, 3, h, w), into (t, h, w, 3).
     """
     tile_overlap = tiling.tile_overlap if tiling.tile else 0
     for window, kept in windows(frames, tiling.num_frame, tiling.overlap):
@@ -145,28 +141,17 @@ def super_resolve(
 
 
 def differences(restore: Restorer, frames: Sequence[Frame], tilings: Sequence[Tiling]) -> list[float]:
-    """For each tiling, the largest difference of any value between the clip in parts and the clip as a whole.
+    """For each tiling, the largest difference of any value between a short clip in parts and as a whole.
 
-    Args:
-        restore: The network.
-        frames: The clip, short enough to be restored as a whole.
-        tilings: The ways to cut it.
-
-    Returns:
-        Differences in 255ths; below 0.5 hardly a byte of the result changes.
+    The differences are in 255ths; below 0.5 hardly a byte of the result changes.
     """
 
     def as_float(output: torch.Tensor) -> torch.Tensor:
         return output.permute(0, 2, 3, 1).cpu()
 
-    whole = as_float(restore(torch.stack([torch.as_tensor(frame) for frame in frames])))
-    return [
-        max(
-            float((part - frame).abs().max()) * 255
-            for part, frame in zip(super_resolve(restore, frames, tiling, as_float), whole, strict=True)
-        )
-        for tiling in tilings
-    ]
+    whole = list(super_resolve(restore, frames, Tiling(len(frames), 0), as_float))
+    found = (zip(super_resolve(restore, frames, tiling, as_float), whole, strict=True) for tiling in tilings)
+    return [max(float((part - frame).abs().max()) * 255 for part, frame in pairs) for pairs in found]
 
 
 SIDE = 64  # LQ pixels of the frames that are tried
@@ -174,9 +159,8 @@ _GPU_SHARE, _CPU_SHARE = 0.6, 0.5  # what a window may take, of the free memory 
 _CPU_NEED = 1600.0  # bytes for each LQ pixel and frame: what BasicVSR++ takes, three times as much as BasicVSR
 
 
-@dataclass(frozen=True)
-class Need:
-    """Bytes that a window takes: ``pixels * (fixed + a_frame * frames)``, with the LQ pixels of one frame."""
+class Need(NamedTuple):
+    """The line of memory that a window takes: bytes for each LQ pixel of a frame, and for each frame more."""
 
     fixed: float
     a_frame: float
@@ -184,14 +168,6 @@ class Need:
     def bytes(self, frames: int, pixels: int) -> float:
         """What a window of so many frames takes."""
         return pixels * (self.fixed + self.a_frame * frames)
-
-    def frames(self, memory: float, pixels: int) -> int:
-        """The most frames that fit."""
-        return int((memory / pixels - self.fixed) / self.a_frame)
-
-    def side(self, memory: float, frames: int) -> int:
-        """The side of the largest square that fits with so many frames."""
-        return math.isqrt(int(memory / (self.fixed + self.a_frame * frames)))
 
 
 def peak(call: Callable[[], object], device: torch.device) -> float:
@@ -235,12 +211,12 @@ def choose_tiling(need: Need, memory: float, num_frame: int | None, height: int,
     Raises:
         InputError: If not even a tile fits.
     """
-    fits = need.frames(memory, height * width)
+    fits = int((memory / (height * width) - need.fixed) / need.a_frame)
     enough = 4 * context.overlap + 1  # below, more than half of the work is context
     frames = min(enough, num_frame or enough)
     if fits >= frames:
         return Tiling(fits, context.overlap)
-    tile = need.side(memory, frames) // 32 * 32
+    tile = math.isqrt(int(memory / need.bytes(frames, 1))) // 32 * 32
     if tile < 2 * context.tile_overlap + 32:
         raise InputError(
             f'--overlap: must be small enough for {memory / 1e9:.1f} GB, got {context.overlap}, of which windows of '
@@ -250,13 +226,9 @@ def choose_tiling(need: Need, memory: float, num_frame: int | None, height: int,
 
 
 def load_restorer(opt: Mapping[str, Any], weights: Path, param_key: str | None, device: torch.device) -> Restorer:
-    """Builds ``network_g`` and loads its weights, read as plain data.
+    """Builds ``network_g`` of a run and loads weights from a file of BasicSR, read as plain data.
 
-    Args:
-        opt: Options of the run.
-        weights: Weight file of BasicSR.
-        param_key: ``params`` or ``params_ema``; without it the EMA where the file has one.
-        device: Where it runs.
+    ``param_key`` is ``params`` or ``params_ema``; without it the EMA is taken where the file has one.
 
     Raises:
         InputError: If the network cannot be built, or the weights do not fit it.
@@ -270,7 +242,14 @@ def load_restorer(opt: Mapping[str, Any], weights: Path, param_key: str | None, 
         network = build_network(network_opt)
     except (KeyError, TypeError, ValueError, AssertionError) as error:
         raise InputError(f'network_g: must be options of an arch of BasicSR, got {error}. Correct it.') from None
-    state = _read_state(weights, param_key)
+    stored = read_weights('--weights', str(weights))
+    keys = param_keys(stored)
+    if not keys:
+        raise OptionError('--weights', 'be a weight file of BasicSR', f'{weights}, something else', 'Give net_g_*.pth.')
+    if param_key not in (None, *keys):
+        value, fix = f'{weights} (it has {keys[0]})', f'Give --param_key {keys[0]}.'
+        raise OptionError('--weights', f'be a weight file with {param_key}', value, fix)
+    state = {name.removeprefix('module.'): value for name, value in stored[param_key or keys[0]].items()}
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -280,32 +259,19 @@ def load_restorer(opt: Mapping[str, Any], weights: Path, param_key: str | None, 
     return restorer_of(opt, network.to(device).eval(), device)
 
 
+def param_keys(stored: Any) -> list[str]:
+    """The keys under which a file of BasicSR has weights, the average first."""
+    return [key for key in ('params_ema', 'params') if isinstance(stored, dict) and key in stored]
+
+
 def restorer_of(
     opt: Mapping[str, Any],
     network: Callable[[torch.Tensor], torch.Tensor],
     device: torch.device,
     padding: str = 'reflection_circle',
 ) -> Restorer:
-    """A restorer for the arch of an option file.
-
-    Args:
-        opt: Options of a run.
-        network: ``network_g`` itself, or what runs it.
-        device: Where it runs.
-        padding: How a sliding window goes on past the ends of a clip.
-    """
+    """A restorer for the arch of an option file; ``network`` is ``network_g`` itself, or what runs it."""
     limits, network_opt = limits_in(opt) or ArchLimits(), opt['network_g']
     window = window_of(opt)
     stride = network_opt.get('keyframe_stride', 5) if network_opt.get('type') == 'IconVSR' else 1
     return Restorer(network, window, limits.lq_divisor, window or limits.min_num_frame, stride, device, padding)
-
-
-def _read_state(path: Path, param_key: str | None) -> dict[str, torch.Tensor]:
-    found = read_weights('--weights', str(path))
-    keys = [key for key in ('params_ema', 'params') if isinstance(found, dict) and key in found]
-    if not keys:
-        raise OptionError('--weights', 'be a weight file of BasicSR', f'{path}, something else', 'Give net_g_*.pth.')
-    if param_key not in (None, *keys):
-        value, fix = f'{path} (it has {keys[0]})', f'Give --param_key {keys[0]}.'
-        raise OptionError('--weights', f'be a weight file with {param_key}', value, fix)
-    return {name.removeprefix('module.'): value for name, value in found[param_key or keys[0]].items()}
