@@ -35,17 +35,11 @@ _WAITS = ('_local_scalar_dense', 'nonzero', 'equal', 'is_nonzero')  # the host n
 
 @dataclass
 class Counts(TorchDispatchMode):
-    """Counts what is done on a device while it is active.
-
-    Attributes:
-        device: Kind of the device.
-        launches: Kernels and copies that would be queued on it.
-        waits: Calls at which the host would wait for it.
-    """
+    """Counts what is done on a kind of device while it is active."""
 
     device: str = 'cuda'
-    launches: int = 0
-    waits: int = 0
+    launches: int = 0  # kernels and copies that would be queued on it
+    waits: int = 0  # calls at which the host would wait for it
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -68,6 +62,7 @@ class Counts(TorchDispatchMode):
 @contextmanager
 def counted(device: str = 'cuda') -> Iterator[Counts]:
     """Counts what is done to tensors that are made inside on a device."""
+    from basicsr.archs.arch_util import flow_warp
 
     def type_as(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:  # which goes by a fake tensor's real device
         return tensor.to(other.device, other.dtype)
@@ -75,20 +70,12 @@ def counted(device: str = 'cuda') -> Iterator[Counts]:
     patched = mock.patch.object(torch.Tensor, 'type_as', type_as)
     fake = FakeTensorMode(shape_env=ShapeEnv())  # so that a size may be a value of the device
     without_cudnn = torch.backends.cudnn.flags(enabled=False)
-    with warnings.catch_warnings(), patched, without_cudnn, _own_grids(), fake, Counts(device) as counts:
+    forget_grids = getattr(flow_warp, 'forget_grids', lambda: None)  # grids of fake tensors are of no use to others
+    forget_grids()
+    with warnings.catch_warnings(), patched, without_cudnn, fake, Counts(device) as counts:
         warnings.simplefilter('ignore')  # what the archs and torch say to each other
         yield counts
-
-
-@contextmanager
-def _own_grids() -> Iterator[None]:
-    """A fake tensor's grid is fake, and of no use to another."""
-    from basicsr.archs.arch_util import flow_warp
-
-    forget = getattr(flow_warp, 'forget_grids', lambda: None)
-    forget()
-    yield
-    forget()
+    forget_grids()
 
 
 @contextmanager
@@ -112,13 +99,7 @@ def as_basicsr_has_them() -> Iterator[None]:
 
 
 def count_forward(build: Callable[[], torch.nn.Module], lq_shape: tuple[int, ...], arch_checks: bool = False) -> Counts:
-    """Counts a forward of a network that trains.
-
-    Args:
-        build: Builds it.
-        lq_shape: (b, t, c, h, w).
-        arch_checks: ``train.arch_checks``.
-    """
+    """Counts a forward of a network that trains, on LQ frames (b, t, c, h, w)."""
     with counted() as counts:
         network = _on_device(build, 'cuda')
         if not arch_checks:
@@ -130,7 +111,7 @@ def count_forward(build: Callable[[], torch.nn.Module], lq_shape: tuple[int, ...
 
 
 def count_backward(build: Callable[[], torch.nn.Module], lq_shape: tuple[int, ...]) -> Counts:
-    """Counts a backward, with the sum of the output as the loss: operations on the CPU."""
+    """Counts a backward from the sum of the output, by its operations on the CPU."""
     with counted('cpu') as counts:
         network = _on_device(build, 'cpu')
         leave_out_checks(network, is_mirrored=False)  # they have no gradient
@@ -155,10 +136,6 @@ def _on_device(build: Callable[[], torch.nn.Module], device: str) -> torch.nn.Mo
 
 def count_run(opt: Mapping[str, Any], schedule: Schedule) -> dict[int, tuple[int, int]]:
     """Launches of an iteration of BasicSR's arch and of the patched one, by number of frames.
-
-    Args:
-        opt: Options of a run, whose arch is registered.
-        schedule: Its shapes.
 
     Raises:
         InputError: If torch is too old to count.
@@ -192,6 +169,6 @@ def compare(network_opt: Mapping[str, Any], shapes: Sequence[tuple[int, int]]) -
 
 
 def builder(network_opt: Mapping[str, Any]) -> Callable[[], torch.nn.Module]:
-    """Builds a network from its options, but for weights that it would read: they change no kernel."""
+    """Builds a network from its options without the weights that it would read: they change no kernel."""
     arguments = {key: value for key, value in network_opt.items() if key != 'type' and not key.endswith('_path')}
     return partial(ARCH_REGISTRY.get(network_opt['type']), **arguments)

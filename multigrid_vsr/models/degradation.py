@@ -44,22 +44,14 @@ def build_degradation(degradation_opt: str | Mapping[str, Any], device: torch.de
 
 @torch.no_grad()
 def degrade(degradation: Degradation, gt: torch.Tensor, seeds: Sequence[int], scale: int) -> torch.Tensor:
-    """Makes the LQ frames of a batch.
+    """Makes the LQ frames (b, t, c, h, w) of a batch from ``gt`` (b, t, c, scale*h, scale*w), float32 RGB in [0, 1].
 
-    Python's, NumPy's and torch's random states are seeded, on the device too, and restored afterwards: a degradation
-    that draws from them is repeatable. One that seeds each sample by itself also gives the same in any batch.
-
-    Args:
-        degradation: Takes ``gt``, ``seeds`` and ``scale``, and gives the LQ frames.
-        gt: float32 (b, t, c, scale*h, scale*w), RGB in [0, 1].
-        seeds: The seed of each sample's request.
-        scale: Ground truth side / LQ side.
-
-    Returns:
-        float32 (b, t, c, h, w), RGB in [0, 1].
+    ``seeds`` are those of the samples. Python's, NumPy's and torch's random states are seeded, on the device too, and
+    restored afterwards: a degradation that draws from them is repeatable. One that seeds each sample by itself also
+    gives the same in any batch.
 
     Raises:
-        OptionError: If it gives another shape.
+        OptionError: If the degradation gives another shape.
     """
     with seeded(mix(*seeds), gt.device):
         lq = degradation(gt, seeds, scale)
@@ -70,7 +62,6 @@ def degrade(degradation: Degradation, gt: torch.Tensor, seeds: Sequence[int], sc
     return lq.float()
 
 
-_OPTION = 'train.degradation'
 _SHRINKING = ('area', 'bilinear', 'bicubic')
 _GRAY = 0.4  # share of samples whose noise is grey
 
@@ -79,8 +70,8 @@ _GRAY = 0.4  # share of samples whose noise is grey
 class BlurNoiseJPEG(torch.nn.Module):
     """The first order of Real-ESRGAN (Wang et al., arXiv 2107.10833, section 3.1), one draw for all frames of a sample.
 
-    Each frame has noise of its own, of the same deviation, grey in all frames or in none. Single draws are made on the
-    host, so that nothing waits for the device: BasicSR's noise draws there whether a frame's is grey.
+    Each frame has noise of its own, with the same deviation, grey in all frames or in none. Single draws are made on
+    the host, so that nothing waits for the device.
 
     Args:
         blur_sigma: Bounds of the deviations of an isotropic or anisotropic Gaussian kernel, in ground truth pixels.
@@ -100,13 +91,23 @@ class BlurNoiseJPEG(torch.nn.Module):
         kernel_size: int = 21,
     ) -> None:
         super().__init__()
-        self._blur_sigma = _bounds('blur_sigma', blur_sigma, 'two rising numbers above 0', lambda a, b: 0 < a < b)
-        rule = 'two numbers of at least 0, the smaller first'
-        self._noise_sigma = _bounds('noise_sigma', noise_sigma, rule, lambda a, b: 0 <= a <= b)
-        rule = 'two numbers above 0 and below 100, the smaller first'
-        self._jpeg_quality = _bounds('jpeg_quality', jpeg_quality, rule, lambda a, b: 0 < a <= b < 100)
+        for name, bounds, rule, holds in (
+            ('blur_sigma', blur_sigma, 'two rising numbers above 0', lambda a, b: 0 < a < b),
+            ('noise_sigma', noise_sigma, 'two numbers of at least 0, the smaller first', lambda a, b: 0 <= a <= b),
+            (
+                'jpeg_quality',
+                jpeg_quality,
+                'two numbers above 0 and below 100, the smaller first',
+                lambda a, b: 0 < a <= b < 100,
+            ),
+        ):
+            is_pair = isinstance(bounds, (list, tuple)) and len(bounds) == 2 and all(map(is_number, bounds))
+            if not is_pair or not holds(*bounds):
+                raise OptionError(f'train.degradation.{name}', f'be {rule}', bounds, 'Write it as [a, b].')
         if type(kernel_size) is not int or kernel_size < 1 or kernel_size % 2 == 0:
-            raise OptionError(f'{_OPTION}.kernel_size', 'be an odd number above 0', kernel_size, 'Correct the value.')
+            rule, fix = 'be an odd number above 0', 'Correct the value.'
+            raise OptionError('train.degradation.kernel_size', rule, kernel_size, fix)
+        self._blur_sigma, self._noise_sigma, self._jpeg_quality = blur_sigma, noise_sigma, jpeg_quality
         self._kernel_size = kernel_size
         self._jpeg = DiffJPEG(differentiable=False)
 
@@ -117,26 +118,17 @@ class BlurNoiseJPEG(torch.nn.Module):
     def _degrade(self, clip: torch.Tensor, seed: int, scale: int) -> torch.Tensor:
         """Takes (t, c, scale*h, scale*w), gives (t, c, h, w)."""
         with seeded(seed, clip.device):
+            sigma = self._blur_sigma
             kernel = random_mixed_kernels(
-                ['iso', 'aniso'], [0.7, 0.3], self._kernel_size, self._blur_sigma, self._blur_sigma, noise_range=None
+                ['iso', 'aniso'], [0.7, 0.3], self._kernel_size, sigma, sigma, noise_range=None
             )
+            # As float32 from pinned memory: the host does not wait for the copy.
+            on_host = torch.empty(kernel.shape, pin_memory=clip.is_cuda).copy_(torch.from_numpy(kernel))
+            blurred = filter2D(clip, on_host.to(clip.device, non_blocking=True)[None])
             sizes = (clip.shape[-2] // scale, clip.shape[-1] // scale)
-            frames = interpolate(filter2D(clip, _beside(clip, kernel)[None]), sizes, mode=random.choice(_SHRINKING))
+            frames = interpolate(blurred, sizes, mode=random.choice(_SHRINKING))
             is_gray = np.random.uniform() < _GRAY
             noisy = frames[:, :1] if is_gray else frames
             frames = (frames + generate_gaussian_noise_pt(noisy, random.uniform(*self._noise_sigma))).clamp(0, 1)
             frames = self._jpeg(frames, random.uniform(*self._jpeg_quality))
         return (frames.clamp(0, 1) * 255).round() / 255
-
-
-def _beside(clip: torch.Tensor, kernel: np.ndarray) -> torch.Tensor:
-    """A kernel as float32 on the device of a clip, from pinned memory: the host does not wait for the copy."""
-    on_host = torch.empty(kernel.shape, pin_memory=clip.is_cuda).copy_(torch.from_numpy(kernel))
-    return on_host.to(clip.device, non_blocking=True)
-
-
-def _bounds(name: str, value: Any, rule: str, holds: Callable[[float, float], bool]) -> list[float]:
-    is_pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_number, value))
-    if not is_pair or not holds(*value):
-        raise OptionError(f'{_OPTION}.{name}', f'be {rule}', value, 'Write it as [a, b].')
-    return list(value)
