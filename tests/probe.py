@@ -15,7 +15,7 @@ from basicsr.archs.basicvsr_arch import BasicVSR
 from basicsr.train import train_pipeline
 from basicsr.utils.logger import initialized_logger
 from basicsr.utils.registry import ARCH_REGISTRY
-from runs import write
+from runs import same_bits, write
 
 NETWORK = {'type': 'ShapeProbe'}
 seen: list[tuple[tuple[int, ...], float]] = []  # shape of the input (b, t, c, h, w) and a number that it determines
@@ -50,6 +50,17 @@ def train_here(folder: Path, opt: dict[str, Any], *arguments: str) -> list[tuple
             for handler in logging.getLogger('basicsr').handlers:
                 handler.close()
     return list(seen)
+
+
+def resume_here(folder: Path, opt: dict[str, Any], run_folder: Path, *lost: int) -> list[tuple[tuple[int, ...], float]]:
+    """Goes on without some training states; the last weights have to end in the same bits. Returns as above."""
+    newest = max(run_folder.glob('models/net_g_*[0-9].pth'), key=lambda path: int(path.stem.rpartition('_')[2]))
+    end = torch.load(newest, weights_only=True)
+    for number in lost:
+        (run_folder / f'training_states/{number}.state').unlink()
+    fed = train_here(folder, opt, '--auto_resume')
+    assert same_bits(torch.load(newest, weights_only=True), end)
+    return fed
 
 
 @ARCH_REGISTRY.register()

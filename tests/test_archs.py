@@ -11,8 +11,8 @@ import torch
 from basicsr.archs.basicvsrpp_arch import BasicVSRPlusPlus
 from basicsr.data.reds_dataset import REDSDataset
 from basicsr.data.vimeo90k_dataset import Vimeo90KDataset
-from probe import train_here
-from runs import options
+from probe import resume_here, train_here
+from runs import options, same_bits
 from test_multigrid_reds_dataset import assert_same_sample, dataset_options
 from test_multigrid_video_model import build
 from test_multigrid_vimeo90k_dataset import septuplets, vimeo_options  # noqa: F401
@@ -24,19 +24,25 @@ from multigrid_vsr.models.preflight import random_batch
 from multigrid_vsr.options.archs import LIMITS
 
 ARCHS = [
-    ({'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1}, 4, [64, 128], [2, 3, 6], 4),
-    ({'type': 'IconVSR', 'num_feat': 8, 'num_block': 1, 'temporal_padding': 2}, 4, [64, 128], [5, 6], 6),
-    (
-        {'type': 'EDVR', 'num_feat': 8, 'num_reconstruct_block': 1, 'num_extract_block': 1, 'num_frame': 5},
-        4,
-        [64, 128],
-        [5],
-        5,
-    ),
-    ({'type': 'DUF', 'num_layer': 16}, 4, [32, 64], [7], 7),
-    ({'type': 'TOFlow'}, 1, [16, 32], [7], 7),
-    ({'type': 'BasicVSRPlusPlus', 'mid_channels': 16, 'num_blocks': 1}, 4, [64, 128], [2, 3, 4], 4),
-]
+    ({'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1}, 4, [64, 128], [2, 3, 6]),
+    ({'type': 'IconVSR', 'num_feat': 8, 'num_block': 1, 'temporal_padding': 2}, 4, [64, 128], [5, 6]),
+    ({'type': 'EDVR', 'num_feat': 8, 'num_reconstruct_block': 1, 'num_extract_block': 1, 'num_frame': 5}, 4, [64, 128], [5]),
+    ({'type': 'DUF', 'num_layer': 16}, 4, [32, 64], [7]),
+    ({'type': 'TOFlow'}, 1, [16, 32], [7]),
+    ({'type': 'BasicVSRPlusPlus', 'mid_channels': 16, 'num_blocks': 1}, 4, [64, 128], [2, 3, 4]),
+]  # fmt: skip
+each_arch = pytest.mark.parametrize(
+    ('network', 'scale', 'gt_size', 'num_frame'), ARCHS, ids=[arch[0]['type'] for arch in ARCHS]
+)
+
+
+def arch_options(clips, network, scale, gt_size, num_frame, **changes):
+    opt = options(clips, network_g=network, scale=scale, **changes)
+    opt['multigrid'] = {'gt_size': gt_size, **({'num_frame': num_frame} if len(num_frame) > 1 else {})}
+    opt['datasets']['train'].update(gt_size=gt_size[-1], num_frame=num_frame[-1])
+    if scale == 1:
+        opt['datasets']['train']['dataroot_lq'] = opt['datasets']['train']['dataroot_gt']
+    return opt
 
 
 def one_clip(folder, clips, target, scale, num_frame):
@@ -54,43 +60,30 @@ def one_clip(folder, clips, target, scale, num_frame):
 
 
 @pytest.mark.filterwarnings('ignore')  # what the archs and torch say to each other
-@pytest.mark.parametrize(('network', 'scale', 'gt_size', 'num_frame', 'fix'), ARCHS, ids=[a[0]['type'] for a in ARCHS])
+@each_arch
 def test_arch_trains_validates_resumes_and_ends_the_same(
-    network, scale, gt_size, num_frame, fix, tmp_path, clips, stock_clips
+    network, scale, gt_size, num_frame, tmp_path, clips, stock_clips
 ):
-    opt = options(stock_clips, network_g=network, scale=scale, train__total_iter=6, train__ema_decay=0.9,
-                  logger__save_checkpoint_freq=2)  # fmt: skip
-    opt['multigrid'] = {'gt_size': gt_size, **({'num_frame': num_frame} if len(num_frame) > 1 else {})}
-    opt['datasets']['train'].update(gt_size=gt_size[-1], num_frame=num_frame[-1])
-    if scale == 1:
-        opt['datasets']['train']['dataroot_lq'] = opt['datasets']['train']['dataroot_gt']
+    opt = arch_options(stock_clips, network, scale, gt_size, num_frame, train__total_iter=6, train__ema_decay=0.9,
+                       logger__save_checkpoint_freq=2)  # fmt: skip
     opt['datasets']['val'] = one_clip(tmp_path / 'val', clips, LIMITS[network['type']].target, scale, num_frame[-1])
     opt['val'] = {'val_freq': 6, 'save_img': False, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}}
     train_here(tmp_path, opt)
     folder = tmp_path / 'experiments/run'
     log = next(folder.glob('train_*.log')).read_text()
     assert re.findall(r'# psnr: \d+\.\d+\t # 002: \d+\.\d+', log)
-    whole = torch.load(folder / 'models/net_g_6.pth', weights_only=True)
-    (folder / 'training_states/6.state').unlink()
-    (folder / 'training_states/4.state').unlink()
-    train_here(tmp_path, opt, '--auto_resume')
-    resumed = torch.load(folder / 'models/net_g_6.pth', weights_only=True)
-    for key in ('params', 'params_ema'):
-        assert all(torch.equal(whole[key][name], resumed[key][name]) for name in whole[key])
-    first = torch.load(folder / 'models/net_g_2.pth', weights_only=True)['params']
-    assert any(not torch.equal(first[name], whole['params'][name]) for name in first)
+    resume_here(tmp_path, opt, folder, 4, 6)
+    first, last = (torch.load(folder / f'models/net_g_{n}.pth', weights_only=True) for n in (2, 6))
+    assert first.keys() == last.keys() == {'params', 'params_ema'}
+    assert not same_bits(first['params'], last['params'])
 
 
 @pytest.mark.filterwarnings('ignore')
-@pytest.mark.parametrize(('network', 'scale', 'gt_size', 'num_frame', 'fix'), ARCHS, ids=[a[0]['type'] for a in ARCHS])
-def test_arch_with_channels_last_has_the_same_gradients(network, scale, gt_size, num_frame, fix, tmp_path, stock_clips):
+@each_arch
+def test_arch_with_channels_last_has_the_same_gradients(network, scale, gt_size, num_frame, tmp_path, stock_clips):
     gradients = []
     for channels_last in (False, True):
-        opt = options(stock_clips, network_g=network, scale=scale, train__channels_last=channels_last)
-        opt['multigrid'] = {'gt_size': gt_size, **({'num_frame': num_frame} if len(num_frame) > 1 else {})}
-        opt['datasets']['train'].update(gt_size=gt_size[-1], num_frame=num_frame[-1])
-        if scale == 1:
-            opt['datasets']['train']['dataroot_lq'] = opt['datasets']['train']['dataroot_gt']
+        opt = arch_options(stock_clips, network, scale, gt_size, num_frame, train__channels_last=channels_last)
         model, _ = build(tmp_path, opt)
         weights = [weight for weight in model.net_g.parameters() if weight.dim() == 4 and weight.shape[1] > 1]
         layouts = {weight.is_contiguous() for weight in weights if weight.shape[-1] > 1}
@@ -105,16 +98,11 @@ def test_arch_with_channels_last_has_the_same_gradients(network, scale, gt_size,
 
 @pytest.mark.filterwarnings('ignore')
 def test_edvr_trains_its_fusion_alone_at_first_in_a_resumed_run_too(tmp_path, stock_clips):
-    network, scale, gt_size, _, num_frame = ARCHS[2]
-    opt = options(stock_clips, network_g=network, scale=scale, train__total_iter=5, train__scheduler__periods=[5],
-                  train__tsa_iter=4, train__dcn_lr_mul=0.5, logger__save_checkpoint_freq=1)  # fmt: skip
-    opt['multigrid'] = {'gt_size': gt_size}
-    opt['datasets']['train'].update(gt_size=gt_size[-1], num_frame=num_frame)
+    opt = arch_options(stock_clips, *ARCHS[2], train__total_iter=5, train__scheduler__periods=[5], train__tsa_iter=4,
+                       train__dcn_lr_mul=0.5, logger__save_checkpoint_freq=1)  # fmt: skip
     train_here(tmp_path, opt)
     folder = tmp_path / 'experiments/run'
-    for number in (3, 4, 5):
-        (folder / f'training_states/{number}.state').unlink()
-    train_here(tmp_path, opt, '--auto_resume')
+    resume_here(tmp_path, opt, folder, 3, 4, 5)
     weights = [torch.load(folder / f'models/net_g_{n}.pth', weights_only=True)['params'] for n in range(1, 6)]
     changed = [
         {'fusion' in name for name in first if not torch.equal(first[name], second[name])}
@@ -159,10 +147,8 @@ def test_dataset_with_center_target_equals_basicsrs(intervals, stock_clips):
 @pytest.mark.parametrize('num_frame', [5, 7])
 def test_dataset_of_septuplets_with_center_target_equals_basicsrs(num_frame, septuplets):  # noqa: F811
     opt = vimeo_options(septuplets, target='center', num_frame=num_frame)
-    ours = MultigridVimeo90KDataset(opt)
-    stock = Vimeo90KDataset(
-        {**opt, 'io_backend': {'type': 'disk'}, 'meta_info_file': str(septuplets / 'meta_info.txt')}
-    )
+    meta_info = {'io_backend': {'type': 'disk'}, 'meta_info_file': str(septuplets / 'meta_info.txt')}
+    ours, stock = MultigridVimeo90KDataset(opt), Vimeo90KDataset({**opt, **meta_info})
     for index in range(4):
         assert_same_sample(ours, stock, index)
 
@@ -185,14 +171,12 @@ def test_dataset_of_septuplets_with_center_target_equals_basicsrs(num_frame, sep
     ],
 )  # fmt: skip
 def test_run_with_a_shape_that_the_arch_does_not_take_says_so(network, changes, line, tmp_path, clips):
-    opt = options(clips, network_g=network, scale=changes.get('scale', 4))
+    changes = dict(changes)
+    opt = options(clips, network_g=network, scale=changes.pop('scale', 4))
+    opt['multigrid'].update(gt_size=changes.pop('gt_size', [64, 128]))
+    opt['datasets']['train'].update(changes)
     if 'num_frame' in changes:
-        opt['datasets']['train']['num_frame'] = changes['num_frame']
         del opt['multigrid']['num_frame']
-    if 'gt_size' in changes:
-        opt['multigrid']['gt_size'] = changes['gt_size']
-    if 'target' in changes:
-        opt['datasets']['train']['target'] = changes['target']
     with pytest.raises(OptionError, match=line):
         train_here(tmp_path, opt)
     assert [path.name for path in tmp_path.iterdir()] == ['run.yml']

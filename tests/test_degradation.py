@@ -10,7 +10,7 @@ import numpy as np
 import own_parts  # noqa: F401  # registers
 import pytest
 import torch
-from probe import NETWORK, train_here
+from probe import NETWORK, resume_here, train_here
 from runs import SHAPES, options, same_bits
 from test_arch_speed import can_count
 from test_multigrid_video_model import METRICS, build, validation_set
@@ -43,8 +43,7 @@ def real_gt(clips, count=2):
     return to_float_rgb(batch['gt'])
 
 
-@pytest.mark.parametrize('degradation', ['noisy_mean', BLUR], ids=['function', 'class'])
-@pytest.mark.parametrize('backend', ['disk', 'packed'])
+@pytest.mark.parametrize(('degradation', 'backend'), [('noisy_mean', 'disk'), (BLUR, 'packed')], ids=['disk', 'packed'])
 def test_run_on_ground_truth_alone_is_repeatable_with_workers_and_after_a_resume(degradation, backend, tmp_path, clips):
     opt = of_gt(clips, degradation, logger__save_checkpoint_freq=4)
     if backend == 'packed':
@@ -53,13 +52,8 @@ def test_run_on_ground_truth_alone_is_repeatable_with_workers_and_after_a_resume
     fed = train_here(tmp_path, opt)
     assert [shape for shape, _ in fed] == LQ_SHAPES
     assert len({value for _, value in fed}) == len(fed)
-    folder = tmp_path / 'experiments/run'
-    weights = torch.load(folder / 'models/net_g_12.pth', weights_only=True)
-    for number in (8, 12):
-        (folder / f'training_states/{number}.state').unlink()
     opt['datasets']['train']['num_worker_per_gpu'] = 2
-    assert train_here(tmp_path, opt, '--auto_resume') == fed[4:]
-    assert same_bits(torch.load(folder / 'models/net_g_12.pth', weights_only=True), weights)
+    assert resume_here(tmp_path, opt, tmp_path / 'experiments/run', 8, 12) == fed[4:]
 
 
 def test_degradation_of_a_sample_depends_on_its_seed_alone(clips):
@@ -121,13 +115,10 @@ def test_own_dataset_may_give_ground_truth_alone(tmp_path, stock_clips):
 
 
 def test_validation_reads_its_lq_frames_as_without_degradation(tmp_path, clips):
-    results = []
+    results, val = [], {'val_freq': 1, 'save_img': False, 'metrics': METRICS}
     for made in (None, BLUR):
-        opt = options(
-            clips, datasets__val=validation_set(clips), val={'val_freq': 1, 'save_img': False, 'metrics': METRICS}
-        )
-        if made:
-            opt['train']['degradation'] = made
+        opt = options(clips, datasets__val=validation_set(clips), val=val)
+        opt['train'].update({'degradation': made} if made else {})
         model, (loader,) = build(tmp_path, opt)
         model.validation(loader, 1, None)
         results.append(model.metric_results)

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import shutil
-import sys
 
 import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
+from basicsr.archs import build_network
 from basicsr.archs.basicvsr_arch import BasicVSR
-from runs import refusal, run
+from basicsr.data.data_util import generate_frame_indices
+from basicsr.utils import img2tensor, tensor2img
+from runs import refusal
+from test_archs import ARCHS
 
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.overlap import windows
 from multigrid_vsr.demo import find_video, read_frames
 from multigrid_vsr.models import inference
-from multigrid_vsr.models.inference import Need, Restorer, Tiling, choose_tiling, differences, super_resolve
+from multigrid_vsr.models.inference import Need, Restorer, Tiling, choose_tiling, differences
+from multigrid_vsr.options.archs import LIMITS
 
-INFER = (sys.executable, '-m', 'multigrid_vsr.cli', 'infer')
 pytestmark = pytest.mark.filterwarnings('ignore:torch.meshgrid')
 
 WINDOWS = [
@@ -42,23 +47,13 @@ def test_windows_hold_each_item_once_with_its_context(length, size, overlap, exp
 
 def test_windows_read_no_further_than_one_item_ahead():
     read = []
-    found = windows((read.append(n) or n for n in range(1000)), 4, 1)
-    next(found)
+    next(windows((read.append(n) or n for n in range(1000)), 4, 1))
     assert read == [0, 1, 2, 3, 4]
 
 
-def test_windows_without_room_for_an_item_are_refused():
-    with pytest.raises(ValueError, match='a window of 4 keeps nothing beside an overlap of 2 on each side'):
-        list(windows(range(9), 4, 2))
-
-
 def real_frames(count, height, width):
-    frames = []
-    for frame in read_frames(find_video('carphone_pristine.mp4')):
-        frames.append(cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA))
-        if len(frames) == count:
-            return frames
-    raise AssertionError
+    real = itertools.islice(read_frames(find_video('carphone_pristine.mp4')), count)
+    return [cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) for frame in real]
 
 
 class Decaying(torch.nn.Module):
@@ -81,37 +76,12 @@ def test_differences_are_those_of_the_frames_that_a_window_does_not_see():
     assert found == pytest.approx([255 * 0.111111, 255 * 0.001111, 0], rel=1e-3, abs=1e-4)
 
 
-@pytest.fixture(scope='module')
-def basicvsr():
-    """A BasicVSR whose memory lasts: its weights are drawn, not trained."""
-    torch.manual_seed(0)
-    return Restorer(BasicVSR(num_feat=4, num_block=1))
-
-
-def test_windows_of_basicvsr_come_as_near_the_whole_as_measured(basicvsr):
-    """The table of benchmarks/README.md in small: the difference falls with the overlap, to that of float32."""
-    frames = real_frames(70, 32, 32)
-    without, few, many = differences(basicvsr, frames, [Tiling(35, 0), Tiling(37, 1), Tiling(65, 28)])
-    assert without > 2 * few > 100 * many
-    assert many < 255 * 1e-6
-
-
-def test_tiles_of_basicvsr_leave_no_seam(basicvsr):
+def test_tiles_of_basicvsr_leave_no_seam():
     """Beyond the overlap a tile sees nothing: what is left is below half a byte, where no overlap shows a seam."""
-    frames = real_frames(2, 96, 160)
-    without, found = differences(basicvsr, frames, [Tiling(2, 0, 32, 0), Tiling(2, 0, 96, 32)])
+    torch.manual_seed(0)
+    restorer = Restorer(BasicVSR(num_feat=4, num_block=1))
+    without, found = differences(restorer, real_frames(2, 96, 128), [Tiling(2, 0, 32, 0), Tiling(2, 0, 96, 32)])
     assert found < 0.5 < without
-
-
-def test_whole_clip_is_what_the_network_gives(basicvsr):
-    frames = real_frames(3, 32, 40)
-    rgb = torch.from_numpy(np.stack(frames)[..., ::-1].astype(np.float32) / 255).permute(0, 3, 1, 2)
-    with torch.no_grad():
-        output = basicvsr.network(rgb[None])[0]
-    expected = (output.clamp(0, 1).permute(0, 2, 3, 1).numpy()[..., ::-1] * 255.0).round().astype(np.uint8)
-    found = np.stack([frame.numpy() for frame in super_resolve(basicvsr, frames, Tiling(3, 0))])
-    assert found.shape == (3, 128, 160, 3)
-    np.testing.assert_array_equal(found, expected)
 
 
 class Middle(torch.nn.Module):
@@ -200,19 +170,24 @@ def folder(tmp_path_factory):
     return root
 
 
-def test_infer_of_a_folder_in_windows_gives_what_the_whole_gives(trained, folder, tmp_path):
-    printed = run(*INFER, folder, '-w', trained, '-o', 'whole', cwd=tmp_path).stdout
-    assert 'The clip as a whole.' in printed
-    assert printed.splitlines()[-1] == '12 frames of 192x128: whole'
-    printed = run(*INFER, folder, '-w', trained, '-o', 'parts', '--num_frame', 11, '--overlap', 5, cwd=tmp_path).stdout
-    assert 'Windows of 11 frames, overlap 5.' in printed
+def infer(*arguments):
+    """What the command prints, in this process and its folder."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        main(['infer', *map(str, arguments)])
+    return printed.getvalue()
+
+
+def test_infer_of_a_folder_in_windows_gives_what_the_whole_gives(trained, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    printed = infer(folder, '-w', trained, '-o', 'whole')
+    assert printed.splitlines() == ['The clip as a whole.', '12 frames of 192x128: whole']
+    printed = infer(folder, '-w', trained, '-o', 'parts', '--num_frame', 11, '--overlap', 5)
+    assert printed.splitlines()[0] == 'Windows of 11 frames, overlap 5.'
     names = sorted(path.name for path in folder.iterdir())
     for out in ('whole', 'parts'):
         assert sorted(path.name for path in (tmp_path / out).iterdir()) == names
     pairs = [(cv2.imread(str(tmp_path / out / name)).astype(int) for out in ('whole', 'parts')) for name in names]
     assert max(np.abs(one - two).max() for one, two in pairs) <= 1
-    enlarged = cv2.resize(cv2.imread(str(folder / 'frame10.png')), None, fx=4, fy=4, interpolation=cv2.INTER_LINEAR)
-    assert np.abs(cv2.imread(str(tmp_path / 'whole/frame10.png')).astype(int) - enlarged).mean() < 30
 
 
 class TakesLittle(BasicVSR):
@@ -242,9 +217,7 @@ def test_infer_that_runs_out_of_memory_starts_again_in_smaller_pieces(error, tra
     monkeypatch.setattr(TakesLittle, 'error', error, raising=False)
     monkeypatch.setattr(inference, 'build_network', lambda opt: TakesLittle(num_feat=4, num_block=1))
     command = ['infer', str(folder), '-w', str(trained), '--overlap', '1', '--tile_overlap', '0']
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        main([*command, '-o', 'out'])
-    assert printed.getvalue().splitlines() == [
+    assert infer(*command[1:], '-o', 'out').splitlines() == [
         'The clip as a whole.',
         'That is more than memory holds: the clip is started again in smaller pieces.',
         'Windows of 6 frames, overlap 1.',
@@ -252,16 +225,15 @@ def test_infer_that_runs_out_of_memory_starts_again_in_smaller_pieces(error, tra
     ]
     assert len(list((tmp_path / 'out').iterdir())) == 12
     monkeypatch.setattr(TakesLittle, 'most', 0)
-    assert (
-        refusal(*command, '-o', 'no').splitlines()[-1].startswith('--overlap: must be small enough for 0.0 GB, got 1')
-    )
-    assert (
-        refusal(*command, '-o', 'no', '--num_frame', 5).splitlines()[-1].startswith('--num_frame: must fit into memory')
-    )
+    line = refusal(*command, '-o', 'no').splitlines()[-1]
+    assert line.startswith('--overlap: must be small enough for 0.0 GB, got 1')
+    line = refusal(*command, '-o', 'no', '--num_frame', 5).splitlines()[-1]
+    assert line.startswith('--num_frame: must fit into memory')
 
 
-def test_infer_measures_the_overlap_and_writes_nothing(trained, folder, tmp_path):
-    printed = run(*INFER, folder, '-w', trained, '--measure', 12, cwd=tmp_path).stdout
+def test_infer_measures_the_overlap_and_writes_nothing(trained, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    printed = infer(folder, '-w', trained, '--measure', 12)
     rows = [line.split() for line in printed.splitlines() if line[-1:].isdigit()]
     assert [row[0] for row in rows[-3:]] == ['0', '2', '4']
     assert float(rows[-3][1]) > float(rows[-2][1]) > float(rows[-1][1])
@@ -297,18 +269,47 @@ def test_infer_that_cannot_run_exits_with_one_line(arguments, message, trained, 
     assert sorted(tmp_path.rglob('*')) == before
 
 
-def test_infer_of_images_of_two_sizes_names_the_file(trained, folder, tmp_path):
+@pytest.mark.parametrize(
+    ('name', 'line'),
+    [
+        ('frame7.png', 'in/frame7.png: must be an image of 48x32, got 8x8. Mend or move it.'),
+        ('frame7.jpg', 'INPUT: must hold each name once, got in with several frame7.*. Rename one of them.'),
+    ],
+)
+def test_infer_of_images_that_do_not_belong_together_names_them(name, line, trained, folder, tmp_path, monkeypatch):
     shutil.copytree(folder, tmp_path / 'in')
-    cv2.imwrite(str(tmp_path / 'in/frame7.png'), np.zeros((8, 8, 3), np.uint8))
-    done = run(*INFER, 'in', '-w', trained, '-o', 'out', cwd=tmp_path, ok=False)
-    assert done.stdout.splitlines()[-1] == 'in/frame7.png: must be an image of 48x32, got 8x8. Mend or move it.'
+    cv2.imwrite(str(tmp_path / 'in' / name), np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    assert refusal('infer', 'in', '-w', trained, '-o', 'out').splitlines()[-1] == line
     assert not (tmp_path / 'out').exists()
 
 
-def test_infer_of_two_images_of_one_name_is_refused(trained, folder, tmp_path):
-    shutil.copytree(folder, tmp_path / 'in')
-    shutil.copy(folder / 'frame7.png', tmp_path / 'in/frame7.jpg')
-    done = run(*INFER, 'in', '-w', trained, '-o', 'out', cwd=tmp_path, ok=False)
-    assert done.stdout.splitlines()[-1] == (
-        'INPUT: must hold each name once, got in with several frame7.*. Rename one of them.'
-    )
+CASES = [pytest.param(network, scale, frames[-1], id=network['type']) for network, scale, _, frames in ARCHS]
+
+
+@pytest.mark.filterwarnings('ignore')  # what the archs and torch say to each other
+@pytest.mark.parametrize(('options', 'scale', 'window'), CASES)
+def test_infer_gives_what_the_network_gives(options, scale, window, tmp_path, monkeypatch):
+    """BasicSR's validation: the clip as a whole, or a window around each frame."""
+    height, width = 32, 48
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'clip').mkdir()
+    frames = real_frames(8, height, width)
+    for number, frame in enumerate(frames):
+        cv2.imwrite(f'clip/{number}.png', frame)
+    clip = torch.stack([img2tensor(frame / 255.0, float32=True) for frame in frames])
+    torch.manual_seed(1)
+    network = build_network(dict(options)).eval()
+    torch.save({'params': network.state_dict()}, 'net_g_1.pth')
+    (tmp_path / 'run.yml').write_text(yaml.safe_dump({'scale': scale, 'network_g': options}))
+    infer('clip', '-w', 'net_g_1.pth', '-opt', 'run.yml', '-o', 'out', '--num_frame', 100)
+    with torch.no_grad():
+        if LIMITS[options['type']].target == 'center':
+            places = [generate_frame_indices(at, 8, window, padding='reflection_circle') for at in range(8)]
+            expected = torch.cat([network(clip[None, place]) for place in places])
+        else:
+            expected = network(clip[None])[0]
+    for number, frame in enumerate(expected):
+        found = cv2.imread(f'out/{number}.png').astype(int)
+        assert found.shape == (height * scale, width * scale, 3)
+        assert np.abs(found - tensor2img(frame)).max() <= 1

@@ -7,7 +7,7 @@ import re
 import own_parts  # noqa: F401  # registers
 import pytest
 import torch
-from probe import train_here
+from probe import resume_here, train_here
 from runs import options, real_options, same_bits
 from test_bad_option_files import GAN
 
@@ -15,9 +15,8 @@ from multigrid_vsr import OPTIMIZER_REGISTRY
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.models.optimizers import eval_weights, optimizer_class, torch_names
 
-pytestmark = pytest.mark.filterwarnings(
-    'ignore:Detected call of `lr_scheduler.step'
-)  # BasicSR's order, when it goes on
+# BasicSR's order, when it goes on
+pytestmark = pytest.mark.filterwarnings('ignore:Detected call of `lr_scheduler.step')
 NETWORK = {'type': 'FlowLoopProbe'}
 
 
@@ -44,8 +43,13 @@ class ClosureSGD(SignSGD):
         super().step()
 
 
-# Not Muon, which takes matrices alone.
-NAMES = [*(name for name in torch_names() if name != 'Muon'), 'SignSGD', 'schedulefree.AdamWScheduleFree']
+# Those with a state of a kind of its own: none, moments, counts, a step size, factors.
+NAMES = ['SGD', 'Adam', 'NAdam', 'ASGD', 'Rprop', 'Adafactor', 'SignSGD', 'schedulefree.AdamWScheduleFree']
+
+
+def test_optimizers_of_this_torch_can_be_named():
+    assert {'Adagrad', 'AdamW', 'RMSprop', *NAMES[:6]} <= set(torch_names())
+    assert not {'LBFGS', 'SparseAdam', 'Optimizer'} & set(torch_names())
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -60,12 +64,8 @@ def test_run_with_any_optimizer_goes_on_in_the_same_bits(name, tmp_path, clips):
     rates = [tuple(map(float, pair)) for pair in re.findall(r'lr:\((\S+),(\S+),\)', log)]
     assert [slow / fast for fast, slow in rates] == pytest.approx([0.25] * 13, rel=1e-2)
     first = torch.load(folder / 'models/net_g_2.pth', weights_only=True)['params']
-    end = torch.load(folder / 'models/net_g_12.pth', weights_only=True)
-    assert not same_bits(first, end['params'])
-    for number in (6, 8, 10, 12):  # it goes on inside the freeze
-        (folder / f'training_states/{number}.state').unlink()
-    train_here(tmp_path, opt, '--auto_resume')
-    assert same_bits(torch.load(folder / 'models/net_g_12.pth', weights_only=True), end)
+    assert not same_bits(first, torch.load(folder / 'models/net_g_12.pth', weights_only=True)['params'])
+    resume_here(tmp_path, opt, folder, 6, 8, 10, 12)  # it goes on inside the freeze
     assert same_bits(torch.load(folder / 'training_states/12.state', weights_only=True), state)
 
 
@@ -100,21 +100,17 @@ def test_schedule_free_weights_are_what_is_saved(tmp_path, clips):
 
 
 def test_gan_run_has_any_optimizer_for_each_network(tmp_path, clips):
-    opt = options(clips, **GAN, train__optim_g={'type': 'NAdam', 'lr': 1e-3}, network_g=NETWORK)
-    opt['train']['optim_d'] = {'type': 'SignSGD', 'lr': 1e-3}
-    opt['multigrid'] = {'num_frame': [2, 4]}
-    opt['logger']['save_checkpoint_freq'] = 2
-    opt['train']['total_iter'] = 4
+    optimizers = {'train__optim_g': {'type': 'NAdam', 'lr': 1e-3}, 'train__optim_d': {'type': 'SignSGD', 'lr': 1e-3}}
+    opt = options(clips, **{**GAN, **optimizers}, network_g=NETWORK, multigrid={'num_frame': [2, 4]},
+                  logger__save_checkpoint_freq=2, train__total_iter=4)  # fmt: skip
     train_here(tmp_path, opt)
     folder = tmp_path / 'experiments/run'
-    state, weights = folder / 'training_states/4.state', folder / 'models/net_d_4.pth'
-    first, second = torch.load(state, weights_only=True)['optimizers']
+    first, second = torch.load(folder / 'training_states/4.state', weights_only=True)['optimizers']
     assert {'mu_product', 'exp_avg'} <= first['state'][0].keys()
     assert second['state'][0].keys() == {'mean'}
-    end = torch.load(weights, weights_only=True)
-    state.unlink()
-    train_here(tmp_path, opt, '--auto_resume')
-    assert same_bits(torch.load(weights, weights_only=True), end)
+    end = torch.load(folder / 'models/net_d_4.pth', weights_only=True)
+    resume_here(tmp_path, opt, folder, 4)
+    assert same_bits(torch.load(folder / 'models/net_d_4.pth', weights_only=True), end)
 
 
 WRONG = [

@@ -6,6 +6,7 @@ import own_parts  # noqa: F401  # registers
 import pytest
 from probe import NETWORK, train_here
 from runs import options
+from test_archs import ARCHS, arch_options
 
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.models import preflight
@@ -63,15 +64,7 @@ def test_unusual_option_of_a_known_arch_leaves_doubt(network, doubtful):
 def test_known_arch_is_tried_where_its_options_leave_doubt(unusual, tried, tmp_path, stock_clips, monkeypatch):
     shapes, failure = [], preflight._failure
     monkeypatch.setattr(preflight, '_failure', lambda model, *shape: shapes.append(shape) or failure(model, *shape))
-    network = {
-        'type': 'EDVR',
-        'num_feat': 8,
-        'num_reconstruct_block': 1,
-        'num_extract_block': 1,
-        'num_frame': 5,
-        **unusual,
-    }
-    opt = options(stock_clips, network_g=network, train__total_iter=2, datasets__train__num_frame=5)
-    opt['multigrid'] = {'gt_size': [64, 128]}
+    edvr, *shapes_of_edvr = ARCHS[2]
+    opt = arch_options(stock_clips, {**edvr, **unusual}, *shapes_of_edvr, train__total_iter=2)
     train_here(tmp_path, opt)
     assert sorted(shapes) == tried

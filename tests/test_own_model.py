@@ -6,9 +6,8 @@ import re
 
 import own_parts  # noqa: F401  # registers
 import pytest
-import torch
-from probe import NETWORK, train_here
-from runs import options, same_bits
+from probe import NETWORK, resume_here, train_here
+from runs import options
 from test_own_dataset import LQ_SHAPES
 
 from multigrid_vsr.core.errors import OptionError
@@ -16,9 +15,8 @@ from multigrid_vsr.core.errors import OptionError
 
 def of_model(clips, model, **changes):
     return options(
-        clips, model_type=model, network_g=NETWORK, train__pixel_opt={'type': 'L1Loss'},
-        train__scheduler={'type': 'MultigridCosineLR', 'warmup_iter': 3}, train__ema_decay=0.9,
-        logger__save_checkpoint_freq=4, **changes,
+        clips, model_type=model, network_g=NETWORK, train__scheduler={'type': 'MultigridCosineLR', 'warmup_iter': 3},
+        train__ema_decay=0.9, logger__save_checkpoint_freq=4, **{'train__pixel_opt': {'type': 'L1Loss'}, **changes},
     )  # fmt: skip
 
 
@@ -32,11 +30,7 @@ def test_model_with_a_step_of_its_own_follows_the_schedule_and_resumes_exactly(m
     assert len(re.findall(r'gt_size: \d+ num_frame: \d+ batch_size_per_gpu: \d l_own: \d', log)) == 13
     rates = re.findall(r'lr:\((\S+),\)', log)
     assert rates[0] == '3.333e-04'  # a third of the ramp
-    weights = torch.load(folder / 'models/net_g_12.pth', weights_only=True)
-    for number in (8, 12):
-        (folder / f'training_states/{number}.state').unlink()
-    assert train_here(tmp_path, opt, '--auto_resume') == fed[4:]
-    assert same_bits(torch.load(folder / 'models/net_g_12.pth', weights_only=True), weights)
+    assert resume_here(tmp_path, opt, folder, 8, 12) == fed[4:]
 
 
 @pytest.mark.parametrize('model', ['OwnStepModel', 'MultigridTheirModel'])
@@ -66,10 +60,7 @@ def test_model_that_adds_to_our_step_logs_both(tmp_path, clips):
     ],
 )  # fmt: skip
 def test_model_that_cannot_follow_stops_the_run_before_anything_is_written(model, changes, line, tmp_path, clips):
-    opt = of_model(clips, model)
-    for key, value in changes.items():
-        block, option = key.split('__')
-        opt[block][option] = value
+    opt = of_model(clips, model, **changes)
     with pytest.raises(OptionError, match=line):
         train_here(tmp_path, opt)
     assert [path.name for path in tmp_path.iterdir()] == ['run.yml']

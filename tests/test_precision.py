@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 import torch
 from basicsr.archs import build_network
-from probe import NETWORK, train_here
+from probe import NETWORK, resume_here, train_here
 from runs import TRAIN_PROBE, options, run, same_bits, torchrun, write
 from test_multigrid_video_model import build
 
@@ -51,36 +51,29 @@ def test_flow_and_last_sum_are_in_float32_and_the_rest_is_not(network, whole, la
         assert (output - exact).abs().mean() < 0.5 * (plain - exact).abs().mean()
 
 
-@pytest.mark.parametrize('amp', ['bf16', 'fp16'])
-def test_run_in_half_precision_estimates_flows_and_adds_up_images_in_float32(amp, tmp_path, clips):
+@pytest.mark.parametrize(('amp', 'half'), [('bf16', torch.bfloat16), ('fp16', torch.float16)])
+def test_run_in_half_precision_estimates_flows_and_adds_up_images_in_float32(amp, half, tmp_path, clips):
     model, _ = build(tmp_path, options(clips, train__amp=amp))
     seen = {}
     for name in ('spynet.basic_module.0.basic_module.0', 'conv_hr', 'conv_last'):
         module = model.net_g.get_submodule(name)
         module.register_forward_hook(lambda _, inputs, output, name=name: seen.update({name: output.dtype}))
     model.backward(torch.rand(1, 2, 3, 16, 16), torch.rand(1, 2, 3, 64, 64))
-    half = {'bf16': torch.bfloat16, 'fp16': torch.float16}[amp]
     assert list(seen.values()) == [torch.float32, half, torch.float32]
     assert model.output.dtype == torch.float32
 
 
-def test_network_without_autocast_computes_the_same_bits():
+def test_network_without_autocast_computes_the_same_bits_and_an_error_leaves_autocast_as_it_was(monkeypatch):
     torch.manual_seed(0)
-    net = build_network({'type': 'BasicVSR', 'num_feat': 8, 'num_block': 1})
-    lq = torch.rand(1, 2, 3, 32, 32)
+    net, lq = build_network({'type': 'BasicVSR', 'num_feat': 8, 'num_block': 1}), torch.rand(1, 2, 3, 32, 32)
     before = net(lq)
     keep_float32(net)
     assert torch.equal(net(lq), before)
     assert not torch.is_autocast_enabled('cpu')
-
-
-def test_error_in_the_flow_network_leaves_autocast_as_it_was(monkeypatch):
-    net = build_network({'type': 'BasicVSR', 'num_feat': 8, 'num_block': 1})
-    keep_float32(net)
     monkeypatch.setattr(type(net.spynet), 'forward', lambda *_: 1 / 0)
     with torch.autocast('cpu', torch.bfloat16):
         with pytest.raises(ZeroDivisionError):
-            net(torch.rand(1, 2, 3, 32, 32))
+            net(lq)
         assert torch.is_autocast_enabled('cpu')
 
 
@@ -103,11 +96,11 @@ def last_log(folder):
 @pytest.mark.parametrize(
     ('gpu', 'gpus', 'amp', 'line'),
     [
-        (A100, 1, 'bf16', 'train.amp: auto takes bf16, which A100 has.'),
-        (V100, 1, 'fp16', 'train.amp: auto takes fp16, as Tesla V100 has no bf16.'),
-        (GTX, 1, None, 'train.amp: auto takes float32, as GTX 1080 has no bf16 and no tensor cores for fp16.'),
-        (A100, 2, 'fp16', 'train.amp: auto takes fp16, as one process with several GPUs has no bf16.'),
-        (GTX, 2, None, 'train.amp: auto takes float32, as GTX 1080 has no bf16 and no tensor cores for fp16.'),
+        (A100, 1, 'bf16', 'bf16, which A100 has.'),
+        (V100, 1, 'fp16', 'fp16, as Tesla V100 has no bf16.'),
+        (GTX, 1, None, 'float32, as GTX 1080 has no bf16 and no tensor cores for fp16.'),
+        (A100, 2, 'fp16', 'fp16, as one process with several GPUs has no bf16.'),
+        (GTX, 2, None, 'float32, as GTX 1080 has no bf16 and no tensor cores for fp16.'),
     ],
 )
 def test_auto_takes_what_the_gpu_has(gpu, gpus, amp, line, monkeypatch):
@@ -115,25 +108,23 @@ def test_auto_takes_what_the_gpu_has(gpu, gpus, amp, line, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: name)
     monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: has_bf16 or including_emulation)
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda: capability)
-    assert settled(torch.nn.Conv2d(3, 3, 3), 'cuda', gpus) == (amp, line)
+    assert settled(torch.nn.Conv2d(3, 3, 3), 'cuda', gpus) == (amp, f'train.amp: auto takes {line}')
+
+
+BASICVSRPP = {'type': 'BasicVSRPlusPlus', 'mid_channels': 8, 'num_blocks': 1}
 
 
 @pytest.mark.parametrize(
     ('network', 'has_bf16', 'amp', 'line'),
     [
-        ({'type': 'TOFlow'}, True, 'bf16', 'train.amp: auto takes bf16, which the CPU has.'),
-        ({'type': 'TOFlow'}, False, None, 'train.amp: auto takes float32, as the CPU has no bf16 instructions.'),
-        (
-            {'type': 'BasicVSRPlusPlus', 'mid_channels': 8, 'num_blocks': 1},
-            True,
-            None,
-            'train.amp: auto takes float32, as deformable convolutions are in float32 on a CPU.',
-        ),
+        ({'type': 'TOFlow'}, True, 'bf16', 'bf16, which the CPU has.'),
+        ({'type': 'TOFlow'}, False, None, 'float32, as the CPU has no bf16 instructions.'),
+        (BASICVSRPP, True, None, 'float32, as deformable convolutions are in float32 on a CPU.'),
     ],
 )
 def test_auto_takes_what_the_cpu_has(network, has_bf16, amp, line, monkeypatch):
     monkeypatch.setattr(acceleration, 'has_bf16', lambda device: has_bf16)
-    assert settled(build_network(dict(network)), 'cpu') == (amp, line)
+    assert settled(build_network(dict(network)), 'cpu') == (amp, f'train.amp: auto takes {line}')
 
 
 @pytest.mark.parametrize('has_bf16', [True, False])
@@ -143,23 +134,17 @@ def test_run_with_auto_has_the_bits_of_what_it_takes_and_resumes_in_it(has_bf16,
     named = options(clips, network_g=NETWORK, train__amp='bf16' if has_bf16 else None, name='named')
     train_here(tmp_path, opt)
     train_here(tmp_path, named)
+    run_folder = tmp_path / 'experiments/run'
     ours, theirs = (tmp_path / f'experiments/{name}/models/net_g_latest.pth' for name in ('run', 'named'))
     assert same_bits(ours, theirs)
-    (tmp_path / 'experiments/run/training_states/12.state').unlink()
-    ours.unlink()
-    train_here(tmp_path, opt, '--auto_resume')
+    resume_here(tmp_path, opt, run_folder, 12)
     assert same_bits(ours, theirs)
     assert f'train.amp: auto takes {"bf16" if has_bf16 else "float32"}, ' in last_log(tmp_path)
     assert 'train.amp is' not in last_log(tmp_path)
-
-
-def test_run_that_resumes_in_another_precision_says_so(tmp_path, clips, monkeypatch):
-    opt = options(clips, network_g=NETWORK, train__amp='auto', logger__save_checkpoint_freq=6)
-    monkeypatch.setattr(acceleration, 'has_bf16', lambda device: True)
-    train_here(tmp_path, opt)
-    monkeypatch.setattr(acceleration, 'has_bf16', lambda device: False)
-    train_here(tmp_path, opt, '--auto_resume')
-    assert 'train.amp is float32 now, and was bf16.' in last_log(tmp_path)
+    if has_bf16:
+        monkeypatch.setattr(acceleration, 'has_bf16', lambda device: False)
+        train_here(tmp_path, opt, '--auto_resume')
+        assert 'train.amp is float32 now, and was bf16.' in last_log(tmp_path)
 
 
 def test_ranks_take_what_the_least_of_them_has(tmp_path, clips):

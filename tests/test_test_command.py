@@ -8,18 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import probe  # noqa: F401  # its arch
 import pytest
 import torch
 import yaml
-from runs import options, run, torchrun, write
+from basicsr.archs import build_network
+from runs import options, refusal, run, torchrun, write
+from test_multigrid_video_model import METRICS
 from test_validation import own_set, windows_of
 
-from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.options.option_file import read_options
-from multigrid_vsr.options.run_options import check_test_options, newest_weights
+from multigrid_vsr.options.run_options import check_test_options
 
-TEST = (sys.executable, '-m', 'multigrid_vsr.cli', 'test', '-opt')
-METRICS = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': False}}
 OPTIONS = Path(__file__).parent.parent / 'options'
 ENLARGES = {'params': 0.1, 'params_ema': 1.0}
 
@@ -133,31 +133,19 @@ WRONG = [
 
 
 @pytest.mark.parametrize(('changes', 'line'), WRONG)
-def test_bad_test_file_is_one_line_before_anything_is_written(changes, line, tmp_path, clips, monkeypatch, capsys):
-    from unittest import mock
-
-    import probe  # noqa: F401  # its arch
-
-    from multigrid_vsr.cli import main
-
-    opt = opt_of_test(clips, save_weights(tmp_path / 'net.pth'), **changes)
-    opt_file = write(tmp_path, opt)
+def test_bad_test_file_is_one_line_before_anything_is_written(changes, line, tmp_path, clips, monkeypatch):
+    opt_file = write(tmp_path, opt_of_test(clips, save_weights(tmp_path / 'net.pth'), **changes))
     before = sorted(tmp_path.rglob('*'))
     monkeypatch.chdir(tmp_path)
-    with (
-        mock.patch.object(sys, 'argv', ['multigrid-vsr', 'test', '-opt', str(opt_file)]),
-        pytest.raises(SystemExit) as end,
-    ):
-        main(sys.argv[1:])
-    assert re.match(line, str(end.value.code)), end.value.code
-    assert '\n' not in str(end.value.code)
+    monkeypatch.setattr(sys, 'argv', [])
+    assert re.match(line, refusal('test', '-opt', opt_file).splitlines()[-1])
     assert sorted(tmp_path.rglob('*')) == before
 
 
 def test_training_file_without_a_checkpoint_says_where_it_looked(tmp_path, clips):
     opt = options(clips, path__experiments_root=str(tmp_path))
-    with pytest.raises(OptionError, match=rf'^--weights: must be given where .* got none in {tmp_path}/run/models\.'):
-        newest_weights(opt)
+    line = rf'^--weights: must be given where .* got none in {tmp_path}/run/models\.'
+    assert re.match(line, refusal('test', '-opt', write(tmp_path, opt)).splitlines()[-1])
 
 
 def test_training_file_in_basicsrs_own_script_is_pointed_to_the_command(tmp_path, clips):
@@ -171,8 +159,6 @@ def test_training_file_in_basicsrs_own_script_is_pointed_to_the_command(tmp_path
 
 @pytest.mark.parametrize('path', sorted(OPTIONS.glob('test_*.yml')), ids=lambda path: path.name)
 def test_option_file_of_a_test_passes_and_runs_on_real_clips(path, tmp_path, clips):
-    from basicsr.archs import build_network
-
     opt = read_options(path)
     check_test_options(opt)
     torch.manual_seed(0)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-import sys
 from pathlib import Path
 from unittest import mock
 
 import cv2
 import numpy as np
+import own_parts  # noqa: F401  # registers
 import pytest
 import torch
 import yaml
 from basicsr.data import build_dataset
-from probe import NETWORK
-from runs import options, run, torchrun, train, write
+from probe import NETWORK, train_here
+from runs import TRAIN_PROBE, make_lmdbs, options, run, torchrun, write
 from test_multigrid_video_model import METRICS, build
 
 from multigrid_vsr.core.errors import FrameError, OptionError
@@ -29,7 +29,6 @@ from multigrid_vsr.options.checked import check_given, checked
 from multigrid_vsr.options.run_options import check_pieces
 
 pytestmark = pytest.mark.filterwarnings('ignore:distutils Version classes')  # in BasicSR's EDVR
-COMMAND = ('-m', 'multigrid_vsr.cli')
 VAL = {'val_freq': 1, 'save_img': False, 'metrics': METRICS}
 EDVR = {'type': 'EDVR', 'num_feat': 8, 'num_frame': 5, 'deformable_groups': 2, 'num_extract_block': 1,
         'num_reconstruct_block': 1}  # fmt: skip
@@ -61,14 +60,8 @@ def restored(folder, clips, network, test_set, fed=None, **val):
     """The frames that a validation saves, by path, and its figures; ``fed`` takes the shapes the network was fed."""
     torch.manual_seed(0)
     model, (loader,) = build(folder, run_options(clips, network, test_set, **val))
-    feed_data = model.feed_data
-
-    def feeding(data):
-        if fed is not None:
-            fed.append(tuple(data['lq'].shape))
-        feed_data(data)
-
-    model.feed_data = feeding
+    feed_data, fed = model.feed_data, [] if fed is None else fed
+    model.feed_data = lambda data: fed.append(tuple(data['lq'].shape)) or feed_data(data)
     model.validation(loader, 7, None, save_img=True)
     root = folder / f'experiments/run/visualization/{test_set["name"]}'
     frames = {str(path.relative_to(root)): cv2.imread(str(path)) for path in sorted(root.rglob('*.png'))}
@@ -99,16 +92,16 @@ def assert_equal_frames(first, second):
     'network', [EDVR, {'type': 'DUF', 'scale': 4, 'num_layer': 16}, TOFLOW], ids=lambda n: n['type']
 )
 def test_windows_of_a_sliding_window_arch_are_the_whole_and_what_basicsr_gives(network, tmp_path, stock_clips):
-    """20 frames in windows of 13 or 17, as a whole, and frame by frame by BasicSR's test set."""
+    """18 frames in windows of 13 or 17, as a whole, and frame by frame by BasicSR's test set."""
     window = network.get('num_frame', 7)
-    crop_clip(stock_clips, tmp_path, 20, 16, 24)
+    crop_clip(stock_clips, tmp_path, 18, *((4, 8) if network is TOFLOW else (16, 24)))
     if network is TOFLOW:
         shutil.rmtree(tmp_path / 'lq')
         shutil.copytree(tmp_path / 'gt', tmp_path / 'lq')
     whole, in_whole = restored(tmp_path, stock_clips, network, own_set(tmp_path))
     pieces, in_pieces = restored(tmp_path, stock_clips, network, own_set(tmp_path), max_frames=2 * window + 3)
     stock, in_stock = restored(tmp_path, stock_clips, network, windows_of(tmp_path, window))
-    assert len(whole) == 20
+    assert len(whole) == 18
     assert_equal_frames(whole, pieces)
     assert_equal_frames(whole, stock)
     assert in_whole == in_pieces == in_stock
@@ -178,14 +171,13 @@ def test_two_ranks_validate_pieces_of_clips_as_one(tmp_path, clips):
     found = []
     for name in ('one', 'two'):
         opt = options(clips, name=name, multigrid=None, train__total_iter=1, train__optim_g__lr=1e-20,
-                      path__experiments_root=str(tmp_path), datasets__val=own_set(clips),
+                      network_g=NETWORK, path__experiments_root=str(tmp_path), datasets__val=own_set(clips),
                       datasets__val_2=own_set(clips, 'Again', dataroot_lq=None))  # fmt: skip
         opt['val'] = {**VAL, 'max_frames': 4, 'overlap': 1, 'tile': 32, 'tile_overlap': 8}
         opt_file = write(tmp_path, opt)
-        if name == 'one':
-            log = train(tmp_path, opt_file)
-        else:
-            log = run(*torchrun(*COMMAND, 'train', '-opt', opt_file), cwd=tmp_path).stdout
+        (tmp_path / 'train.py').write_text(TRAIN_PROBE[2])
+        commands = {'one': (*TRAIN_PROBE, opt_file), 'two': torchrun('train.py', 'train', '-opt', opt_file)}
+        log = run(*commands[name], cwd=tmp_path).stdout
         found.append(re.findall(r'Validation (Mine|Again)\s+# psnr: (\S+)', log))
     assert [name for name, _ in found[0]] == ['Mine', 'Again'] * 2  # after the iteration, and at the end
     assert found[0] == found[1]
@@ -213,12 +205,8 @@ def test_pieces_that_keep_nothing_or_are_too_small_are_refused(val, network, lin
 
 def test_model_with_a_validation_of_its_own_takes_no_pieces(tmp_path, clips):
     opt = run_options(clips, NETWORK, own_set(clips), tile=64, tile_overlap=8)
-    opt['model_type'] = 'MultigridTheirModel'
-    write(tmp_path, opt)
-    code = 'import own_parts; from multigrid_vsr.cli import main; main()'
-    done = run(sys.executable, '-c', code, 'train', '-opt', 'run.yml', cwd=tmp_path, ok=False,
-               PYTHONPATH=str(Path(__file__).parent))  # fmt: skip
-    assert 'val.tile: must be left out for' in done.stdout
+    with pytest.raises(OptionError, match=r'^val\.tile: must be left out for'):
+        train_here(tmp_path, {**opt, 'model_type': 'MultigridTheirModel'})
 
 
 # --- test sets of any name and any clips ---
@@ -226,7 +214,7 @@ def test_model_with_a_validation_of_its_own_takes_no_pieces(tmp_path, clips):
 
 @pytest.fixture(scope='module')
 def forms(tmp_path_factory, clips):
-    """The same clips as images under other names, nested, as a frame store, and as an LMDB's source."""
+    """The same clips as images under other names, nested, as a frame store and as an LMDB."""
     root = tmp_path_factory.mktemp('forms')
     for kind in ('gt', 'lq'):
         for path in sorted(clips.glob(f'{kind}/*/*.png')):
@@ -234,6 +222,8 @@ def forms(tmp_path_factory, clips):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
     build_store(open_sources(clips / 'gt', clips / 'lq', 4), root / 'store', 1)
+    (root / 'lmdb').mkdir()
+    make_lmdbs(clips, root / 'lmdb')
     return root
 
 
@@ -242,32 +232,27 @@ def items(test_set):
     return [dataset[place] for place in range(len(dataset))]
 
 
-@pytest.mark.parametrize(('form', 'folder'), [('nested', 'day/clip {}'), ('store', '{}')])
-def test_own_test_set_gives_what_basicsr_gives(form, folder, clips, forms):
+@pytest.mark.parametrize(
+    ('form', 'suffix', 'backend', 'folder'),
+    [('nested', '', None, 'day/clip {}'), ('store', '', 'packed', '{}'), ('lmdb', '.lmdb', 'lmdb', '{}')],
+    ids=['nested', 'store', 'lmdb'],
+)
+def test_own_test_set_gives_what_basicsr_gives(form, suffix, backend, folder, clips, forms):
     stock = items({**windows_of(clips, -1), 'type': 'VideoRecurrentTestDataset', 'cache_data': True, 'num_frame': 1})
-    backend = {'io_backend': {'type': 'packed'}} if form == 'store' else {}
-    own = items(own_set(forms / form, 'Own clips', **backend))
+    roots = {f'dataroot_{kind}': str(forms / form / f'{kind}{suffix}') for kind in ('gt', 'lq')}
+    own = items(own_set(clips, 'Own clips', **roots, **({'io_backend': {'type': backend}} if backend else {})))
     assert [item['folder'] for item in own] == [folder.format(item['folder']) for item in stock]
     for mine, theirs in zip(own, stock, strict=True):
         assert torch.equal(mine['lq'], theirs['lq'])
         assert torch.equal(mine['gt'], theirs['gt'])
 
 
-def test_lmdb_and_list_and_ground_truth_alone_make_a_test_set(tmp_path, clips):
-    from basicsr.utils.lmdb_util import make_lmdb_from_imgs
-
-    for kind in ('gt', 'lq'):
-        names = [str(path.relative_to(clips / kind)) for path in sorted((clips / kind).rglob('*.png'))]
-        keys = [name.removesuffix('.png') for name in names]
-        make_lmdb_from_imgs(str(clips / kind), str(tmp_path / f'{kind}.lmdb'), names, keys, map_size=1 << 26)
+def test_list_and_ground_truth_alone_make_a_test_set(tmp_path, clips):
     (tmp_path / 'list.txt').write_text('001\n')
-    lmdb = own_set(clips, dataroot_gt=str(tmp_path / 'gt.lmdb'), dataroot_lq=str(tmp_path / 'lq.lmdb'),
-                   io_backend={'type': 'lmdb'}, meta_info_file=str(tmp_path / 'list.txt'))  # fmt: skip
-    (item,) = items(lmdb)
     (plain,) = items(own_set(clips, meta_info_file=str(tmp_path / 'list.txt')))
-    assert item['folder'] == '001'
-    assert torch.equal(item['gt'], plain['gt'])
     (alone,) = items(own_set(clips, dataroot_lq=None, meta_info_file=str(tmp_path / 'list.txt')))
+    assert plain['folder'] == alone['folder'] == '001'
+    assert torch.equal(alone['gt'], plain['gt'])
     assert alone['lq'].shape == plain['lq'].shape
     assert 0 < (alone['lq'] - plain['lq']).abs().mean() < 0.05  # BasicSR's bicubic against OpenCV's
 
@@ -286,28 +271,22 @@ def test_videos_pair_as_clips_of_a_test_set(tmp_path):
     )  # fmt: skip
 
 
-@pytest.fixture
-def odd(tmp_path, clips):
+def test_ground_truth_that_does_not_fit_is_cropped_with_a_line(tmp_path, clips, caplog):
     """Ground truth of 142x175 for LQ of 36x44: neither fits the scale."""
     for path in clips.glob('*/000/*.png'):
         target = tmp_path / path.relative_to(clips)
         target.parent.mkdir(parents=True, exist_ok=True)
         frame = cv2.imread(str(path))
         cv2.imwrite(str(target), frame[:142, :175] if path.parts[-3] == 'gt' else frame)
-    return tmp_path
-
-
-def test_ground_truth_that_does_not_fit_is_cropped_with_a_line(odd, caplog):
     with mock.patch.object(logging.getLogger('basicsr'), 'propagate', True), caplog.at_level('INFO'):
-        (item,) = items(own_set(odd))
-    assert tuple(item['gt'].shape[2:]) == (140, 172)
+        (item,) = items(own_set(tmp_path))
     assert tuple(item['lq'].shape[2:]) == (35, 43)
     line = (
         'datasets.val.dataroot_gt, scale: 1 clips cropped to a multiple of it at the right and the bottom, 000 from '
         '142x175 to 140x172.'
     )
     assert line in caplog.text
-    original = cv2.imread(str(odd / 'gt/000/00000000.png'))[:140, :172, ::-1]
+    original = cv2.imread(str(clips / 'gt/000/00000000.png'))[:140, :172, ::-1]
     assert np.array_equal((item['gt'][0] * 255).round().byte().permute(1, 2, 0).numpy(), original)
 
 
@@ -319,13 +298,18 @@ UNPAIRED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(('harm', 'line'), UNPAIRED)
-def test_clips_that_do_not_pair_are_one_line_before_the_run(harm, line, tmp_path, clips):
+@pytest.fixture
+def copied(tmp_path, clips):
     for kind in ('gt', 'lq'):
         shutil.copytree(clips / kind, tmp_path / kind)
-    opt = options(clips, network_g=NETWORK, datasets__val_2=own_set(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(('harm', 'line'), UNPAIRED)
+def test_clips_that_do_not_pair_are_one_line_before_the_run(harm, line, copied):
+    opt = options(copied, network_g=NETWORK, datasets__val_2=own_set(copied))
     assert check_test_set('datasets.val_2', opt) == 3
-    harm(tmp_path)
+    harm(copied)
     with pytest.raises(OptionError, match=rf'^datasets\.val_2\.{line}'):
         check_test_set('datasets.val_2', opt)
 
@@ -335,12 +319,9 @@ def test_clips_that_do_not_pair_are_one_line_before_the_run(harm, line, tmp_path
     [
         ({'io_backend': {'type': 'packed'}}, 'datasets.val.io_backend.type: must be disk for .*, got packed.'),
         ({'padding': 'mirror'}, 'datasets.val.padding: must be replicate, .*, got mirror.'),
-        (
-            {'meta_info_file': '@list'},
-            'datasets.val.meta_info_file: must name clips of datasets.val.dataroot_gt, got no',
-        ),
+        ({'meta_info_file': '@list'}, 'datasets.val.meta_info_file: must name clips of datasets.val.dataroot_gt, got no'),
     ],
-)
+)  # fmt: skip
 def test_own_test_set_that_is_not_what_it_says_is_refused(changes, line, tmp_path, clips):
     (tmp_path / 'list').write_text('none\n')
     changes = {key: str(tmp_path / 'list') if value == '@list' else value for key, value in changes.items()}
@@ -349,11 +330,9 @@ def test_own_test_set_that_is_not_what_it_says_is_refused(changes, line, tmp_pat
         check_test_set('datasets.val', opt)
 
 
-def test_frame_that_is_damaged_later_names_its_clip_and_file(tmp_path, clips):
-    for kind in ('gt', 'lq'):
-        shutil.copytree(clips / kind, tmp_path / kind)
-    dataset = build_dataset({**own_set(tmp_path), 'phase': 'val', 'scale': 4})
-    (tmp_path / 'lq/001/00000003.png').write_bytes(b'nothing')
+def test_frame_that_is_damaged_later_names_its_clip_and_file(copied):
+    dataset = build_dataset({**own_set(copied), 'phase': 'val', 'scale': 4})
+    (copied / 'lq/001/00000003.png').write_bytes(b'nothing')
     with pytest.raises(FrameError, match=r'clip 001, frame 3: the LQ frame is missing .*lq/001/00000003\.png'):
         dataset[1]
 
