@@ -6,7 +6,7 @@ Gradient checkpointing (Chen et al., arXiv 1604.06174) works with any arch, by t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from typing import Any
@@ -55,10 +55,7 @@ def compile_children(network: nn.Module, mode: str | bool, num_shapes: int) -> N
     each number of frames. A module below sees one frame, so there is one graph for each batch and crop. A single
     convolution stays as it is: it runs the same kernel compiled or not, and compiled code adds its guards to each call.
 
-    Args:
-        network: The network, not wrapped.
-        mode: ``True``, or a mode of ``torch.compile``.
-        num_shapes: Number of shapes of the run, which torch's limit of graphs has to allow.
+    ``mode`` is ``True``, or one of ``torch.compile``. Torch's limit of graphs has to allow ``num_shapes`` of each.
     """
     entries = (entry for _, child in network.named_children() for _, entry in _entries('', child))
     modules = [module for module in entries if any(True for _ in module.children())]
@@ -102,19 +99,13 @@ _TENSOR_CORES = (7, 0)  # the compute capability from which on a GPU has them
 _FLOAT32 = ('spynet', 'dynamic_filter')
 # What `out += base` gives has the type of the left side, and bfloat16 has steps of 1/256 between 0.5 and 1.
 _LAST = 'conv_last'
-_CONTEXT = 'left_autocast'  # among what a module holds: with `DataParallel` each replica has its own
 
 
 def settle_amp(train_opt: dict[str, Any], network: nn.Module, device: torch.device, gpus: int) -> None:
-    """Replaces ``train.amp: auto`` in the options by what all ranks can do; the log says what and why.
+    """Replaces ``train.amp: auto`` in the ``train`` block by what all ranks can do; the log says what and why.
 
-    The least capable device of the run decides, and no timing: a resumed run takes the same.
-
-    Args:
-        train_opt: The ``train`` block of a run.
-        network: The bare network.
-        device: The device of this process.
-        gpus: Number of GPUs of this process.
+    The least capable device of the run decides, and no timing: a resumed run takes the same. ``gpus`` is the number of
+    GPUs of this process.
     """
     if train_opt.get('amp') == 'auto':
         choices = of_all_ranks(_choice(network, device, gpus))
@@ -168,29 +159,27 @@ def _seconds(dtype: torch.dtype) -> float:
 
 
 def keep_float32(network: nn.Module) -> None:
-    """Keeps the flow network and the last sum of a bare network in float32 under autocast, by hooks.
-
-    It comes before the network is compiled.
-    """
+    """Keeps the flow network and the last sum of a bare network in float32 under autocast."""
     for name, module in network.named_children():
         if name in _FLOAT32:
-            module.register_forward_pre_hook(_leave_autocast)
-            module.register_forward_hook(_enter_again, always_call=True)
+            _replace_forward(module, _without_autocast)
         elif name == _LAST:
             module.register_forward_hook(lambda module, inputs, output: output.float())
 
 
-@torch.compiler.disable
-def _leave_autocast(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    context = torch.autocast(inputs[0].device.type, enabled=False)
-    context.__enter__()
-    vars(module)[_CONTEXT] = context
-    return tuple(value.float() for value in inputs)
+def _replace_forward(module: nn.Module, wrap: Callable[[Any], Any]) -> None:
+    # By the class and not the instance: a replica of DataParallel has a copy of the instance.
+    kind = type(module)
+    members = {'forward': wrap(kind.forward), '__module__': kind.__module__, '__doc__': kind.__doc__}
+    module.__class__ = type(kind.__name__, (kind,), members)
 
 
-@torch.compiler.disable
-def _enter_again(module: nn.Module, inputs: Any, output: Any) -> None:
-    vars(module)[_CONTEXT].__exit__(None, None, None)
+def _without_autocast(forward: Any) -> Any:
+    def in_float32(self: nn.Module, *inputs: torch.Tensor) -> Any:
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            return forward(self, *(value.float() for value in inputs))
+
+    return in_float32
 
 
 def checkpoint_modules(network: nn.Module, patterns: Sequence[str]) -> None:
@@ -201,10 +190,7 @@ def checkpoint_modules(network: nn.Module, patterns: Sequence[str]) -> None:
     """
     found = matching(network, patterns)
     for module in found:
-        # The class and not the instance: a replica of DataParallel has a copy of the instance.
-        kind = type(module)
-        members = {'forward': _checkpointed(kind.forward), '__module__': kind.__module__, '__doc__': kind.__doc__}
-        module.__class__ = type(kind.__name__, (kind,), members)
+        _replace_forward(module, _checkpointed)
     get_root_logger().info(f'Compute {len(found)} modules again for the gradient: {", ".join(patterns)}.')
 
 
