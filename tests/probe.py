@@ -6,6 +6,8 @@ import logging
 import random
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -36,19 +38,24 @@ class ShapeProbe(torch.nn.Module):
         return torch.pixel_shuffle(self.conv(lq.flatten(0, 1)), 4).unflatten(0, lq.shape[:2])
 
 
-def train_here(folder: Path, opt: dict[str, Any], *arguments: str) -> list[tuple[tuple[int, ...], float]]:
-    """Runs BasicSR's training loop in this process; returns what the network saw, in order."""
-    seen.clear()
-    argv = ['train.py', '-opt', str(write(folder, opt)), *arguments]
-    # BasicSR sets its logger up once in a process; each run has a log of its own.
+@contextmanager
+def own_log(*argv: str) -> Iterator[None]:
+    """BasicSR sets its logger up once in a process; each run has a log and a command line of its own."""
     fresh = mock.patch.dict(initialized_logger, clear=True)
     handlers = mock.patch.object(logging.getLogger('basicsr'), 'handlers', [])
-    with mock.patch.object(sys, 'argv', argv), mock.patch.object(sys, 'excepthook'), fresh, handlers:
+    with mock.patch.object(sys, 'argv', list(argv)), mock.patch.object(sys, 'excepthook'), fresh, handlers:
         try:
-            train_pipeline(str(folder))
+            yield
         finally:
             for handler in logging.getLogger('basicsr').handlers:
                 handler.close()
+
+
+def train_here(folder: Path, opt: dict[str, Any], *arguments: str) -> list[tuple[tuple[int, ...], float]]:
+    """Runs BasicSR's training loop in this process; returns what the network saw, in order."""
+    seen.clear()
+    with own_log('train.py', '-opt', str(write(folder, opt)), *arguments):
+        train_pipeline(str(folder))
     return list(seen)
 
 

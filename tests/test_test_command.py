@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-import probe  # noqa: F401  # its arch
 import pytest
 import torch
 import yaml
 from basicsr.archs import build_network
-from runs import options, refusal, run, torchrun, write
+from basicsr.test import test_pipeline
+from probe import own_log
+from runs import TRAIN_PROBE, options, refusal, run, torchrun, write
 from test_multigrid_video_model import METRICS
 from test_validation import own_set, windows_of
 
+from multigrid_vsr.cli import main
+from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.options.option_file import read_options
 from multigrid_vsr.options.run_options import check_test_options
 
@@ -39,78 +42,71 @@ def opt_of_test(clips, weights, **changes):
     return {**opt, 'val': {'save_img': False, 'metrics': METRICS}, **changes}
 
 
-PROBE = (sys.executable, '-c', f'import sys; sys.path.append({str(Path(__file__).parent)!r}); import probe; '
-         'from multigrid_vsr.cli import main; main()', 'test', '-opt')  # fmt: skip
-
-
 def logged(text):
     return dict(re.findall(r'Validation (\S+)\s+# psnr: (\S+)', text))
 
 
-def as_json(cwd, opt_file, *arguments):
-    """What ``--json`` prints, which has nothing else beside it."""
-    command = [*PROBE, opt_file, *arguments, '--json']
-    done = subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout), done.stderr
+@pytest.fixture
+def tested(tmp_path, monkeypatch):
+    """Runs the command in this process; gives what it prints, or what ``--json`` prints alone, and the log."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(opt_file, *arguments, as_json=True):
+        printed, log = io.StringIO(), io.StringIO()
+        command = ['test', '-opt', *map(str, (opt_file, *arguments)), *(['--json'] if as_json else [])]
+        with own_log('multigrid-vsr'), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(log):
+            main(command)
+        return json.loads(printed.getvalue()) if as_json else printed.getvalue(), log.getvalue()
+
+    return call
 
 
-def test_test_file_measures_each_set_and_keeps_older_results(tmp_path, clips):
+def test_test_file_measures_each_set_and_keeps_older_results(tmp_path, clips, tested):
     weights = save_weights(tmp_path / 'net.pth')
     opt_file = write(tmp_path, opt_of_test(clips, weights, val={'save_img': True, 'metrics': METRICS}))
-    first = run(*PROBE, opt_file, cwd=tmp_path).stdout
+    first, log = tested(opt_file, as_json=False)
     assert f'Weights: {weights}, params_ema (it has params too: path.param_key_g).' in first
-    figures = logged(first)
+    figures = logged(log)
     assert figures.keys() == {'Mine', 'Bicubic'}
     assert all(20 < float(psnr) < 30 for psnr in figures.values())
     assert len(list((tmp_path / 'results/run/visualization/Mine/001').glob('*_run.png'))) == 9
-    found, log = as_json(tmp_path, opt_file)
-    assert (
-        {name: f'{of_set["psnr"]["mean"]:.4f}' for name, of_set in found['datasets'].items()} == figures == logged(log)
-    )
+    found, log = tested(opt_file)
+    means = {name: f'{of_set["psnr"]["mean"]:.4f}' for name, of_set in found['datasets'].items()}
+    assert means == figures == logged(log)
     assert found['datasets']['Mine']['psnr']['clips'].keys() == {'000', '001', '002'}
     assert (found['name'], found['weights'], found['param_key']) == ('run', str(weights), 'params_ema')
     assert len(list((tmp_path / 'results').glob('run_archived_*'))) == 1
+    (tmp_path / 'ranks.py').write_text(TRAIN_PROBE[2])
+    two = run(*torchrun('ranks.py', 'test', '-opt', opt_file), cwd=tmp_path).stdout
+    assert logged(two) == figures
+    assert two.count('Weights: ') == 1
 
 
-def test_training_file_tests_its_newest_checkpoint_as_the_run_validates_it(tmp_path, clips):
+def test_training_file_tests_its_newest_checkpoint_as_the_run_validates_it(tmp_path, clips, tested):
     opt = options(clips, network_g={'type': 'ShapeProbe'}, train__ema_decay=0.9, datasets__val=own_set(clips),
                   path__pretrain_network_g='weights that it starts from')  # fmt: skip
     opt_file = write(tmp_path, {**opt, 'val': {'val_freq': 1, 'save_img': False, 'metrics': METRICS}})
     models = tmp_path / 'experiments/run/models'
     save_weights(models / 'net_g_5.pth', ['params'])
-    newest = save_weights(models / 'net_g_7.pth')
-    found, log = as_json(tmp_path, opt_file)
+    save_weights(models / 'net_g_7.pth')
+    found, log = tested(opt_file)
     assert (found['weights'], found['param_key']) == ('experiments/run/models/net_g_7.pth', 'params_ema')
     assert 'Weights: experiments/run/models/net_g_7.pth, params_ema.' in log
-    older, _ = as_json(tmp_path, opt_file, '-w', models / 'net_g_5.pth')
+    older, _ = tested(opt_file, '-w', models / 'net_g_5.pth')
     assert (older['weights'], older['param_key']) == (str(models / 'net_g_5.pth'), 'params')
     assert older['datasets']['Mine']['psnr']['mean'] < 20 < found['datasets']['Mine']['psnr']['mean']
-    assert newest.exists()
 
 
-def test_basicsrs_test_file_gives_the_figures_of_ours(tmp_path, clips):
+def test_basicsrs_test_file_gives_the_figures_of_ours(tmp_path, clips, tested):
     """With BasicSR's model and test set, on a CPU, where BasicSR's own validation fails."""
     weights = save_weights(tmp_path / 'net.pth')
     stock = {**windows_of(clips, -1), 'type': 'VideoRecurrentTestDataset', 'cache_data': True, 'num_frame': 1}
     opt = opt_of_test(clips, weights, model_type='VideoRecurrentModel', name='stock')
     opt['datasets'] = {'test_1': stock}
-    found, log = as_json(
-        tmp_path, write(tmp_path, opt, 'stock.yml'), '--force_yml', 'val:tile=32', 'val:tile_overlap=8'
-    )
+    found, log = tested(write(tmp_path, opt, 'stock.yml'), '--force_yml', 'val:tile=32', 'val:tile_overlap=8')
     assert 'model_type: VideoRecurrentModel is tested as MultigridVideoModel.' in log
-    own, _ = as_json(tmp_path, write(tmp_path, opt_of_test(clips, weights)))
+    own, _ = tested(write(tmp_path, opt_of_test(clips, weights)))
     assert found['datasets']['REDS4'] == own['datasets']['Mine']
-
-
-def test_two_ranks_test_as_one(tmp_path, clips):
-    weights = save_weights(tmp_path / 'net.pth')
-    opt_file = write(tmp_path, opt_of_test(clips, weights))
-    script = tmp_path / 'script.py'
-    script.write_text(f'{PROBE[2]}\n')
-    two = run(*torchrun(script, 'test', '-opt', opt_file), cwd=tmp_path).stdout
-    assert logged(two) == logged(run(*PROBE, opt_file, cwd=tmp_path).stdout)
-    assert two.count('Weights: ') == 1
 
 
 WRONG = [
@@ -137,8 +133,8 @@ def test_bad_test_file_is_one_line_before_anything_is_written(changes, line, tmp
     opt_file = write(tmp_path, opt_of_test(clips, save_weights(tmp_path / 'net.pth'), **changes))
     before = sorted(tmp_path.rglob('*'))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'argv', [])
-    assert re.match(line, refusal('test', '-opt', opt_file).splitlines()[-1])
+    with own_log('multigrid-vsr'):
+        assert re.match(line, refusal('test', '-opt', opt_file).splitlines()[-1])
     assert sorted(tmp_path.rglob('*')) == before
 
 
@@ -150,15 +146,14 @@ def test_training_file_without_a_checkpoint_says_where_it_looked(tmp_path, clips
 
 def test_training_file_in_basicsrs_own_script_is_pointed_to_the_command(tmp_path, clips):
     opt_file = write(tmp_path, options(clips, datasets__val=own_set(clips), val={'save_img': False, 'val_freq': 1}))
-    script = 'from basicsr.test import test_pipeline; test_pipeline(".")'
-    done = run(sys.executable, '-c', script, '-opt', opt_file, cwd=tmp_path, ok=False).stdout
-    line = 'datasets.train: must be left out of a test, got a training set. Run: multigrid-vsr test, which takes'
-    assert done.strip().splitlines()[-1].startswith(line)
-    assert not (tmp_path / 'results').exists()
+    line = r'^datasets\.train: must be left out of a test, got a training set\. Run: multigrid-vsr test, which takes'
+    with own_log('test.py', '-opt', str(opt_file)), pytest.raises(InputError, match=line):
+        test_pipeline(str(tmp_path))
+    assert list(tmp_path.iterdir()) == [opt_file]
 
 
 @pytest.mark.parametrize('path', sorted(OPTIONS.glob('test_*.yml')), ids=lambda path: path.name)
-def test_option_file_of_a_test_passes_and_runs_on_real_clips(path, tmp_path, clips):
+def test_option_file_of_a_test_passes_and_runs_on_real_clips(path, tmp_path, clips, tested):
     opt = read_options(path)
     check_test_options(opt)
     torch.manual_seed(0)
@@ -172,6 +167,6 @@ def test_option_file_of_a_test_passes_and_runs_on_real_clips(path, tmp_path, cli
         values.update({key: str(clips / key[-2:]) for key in values if key.startswith('dataroot')})
         values['meta_info_file'] = str(tmp_path / 'one.txt')
     (tmp_path / 'test.yml').write_text(yaml.safe_dump(opt))
-    found, _ = as_json(tmp_path, tmp_path / 'test.yml')
+    found, _ = tested(tmp_path / 'test.yml')
     assert found['datasets'].keys() == {'REDS4', 'mine'}
     assert found['datasets']['mine'].keys() == {'psnr', 'ssim'}
