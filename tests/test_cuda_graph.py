@@ -74,10 +74,11 @@ def log_of(folder):
     'changes',
     [
         {},
-        {'network_g': {'type': 'ThinBasicVSR'}, 'train__amp': 'bf16', 'train__channels_last': True},
+        {'network_g': {'type': 'ThinBasicVSR'}, 'train__channels_last': True},
+        {'train__amp': 'bf16'},
         {'train__amp': 'fp16', 'multigrid__batch_size_per_gpu': [4, 2], 'multigrid__micro_batch_size_per_gpu': 1},
     ],
-    ids=['batch norm', 'BasicVSR, bf16, channels_last', 'fp16, parts'],
+    ids=['batch norm', 'BasicVSR, channels_last', 'bf16', 'fp16, parts'],
 )
 def test_run_by_graphs_ends_with_the_bits_of_an_eager_one(changes, tmp_path, clips, stand_in):
     assert_graphs_end_as_eager(tmp_path, clips, **changes)

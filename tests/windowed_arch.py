@@ -1,4 +1,4 @@
-"""An arch of PSRT's kind, small: recurrent, second order, with attention in windows of three aligned frames.
+"""An arch of PSRT's kind, small: recurrent, second order, with attention in three aligned frames.
 
 It takes the arguments of the real one, under its name, so that the real option file trains it.
 """
@@ -12,56 +12,30 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
 
-class WindowAttention(nn.Module):
-    """Attention of all places of a window (t, h, w) to each other; every second one is shifted by half a window.
+class Attention(nn.Module):
+    """Attention of all places of a frame to each other, under a mask that is made for one size."""
 
-    What a shift brings together from two sides of the image must not see each other: that mask is made for one size.
-    """
-
-    def __init__(self, dim: int, heads: int, window: list[int], size: int, is_shifted: bool) -> None:
+    def __init__(self, dim: int, heads: int, size: int) -> None:
         super().__init__()
-        self.heads, self.window, self.shift = heads, window, window[1] // 2 if is_shifted else 0
-        self.norm, self.mlp_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
-        places = torch.zeros(1, window[0], size, size, 1)
-        places[:, :, size - self.shift :] += 1
-        places[:, :, :, size - self.shift :] += 2
-        places = self.windows(places)[..., 0]
-        self.register_buffer('mask', (places[:, None] != places[:, :, None])[:, None], persistent=False)
-
-    def windows(self, x: torch.Tensor) -> torch.Tensor:
-        """(b, t, h, w, c) as (b * windows, places, c)."""
-        b, t, h, w, c = x.shape
-        side = self.window[1]
-        x = x.view(b, t, h // side, side, w // side, side, c).permute(0, 2, 4, 1, 3, 5, 6)
-        return x.reshape(-1, t * side * side, c)
-
-    def whole(self, x: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-        b, t, h, w, c = shape
-        side = self.window[1]
-        x = x.view(b, h // side, w // side, t, side, side, c).permute(0, 3, 1, 4, 2, 5, 6)
-        return x.reshape(shape)
+        self.heads = heads
+        self.norm, self.qkv, self.proj = nn.LayerNorm(dim), nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.register_buffer('mask', torch.ones(size**2, size**2, dtype=torch.bool).tril(size), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shifted = torch.roll(x, (-self.shift, -self.shift), (2, 3))
-        windows = self.windows(self.norm(shifted))
-        q, k, v = self.qkv(windows).view(*windows.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mask = ~self.mask.repeat(len(x), 1, 1, 1)  # fails at another size
-        windows = nn.functional.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2)
-        x = x + torch.roll(self.whole(self.proj(windows), x.shape), (self.shift, self.shift), (2, 3))
-        return x + self.mlp(self.mlp_norm(x))
+        """Takes and gives (b, t, h, w, c)."""
+        values = self.qkv(self.norm(x.flatten(2, 3))).unflatten(-1, (3, self.heads, -1))
+        q, k, v = values.permute(3, 0, 1, 4, 2, 5)
+        seen = nn.functional.scaled_dot_product_attention(q, k, v, self.mask)  # fails at another size
+        return x + self.proj(seen.transpose(2, 3).flatten(3)).view_as(x)
 
 
 class Propagation(nn.Module):
     """Three aligned features (n, t=3, c, h, w) to one."""
 
-    def __init__(self, dim: int, depths: list[int], heads: list[int], window: list[int], size: int) -> None:
+    def __init__(self, dim: int, depths: list[int], heads: list[int], size: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            WindowAttention(dim, count, window, size, is_shifted=bool(place % 2))
-            for depth, count in zip(depths, heads)
-            for place in range(depth)
+            Attention(dim, count, size) for depth, count in zip(depths, heads) for _ in range(depth)
         )
         self.conv = nn.Conv2d(3 * dim, dim, 3, 1, 1)
 
@@ -94,12 +68,9 @@ class BasicRecurrentSwin(nn.Module):
         assert (num_frames, patch_size, is_low_res_input) == (window_size[0], 1, True)
         self.spynet = SpyNet(spynet_path)
         self.conv_first = nn.Conv2d(3, embed_dim, 3, 1, 1)
-        self.patch_align = nn.ModuleDict(
-            {
-                direction: Propagation(embed_dim, depths, num_heads, window_size, img_size)
-                for direction in ('backward_1', 'forward_1')
-            }
-        )
+        directions = ('backward_1', 'forward_1')
+        aligned = {direction: Propagation(embed_dim, depths, num_heads, img_size) for direction in directions}
+        self.patch_align = nn.ModuleDict(aligned)
         self.upsample = nn.Sequential(
             nn.Conv2d(embed_dim, mid_channels, 3, 1, 1), nn.Conv2d(mid_channels, 48, 3, 1, 1), nn.PixelShuffle(4)
         )
@@ -124,6 +95,4 @@ class BasicRecurrentSwin(nn.Module):
         features = self.propagate(features[::-1], backward.flip(1), self.patch_align['backward_1'])[::-1]
         features = self.propagate(features, forward, self.patch_align['forward_1'])
         base = nn.functional.interpolate(lqs.reshape(-1, c, h, w), scale_factor=4, mode='bilinear')
-        return (self.upsample(torch.cat(features)).unflatten(0, (t, n)).transpose(0, 1)) + base.view(
-            n, t, c, 4 * h, 4 * w
-        )
+        return self.upsample(torch.cat(features)).unflatten(0, (t, n)).transpose(0, 1) + base.unflatten(0, (n, t))
