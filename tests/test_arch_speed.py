@@ -81,14 +81,12 @@ def test_flow_warp_finds_each_pixel_of_a_wide_frame_in_bf16_too(dtype):
     assert torch.equal(ours[..., :257], stock[..., :257])
 
 
-@pytest.mark.parametrize('scale', [1, 1.0, 0.5])
+@pytest.mark.parametrize('scale', [1, 0.5])
 def test_residual_block_gives_the_bits_of_basicsrs(scale):
     torch.manual_seed(0)
     block, x = ResidualBlockNoBN(4, res_scale=scale), torch.rand(2, 4, 8, 8, requires_grad=True)
-    found = []
-    for forward in (ResidualBlockNoBN.forward, ResidualBlockNoBN.forward.__wrapped__):
-        out = forward(block, x)
-        found.append([out, *torch.autograd.grad(out.square().sum(), (x, *block.parameters()))])
+    outs = [call(block, x) for call in (ResidualBlockNoBN.forward, ResidualBlockNoBN.forward.__wrapped__)]
+    found = [[out, *torch.autograd.grad(out.square().sum(), (x, *block.parameters()))] for out in outs]
     assert all(map(torch.equal, *found))
 
 

@@ -20,7 +20,6 @@ from runs import refusal
 from test_archs import ARCHS
 
 from multigrid_vsr.cli import main
-from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.overlap import windows
 from multigrid_vsr.demo import find_video, read_frames
 from multigrid_vsr.models import inference
@@ -84,22 +83,6 @@ def test_tiles_of_basicvsr_leave_no_seam():
     assert found < 0.5 < without
 
 
-class Middle(torch.nn.Module):
-    """As a sliding-window arch of five frames: says which frames it was given, weighed by their places."""
-
-    def forward(self, lq):
-        assert lq.shape[1] == 5
-        return (lq * torch.tensor([1.0, 10, 100, 1000, 10000]).view(1, 5, 1, 1, 1)).sum(1)
-
-
-def test_windows_of_a_sliding_window_arch_are_exact():
-    frames = [np.full((4, 4, 3), n, np.uint8) for n in range(14)]
-    restore = Restorer(Middle(), window=5)
-    assert differences(restore, frames, [Tiling(11, 4), Tiling(9, 4)]) == [0, 0]
-    first = restore(torch.from_numpy(np.stack(frames)))[0, 0, 0, 0] * 255
-    assert first.item() == pytest.approx(4 + 30 + 0 + 1000 + 20000, rel=1e-5)  # 4 3 0 1 2, as BasicSR pads
-
-
 def test_sides_that_the_arch_does_not_take_are_padded_and_cut():
     class Even(torch.nn.Module):
         def forward(self, lq):
@@ -133,13 +116,6 @@ def test_cut_is_the_largest_that_fits(memory, num_frame, height, width, overlap,
     assert choose_tiling(Need(100, 10), memory, num_frame, height, width, asked) == expected
 
 
-def test_cut_where_no_tile_fits_says_what_to_lower():
-    with pytest.raises(
-        InputError, match=r'^--overlap: must be small enough for 0\.0 GB, got 28, of which windows of 113'
-    ):
-        choose_tiling(Need(100, 10), 1e6, None, 100, 100, Tiling(0, 28, None, 64))
-
-
 def test_need_is_the_line_through_two_peaks(monkeypatch):
     """Of clips of 2 and 6 frames of 64 x 64, each after one that is not counted."""
     peaks = iter([9e9, (100 + 2 * 10) * 64**2, (100 + 6 * 10) * 64**2])
@@ -155,9 +131,8 @@ def trained(tmp_path_factory):
     torch.manual_seed(1)
     state = BasicVSR(num_feat=4, num_block=1).state_dict()
     torch.save({'params': state}, root / 'models/net_g_9.pth')
-    (root / 'run.yml').write_text(
-        'scale: 4\nnetwork_g: {type: BasicVSR, num_feat: 4, num_block: 1, spynet_path: gone.pth}\n'
-    )
+    network = '{type: BasicVSR, num_feat: 4, num_block: 1, spynet_path: gone.pth}'
+    (root / 'run.yml').write_text(f'scale: 4\nnetwork_g: {network}\n')
     return root / 'models/net_g_9.pth'
 
 

@@ -36,9 +36,7 @@ WARM_UP = 3  # iterations of a kind before it is captured, as torch's documentat
 def graph_of(model: Any, base: type) -> IterationGraph | None:
     """What computes the gradients of a model with ``train.cuda_graph``; ``None`` without it, or where it cannot.
 
-    Args:
-        model: A ``MultigridVideoModel``.
-        base: That class. A subclass with an iteration of its own computes its gradients itself.
+    ``base`` is ``MultigridVideoModel``. A subclass with an iteration of its own computes its gradients itself.
     """
     if not model.opt['train'].get('cuda_graph'):
         return None
@@ -115,9 +113,6 @@ class IterationGraph:
 
     Ranks exchange gradients here, once an iteration, and the network is bare: the hooks of ``DistributedDataParallel``
     belong to the stream on which it wrapped the network.
-
-    Args:
-        model: A ``MultigridVideoModel`` on a GPU.
     """
 
     def __init__(self, model: Any) -> None:

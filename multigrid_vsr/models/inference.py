@@ -32,42 +32,28 @@ Frame = np.ndarray | torch.Tensor  # (h, w, 3): uint8 BGR, or float32 RGB in [0,
 
 @dataclass(frozen=True)
 class Tiling:
-    """The windows and tiles that a clip is cut into.
+    """The windows and tiles that a clip is cut into; context is computed and left out."""
 
-    Attributes:
-        num_frame: Frames of a window.
-        overlap: Frames of context on each side of a window, computed and left out.
-        tile: LQ side of a tile in pixels; ``None`` for whole frames.
-        tile_overlap: LQ pixels of context on each side of a tile.
-    """
-
-    num_frame: int
-    overlap: int
-    tile: int | None = None
-    tile_overlap: int = 0
+    num_frame: int  # of a window
+    overlap: int  # frames of context on each side of a window
+    tile: int | None = None  # LQ side of a tile in pixels; `None` for whole frames
+    tile_overlap: int = 0  # LQ pixels of context on each side of a tile
 
 
 @dataclass(frozen=True)
 class Restorer:
     """A network, prepared for clips of any size.
 
-    Attributes:
-        network: Takes (b, t, c, h, w), float32 RGB in [0, 1]; gives every frame, or only the middle one, without t.
-        window: Frames that a sliding-window arch takes for the one in their middle; ``None`` for a recurrent arch.
-        multiple: The sides of its input are multiples of it. Other inputs are padded, and the output cropped.
-        least_frames: The fewest frames that it takes.
-        stride: Windows start at multiples of it: IconVSR counts its keyframes from the first frame.
-        device: Where it runs.
-        padding: How a sliding window goes on past the ends of a clip, as BasicSR names it.
+    It takes (b, t, c, h, w), float32 RGB in [0, 1], and gives every frame, or only the middle one, without t.
     """
 
     network: Callable[[torch.Tensor], torch.Tensor]
-    window: int | None = None
-    multiple: int = 1
-    least_frames: int = 1
-    stride: int = 1
+    window: int | None = None  # frames around the one that a sliding-window arch gives; `None` for a recurrent arch
+    multiple: int = 1  # of which the sides of its input are multiples: others are padded, and the output cropped
+    least_frames: int = 1  # that it takes
+    stride: int = 1  # windows start at multiples of it: IconVSR counts its keyframes from the first frame
     device: torch.device | str = 'cpu'
-    padding: str = 'reflection_circle'
+    padding: str = 'reflection_circle'  # how a sliding window goes on past the ends of a clip, as BasicSR names it
 
     @torch.no_grad()
     def __call__(self, frames: torch.Tensor, kept: range | None = None) -> torch.Tensor:
@@ -199,14 +185,9 @@ def need_and_memory(restorer: Restorer) -> tuple[Need, float]:
 
 
 def choose_tiling(need: Need, memory: float, num_frame: int | None, height: int, width: int, context: Tiling) -> Tiling:
-    """The largest windows that fit: whole clips, else whole frames, else tiles.
+    """The largest windows that fit into bytes of memory: whole clips, else whole frames, else tiles.
 
-    Args:
-        need: What a window takes.
-        memory: What it may take, in bytes.
-        num_frame: Frames of the clip, where they are known.
-        height, width: LQ frame.
-        context: The overlaps.
+    ``num_frame`` is that of the clip, where it is known, and ``context`` has the overlaps.
 
     Raises:
         InputError: If not even a tile fits.

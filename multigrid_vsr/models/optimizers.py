@@ -130,11 +130,7 @@ def _parameters_of(optimizer: Optimizer) -> list[torch.Tensor]:
 def places(optimizer: Optimizer, names: Sequence[str], saved: Mapping[str, Any], saved_names: Any) -> list[int | None]:
     """The place of each parameter in a saved state; ``None`` where it is not known.
 
-    Args:
-        optimizer: As the option file has it.
-        names: Names of its parameters.
-        saved: Its saved ``state_dict``, which may have other groups.
-        saved_names: Names of the parameters there; ``None`` in a state without them.
+    The state may have other groups. ``saved_names`` is ``None`` in a state without names of parameters.
     """
     groups, own = saved['param_groups'], optimizer.param_groups
     order = [place for group in groups for place in group['params']]
@@ -151,12 +147,7 @@ def fitted(
     """A saved state with the groups and flags (``fused``, ``betas``, ``weight_decay``...) of the option file.
 
     torch would silently take the flags of the state. It would fail on other groups, and at the next step on the moments
-    of another optimizer.
-
-    Args:
-        optimizer: As the option file has it.
-        saved: Its saved ``state_dict``.
-        saved_places: :func:`places` of its parameters there.
+    of another optimizer. ``saved_places`` are the :func:`places` of the parameters in the state.
 
     Returns:
         The state, and a line for each flag that changes and for moments that begin anew.

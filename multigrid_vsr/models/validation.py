@@ -29,25 +29,15 @@ from multigrid_vsr.models.stop_signal import Stopped
 
 @dataclass(frozen=True)
 class _Item:
-    """What is validated at a time.
+    """What is validated at a time."""
 
-    Attributes:
-        folder: Name of the clip.
-        num_frame: Frames that go in.
-        lq: Reads them from the first on, (h, w, 3), uint8 BGR or float32 RGB.
-        gt: Reads what the results are compared with, uint8 BGR (h, w, 3).
-        is_window: Whether the frames are a window around the one that comes out.
-        first: Place of the first result in its clip.
-        stem: Of the file of that result; ``None`` for its number.
-    """
-
-    folder: str
-    num_frame: int
-    lq: Callable[[], Iterable[Frame]]
-    gt: Callable[[], Iterable[np.ndarray]]
-    is_window: bool = False
-    first: int = 0
-    stem: str | None = None
+    folder: str  # name of the clip
+    num_frame: int  # frames that go in
+    lq: Callable[[], Iterable[Frame]]  # reads them from the first on, (h, w, 3), uint8 BGR or float32 RGB
+    gt: Callable[[], Iterable[np.ndarray]]  # reads what the results are compared with, uint8 BGR (h, w, 3)
+    is_window: bool = False  # around the one frame that comes out
+    first: int = 0  # place of the first result in its clip
+    stem: str | None = None  # of the file of that result; `None` for its number
 
     def middle(self) -> _Item:
         """The clip as a window around its frame in the middle."""
@@ -82,8 +72,7 @@ def validate(model: Any, dataset: Any, current_iter: int | str, tb_logger: Any, 
 
     Args:
         model: A ``VideoBaseModel`` or a subclass of it.
-        dataset: ``MultigridVideoTestDataset``, ``VideoRecurrentTestDataset``, ``VideoTestDataset`` or one of their
-            kind.
+        dataset: ``MultigridVideoTestDataset``, or a test set of BasicSR's kind with whole clips or with windows.
         current_iter: Iteration, or the name of a test run.
         tb_logger: TensorBoard logger, or ``None``.
         save_img: Whether to write the frames below ``path.visualization``.
