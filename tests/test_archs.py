@@ -51,7 +51,7 @@ def one_clip(folder, clips, target, scale, num_frame):
     for kind in ('gt', 'lq'):
         (folder / kind / '002').mkdir(parents=True)
         roots[f'dataroot_{kind}'] = str(folder / kind)
-        side = 96 // scale if kind == 'lq' else 96  # of whole frames, small ones
+        side = 64 // scale if kind == 'lq' else 64  # of whole frames, small ones
         for path in (clips / (kind if scale > 1 else 'gt') / '002').iterdir():
             cv2.imwrite(str(folder / kind / '002' / path.name), cv2.imread(str(path))[:side, :side])
     kind = 'VideoTestDataset' if target == 'center' else 'VideoRecurrentTestDataset'
