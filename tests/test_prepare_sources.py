@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_data_check import make_lmdbs
+from test_multigrid_reds_dataset import dataset_options
 from test_multigrid_vimeo90k_dataset import septuplets  # noqa: F401
 
 from multigrid_vsr.cli import main
@@ -62,11 +63,9 @@ def test_store_is_a_source_too_with_the_same_frames(frames, tmp_path):
     build(open_sources(gt, lq, 4), tmp_path / 'store', workers=1)
     sources = open_sources(tmp_path / 'store/gt', tmp_path / 'store/lq', 4)
     assert sources.clips == (Clip('clip', 12, 144, 176),)
-    build(sources, tmp_path / 'second', workers=1)
-    for kind in ('gt', 'lq'):
-        one, two = ((tmp_path / name / kind / 'frames.bin').read_bytes() for name in ('store', 'second'))
-        assert one == two
-        assert FrameStore(tmp_path / 'second' / kind).info.clips == FrameStore(tmp_path / 'store' / kind).info.clips
+    for pair, frame in zip(decoded(sources), frames):
+        assert np.array_equal(pair['gt'], frame)
+        assert np.array_equal(pair['lq'], cv2.resize(frame, (44, 36)))
 
 
 NAMES = {
@@ -122,7 +121,7 @@ def test_clips_lie_at_any_depth_or_are_the_folder_itself(frames, tmp_path):
 
 @pytest.mark.parametrize(
     ('name', 'codec'),
-    [('a.ts', 'mp4v'), ('a.mpg', 'PIM1'), ('a.mkv', 'MJPG'), ('a.avi', 'MJPG'), ('a.flv', 'FLV1'), ('A.MOV', 'mp4v'),
+    [('a.ts', 'mp4v'), ('a.mpg', 'PIM1'), ('a.mkv', 'MJPG'), ('a.avi', 'MJPG'), ('A.MOV', 'mp4v'),
      ('a.wmv', 'WMV2'), ('a.odd', 'MJPG')],
 )  # fmt: skip
 def test_videos_of_any_kind_are_clips(name, codec, frames, tmp_path):
@@ -130,12 +129,6 @@ def test_videos_of_any_kind_are_clips(name, codec, frames, tmp_path):
     write_video(tmp_path / f'in{suffix}', frames, codec).rename(tmp_path / name)
     sources = open_sources(tmp_path / name, None, 4)
     assert sources.clips == (Clip(Path(name).stem, 12, 144, 176),)
-
-
-def test_y4m_is_a_clip(tmp_path):
-    frame = b'FRAME\n' + bytes(64 * 48 * 3 // 2)
-    (tmp_path / 'a.y4m').write_bytes(b'YUV4MPEG2 W64 H48 F10:1 C420jpeg\n' + frame * 5)
-    assert open_sources(tmp_path, None, 4).clips == (Clip('a', 5, 48, 64),)
 
 
 @pytest.mark.parametrize('said', [0, 7, 13, 200])
@@ -153,27 +146,15 @@ def test_video_is_counted_by_decoding_whatever_its_header_says(said, frames, tmp
     assert sources.notes == ((line,) if said > 12 else ())
 
 
-def test_video_that_was_cut_off_keeps_the_frames_it_has(frames, tmp_path):
-    path = write_video(tmp_path / 'a.avi', frames)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    (clip,) = open_sources(path, None, 4).clips
-    assert 1 <= clip.num_frame < 12
-
-
 def test_video_that_does_not_decode_gets_a_line(tmp_path):
     (tmp_path / 'a.mp4').write_bytes(b'<html>')
     for path in (tmp_path / 'a.mp4', tmp_path):
         line = r'--gt: must hold videos that decode, got \S+a.mp4: does not open as a video \(Invalid .*\). Mend or remove it.'
         with pytest.raises(OptionError, match=line):
             open_sources(path, None, 4)
-
-
-def test_file_that_is_no_video_gets_a_line(clips):
-    path = clips / 'gt/000/00000000.png'
-    with pytest.raises(
-        OptionError, match=r'--gt: must be a video, or a folder of images, got \S+png. Give the folder that'
-    ):
-        open_sources(path, None, 4)
+    (tmp_path / 'a.png').write_bytes(b'<html>')
+    with pytest.raises(OptionError, match=r'--gt: must be a video, or a folder of images, got \S+png. Give the folder'):
+        open_sources(tmp_path / 'a.png', None, 4)
 
 
 def test_pair_of_videos_of_different_lengths_gets_a_line(frames, tmp_path):
@@ -283,89 +264,50 @@ def test_short_clips_are_left_out_with_their_number(clips):
         open_sources(clips / 'gt', None, 4, min_frames=50)
 
 
-def copy(source, target):
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(source, target)
+def empty(root):
+    shutil.rmtree(root)
+    root.mkdir()
 
 
 def two_videos_of_a_name(gt, lq, frames):
-    shutil.rmtree(gt)
-    gt.mkdir()
-    write_video(gt / 'a.avi', frames)
-    write_video(gt / 'a.mkv', frames)
-
-
-def two_images_of_a_name(gt, lq, frames):
-    write_images(gt / '000', ['00000001.jpg'], frames)
-
-
-def images_beside_folders(gt, lq, frames):
-    write_images(gt, ['cover.png'], frames)
-
-
-def images_beside_videos(gt, lq, frames):
-    write_video(gt / '000/a.avi', frames)
-
-
-def videos_and_folders(gt, lq, frames):
-    write_video(gt / 'a.avi', frames)
-
-
-def an_empty_folder(gt, lq, frames):
-    (gt / '003').mkdir()
-
-
-def a_frame_less(gt, lq, frames):
-    (gt / '001/00000004.png').unlink()
+    empty(gt)
+    for name in ('a.avi', 'a.mkv'):
+        write_video(gt / name, frames)
 
 
 def a_frame_less_in_both_under_other_names(gt, lq, frames):
-    for root in (gt, lq):
+    for root, scale in ((gt, 1), (lq, 4)):
         shutil.rmtree(root / '001')
-        write_images(
-            root / '001', [f'frame_{n:04d}.png' for n in range(1, 10) if n != 4], frames, 4 if root == lq else 1
-        )
-
-
-def an_lq_frame_more(gt, lq, frames):
-    copy(lq / '001/00000000.png', lq / '001/cover.png')
-
-
-def a_clip_less(gt, lq, frames):
-    shutil.rmtree(lq / '002')
-
-
-def a_clip_more(gt, lq, frames):
-    shutil.copytree(lq / '002', lq / '009')
-
-
-def no_image(gt, lq, frames):
-    (gt / '001/00000000.png').write_bytes(b'<html>')
-
-
-def nothing(gt, lq, frames):
-    shutil.rmtree(gt)
-    gt.mkdir()
+        write_images(root / '001', [f'frame_{n:04d}.png' for n in range(1, 10) if n != 4], frames, scale)
 
 
 REFUSED = [
     (two_videos_of_a_name, r'--gt: must hold each name once, whatever the suffix, got \S+a.avi and \S+a.mkv. Rename one'),
-    (two_images_of_a_name, r'--gt: must hold each name once, .*, got \S+00000001.jpg and \S+00000001.png. Rename one'),
-    (images_beside_folders, r'--gt: must hold only images or only folders, got \S+cover.png beside \S+000'),
-    (images_beside_videos, r'--gt: must hold only images or only folders, got \S+00000000.png beside \S+000/a.avi. Move it'),
-    (videos_and_folders, r'--gt: must hold images or videos, got both, \S+000/00000000.png and \S+a.avi. Prepare one kind'),
-    (an_empty_folder, r'--gt: must hold folders of frames, got \S+003 empty. Fill it, or remove it.'),
-    (a_frame_less, r'--gt: must hold .* without a gap, got \S+001 without 00000004.png. Add the frame, or renumber'),
+    (lambda gt, lq, frames: write_images(gt / '000', ['00000001.jpg'], frames),
+     r'--gt: must hold each name once, .*, got \S+00000001.jpg and \S+00000001.png. Rename one'),
+    (lambda gt, lq, frames: write_images(gt, ['cover.png'], frames),
+     r'--gt: must hold only images or only folders, got \S+cover.png beside \S+000'),
+    (lambda gt, lq, frames: write_video(gt / '000/a.avi', frames),
+     r'--gt: must hold only images or only folders, got \S+00000000.png beside \S+000/a.avi. Move it'),
+    (lambda gt, lq, frames: write_video(gt / 'a.avi', frames),
+     r'--gt: must hold images or videos, got both, \S+000/00000000.png and \S+a.avi. Prepare one kind'),
+    (lambda gt, lq, frames: (gt / '003').mkdir(), r'--gt: must hold folders of frames, got \S+003 empty. Fill it, or'),
+    (lambda gt, lq, frames: (gt / '001/00000004.png').unlink(),
+     r'--gt: must hold .* without a gap, got \S+001 without 00000004.png. Add the frame, or renumber'),
     (a_frame_less_in_both_under_other_names, r'--gt: must hold .* without a gap, got \S+001 without frame_0004.png. Add'),
-    (an_lq_frame_more, r'--lq: must have as many .*, 9 in \S+gt/001, got 10 in \S+lq/001, \S+lq/001/cover.png too many.'),
-    (a_clip_less, r'--lq: must hold the clips of --gt, got \S+lq without 002 \(1 missing\). Add it, or name the clips to'),
-    (a_clip_more, r'--lq: must hold only the clips of --gt, got 009 too, which is not in \S+gt \(1 too many\). Move it'),
-    (no_image, r'--gt: must hold images, got \S+001/00000000.png, which is none. Replace or remove it.'),
-    (nothing, r'--gt: must hold at least one clip, got none in \S+gt. Correct the path.'),
+    (lambda gt, lq, frames: shutil.copy(lq / '001/00000000.png', lq / '001/cover.png'),
+     r'--lq: must have as many .*, 9 in \S+gt/001, got 10 in \S+lq/001, \S+lq/001/cover.png too many.'),
+    (lambda gt, lq, frames: shutil.rmtree(lq / '002'),
+     r'--lq: must hold the clips of --gt, got \S+lq without 002 \(1 missing\). Add it, or name the clips to'),
+    (lambda gt, lq, frames: shutil.copytree(lq / '002', lq / '009'),
+     r'--lq: must hold only the clips of --gt, got 009 too, which is not in \S+gt \(1 too many\). Move it'),
+    (lambda gt, lq, frames: (gt / '001/00000000.png').write_bytes(b'<html>'),
+     r'--gt: must hold images, got \S+001/00000000.png, which is none. Replace or remove it.'),
+    (lambda gt, lq, frames: empty(gt), r'--gt: must hold at least one clip, got none in \S+gt. Correct the path.'),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(('change', 'line'), REFUSED, ids=[change.__name__ for change, _ in REFUSED])
+@pytest.mark.parametrize(('change', 'line'), REFUSED)
 def test_source_that_cannot_be_used_gets_a_line(change, line, clips, frames, tmp_path):
     root = shutil.copytree(clips, tmp_path / 'clips')
     change(root / 'gt', root / 'lq', frames)
@@ -440,8 +382,7 @@ def write_deep(folder, suffix, factor, frames):
         assert cv2.imwrite(str(folder / f'{number:08d}.{suffix}'), frame.astype(np.uint16) * factor)
 
 
-@pytest.mark.parametrize('suffix', ['tif', 'png', 'ppm'])
-@pytest.mark.parametrize('factor', [4, 16])
+@pytest.mark.parametrize(('suffix', 'factor'), [('tif', 4), ('png', 16), ('ppm', 4)])
 def test_10_or_12_bits_in_16_are_refused_before_they_are_black(suffix, factor, frames, tmp_path, clips):
     write_deep(tmp_path / 'gt/000', suffix, factor, frames[:9])
     line = rf'must use all bits, got no value above \d+ of 65535 in \S+00000000.{suffix}, which becomes black in 8 bits. Mult'
@@ -453,14 +394,8 @@ def test_10_or_12_bits_in_16_are_refused_before_they_are_black(suffix, factor, f
         open_eval_clips('datasets.val', {'dataroot_gt': str(tmp_path / 'gt')})
     if suffix == 'png':
         write_deep(tmp_path / 'lq/000', suffix, factor, [frame[::4, ::4] for frame in frames[:9]])
-        opt = {
-            'dataroot_gt': str(tmp_path / 'gt'),
-            'dataroot_lq': str(tmp_path / 'lq'),
-            'scale': 4,
-            'io_backend': {'type': 'disk'},
-        }
         with pytest.raises(OptionError, match=f'^datasets.train.dataroot_gt: {line}'):
-            training_sets(opt)[0].check(0)
+            training_sets(dataset_options(tmp_path))[0].check(0)
 
 
 def test_images_of_16_bits_are_read_that_begin_in_the_dark(frames, tmp_path):

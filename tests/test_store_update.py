@@ -15,8 +15,10 @@ from multigrid_vsr.frames.pairs import open_sources
 from multigrid_vsr.frames.prepare import build, verify
 from multigrid_vsr.frames.store import FrameStore, checksum
 
+pytestmark = pytest.mark.usefixtures('in_this_process')
 
-@pytest.fixture(autouse=True)
+
+@pytest.fixture
 def in_this_process(monkeypatch):
     """Decodes and packs without processes; gives the tasks."""
     seen = []

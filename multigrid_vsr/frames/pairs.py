@@ -91,14 +91,7 @@ def open_sources(
     min_frames: int = 1,
     is_strict: bool = False,
 ) -> Sources:
-    """Opens the ground truth and LQ frames of ``multigrid-vsr prepare`` and pairs their clips.
-
-    Args:
-        gt_root, lq_root: What was given as ``--gt`` and ``--lq``.
-        scale: Ground truth side / LQ side.
-        list_file: Names the clips to take; ``None`` takes all.
-        min_frames: Clips with fewer frames are left out.
-        is_strict: Whether to refuse a video with frames that do not decode.
+    """Opens and pairs the clips of ``multigrid-vsr prepare``; each argument is an option of that command.
 
     Raises:
         OptionError: If a clip of one is missing in the other, or length or size do not fit.
@@ -123,11 +116,7 @@ def open_sources(
 
 
 def open_eval_clips(name: str, opt: Mapping[str, Any]) -> Sources:
-    """Opens the clips of a ``MultigridVideoTestDataset``.
-
-    Args:
-        name: Its dotted name, such as ``datasets.val``.
-        opt: Its options: ``dataroot_gt``; optionally ``dataroot_lq``, ``io_backend``, ``meta_info_file``, ``scale``.
+    """Opens the clips of a ``MultigridVideoTestDataset`` of a dotted name, such as ``datasets.val``.
 
     Raises:
         OptionError: If clips do not pair, or the back end is another one.
@@ -181,15 +170,14 @@ def pair(
 ) -> Sources:
     """Pairs clips of ground truth and LQ frames by name, and their frames by order.
 
-    The only clip of each side are a pair under any names.
+    If each source has only one clip, their names do not matter.
 
     Args:
         gt, lq: The frames.
         scale: Ground truth side / LQ side.
         listed: The names of the clips to take, with what the list says about each; ``None`` takes all.
         options: The names of the options, for messages.
-        is_training: Whether frames are read as they are stored, so that LQ frames may not be larger than 1/scale, and
-            a list may have fewer frames than there are.
+        is_training: LQ frames may not be larger than 1/scale, and a list may have fewer frames than there are.
 
     Raises:
         OptionError: If a clip of one is missing in the other, or length or size do not fit.
@@ -197,12 +185,8 @@ def pair(
     gt_names = _by_composed_name(gt, options.gt)
     wanted = gt_names.keys() if listed is None else {_composed(name) for name in listed}
     if missing := sorted(wanted - gt_names.keys()):
-        raise OptionError(
-            options.clips,
-            f'name clips of {options.gt}',
-            f'{missing[0]} ({len(missing)} of {len(wanted)} names are not in {gt.root}, which has {gt.names[0]})',
-            f'Correct the list, or {options.gt}.',
-        )
+        value = f'{missing[0]} ({len(missing)} of {len(wanted)} names are not in {gt.root}, which has {gt.names[0]})'
+        raise OptionError(options.clips, f'name clips of {options.gt}', value, f'Correct the list, or {options.gt}.')
     names = {name: gt_names[name] for name in gt_names if name in wanted}
     lq_names: dict[str, str] = {}
     if lq is not None:
@@ -210,19 +194,13 @@ def pair(
         if len(gt_names) == len(lq_names) == 1:
             lq_names = dict(zip(gt_names, lq_names.values()))
         if missing := [names[name] for name in names if name not in lq_names]:
-            raise OptionError(
-                options.lq,
-                f'hold the clips of {options.gt}',
-                f'{lq.root} without {missing[0]} ({len(missing)} missing)',
-                f'Add it, or name the clips to take in {options.clips}.',
-            )
+            value = f'{lq.root} without {missing[0]} ({len(missing)} missing)'
+            fix = f'Add it, or name the clips to take in {options.clips}.'
+            raise OptionError(options.lq, f'hold the clips of {options.gt}', value, fix)
         if listed is None and (extra := sorted(lq_names.keys() - gt_names.keys())):
-            raise OptionError(
-                options.lq,
-                f'hold only the clips of {options.gt}',
-                f'{extra[0]} too, which is not in {gt.root} ({len(extra)} too many)',
-                f'Move it elsewhere, or name the clips to take in {options.clips}.',
-            )
+            value = f'{extra[0]} too, which is not in {gt.root} ({len(extra)} too many)'
+            fix = f'Move it elsewhere, or name the clips to take in {options.clips}.'
+            raise OptionError(options.lq, f'hold only the clips of {options.gt}', value, fix)
     gt_clips = gt.measure(list(names.values()))
     for listed_name, clip in (listed or {}).items():
         there = replace(gt_clips[names[_composed(listed_name)]], name=listed_name)
@@ -277,12 +255,9 @@ def _pair(
     floor = (height // scale, width // scale)
     ceiling = floor if is_training else (-(-gt_clip.height // scale), -(-gt_clip.width // scale))
     if not all(low <= side <= high for low, side, high in zip(floor, (lq_clip.height, lq_clip.width), ceiling)):
-        raise OptionError(
-            options.lq,
-            f'be {options.gt} at 1/{scale}, {floor[0]}x{floor[1]} for {size}',
-            f'{lq_clip.height}x{lq_clip.width} in {lq.where(lq_clip.name, 0)}',
-            f'Correct {options.lq} or {options.scale}.',
-        )
+        rule = f'be {options.gt} at 1/{scale}, {floor[0]}x{floor[1]} for {size}'
+        value = f'{lq_clip.height}x{lq_clip.width} in {lq.where(lq_clip.name, 0)}'
+        raise OptionError(options.lq, rule, value, f'Correct {options.lq} or {options.scale}.')
     return Pair(clip, gt_clip, lq_clip)
 
 
@@ -321,13 +296,7 @@ def crop_notes(pairs: Iterable[Pair], option: str) -> list[str]:
 
 
 def decode(clips: Pair, scale: int, kind: str, payload: Payload) -> np.ndarray:
-    """A frame as it is stored, uint8 (h, w, 3) BGR.
-
-    Args:
-        clips: Its clip.
-        scale: Ground truth side / LQ side.
-        kind: ``gt``, or ``lq`` for a frame of the LQ clip.
-        payload: What the source gave.
+    """A frame as it is stored, uint8 (h, w, 3) BGR; ``kind`` is ``lq`` for a frame of the LQ clip, else ``gt``.
 
     Raises:
         FrameError: If it does not decode, or has another size than its clip.
@@ -346,10 +315,7 @@ def decode(clips: Pair, scale: int, kind: str, payload: Payload) -> np.ndarray:
 def read_frames(sources: Sources, place: int, kind: str) -> Iterator[np.ndarray]:
     """The frames of a clip in order, uint8 (h, w, 3), BGR, cropped to a size that fits the scale.
 
-    Args:
-        sources: The clips.
-        place: The number of the clip.
-        kind: ``gt`` or ``lq``; without LQ clips that is the ground truth by BasicSR's bicubic ``imresize``.
+    ``kind`` is ``gt`` or ``lq``; without LQ clips that is the ground truth by BasicSR's bicubic ``imresize``.
 
     Raises:
         FrameError: If a frame is missing, damaged or of another size than its clip.

@@ -130,13 +130,9 @@ def _show(title: str, total: int, problems: Iterator[str | None]) -> int:
 
 
 def build(sources: Sources, out: Path, workers: int, rebuild: bool = False) -> None:
-    """Writes ``out/gt`` and ``out/lq``, or continues an interrupted build.
+    """Writes ``out/gt`` and ``out/lq`` in several processes, or continues an interrupted build.
 
-    Args:
-        sources: Where the frames come from.
-        out: Folder of the pair.
-        workers: Processes that decode, pack and write.
-        rebuild: Whether to replace a store of other frames, or of sources that have changed.
+    ``rebuild`` replaces a store of other frames, or of files that have changed.
 
     Raises:
         InputError: If ``out`` holds another store, a frame cannot be used (each is named first), or there is no room.

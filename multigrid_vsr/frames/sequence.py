@@ -122,12 +122,9 @@ def check_suffix(out: Path) -> None:
 
 
 def open_writer(out: Path, clip: FrameSequence, fps: float | None) -> Writer:
-    """Writes a folder of PNG, or a video where the name ends like one, with the sound of the clip.
+    """Writes a folder of PNG, or a video where the name ends like one, with the names or times and sound of the clip.
 
-    Args:
-        out: What to write; it does not exist yet.
-        clip: Where names, times, colours and sound come from.
-        fps: Frames a second; ``None`` takes the times of the clip, or 25 for images.
+    ``fps`` is frames a second; ``None`` takes the times of the clip, or 25 for images.
     """
     return _VideoWriter(out, clip, fps) if out.suffix else Writer(out, clip)
 

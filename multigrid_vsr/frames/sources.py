@@ -67,7 +67,7 @@ class CropSource(ClipSource, Protocol):
             clip: Name of the clip.
             frames: Numbers of the t frames, from 0.
             top, left: Corner of the square, in pixels.
-            out: uint8 (t, size, size, 3), BGR; filled. The pixels of a row lie side by side, the rows anywhere.
+            out: uint8 (t, size, size, 3), BGR; filled. The pixels of a row are adjacent, the rows need not be.
 
         Raises:
             FrameError: If a frame is missing, damaged or of another size than its clip.
@@ -78,7 +78,7 @@ def open_source(option: str, root: Path, is_strict: bool = False, names: Collect
     """Opens a folder of images or of such folders, a BasicSR LMDB, a frame store, a video or a folder of videos.
 
     Args:
-        option: The option that names it.
+        option: The option that names it, for messages.
         root: What was given.
         is_strict: Whether to refuse a video with frames that do not decode.
         names: The clips of images that are needed; ``None`` looks for all.
@@ -109,12 +109,7 @@ def open_source(option: str, root: Path, is_strict: bool = False, names: Collect
 class Images:
     """Images under any names, a folder for each clip, in natural order.
 
-    Args:
-        option: The option that names the root.
-        root: The folder.
-        names: The clips.
-        files: The files of each clip below the root, where they are known; others are listed when they are needed.
-        notes: What the user should know, a line each.
+    ``files`` has the files of each clip below the root, where they are known; others are listed when they are needed.
     """
 
     backend = 'disk'
@@ -270,15 +265,7 @@ class Lmdb(Images):
 
 
 class VideoSource:
-    """Video files: each is a clip, named by its file.
-
-    Args:
-        option: The option that names them.
-        root: The folder, or the file.
-        files: The file of each clip below ``root``.
-        is_strict: Whether to refuse a video with frames that do not decode.
-        notes: What the user should know, a line each.
-    """
+    """Video files: each is a clip, named by its file."""
 
     backend = 'disk'
 

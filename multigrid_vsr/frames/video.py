@@ -249,11 +249,7 @@ class Scaler:
     """Converts frames between formats, exactly rounded.
 
     ``VideoFrame.reformat`` dithers, and places the colours of 4:2:0 differently: 5 % of the bytes differ, by up to 28.
-
-    Args:
-        width, height: Size of the frames.
-        source, target: FFmpeg's names of the formats.
-        colours: Options of the scale filter that say which colours are meant.
+    ``source`` and ``target`` are FFmpeg's names of the formats, ``colours`` are options of its scale filter.
     """
 
     # Without these flags 8-bit grey is off by up to 2.4 of 255. Dithering adds noise to 10 bits.
