@@ -156,24 +156,23 @@ def test_prepare_from_video_shrinks_by_basicsrs_imresize(tmp_path, capsys):
     assert np.array_equal(list(lq.frames('carphone_pristine'))[50], expected)
 
 
+@packs_here
 def test_prepare_killed_and_run_again_equals_one_that_was_not(stock_clips, tmp_path):
-    sources = ('--gt', str(stock_clips / 'gt'), '--workers', '1')  # LQ by imresize, so that it takes a while
-    run(*PREPARE, *sources, '-o', 'whole', cwd=tmp_path)
-    process = subprocess.Popen([*PREPARE, *sources, '-o', 'killed'], cwd=tmp_path, start_new_session=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    sources = ('--gt', stock_clips / 'gt')  # LQ by imresize, so that it takes a while
     checksums = tmp_path / 'killed/lq/checksums.bin'
-    while not (checksums.exists() and np.count_nonzero(np.fromfile(checksums, '<u8')) >= 5):
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    written = np.count_nonzero(np.fromfile(checksums, '<u8'))
-    assert 5 <= written < 100
+    with started(*PREPARE, *sources, '-o', 'killed', '--workers', 1, cwd=tmp_path) as process:
+        while not (checksums.exists() and np.count_nonzero(np.fromfile(checksums, '<u8')) >= 5):
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert 5 <= np.count_nonzero(np.fromfile(checksums, '<u8')) < 100
     with pytest.raises(InputError, match='must be a finished frame store, got one that is not'):
         FrameStore(tmp_path / 'killed/gt')
     # A frame whose bytes the crash left half-written is written again, though its checksum is there.
     with open(tmp_path / 'killed/lq/frames.bin', 'r+b') as file:
         file.write(b'half')
-    run(*PREPARE, *sources, '-o', 'killed', cwd=tmp_path)
+    for name in ('killed', 'whole'):
+        prepare(*sources, '-o', tmp_path / name)
     same(tmp_path / 'whole', tmp_path / 'killed')
 
 
@@ -282,6 +281,7 @@ def test_prepare_into_a_folder_that_cannot_be_written_exits_with_one_line(clips,
     assert line.startswith(f'-o: must be a folder with room for 0.00 GB, got {tmp_path}/file/store/gt (Not a dir')
 
 
+@packs_here
 def test_prepare_onto_a_full_disk_says_so_and_goes_on_later(clips, tmp_path):
     """A limit on the size of files stands for a disk that fills up."""
 
@@ -289,14 +289,14 @@ def test_prepare_onto_a_full_disk_says_so_and_goes_on_later(clips, tmp_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
-    command = [*PREPARE, '--gt', str(clips / 'gt'), '--lq', str(clips / 'lq'), '-o', 'store']
-    done = subprocess.run(command, cwd=tmp_path, preexec_fn=limit, capture_output=True, text=True)
+    command = ['--gt', str(clips / 'gt'), '--lq', str(clips / 'lq'), '-o', str(tmp_path / 'store')]
+    done = subprocess.run([*PREPARE, *command], preexec_fn=limit, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        '-o: must be a folder with room for 0.00 GB, got store/gt (File too large). Choose another.'
+        f'-o: must be a folder with room for 0.00 GB, got {tmp_path}/store/gt (File too large). Choose another.'
     )
-    run(*command, cwd=tmp_path)
-    assert 'All 22 frames' in run(*command, '--verify', cwd=tmp_path).stdout
+    prepare(*command)
+    prepare(*command, '--verify')
 
 
 def test_prepare_without_room_exits_before_it_writes(tmp_path, clips, monkeypatch):
