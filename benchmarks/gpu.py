@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpu_gradients, gpu_training, gpu_work, harness
+from benchmarks import gpu_training, gpu_work, harness
 from benchmarks.gpu_plan import (
     COLUMNS,
     DRY,
@@ -22,7 +22,6 @@ from benchmarks.gpu_plan import (
     SECONDS,
     STOCK,
     TOGETHER,
-    Sizes,
     gpu_hours,
     run_options,
     schedules,
@@ -37,27 +36,27 @@ _LOADING_SECONDS = 1.0
 _LEAST_ITERS = 24  # of the stock run that a training run is made from: `fast` has about half of them, two a segment
 _START_SECONDS = 15.0  # of a training run, before its first iteration
 _DRY_SECONDS = 3600.0
-_UNKNOWN_SECONDS = 0.5  # of an iteration that was not timed
+_UNKNOWN_HOURS = 170.0  # of a run that was not predicted: about half a second an iteration
 _TRAINED = ((STOCK, STOCK), ('fast', TOGETHER))
 _TRAINING_SECONDS = len(_TRAINED) * 75  # kept for the training runs
 _END_SECONDS = 5.0  # kept for the end
 
 
 class Bench:
-    """Measures row by row, in order of worth; every row is printed and kept at once.
+    """Measures row by row, the most telling first, and prints and keeps each at once.
 
     No row starts with less time left than the longest row of its kind took.
 
     Args:
         out: Folder for the figures, the data and the runs.
-        minutes: Time for all of it.
-        is_dry: Whether a tiny network tries all of it on the CPU.
+        minutes: Time for everything.
+        is_dry: Whether to try everything with a tiny network on the CPU.
     """
 
     def __init__(self, out: Path, minutes: float, is_dry: bool) -> None:
         self._out, self._is_dry = out, is_dry
         self._about = {'dry': 'on the CPU: no figure means anything'} if is_dry else {'minutes': minutes}
-        self._sizes: Sizes = DRY if is_dry else FULL
+        self._sizes = DRY if is_dry else FULL
         self._start = time.monotonic()
         self._end = self._start + (_DRY_SECONDS if is_dry else minutes * 60)
         begin = partial(gpu_work.begin_dry if is_dry else gpu_work.begin, out / 'gpu_worker.txt')
@@ -66,7 +65,7 @@ class Bench:
         self._given_up: set[str] = set()  # options with a row that was not done in time
 
     def run(self) -> None:
-        """Measures all of it."""
+        """Measures everything."""
         try:
             self._measure_all()
         finally:
@@ -100,7 +99,7 @@ class Bench:
         for option in options:
             for network, shapes in archs:
                 name = {'option': option, 'arch': network['type']}
-                self._call('options', name, kept, gpu_gradients.try_option, network, shapes, option, self._sizes.tried)
+                self._call('options', name, kept, gpu_work.try_option, network, shapes, option, self._sizes.tried)
 
     def _time_steps(self, rows: Any, kept: float = 0.0) -> None:
         for option, shape in rows:
@@ -144,19 +143,18 @@ class Bench:
 
     def _training_options(self, run: str, option: str, seconds: float) -> dict[str, Any]:
         """A run of about so many seconds, by the hours that were predicted for a whole one."""
-        whole, parts = self._sizes.whole, ('hours', 'hours with loading')  # the better one, where it is there
+        parts = ('hours', 'hours with loading')  # the second is better, where it is there
         predicted = {names[:2]: h for part in parts for names, h in self._report.figures(part, 'gpu_hours').items()}
-        hours = predicted.get((run, option), whole * _UNKNOWN_SECONDS / 3600)
-        total_iter = max(int(whole * seconds / (hours * 3600)), _LEAST_ITERS)
+        hours = predicted.get((run, option), _UNKNOWN_HOURS)
+        total_iter = max(int(self._sizes.whole * seconds / (hours * 3600)), _LEAST_ITERS)
         opt = run_options(run, self._sizes, total_iter, 0 if self._is_dry else 1)
-        opt['name'] = run
         changes = OPTIONS.get(option, {})
-        optimizer = {'fused': True} if changes.get('optim_g', {}).get('fused') else {}
-        opt['train'] |= {**changes, 'optim_g': opt['train']['optim_g'] | optimizer}
-        return opt
+        optim_g = opt['train']['optim_g'] | ({'fused': True} if 'optim_g' in changes else {})
+        opt['train'] |= {**changes, 'optim_g': optim_g}
+        return {**opt, 'name': run}
 
     def _call(self, part: str, name: dict[str, Any], kept: float, function: Callable[..., Any], *args: Any) -> None:
-        """One row, in the process of the worker, if it can end with so many seconds left."""
+        """Adds a row from the worker's process, if it can end with so many seconds left."""
         option = name['option']
         if option in self._given_up:
             return self._add(Row(part, name, error='given up: a row of this option was not done in time'))
@@ -189,22 +187,22 @@ class Bench:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measures, prints, and keeps ``gpu.json`` and ``gpu.md`` up to date with every figure.
+    """Measures and prints, and writes ``gpu.json`` and ``gpu.md`` with every figure.
 
     Raises:
         InputError: If an option breaks its rule, or the video of the demo is not installed.
     """
     if not 0 < args.minutes < float('inf'):
         raise OptionError('--minutes', 'be a number above 0', args.minutes, 'Correct the value.')
-    if args.dry:  # the processes that it starts see no GPU either, and share the cores with what else runs
+    if args.dry:  # the processes that it starts see no GPU either, and take one core each
         os.environ |= {'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
     import torch
 
     if not args.dry and not torch.cuda.is_available():
         raise OptionError('--dry', 'be given on a machine without a GPU', None, 'It tries all of it, tiny.')
-    find_video('bikes.mp4')  # it is asked for late, and would end the command then
+    find_video('bikes.mp4')  # refuses now what would end the command late
     args.out.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that what was started ends too
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that its processes end too
     Bench(args.out, args.minutes, args.dry).run()
     print(f'Figures: {args.out}/gpu.json, tables: {args.out}/gpu.md')
 

@@ -10,6 +10,7 @@ import yaml
 
 from benchmarks import base_run
 from multigrid_vsr.core.schedule import BatchShape, Schedule
+from multigrid_vsr.models.clock import segment_seconds
 from multigrid_vsr.options.conversion import convert
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 
@@ -44,19 +45,18 @@ SECONDS = {'options': 8.0, 'steps': 15.0, 'compile': 60.0, 'loading': 20.0, 'tra
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large all of it is."""
+    """How large everything is."""
 
-    archs: tuple[tuple[dict[str, Any], tuple[BatchShape, ...]], ...]  # networks that every option is tried on, with
-    # their batch, frames and gt_size of three shapes
+    archs: tuple[tuple[dict[str, Any], tuple[BatchShape, ...]], ...]  # networks that each try every option, and shapes
     network: dict[str, Any]  # whose iterations are timed
     shapes: tuple[BatchShape, ...]  # beside those of the recipes: the small one, the full one, the other sizes
     warmup: int  # iterations before those timed
-    rounds: int  # of so many iterations that are timed:
+    rounds: int  # of `iters` iterations that are timed
     iters: int
     tried: int  # iterations of a shape before the one whose gradient is compared
     seconds: float  # length of a training run
     workers: int  # num_worker_per_gpu
-    patience: float  # how many times longer than expected a row may take before it is given up
+    patience: float  # a row is given up after so many times the expected time
 
     @property
     def full(self) -> BatchShape:
@@ -114,10 +114,7 @@ DRY = Sizes(
 
 
 def run_options(run: str, sizes: Sizes, total_iter: int, num_gpu: int = 0) -> dict[str, Any]:
-    """The stock run on PNG files, or what ``multigrid-vsr convert --recipe`` makes of it, on packed frames.
-
-    Paths are below the folder of the demo.
-    """
+    """The stock run on PNG files, or what ``convert --recipe`` makes of it, on packed frames, in the demo's folder."""
     opt = yaml.safe_load(base_run.options(STOCK, total_iter, seed=0, num_gpu=num_gpu))
     opt['datasets']['train'].update(asdict(sizes.full), num_worker_per_gpu=sizes.workers, pin_memory=True)
     opt['network_g'] = dict(sizes.network)
@@ -156,20 +153,20 @@ def gpu_hours(
     load_ms: Mapping[tuple[int, int], float] | None = None,
     workers: int = 1,
 ) -> float:
-    """Hours of one GPU: each iteration takes as long as its step, or as its batch takes to load if that is longer.
+    """Hours of one GPU: an iteration takes as long as its step, or as its batch takes to load if that is longer.
 
     Args:
         schedule: Shapes of the run.
         step_ms: Milliseconds of an iteration of each shape.
-        load_ms: Milliseconds that a sample of (num_frame, gt_size) takes one worker; without it none.
+        load_ms: Milliseconds that one worker takes for a sample of (num_frame, gt_size).
         workers: Workers of the GPU.
 
     Raises:
         KeyError: If one of its shapes has not been measured.
     """
-    total = 0.0
-    for segment in schedule.segments:
-        shape = segment.shape
+
+    def seconds(shape: BatchShape) -> float:
         sample_ms = load_ms[shape.num_frame, shape.gt_size] if load_ms is not None else 0.0
-        total += segment.num_iter * max(step_ms[shape], sample_ms * shape.batch_size_per_gpu / workers)
-    return total / 3_600_000
+        return max(step_ms[shape], sample_ms * shape.batch_size_per_gpu / workers) / 1e3
+
+    return sum(segment_seconds(schedule, seconds)) / 3600

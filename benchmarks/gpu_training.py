@@ -1,4 +1,4 @@
-"""A minute of real training: BasicSR's training script on the frames of the demo, and what its log says."""
+"""A minute of real training: BasicSR's training script on the frames of the demo, and the figures of its log."""
 
 from __future__ import annotations
 
@@ -32,16 +32,13 @@ def train_stock() -> None:
 
 
 def train(root: Path, opt: dict[str, Any], is_stock: bool, seconds: float) -> dict[str, Any]:
-    """Trains an option file to its end, or for so many seconds, in a process of its own.
+    """Trains to the end, or for so many seconds, in a process of its own; returns the :func:`summary` of the log.
 
     Args:
-        root: Folder of the demo; runs of the same name there are deleted.
+        root: Folder of the demo; an earlier run of the same name there is deleted.
         opt: The options.
         is_stock: Whether the archs are BasicSR's own.
         seconds: Time it has, its start and end included.
-
-    Returns:
-        Iterations, samples a second, milliseconds an iteration, the share of waiting for data, and the last loss.
 
     Raises:
         CallError: If its log has less than two lines.

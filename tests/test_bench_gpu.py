@@ -15,9 +15,9 @@ import pytest
 import torch
 from basicsr.archs import spynet_arch
 from graph_stand_in import StandIn, StandInGraph
-from runs import CLONE, benchmark, processes_below, rest_of, started, still_running
+from runs import CLONE, benchmark, processes_below, refusal, rest_of, started, still_running
 
-from benchmarks import gpu, gpu_gradients, gpu_training, gpu_work
+from benchmarks import gpu, gpu_training, gpu_work
 from benchmarks.gpu_plan import COLUMNS, DRY, FULL, LATE_COLUMNS, OPTIONS, STOCK, gpu_hours, schedules, step_rows
 from benchmarks.gpu_report import Report, Row, markdown, targets
 from benchmarks.worker import CallError
@@ -91,17 +91,15 @@ def test_run_that_is_cut_off_keeps_its_rows_and_leaves_no_process(tmp_path):
     assert not list((tmp_path / 'out').glob('.*.unfinished'))
 
 
-@pytest.mark.parametrize(
-    ('arguments', 'line'),
-    [
-        ((), '--dry: must be given on a machine without a GPU, got nothing. It tries all of it, tiny.\n'),
-        (('--minutes', 0), '--minutes: must be a number above 0, got 0.0. Correct the value.\n'),
-        (('--minutes', 'nan'), '--minutes: must be a number above 0, got nan. Correct the value.\n'),
-    ],
-)
-def test_bad_arguments_give_one_line_and_write_nothing(arguments, line, tmp_path):
-    done = benchmark('gpu', '--out', 'out', *arguments, cwd=tmp_path, ok=False, CUDA_VISIBLE_DEVICES='')
-    assert (done.returncode, done.stdout, list(tmp_path.iterdir())) == (1, line, [])
+@pytest.mark.parametrize(('arguments', 'line'), [
+    ((), '--dry: must be given on a machine without a GPU, got nothing. It tries all of it, tiny.'),
+    (('--minutes', 0), '--minutes: must be a number above 0, got 0.0. Correct the value.'),
+    (('--minutes', 'nan'), '--minutes: must be a number above 0, got nan. Correct the value.'),
+])  # fmt: skip
+def test_bad_arguments_give_one_line_and_write_nothing(arguments, line, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    assert refusal('--out', tmp_path / 'out', *arguments, main=gpu.main) == line
+    assert list(tmp_path.iterdir()) == []
 
 
 class Simulated:
@@ -254,9 +252,9 @@ SHAPES = (BatchShape(2, 2, 32), BatchShape(2, 3, 32))
 @pytest.fixture
 def compare(monkeypatch):
     """Compares an option's gradients with those of eager float32, after the iterations that a GPU runs."""
-    monkeypatch.setattr(gpu_gradients, '_eager_float32', {})
+    monkeypatch.setattr(gpu_work, '_eager_float32', {})
     monkeypatch.setattr(spynet_arch, 'BasicModule', lambda: torch.nn.Conv2d(8, 2, 3, 1, 1))
-    return lambda option: gpu_gradients.try_option(Path(), DRY.archs[0][0], SHAPES, option, FULL.tried)
+    return lambda option: gpu_work.try_option(Path(), DRY.archs[0][0], SHAPES, option, FULL.tried)
 
 
 def test_graph_passes_when_its_gradient_is_near(compare, monkeypatch):
@@ -281,13 +279,13 @@ def test_graph_that_cannot_be_captured_stays_eager(compare, monkeypatch):
 
 
 def test_gradients_are_compared_without_tuning_and_tensorfloat32(compare, monkeypatch):
-    step, seen = gpu_gradients.train_next, []
+    step, seen = gpu_work.train_next, []
 
     def seeing(*args):
         seen.append((torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32))
         step(*args)
 
-    monkeypatch.setattr(gpu_gradients, 'train_next', seeing)
+    monkeypatch.setattr(gpu_work, 'train_next', seeing)
     compare('none')
     assert seen == [(False, False)] * 20
     assert torch.backends.cudnn.allow_tf32
@@ -296,7 +294,7 @@ def test_gradients_are_compared_without_tuning_and_tensorfloat32(compare, monkey
 def test_part_of_little_weight_in_the_gradient_is_compared_too_and_has_to_be_a_number(compare):
     found = compare('channels_last')
     assert (found['verdict'], found['difference'] < 1e-3) == ('passes', True)
-    expected = gpu_gradients._eager_float32['BasicVSR'][0]
+    expected = gpu_work._eager_float32['BasicVSR'][0]
     trunk = expected['backward_trunk']
     assert trunk.norm() < 0.05 * torch.cat(list(expected.values())).norm()
     trunk *= 1.01
@@ -310,7 +308,7 @@ def test_half_precision_has_a_limit_of_its_own(compare, monkeypatch):
     found = compare('amp: bf16')
     assert found['verdict'] == 'passes'
     assert 0.005 < found['difference'] < 0.25
-    monkeypatch.setattr(gpu_gradients, '_HALF_LIMIT', 0.005)
+    monkeypatch.setattr(gpu_work, '_HALF_LIMIT', 0.005)
     assert compare('amp: bf16')['verdict'] == 'WRONG'
 
 
