@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import yaml
-
 from benchmarks import base_run
 from multigrid_vsr.core.schedule import BatchShape, Schedule
 from multigrid_vsr.models.clock import segment_seconds
@@ -115,7 +113,7 @@ DRY = Sizes(
 
 def run_options(run: str, sizes: Sizes, total_iter: int, num_gpu: int = 0) -> dict[str, Any]:
     """The stock run on PNG files, or what ``convert --recipe`` makes of it, on packed frames, in the demo's folder."""
-    opt = yaml.safe_load(base_run.options(STOCK, total_iter, seed=0, num_gpu=num_gpu))
+    opt = base_run.options(STOCK, total_iter, seed=0, num_gpu=num_gpu)
     opt['datasets']['train'].update(asdict(sizes.full), num_worker_per_gpu=sizes.workers, pin_memory=True)
     opt['network_g'] = dict(sizes.network)
     opt['train']['optim_g']['lr'] = 2e-4

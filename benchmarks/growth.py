@@ -25,19 +25,12 @@ Timers = dict[int, Callable[[], float]]
 
 
 class Curve(NamedTuple):
-    """What one thing costs as another grows.
+    """What one thing costs as another grows."""
 
-    Attributes:
-        what: What is measured, with its unit.
-        grows: What grows, and what stays.
-        sizes: How large it is.
-        values: The medians there.
-    """
-
-    what: str
+    what: str  # is measured, with its unit
     grows: str
     sizes: Sequence[int]
-    values: Sequence[float]
+    values: Sequence[float]  # medians
 
     @property
     def exponent(self) -> float:
@@ -100,13 +93,11 @@ def _open(root: Path) -> float:
 
 def draw(path: Path, curves: Sequence[Curve]) -> None:
     """Draws a panel for each curve, both axes logarithmic, with its power and a dashed line of the power 1."""
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
     rows = -(-len(curves) // _COLUMNS)
-    figure, panels = pyplot.subplots(rows, _COLUMNS, figsize=(4 * _COLUMNS, 3 * rows), layout='constrained')
+    figure = Figure(figsize=(4 * _COLUMNS, 3 * rows), layout='constrained')
+    panels = figure.subplots(rows, _COLUMNS)
     for axes, curve in zip(panels.flat, curves):
         proportional = [curve.values[0] * size / curve.sizes[0] for size in curve.sizes]
         axes.plot(curve.sizes, proportional, color='#BBBBBB', linestyle='--', linewidth=1)
@@ -125,7 +116,6 @@ def draw(path: Path, curves: Sequence[Curve]) -> None:
         axes.set_visible(False)
     figure.suptitle('Dashed: in proportion, power 1', fontsize=10, color='#777777')
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 if __name__ == '__main__':

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+
+from basicsr.data.reds_dataset import REDSRecurrentDataset
 
 from benchmarks.frames import (
     COUNT,
-    LARGE,
     SHAPES,
     Load,
-    batches,
+    dataset_options,
     ours,
     prepare_frames,
     prepare_lmdbs,
@@ -29,6 +28,8 @@ from benchmarks.frames import (
 )
 from benchmarks.harness import medians, run_rounds
 from multigrid_vsr.core.plan import format_table
+from multigrid_vsr.core.schedule import SampleRequest
+from multigrid_vsr.data.dataset_adapter import DatasetAdapter
 from multigrid_vsr.frames import prepare
 from multigrid_vsr.frames.sources import default_workers
 
@@ -47,24 +48,20 @@ def measure(root: Path, rounds: int) -> None:
     _print_scaling(root, rounds)
     _print_cold(root)
     _print_memory(root)
-    rates = medians({'alone': partial(_decode, root), 'building': partial(_build, root)}, rounds)
+    rates = medians({'decoding': partial(_decode, root), 'building': partial(_build, root)}, rounds)
     print(
-        f'Building: {rates["building"]:.1f} frames/s, decoding alone {rates["alone"]:.1f}: '
-        f'{rates["building"] / rates["alone"]:.0%}.'
+        f'Building: {rates["building"]:.1f} frames/s, only decoding {rates["decoding"]:.1f}: '
+        f'{rates["building"] / rates["decoding"]:.0%}.'
     )
-
-
-def ms_a_sample(loads: Mapping[str, Load], rounds: int) -> dict[str, float]:
-    """The medians of each way to load a sample."""
-    return medians({name: partial(timed, load, itertools.count(), _SECONDS) for name, load in loads.items()}, rounds)
 
 
 def _compare(root: Path, rounds: int) -> None:
     rows = []
     for gt_size, num_frame in SHAPES:
         loads = {f'stock {backend}': stock(root, backend, gt_size, num_frame) for backend in ('disk', 'lmdb')}
+        loads['adapted disk'] = _adapted(root, gt_size, num_frame)
         loads |= {f'ours {backend}': ours(root, backend, gt_size, num_frame) for backend in ('disk', 'lmdb', 'packed')}
-        ms = ms_a_sample(loads, rounds)
+        ms = medians({name: partial(timed, load, itertools.count(), _SECONDS) for name, load in loads.items()}, rounds)
         packed = ms['ours packed']
         ratios = f'{ms["stock disk"] / packed:.0f}x', f'{ms["stock lmdb"] / packed:.0f}x'
         png, pixel = f'{ms["stock disk"] / ms["ours disk"]:.2f}x', f'{packed / (gt_size**2 * num_frame) * 1e6:.2f}'
@@ -73,45 +70,17 @@ def _compare(root: Path, rounds: int) -> None:
     print(format_table(('gt x frames', *loads, 'vs PNG', 'vs LMDB', 'PNG', 'ns/pixel'), rows))
 
 
+def _adapted(root: Path, gt_size: int, num_frame: int) -> Load:
+    """BasicSR's dataset under the schedule; the dataset has another shape of its own."""
+    opt = dataset_options(root, 'disk', 256, 15)
+    adapter = DatasetAdapter(REDSRecurrentDataset(opt), opt)
+    return lambda seed: adapter.sample(SampleRequest(seed % 80, num_frame, gt_size, seed))
+
+
 def _print_scaling(root: Path, rounds: int) -> None:
-    """Samples a second with one worker and with two, through the loader of a run and without it."""
-    ways: dict[str, Callable[[Path, int], float]] = {'loader': through_loader, 'alone': _in_processes}
-    rates = medians({(name, count): partial(ways[name], root, count) for name in ways for count in (1, 2)}, rounds)
-    words = {
-        name: f'{rates[name, 1]:.0f} and {rates[name, 2]:.0f}: {rates[name, 2] / rates[name, 1]:.2f}x' for name in ways
-    }
-    print(
-        f'gt 256 x 15, packed, samples/s with 1 and 2 workers: {words["loader"]}. Processes that load for nobody: '
-        f'{words["alone"]}.'
-    )
-
-
-def _in_processes(root: Path, count: int) -> float:
-    """Samples a second of processes that have nothing to do with each other, each into memory of its own."""
-    context = multiprocessing.get_context('spawn')
-    barrier, answers = context.Barrier(count), context.SimpleQueue()
-    processes = [context.Process(target=_load_alone, args=(root, barrier, answers)) for _ in range(count)]
-    for process in processes:
-        process.start()
-    rate = sum(answers.get() for _ in processes)
-    for process in processes:
-        process.join()
-    return rate
-
-
-def _load_alone(root: Path, barrier: Any, answers: Any) -> None:
-    from multigrid_vsr.data.batches import SharedSlots
-
-    dataset, requests = batches(root, LARGE, 220)
-    num_bytes = dataset.num_bytes(requests.schedule.full_shape)
-    slots = SharedSlots(dataset, requests.at, num_bytes, num_ahead=1, num_held=0)
-    for iteration in requests.iterations[:20]:
-        slots[0, iteration]
-    barrier.wait()
-    start = time.perf_counter()
-    for iteration in requests.iterations[20:]:
-        slots[0, iteration]
-    answers.put(LARGE.batch_size_per_gpu * 200 / (time.perf_counter() - start))
+    """Samples a second through the loader of a run, with one worker and with two."""
+    one, two = medians({count: partial(through_loader, root, count) for count in (1, 2)}, rounds).values()
+    print(f'gt 256 x 15, packed, samples/s with 1 and 2 workers: {one:.0f} and {two:.0f}: {two / one:.2f}x.')
 
 
 def _print_cold(root: Path) -> None:

@@ -8,6 +8,8 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import yaml
+
 from benchmarks.base_run import options
 from benchmarks.harness import run_rounds
 from multigrid_vsr.core.errors import InputError
@@ -33,7 +35,7 @@ def measure(root: Path, rounds: int) -> None:
         out.mkdir()
         (out / 'data').symlink_to((root / 'data').resolve())
         path = out / 'run.yml'
-        path.write_text(options('multigrid', ITERS, seed=round_))
+        path.write_text(yaml.safe_dump(options('multigrid', ITERS, seed=round_), sort_keys=False))
         predicted = _predicted(path)
         train_file(path, ITERS, 'Train')
         log = parse_log(next((out / 'experiments/multigrid').glob('train_*.log')).read_text())

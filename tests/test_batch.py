@@ -11,7 +11,7 @@ import torch
 import yaml
 from runs import options, refusal, rest_of, run, started, write
 
-from benchmarks import step, whole_run
+from benchmarks import step
 from multigrid_vsr import measure
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
@@ -215,10 +215,3 @@ def test_bench_models_have_one_device_of_many(tmp_path, monkeypatch):
     monkeypatch.setattr('basicsr.models.build_model', lambda opt: built.append(opt['num_gpu']))
     step.model_of(tmp_path, 'VideoRecurrentModel')
     assert built == [1]
-    trained = []
-    monkeypatch.setattr(whole_run, 'prepare', lambda root: root.mkdir())
-    monkeypatch.setattr(whole_run, '_measure_steps', lambda *_: None)
-    monkeypatch.setattr(whole_run, 'train', lambda *arguments: trained.append(arguments[-1]) or 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        whole_run.measure(tmp_path, 1)
-    assert trained == built[1:] == [1]

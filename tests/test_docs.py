@@ -15,6 +15,7 @@ from unittest import mock
 
 import cv2
 import pytest
+import yaml
 from basicsr.utils.logger import initialized_logger
 from conftest import _frames
 from shell_lines import commands_of
@@ -169,7 +170,7 @@ def after_tutorial(tutorial) -> Path:
     shutil.copytree(tutorial / 'experiments/full', tutorial / 'experiments/stock')
     shutil.copy(tutorial / 'videos/held_out.mp4', tutorial / 'video.mp4')
     shutil.copytree(ROOT / 'options', tutorial / 'options')
-    (tutorial / 'stock.yml').write_text(base_options('stock', 300, 0))
+    (tutorial / 'stock.yml').write_text(yaml.safe_dump(base_options('stock', 300, 0)))
     return tutorial
 
 

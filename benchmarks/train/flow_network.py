@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks import base_run
 from multigrid_vsr.data.batches import to_float_rgb
 from multigrid_vsr.models import checkpoints
 
@@ -23,12 +23,20 @@ _SMOOTHNESS = 0.002
 _GAIN = 1.5  # flow in pixels for a product of 1
 
 
+def read_clips(root: Path) -> dict[str, np.ndarray]:
+    """The clips below a folder: uint8 (t, h, w, 3), BGR."""
+    return {
+        folder.name: np.array([cv2.imread(str(path)) for path in sorted(folder.iterdir())])
+        for folder in sorted(root.iterdir())
+    }
+
+
 def make(path: Path, lq_root: Path, iters: int) -> None:
     """Trains BasicSR's SPyNet to warp each frame of LQ clips onto its neighbour, and writes it for ``spynet_path``."""
     from basicsr.archs.arch_util import flow_warp
     from basicsr.archs.spynet_arch import SpyNet
 
-    clips = [to_float_rgb(torch.from_numpy(frames)) for frames in base_run.read_clips(lq_root).values()]
+    clips = [to_float_rgb(torch.from_numpy(frames)) for frames in read_clips(lq_root).values()]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = SpyNet()
@@ -88,7 +96,7 @@ def warping_error(path: Path, lq_root: Path) -> tuple[float, float]:
     from basicsr.archs.spynet_arch import SpyNet
 
     network, errors = SpyNet(str(path)).eval(), []
-    for frames in base_run.read_clips(lq_root).values():
+    for frames in read_clips(lq_root).values():
         clip = to_float_rgb(torch.from_numpy(frames))
         with torch.no_grad():
             flow = network(clip[:-1], clip[1:]).permute(0, 2, 3, 1)

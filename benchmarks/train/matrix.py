@@ -18,10 +18,10 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
-from benchmarks import base_run
 from benchmarks.train import flow_network, times
 from benchmarks.train.results import read_runs
 from benchmarks.train.runs import Run, options, start_of
@@ -30,6 +30,7 @@ from multigrid_vsr.demo import PARTS, Part, prepare, train_file
 from multigrid_vsr.measure import one_device
 from multigrid_vsr.models.inference import load_restorer, to_bgr_bytes
 from multigrid_vsr.options.multigrid_block import schedule_from_options
+from multigrid_vsr.report.read import parse_log
 
 # More is held out than in the demo, and one video that no run has seen.
 BENCH_PARTS = (
@@ -43,13 +44,9 @@ _WRITING = threading.Lock()
 
 
 def train(root: Path, runs: Sequence[Run], results: Path, args: argparse.Namespace) -> None:
-    """Trains what is missing, several runs at a time, and times the iterations of all before and after it.
+    """Trains what is missing in ``results``, several runs at a time, and times all iterations before and after it.
 
-    Args:
-        root: Folder for the data and the runs.
-        runs: What to train; a run that was interrupted goes on.
-        results: JSONL that gets a line for each run and each timing.
-        args: The command line: ``rounds`` of timing, ``jobs``, ``checkpoints``, ``flow_iters`` and ``start_iters``.
+    A run that was interrupted continues. ``args`` is the command line.
 
     Raises:
         InputError: If the video of the demo is not installed, or a run fails.
@@ -63,13 +60,12 @@ def train(root: Path, runs: Sequence[Run], results: Path, args: argparse.Namespa
     threads = None if args.jobs is None else 1
     if threads is not None:
         torch.set_num_threads(threads)
-    clips = {kind: base_run.read_clips(root / 'data/val' / kind) for kind in ('lq', 'gt')}
+    clips = {kind: flow_network.read_clips(root / 'data/val' / kind) for kind in ('lq', 'gt')}
     with ThreadPoolExecutor(args.jobs or 1) as pool:
+        labels = [f'{number}/{len(missing)} {run}' for number, run in enumerate(missing, 1)]
         pending = [
-            pool.submit(
-                _train_one, root, run, f'{number}/{len(missing)} {run}', results, threads, args.checkpoints, clips
-            )
-            for number, run in enumerate(missing, 1)
+            pool.submit(_train_one, root, run, label, results, threads, args.checkpoints, clips)
+            for run, label in zip(missing, labels)
         ]
         try:
             for future in pending:
@@ -80,7 +76,7 @@ def train(root: Path, runs: Sequence[Run], results: Path, args: argparse.Namespa
 
 
 def retime(root: Path, results: Path, rounds: int, flow_iters: int) -> None:
-    """Times the iterations of all runs that are done anew, in place of what was measured before.
+    """Times the iterations of all runs that are done again, and replaces the earlier times.
 
     Raises:
         InputError: If the video of the demo is not installed.
@@ -110,23 +106,14 @@ def _make_start(root: Path, arch: str, iters: int) -> None:
     run = Run('untrained_full', arch, gt_size=128, num_frame=7, rate=2e-3, iters=iters, seed=0)
     opt = {**options(run, one_device()), 'name': target.stem}
     with trained(root, opt, f'Train the start of {arch}', None) as folder:
-        base_run.weights_of(folder, iters)[-1][1].rename(target)
+        _weights_of(folder, iters)[-1][1].rename(target)
 
 
 @contextlib.contextmanager
 def trained(root: Path, opt: dict[str, Any], label: str, threads: int | None) -> Iterator[Path]:
-    """Trains a run, or what is left of one that was interrupted; its folder and its option file are deleted after use.
+    """Trains a run, or the rest of an interrupted one, and yields its folder, which is deleted after use.
 
-    A run of BasicSR's own model begins anew: without a GPU BasicSR does not go on, and with one it takes other samples.
-
-    Args:
-        root: Folder of the bench.
-        opt: Its options.
-        label: What the progress bar says.
-        threads: Threads of torch; ``None`` for its own choice.
-
-    Yields:
-        The folder of the run.
+    A run of BasicSR's own model begins again: without a GPU BasicSR does not resume, with one it takes other samples.
 
     Raises:
         InputError: If the run fails.
@@ -143,9 +130,8 @@ def trained(root: Path, opt: dict[str, Any], label: str, threads: int | None) ->
 
 
 def _measure(root: Path, runs: Sequence[Run], results: Path, rounds: int) -> None:
-    if runs and rounds:
-        for line in times.measure(root, runs, rounds):
-            _add(results, line)
+    for line in times.measure(root, runs, rounds) if rounds else ():
+        _add(results, line)
 
 
 def _train_one(
@@ -155,7 +141,7 @@ def _train_one(
     freq, last = opt['logger']['save_checkpoint_freq'], opt['train']['total_iter']
     segments = schedule_from_options(opt).segments
     with trained(root, opt, label, threads) as folder:
-        saved = base_run.weights_of(folder, last)
+        saved = _weights_of(folder, last)
         measured = [each for each in saved if each[0] % freq == 0 or each[0] == last]  # not where it was stopped
         was_interrupted = len(list(folder.glob('train_*.log'))) > 1
         line = {
@@ -164,17 +150,35 @@ def _train_one(
             'segments': [[segment.num_iter, *astuple(segment.shape)] for segment in segments],
             'curve': [(iteration, _psnrs(opt, weights, 'params_ema', clips)) for iteration, weights in measured],
             'psnr_last': _psnrs(opt, saved[-1][1], 'params', clips),
-            'wall': None if was_interrupted else base_run.wall_clocks(folder)[-1],
+            'wall': None if was_interrupted else _wall_clock(folder),
         }
         _add(results, line)
 
 
+def _weights_of(folder: Path, iters: int) -> list[tuple[int, Path]]:
+    """The weights of a run that is done, each with its iteration; the last are those of its end."""
+    models = folder / 'models'
+    found = sorted((int(path.stem.removeprefix('net_g_')), path) for path in models.glob('net_g_[0-9]*.pth'))
+    return found if found[-1][0] == iters else [*found, (iters, models / 'net_g_latest.pth')]
+
+
+def _wall_clock(folder: Path) -> float:
+    """Seconds from the start of training to its end, in the log of a run that never stopped."""
+    log = parse_log(next(folder.glob('train_*.log')).read_text())
+    assert log.start is not None
+    return (log.saves[-1] - log.start).total_seconds()
+
+
 def _psnrs(opt: dict[str, Any], weights: Path, key: str, clips: dict[str, Any]) -> list[float]:
-    """PSNR in dB of each held-out clip."""
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    restore = load_restorer(opt, weights, key, device)
-    restored = {clip: to_bgr_bytes(restore(torch.from_numpy(lq))).numpy() for clip, lq in clips['lq'].items()}
-    return [round(base_run.psnr(restored, {clip: gt}), 4) for clip, gt in clips['gt'].items()]
+    """BasicSR's PSNR in dB of each held-out clip, RGB, no border left out: the mean over its frames."""
+    from basicsr.metrics import calculate_psnr
+
+    restore = load_restorer(opt, weights, key, torch.device('cuda' if torch.cuda.is_available() else 'cpu'))
+    psnrs = []
+    for clip, gt in clips['gt'].items():
+        restored = to_bgr_bytes(restore(torch.from_numpy(clips['lq'][clip]))).numpy()
+        psnrs.append(round(float(np.mean([calculate_psnr(*pair, crop_border=0) for pair in zip(restored, gt)])), 4))
+    return psnrs
 
 
 def _add(results: Path, line: dict[str, Any]) -> None:

@@ -25,38 +25,22 @@ _VERDICT_COLOURS = {'supported': '#009E73', 'refuted': '#D55E00', 'cannot tell':
 
 
 def draw(path: Path, results: Results, times: Times, runs: Sequence[Run]) -> None:
-    """Draws a group of runs.
-
-    Args:
-        path: Picture to write; its ending says of which kind.
-        results: What the runs reached.
-        times: What their iterations take.
-        runs: The group.
-    """
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
+    """Draws a group of runs into a picture."""
+    from matplotlib.figure import Figure
 
     pairs = [(claim, paired(claim, results, runs)) for claim in CLAIMS]
     decided = [(claim, differences) for claim, differences in pairs if len(differences) > 1]
     size = 13, max(6, 0.3 * len(decided))
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=size, layout='constrained', width_ratios=(1, 1))
+    figure = Figure(figsize=size, layout='constrained')
+    left, right = figure.subplots(1, 2)
     _draw_curves(left, results, times, runs)
     _draw_claims(right, decided)
     figure.suptitle(title(runs), fontsize=11)
     figure.savefig(path, dpi=150)
-    pyplot.close(figure)
 
 
 def draw_headline(path: Path, results: Results, times: Times) -> None:
-    """Draws PSNR over time at gt 256 for README: multigrid against both baselines, means and ranges over the seeds.
-
-    Args:
-        path: Picture to write.
-        results: What the runs reached, those of the headline among them.
-        times: What their iterations take.
-    """
+    """Draws PSNR over time at gt 256 for README: multigrid against both baselines, means and ranges over the seeds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.4), dpi=200, layout='constrained')

@@ -16,28 +16,19 @@ from multigrid_vsr.core.schedule import BatchShape
 
 @dataclass(frozen=True)
 class Result:
-    """What a run reached.
+    """What a run reached; PSNR is in dB, of each held-out clip."""
 
-    Attributes:
-        segments: Its shapes, each with its iterations.
-        curve: Iterations done and the PSNR in dB of the averaged weights (EMA) then, for each held-out clip; the last
-            are those of its end.
-        psnr_last: PSNR in dB of the weights themselves at the end, for each clip.
-        wall: Wall-clock in seconds from the start of training to its end, neighbours included; ``None`` for a run that
-            was interrupted.
-    """
-
-    segments: tuple[tuple[int, BatchShape], ...]
-    curve: tuple[tuple[int, tuple[float, ...]], ...]
-    psnr_last: tuple[float, ...]
-    wall: float | None
+    segments: tuple[tuple[int, BatchShape], ...]  # iterations of each shape
+    curve: tuple[tuple[int, tuple[float, ...]], ...]  # iterations done, PSNR of the averaged weights (EMA)
+    psnr_last: tuple[float, ...]  # of the weights themselves at the end
+    wall: float | None  # seconds of training with other runs beside it; None for a run that was interrupted
 
     def psnr(self, averaged: bool = True) -> float:
-        """PSNR at the end in dB, of the averaged weights or of the weights themselves: the mean over the clips."""
+        """PSNR at the end, of the averaged weights or of the weights themselves: the mean over the clips."""
         return statistics.mean(self.curve[-1][1] if averaged else self.psnr_last)
 
     def history(self) -> list[tuple[int, float]]:
-        """Iterations done and the PSNR in dB of the averaged weights then: the mean over the clips."""
+        """Iterations done, and the PSNR of the averaged weights then: the mean over the clips."""
         return [(iteration, statistics.mean(psnrs)) for iteration, psnrs in self.curve]
 
 
@@ -48,16 +39,10 @@ class Times:
         self._ms = ms
 
     def seconds(self, run: Run, result: Result, iterations: int | None = None, loads: str = 'own') -> float | None:
-        """The time of a run, or of its first iterations; ``None`` where a shape has not been timed.
+        """The time of a run, or of its first iterations; ``None`` if a shape has not been timed.
 
-        One worker loads beside the iterations, so an iteration takes what is longer, its step or its loading.
-
-        Args:
-            run: The run.
-            result: What it has trained on.
-            iterations: So many of its iterations; all without it.
-            loads: ``own`` for the shape of each iteration, ``full`` for the full shape, cropped afterwards (as
-                Restormer does), ``none`` for steps only.
+        One worker loads beside the iterations, so an iteration takes as long as its step or its loading. It loads its
+        ``own`` shape, the ``full`` shape, cropped afterwards (as Restormer does), or ``none``.
         """
         costs = self._costs(run, result, loads)
         if costs is None:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-import yaml
-
 from benchmarks import base_run
 from multigrid_vsr.core.lr import BATCH_SCALINGS
 from multigrid_vsr.core.schedule import split
@@ -174,7 +172,7 @@ def options(run: Run, num_gpu: int = 0, checkpoints: int = CHECKPOINTS) -> dict[
     """The option file of a run with so many checkpoints, its end included; paths are relative to the bench's folder."""
     variant, network = VARIANTS[run.variant], NETWORKS[run.arch]
     network = network | {name: value for name, value in variant.network.items() if name in network}
-    opt = _demo('stock' if variant.setup == 'stock' else 'multigrid', run)
+    opt = base_run.options('stock' if variant.setup == 'stock' else 'multigrid', run.iters, run.seed)
     opt.update(name=run.name, num_gpu=num_gpu, network_g=network)
     if variant.starts_trained:
         opt['path']['pretrain_network_g'] = start_of(run.arch)
@@ -189,16 +187,12 @@ def options(run: Run, num_gpu: int = 0, checkpoints: int = CHECKPOINTS) -> dict[
         opt['model_type'] = model_of_windows(network)
         opt['datasets']['train'].update(type='REDSDataset', dataroot_flow=None)
     if variant.setup == 'plain':
-        opt['train']['scheduler'] = _demo('stock', run)['train']['scheduler']
+        opt['train']['scheduler'] = base_run.options('stock', run.iters, run.seed)['train']['scheduler']
     elif variant.setup == 'multigrid':
         opt['multigrid'] = (_stages if variant.stages else _nested)(variant, run, 'num_frame' in network)
         _follow(opt, variant, run)
     opt['logger']['save_checkpoint_freq'] = -(-opt['train']['total_iter'] // checkpoints)
     return opt
-
-
-def _demo(name: str, run: Run) -> dict[str, Any]:
-    return dict(yaml.safe_load(base_run.options(name, run.iters, run.seed)))
 
 
 def _nested(variant: Variant, run: Run, is_fixed: bool) -> dict[str, Any]:

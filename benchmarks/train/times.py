@@ -34,15 +34,10 @@ def case_of(run: Run, shape: BatchShape) -> Case:
 
 
 def measure(root: Path, runs: Sequence[Run], rounds: int) -> Iterator[dict[str, Any]]:
-    """Times every shape of the runs in interleaved rounds.
-
-    Args:
-        root: Folder of the bench, its data prepared.
-        runs: Runs whose shapes are timed.
-        rounds: Rounds; each goes through all shapes.
+    """Times every shape of the runs in interleaved rounds, in the folder of the bench with its data.
 
     Yields:
-        A line of results for each case: milliseconds of an iteration and of loading its batch, a number of each round.
+        A line of results for each case: milliseconds of an iteration and of loading its batch, for each round.
     """
     timers: dict[tuple[Case, str], Callable[[], float]] = {}
     models: dict[tuple[Any, ...], Any] = {}  # one serves all shapes
