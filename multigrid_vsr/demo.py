@@ -122,88 +122,6 @@ def prepare(root: Path, parts: Sequence[Part] = PARTS) -> None:
 
 GT_SIZE, NUM_FRAME = 256, 7  # the full shape
 _PERIODS = 6  # the baseline's rate starts again as often as in the paper's recipe
-_OPTIONS = """\
-# {title}
-name: {name}
-model_type: MultigridVideoModel
-scale: 4
-num_gpu: 0
-manual_seed: {seed}
-
-datasets:
-  train:
-    name: bikes_and_bunny
-    type: MultigridREDSDataset
-    dataroot_gt: data/store/gt
-    dataroot_lq: data/store/lq
-    val_partition: REDS4
-    io_backend:
-      type: packed
-    num_frame: {num_frame}
-    gt_size: {gt_size}
-    interval_list: [1]
-    random_reverse: false
-    use_hflip: true
-    use_rot: true
-    num_worker_per_gpu: 1
-    batch_size_per_gpu: 1
-  val:
-    name: held_out
-    type: MultigridVideoTestDataset
-    dataroot_gt: data/val/gt
-    dataroot_lq: data/val/lq
-
-multigrid:
-  stages:
-{stages}
-
-network_g:
-  type: BasicVSR
-  num_feat: 16
-  num_block: 2
-
-path:
-  experiments_root: experiments
-  strict_load_g: true
-  resume_state: ~
-
-train:
-  amp: auto  # bf16 where the CPU has it
-  channels_last: true
-  ema_decay: 0.95
-  optim_g:
-    type: Adam
-    lr: 0.002
-    betas: [0.9, 0.99]
-  scheduler:
-    type: MultigridCosineLR
-    restart: shape
-    anneal: last
-    warmup_iter: {warmup_iter}
-    eta_min: 0.0000001
-  total_iter: {total_iter}
-  warmup_iter: -1
-  pixel_opt:
-    type: CharbonnierLoss
-    loss_weight: 1.0
-    reduction: mean
-
-val:
-  val_freq: {val_freq}
-  save_img: true
-  metrics:
-    psnr:
-      type: calculate_psnr
-      crop_border: 0
-
-logger:
-  print_freq: 5
-  save_checkpoint_freq: {total_iter}
-  use_tb_logger: false
-  wandb:
-    project: ~
-    resume_id: ~
-"""
 
 
 def options(name: str, iters: int, seed: int) -> str:
@@ -217,7 +135,8 @@ def options(name: str, iters: int, seed: int) -> str:
         f'    - {{iter: {length}, gt_size: {int(GT_SIZE * side)}, num_frame: {int(NUM_FRAME * frames)}}}'
         for length, (_, side, frames) in zip(lengths, shapes)
     ]
-    return _OPTIONS.format(
+    template = Path(__file__).with_suffix('.yml').read_text(encoding='utf-8')
+    return template.format(
         title='The full shape throughout.' if name == 'full' else 'Small shapes first.',
         name=name,
         seed=seed,
