@@ -68,15 +68,9 @@ def prepare_lmdbs(root: Path) -> None:
 
 
 def write_black_store(root: Path, count: int, num_frame: int, height: int, width: int) -> None:
-    """Writes ``root/store/{gt,lq}`` and ``root/png/meta_info.txt``: a store of black frames, in sparse files.
+    """Writes ``root/store/{gt,lq}`` and ``root/png/meta_info.txt``: a store of so many clips of black frames.
 
-    What the frames show costs nothing, so a data set of any size takes no room.
-
-    Args:
-        root: Folder.
-        count: Clips.
-        num_frame: Frames of a clip.
-        height, width: Of a frame of ground truth, in pixels.
+    Its files are sparse, so a data set of any size takes no room. Height and width are those of ground truth.
     """
     gt = tuple(Clip(f'{number:06d}', num_frame, height, width) for number in range(count))
     for kind, clips in (('gt', gt), ('lq', tuple(clip.shrunk(4) for clip in gt))):

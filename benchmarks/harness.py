@@ -22,13 +22,7 @@ Key = TypeVar('Key')
 
 
 def parser(name: str, description: str | None, *endings: str) -> Parser:
-    """The parser of a benchmark.
-
-    Args:
-        name: Its module.
-        description: Its docstring, of which the first line is shown.
-        endings: Of command lines that are shown as examples.
-    """
+    """The parser of a benchmark, with the first line of its docstring and the ends of command lines as examples."""
     command = f'python -m benchmarks.{name}'
     examples = [f'{command} {ending}'.rstrip() for ending in endings]
     return Parser(prog=command, examples=examples, description=(description or '').partition('\n')[0])
@@ -74,15 +68,10 @@ def folder(args: argparse.Namespace) -> Iterator[Path]:
 
 
 def in_rounds(timers: Mapping[Key, Callable[[], float]], rounds: int, calls: int = 1) -> dict[Key, list[float]]:
-    """Calls every timer in each round, and returns what each gave.
+    """Calls every timer so many times in each round, and returns all measurements.
 
-    A first round warms up and does not count. The order turns around from round to round, because who comes second has
-    the caches of the first.
-
-    Args:
-        timers: Each gives one measurement, such as milliseconds.
-        rounds: Rounds that count.
-        calls: Calls of a timer in a round, one after the other.
+    A first round warms up and does not count. The order turns around from round to round, because the second has the
+    caches of the first.
     """
     values: dict[Key, list[float]] = {key: [] for key in timers}
     for round_ in range(rounds + 1):

@@ -83,12 +83,6 @@ def shares(count: int) -> Sequence[str]:
 def slow_folder(root: Path, mount: Path, latency_ms: float, mb_per_second: float) -> Iterator[None]:
     """Shows ``root`` read-only under ``mount``, as a shared file system does: each read waits, and all share one rate.
 
-    Args:
-        root: The folder.
-        mount: Empty folder.
-        latency_ms: What each read waits, in milliseconds, beside others.
-        mb_per_second: What all reads together get.
-
     Raises:
         InputError: If mfusepy or FUSE is missing; both are needed, on Linux.
     """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -18,18 +17,18 @@ from benchmarks.harness import medians, run_rounds
 from multigrid_vsr.core.plan import format_table
 from multigrid_vsr.core.schedule import BatchShape, Schedule
 from multigrid_vsr.measure import build, one_device
+from multigrid_vsr.models.clock import time_step
 from multigrid_vsr.options.archs import ArchLimits, limits_of
 
 STOCK, OURS = 'VideoRecurrentModel', 'MultigridVideoModel'
-SHAPES = (BatchShape(2, 3, 64), BatchShape(2, 7, 64), BatchShape(2, 7, 128))  # those of the demo
+SHAPES = (BatchShape(2, 3, 64), BatchShape(2, 7, 64), BatchShape(2, 7, 128))  # of the base run
 CALLS = 3  # of each in a round
 
 
 def measure(root: Path, rounds: int) -> None:
     """Prints ms an iteration of both models at the same shapes, and what a boundary between shapes costs.
 
-    The network is the demo's, with an EMA. Batches are tensors in memory, as each model gets them: floats for
-    BasicSR's, bytes for this project's.
+    The network is the base run's, with an EMA. Batches are in memory, floats for BasicSR's model, bytes for ours.
     """
     models = {name: model_of(root, name) for name in (STOCK, OURS)}
     rows = []
@@ -70,15 +69,10 @@ def model_of(
     max_batch: int | None = None,
     **train_opt: Any,
 ) -> Any:
-    """A model of BasicSR or of this project on one device.
+    """A model of BasicSR or of this project on one device, of the base run's network unless another one is given.
 
-    Args:
-        root: Folder for what the model wants to know of.
-        name: ``model_type``.
-        network: ``network_g``; that of the demo without it.
-        schedule: Shapes of the run; ``None`` for any.
-        max_batch: ``multigrid.micro_batch_size_per_gpu``.
-        train_opt: Changes of the ``train`` block.
+    Without a schedule any shape can come. ``max_batch`` is ``multigrid.micro_batch_size_per_gpu``, and ``train_opt``
+    changes the ``train`` block.
     """
     network = network or {'type': 'BasicVSR', 'num_feat': 16, 'num_block': 2}
     target = (limits_of(network) or ArchLimits()).target
@@ -128,15 +122,15 @@ def batches_of(shape: BatchShape) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def run_step(model: Any, batch: dict[str, torch.Tensor]) -> float:
-    """Milliseconds of one iteration, the learning rate and the log of it included."""
-    start = time.perf_counter()
-    model.update_learning_rate(2)
-    model.feed_data(batch)
-    model.optimize_parameters(2)
-    model.get_current_log()
-    if model.device.type == 'cuda':
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) * 1e3
+    """Milliseconds of one iteration, its learning rate and its log included."""
+
+    def iteration() -> None:
+        model.update_learning_rate(2)
+        model.feed_data(batch)
+        model.optimize_parameters(2)
+        model.get_current_log()
+
+    return time_step(model.device, iteration).seconds * 1e3
 
 
 if __name__ == '__main__':

@@ -21,11 +21,9 @@ _WINDOWS, _TILES = (80, 64), (192,)
 
 
 def measure(opt_file: str, clip: tuple[int, int, int]) -> None:
-    """Measures two small clips on the GPU and prints what follows for larger ones, and for a third small one.
+    """Measures two small clips on the GPU, prints the estimates for larger ones, and checks one on a third small clip.
 
-    Args:
-        opt_file: Its network is built with random weights.
-        clip: Frames, height and width of a clip, LQ pixels.
+    The network is that of an option file, with random weights. A clip is frames, height and width in LQ pixels.
 
     Raises:
         InputError: If there is no GPU.

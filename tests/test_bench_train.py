@@ -297,10 +297,7 @@ def test_table_of_filled_shapes_is_that_of_the_committed_runs():
     assert re.findall(r'^\| (?:un)?trained \|.*', page, re.MULTILINE) == list(filled_rows())
 
 
-@pytest.mark.parametrize(
-    'page',
-    ['docs/method.md', 'benchmarks/README.md', 'benchmarks/claims.md'],
-)
+@pytest.mark.parametrize('page', ['docs/method.md', 'benchmarks/README.md', 'benchmarks/claims.md'])
 def test_differences_that_are_quoted_are_those_of_the_committed_runs(page, capsys):
     printed = committed_tables(capsys) + ''.join(filled_rows())
     quoted = re.findall(DIFFERENCE, (ROOT / page).read_text())
