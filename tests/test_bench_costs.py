@@ -13,7 +13,7 @@ from benchmarks.frames import dataset_options, ours, write_black_store
 from benchmarks.growth import Curve, draw
 from benchmarks.scale import slow_folder
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.report.read import Line, Log
+from multigrid_vsr.report.read import Log, Point
 
 
 @pytest.mark.parametrize(('values', 'exponent'), [((3, 6, 12), 1), ((3, 12, 48), 2), ((5, 5, 5), 0), ((8, 4, 2), -1)])
@@ -69,7 +69,7 @@ def test_slow_folder_shows_the_files_and_lets_each_read_wait(tmp_path):
 
 def log_of(*lines: tuple[int, float, str]) -> Log:
     start = datetime(2026, 11, 25, 10)
-    found = [Line(iteration, start + timedelta(seconds=seconds), {}, eta) for iteration, seconds, eta in lines]
+    found = [Point(iteration, start + timedelta(seconds=seconds), {}, eta) for iteration, seconds, eta in lines]
     return Log(start=start, lines=found, last_time=found[-1].time)
 
 
