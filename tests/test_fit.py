@@ -13,7 +13,7 @@ from runs import options, write
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.options.conversion import convert
-from multigrid_vsr.options.fitting import FitRequest, fit
+from multigrid_vsr.options.fitting import fit
 
 # BasicVSR-M as the paper trains it: a batch of 16 on 4 GPUs, 300,000 iterations at 2e-4, no ramp.
 BASELINE = """\
@@ -97,7 +97,7 @@ def test_fit_of_the_paper_s_baseline_gives_its_large_batch_run_and_keeps_every_c
 
 
 def test_fit_of_the_paper_s_recipe_keeps_its_stages_at_equal_samples():
-    new = fit(convert(yaml.safe_load(BASELINE)).options, FitRequest(gpus=16, batch=64))
+    new = fit(convert(yaml.safe_load(BASELINE)).options, gpus=16, batch=64)
     train_opt = new.options['train']
     assert (train_opt['total_iter'], train_opt['optim_g']['lr']) == (75000, 0.0008)
     assert (train_opt['scheduler']['warmup_iter'], train_opt['warmup_iter']) == (5000, -1)
@@ -122,7 +122,7 @@ def run_options(**changes):
 
 
 def test_fit_to_fewer_gpus_keeps_the_batch_and_accumulates_where_memory_needs_it():
-    new = fit(run_options(), FitRequest(gpus=2, fill=3)).options
+    new = fit(run_options(), gpus=2, fill=3).options
     assert (new['num_gpu'], new['datasets']['train']['batch_size_per_gpu']) == (2, 16)
     assert new['multigrid'] == {
         'gt_size': [128, 256], 'num_frame': [7, 15], 'stage_iter': [200, 400], 'micro_batch_size_per_gpu': 3,
@@ -132,7 +132,7 @@ def test_fit_to_fewer_gpus_keeps_the_batch_and_accumulates_where_memory_needs_it
 
 
 def test_fit_with_measured_batches_fills_small_shapes_at_equal_samples():
-    new = fit(run_options(), FitRequest(fill=[[34, 9], [6, 2]], lr_scaling='sqrt'))
+    new = fit(run_options(), fill=[[34, 9], [6, 2]], lr_scaling='sqrt')
     assert new.options['multigrid'] == {
         'gt_size': [128, 256],
         'num_frame': [7, 15],
@@ -151,20 +151,20 @@ def test_fit_with_measured_batches_fills_small_shapes_at_equal_samples():
 def test_fit_of_a_converted_file_keeps_what_the_stock_run_was():
     converted = convert(yaml.safe_load(BASELINE), 'fast').options
     assert converted['stock_run'] == {'total_iter': 300000, 'batch_size': 16}
-    for request in (FitRequest(gpus=2, batch=16), FitRequest(gpus=16, batch=64), FitRequest(sample_fraction=0.5)):
-        assert fit(converted, request).options['stock_run'] == {'total_iter': 300000, 'batch_size': 16}
+    for asked in (dict(gpus=2, batch=16), dict(gpus=16, batch=64), dict(sample_fraction=0.5)):
+        assert fit(converted, **asked).options['stock_run'] == {'total_iter': 300000, 'batch_size': 16}
     # The file says 4 GPUs and its user 8, so the stock run had 8 times 4 samples too.
-    new = fit(converted, FitRequest(file_gpus=8, gpus=4))
+    new = fit(converted, file_gpus=8, gpus=4)
     assert new.options['stock_run'] == {'total_iter': 300000, 'batch_size': 32}
 
 
 def test_fit_of_a_run_whose_stock_run_nobody_knows_writes_none():
-    assert 'stock_run' not in fit(run_options(multigrid={'gt_size': [128, 256]}), FitRequest(sample_fraction=2)).options
+    assert 'stock_run' not in fit(run_options(multigrid={'gt_size': [128, 256]}), sample_fraction=2).options
 
 
 def test_fit_with_measured_batches_fills_the_entries_of_stages_at_equal_samples():
     stages = [{'iter': 300, 'gt_size': 128, 'num_frame': 7}, {'iter': 240, 'gt_size': 128}, {'iter': 60}]
-    new = fit(run_options(multigrid={'stages': stages}), FitRequest(fill=[34, 9, 3], sample_fraction=2))
+    new = fit(run_options(multigrid={'stages': stages}), fill=[34, 9, 3], sample_fraction=2)
     assert new.options['multigrid'] == {
         'stages': [
             {'iter': 150, 'gt_size': 128, 'num_frame': 7, 'batch_size_per_gpu': 16},  # at most 4 times 4
@@ -179,19 +179,19 @@ def test_fit_with_measured_batches_fills_the_entries_of_stages_at_equal_samples(
 
 def test_fit_scales_batches_and_stages_that_the_file_writes_out():
     stages = [{'iter': 200, 'gt_size': 128, 'batch_size_per_gpu': 6}, {'iter': 400}]
-    new = fit(run_options(multigrid={'stages': stages}), FitRequest(batch=64, sample_fraction=0.5))
+    new = fit(run_options(multigrid={'stages': stages}), batch=64, sample_fraction=0.5)
     assert new.options['multigrid']['stages'] == [
         {'iter': 50, 'gt_size': 128, 'batch_size_per_gpu': 12}, {'iter': 100},
     ]  # fmt: skip
     assert new.options['name'] == 'run_b64_s0.5'
     volume = {'gt_size': [128, 256], 'batch_size_per_gpu': 'volume', 'max_batch_size_per_gpu': 8}
-    new = fit(run_options(multigrid=volume), FitRequest(batch=64)).options['multigrid']
+    new = fit(run_options(multigrid=volume), batch=64).options['multigrid']
     assert new == {**volume, 'max_batch_size_per_gpu': 16}
 
 
 def test_fit_of_equal_samples_says_the_true_number_of_iterations():
     block = {'gt_size': [128, 256], 'stage_iter': [300, 300], 'share': 'samples', 'batch_size_per_gpu': [8, 4]}
-    new = fit(run_options(multigrid=block, train__total_iter=450), FitRequest(batch=64)).options
+    new = fit(run_options(multigrid=block, train__total_iter=450), batch=64).options
     assert new['multigrid']['stage_iter'] == [150, 150]
     assert new['multigrid']['batch_size_per_gpu'] == [16, 8]
     assert new['train']['total_iter'] == 225
@@ -201,7 +201,7 @@ def test_fit_of_equal_samples_says_the_true_number_of_iterations():
     ('rate', 'lr', 'ramp'), [('linear', 0.008, 5), ('sqrt', 0.002828, 5), ('none', 0.001, 5)]
 )  # 600 / 8 / 15 = 5
 def test_fit_follows_the_batch_with_the_rate_as_asked(rate, lr, ramp):
-    new = fit(run_options(), FitRequest(batch=256, lr_scaling=rate))
+    new = fit(run_options(), batch=256, lr_scaling=rate)
     assert new.options['train']['optim_g']['lr'] == lr
     assert new.options['train']['scheduler']['warmup_iter'] == ramp
     warning = (
@@ -211,7 +211,7 @@ def test_fit_follows_the_batch_with_the_rate_as_asked(rate, lr, ramp):
 
 
 def test_fit_to_a_smaller_batch_makes_no_ramp():
-    new = fit(run_options(train__scheduler__warmup_iter=-1), FitRequest(batch=16)).options
+    new = fit(run_options(train__scheduler__warmup_iter=-1), batch=16).options
     assert (new['train']['total_iter'], new['train']['optim_g']['lr']) == (1200, 0.0005)
     assert new['train']['scheduler']['warmup_iter'] == -1
 
@@ -219,42 +219,42 @@ def test_fit_to_a_smaller_batch_makes_no_ramp():
 @pytest.mark.parametrize(
     ('changes', 'asked', 'line'),
     [
-        ({}, FitRequest(gpus=3), '--batch: must be a multiple of the 3 GPUs, got 32. The nearest is 30 or 33.'),
-        ({}, FitRequest(gpus=64), '--batch: must be a multiple of the 64 GPUs, got 32. The nearest is 64.'),
+        ({}, dict(gpus=3), '--batch: must be a multiple of the 3 GPUs, got 32. The nearest is 30 or 33.'),
+        ({}, dict(gpus=64), '--batch: must be a multiple of the 64 GPUs, got 32. The nearest is 64.'),
         (
             {'num_gpu': 'auto'},
-            FitRequest(gpus=2),
+            dict(gpus=2),
             'num_gpu: must be a number to tell the global batch, got auto. Say which the file is for: --file-gpus 8.',
         ),
-        ({}, FitRequest(), 'fit: must change something, got what the run has already. Give --gpus, --batch or --sample-fraction.'),
+        ({}, dict(), 'fit: must change something, got what the run has already. Give --gpus, --batch or --sample-fraction.'),
         (
             {'multigrid': {'gt_size': [128, 256], 'batch_size_per_gpu': [5, 4]}},
-            FitRequest(batch=16),
+            dict(batch=16),
             '--batch: must keep multigrid.batch_size_per_gpu whole, got 5 x 1/2. Give another --batch, or change that',
         ),
-        ({'model_type': 'VideoRecurrentModel', 'multigrid': None}, FitRequest(fill=4), '--fill: must stand beside a file of'),
-        ({}, FitRequest(fill=[4, 4, 4]), '--fill: must be 2 entries, one for each stage, each a number or 2, one for each'),
+        ({'model_type': 'VideoRecurrentModel', 'multigrid': None}, dict(fill=4), '--fill: must stand beside a file of'),
+        ({}, dict(fill=[4, 4, 4]), '--fill: must be 2 entries, one for each stage, each a number or 2, one for each'),
         (
             {'multigrid': {'stages': [{'iter': 200, 'gt_size': 128}, {'iter': 400}]}},
-            FitRequest(fill=[4, 4, 4]),
+            dict(fill=[4, 4, 4]),
             '--fill: must be 2 entries, one for each stage, each a number, got [4, 4, 4]. Take the line that',
         ),
         (
             {'multigrid': {'stages': [{'iter': 200, 'gt_size': 128, 'batch_size_per_gpu': 6}, {'iter': 400}]}},
-            FitRequest(fill=[8, 4]),
+            dict(fill=[8, 4]),
             '--fill: must be a number beside a block with batches of its own, got batch_size_per_gpu. Remove',
         ),
-        ({}, FitRequest(fill=0), '--fill: must be a whole number of at least 1, got 0.'),
+        ({}, dict(fill=0), '--fill: must be a whole number of at least 1, got 0.'),
         (
             {'multigrid': {'gt_size': [128, 256], 'batch_size_per_gpu': [8, 4]}},
-            FitRequest(fill=[4, 4]),
+            dict(fill=[4, 4]),
             '--fill: must be a number beside a block with batches of its own, got batch_size_per_gpu. Remove',
         ),
     ],
 )  # fmt: skip
 def test_fit_of_what_makes_no_sense_says_why(changes, asked, line):
     with pytest.raises(OptionError, match='^' + re.escape(line)):
-        fit(run_options(**changes), asked)
+        fit(run_options(**changes), **asked)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from multigrid_vsr.cli.convert import check_out, read_with_numbers, write_edited
 from multigrid_vsr.cli.plan import data_lines
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.options.archs import STOCK_DATASETS
-from multigrid_vsr.options.fitting import LR_SCALINGS, FitRequest, fit
+from multigrid_vsr.options.fitting import LR_SCALINGS, fit
 
 _EXAMPLES = (
     'multigrid-vsr fit -opt mg.yml -o mine.yml --gpus 2 --fill 4',
@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> None:
         if old in args.argv:
             print(f'{old}: is called {new} now. The old name is taken until the next release.')
     check_out(args.out)
-    request = FitRequest(args.gpus, args.file_gpus, args.batch, args.sample_fraction, args.lr_scaling, _fill(args.fill))
-    edit = fit(read_with_numbers(args.opt), request)
+    asked = {key: vars(args)[key] for key in ('gpus', 'file_gpus', 'batch', 'sample_fraction', 'lr_scaling')}
+    edit = fit(read_with_numbers(args.opt), **asked, fill=_fill(args.fill))
     opt = edit.options
     dataset_opt = opt['datasets']['train']
     kind = dataset_opt.get('type')

@@ -12,6 +12,12 @@ from multigrid_vsr.core.errors import OptionError
 _CORRECT = 'Correct the value.'
 
 
+def refuse(when: object, option: str, rule: str, got: object, fix: str) -> None:
+    """Raises ``<option>: must <rule>, got <got>. <fix>`` when the rule is broken."""
+    if when:
+        raise OptionError(option, rule, got, fix)
+
+
 @dataclass(frozen=True)
 class OptionType:
     """What the value of an option may be.
