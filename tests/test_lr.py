@@ -153,29 +153,23 @@ def test_scheduler_that_goes_on_steps_before_the_optimizer_without_a_warning(las
     assert scheduler.state_dict() == {'last_epoch': last_epoch + 1}
 
 
-@pytest.mark.parametrize(
-    ('values', 'line'),
-    [
-        ({'eta_mim': 0}, 'train.scheduler.eta_mim: must be one of type, eta_min, .*Did you mean `eta_min`?'),
-        ({'restart': 'stages'}, 'train.scheduler.restart: must be none, stage, shape, got stages. Choose one of them.'),
-        ({'anneal': 'first'}, 'train.scheduler.anneal: must be last, each, linear, got first. Choose one of them.'),
-        ({'warmup_at': 'stages'}, 'train.scheduler.warmup_at: must be start or boundaries, got stages. Choose one of'),
-        (
-            {'restart': 'none', 'restart_weights': [1, 1, 1]},
-            r'restart_weights: must be 1 numbers, one for each period, or 2, one for each spatial stage, got \[1, 1, 1\].',
-        ),
-        ({'restart_weights': '12'}, "train.scheduler.restart_weights: must be a list, got '12'."),
-        ({'batch_scaling': True}, 'train.scheduler.batch_scaling: must be none, sqrt, linear, got True. Choose'),
-        ({'eta_min': '1e-7'}, 'train.scheduler.eta_min: must be a number of at least 0, got 1e-7. Write it as !!float'),
-        ({'warmup_iter': 1.5}, 'train.scheduler.warmup_iter: must be a whole number, or -1 for none, got 1.5. Correct'),
-        (
-            {'restart_weights': [1]},
-            r'train.scheduler.restart_weights: must be 2 numbers, one for each period, got \[1\].',
-        ),
-    ],
-)
+BAD = [
+    ({'eta_mim': 0}, 'eta_mim: must be one of type, eta_min, .*Did you mean `eta_min`?'),
+    ({'restart': 'stages'}, 'restart: must be none, stage, shape, got stages. Choose one of them.'),
+    ({'anneal': 'first'}, 'anneal: must be last, each, linear, got first. Choose one of them.'),
+    ({'warmup_at': 'stages'}, 'warmup_at: must be start or boundaries, got stages. Choose one of'),
+    ({'restart': 'none', 'restart_weights': [1, 1, 1]}, r'restart_weights: must be 1 numbers, one for each period, or 2, one for each spatial stage, got \[1, 1, 1\].'),
+    ({'restart_weights': [1]}, r'restart_weights: must be 2 numbers, one for each period, got \[1\].'),
+    ({'restart_weights': '12'}, "restart_weights: must be a list, got '12'."),
+    ({'batch_scaling': True}, 'batch_scaling: must be none, sqrt, linear, got True. Choose'),
+    ({'eta_min': '1e-7'}, 'eta_min: must be a number of at least 0, got 1e-7. Write it as !!float'),
+    ({'warmup_iter': 1.5}, 'warmup_iter: must be a whole number, or -1 for none, got 1.5. Correct'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('values', 'line'), BAD)
 def test_cosine_options_with_bad_value_says_what_to_change(values, line):
-    with pytest.raises(OptionError, match=line):
+    with pytest.raises(OptionError, match=f'^train.scheduler.{line}'):
         cosine_options({'type': 'MultigridCosineLR', **values}, STAGES)
 
 
@@ -194,15 +188,6 @@ def test_run_logs_the_rates_of_its_option_file(tmp_path, clips):
     events = EventAccumulator(str(tmp_path / 'tb_logger/run')).Reload()
     rates = [event.value for event in events.Scalars('lr/group_0')]
     assert rates[:5] == pytest.approx([1e-3, 0.853553e-3, 0.5e-3, 0.146447e-3, 1e-3], rel=1e-5)
-
-
-def test_run_with_bad_scheduler_option_stops_before_anything_is_written(tmp_path, clips):
-    opt = options(clips, network_g=NETWORK, train__scheduler={'type': 'MultigridCosineLR', 'restart': 'stages'})
-    with pytest.raises(
-        OptionError, match=re.escape('train.scheduler.restart: must be none, stage, shape, got stages.')
-    ):
-        train_here(tmp_path, opt)
-    assert [path.name for path in tmp_path.iterdir()] == ['run.yml']
 
 
 COSINE = [1.0, 0.985471, 0.942728, 0.87426, 0.784032, 0.677303, 0.560268, 0.439732, 0.322698, 0.215968, 0.12574]

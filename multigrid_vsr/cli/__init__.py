@@ -1,4 +1,7 @@
-"""The command ``multigrid-vsr``. Each command is a module of this package with ``add_parser`` and ``run``."""
+"""The command ``multigrid-vsr``. Each command is a module of this package with ``add_parser`` and ``run``.
+
+``run`` raises an ``InputError`` where the user can mend what its one line says.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,7 @@ from multigrid_vsr.cli.arguments import Parser
 from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.host.launch import should_print
 
-_TRAINING = (train, plan, batch, convert, fit, cooldown, prepare)
-COMMANDS = (*_TRAINING, report, average, test, infer, demo, schema)
+COMMANDS = (train, plan, batch, convert, fit, cooldown, prepare, report, average, test, infer, demo, schema)
 
 
 def build_parser() -> Parser:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any, NoReturn
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.whole_file import whole_file
 from multigrid_vsr.host.launch import should_print
-from multigrid_vsr.options.kinds import did_you_mean
+from multigrid_vsr.options.kinds import did_you_mean, refuse
 
 _KINDS = {'int': 'a whole number', 'float': 'a number'}
 _EXAMPLES = 'examples:\n'
@@ -25,13 +24,7 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Shows examples below the options, and says a mistake in the form of all errors.
-
-    Args:
-        *args: Those of ``argparse``.
-        examples: Command lines of the command.
-        **kwargs: Those of ``argparse``.
-    """
+    """Shows examples below the options, and says a mistake in the form of all errors."""
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
         if examples:
@@ -67,43 +60,24 @@ def _in_our_words(message: str, options: Iterable[str]) -> OptionError:
 
 
 def check_least(args: argparse.Namespace, least: Mapping[str, int]) -> None:
-    """Asks for numbers of at least a value, where they are given.
-
-    Args:
-        args: What was parsed.
-        least: The least value of each option.
-
-    Raises:
-        OptionError: If one is below.
-    """
+    """Asks for the least value of each option that is given."""
     for option, bound in least.items():
         value = vars(args)[option.lstrip('-').replace('-', '_')]
-        if value is not None and value < bound:
-            raise OptionError(option, f'be at least {bound}', value, 'Correct the value.')
+        is_below = value is not None and value < bound
+        refuse(is_below, option, f'be at least {bound}', value, 'Correct the value.')
 
 
 def check_writable(option: str, path: Path) -> None:
-    """Asks for a file name in a folder that exists, before the work is done.
-
-    Raises:
-        OptionError: If it is none.
-    """
-    if not path.parent.is_dir():
-        raise OptionError(option, 'lie in a folder that exists', path, f'Make {path.parent} first.')
-    if os.path.isdir(path):
-        raise OptionError(option, 'be a file', f'the folder {path}', 'Give the name of a file.')
+    """Asks for a file name in a folder that exists, before the work is done."""
+    refuse(not path.parent.is_dir(), option, 'lie in a folder that exists', path, f'Make {path.parent} first.')
+    refuse(path.is_dir(), option, 'be a file', f'the folder {path}', 'Give the name of a file.')
 
 
 def write_whole(option: str, path: Path, content: bytes) -> None:
-    """Writes a file that appears under its name as a whole.
-
-    Raises:
-        OptionError: If it cannot be written.
-    """
+    """Writes a file that appears under its name as a whole."""
     try:
         with whole_file(path) as file:
             file.write(content)
     except OSError as error:
-        raise OptionError(
-            option, 'be a file that can be written', f'{path} ({error.strerror})', 'Correct the path.'
-        ) from error
+        got = f'{path} ({error.strerror})'
+        raise OptionError(option, 'be a file that can be written', got, 'Correct the path.') from error

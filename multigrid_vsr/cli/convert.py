@@ -9,11 +9,11 @@ from typing import Any
 
 from multigrid_vsr.cli.arguments import check_writable, write_whole
 from multigrid_vsr.cli.plan import launches_of
-from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.plan import comparison, shape_notes, stage_table
 from multigrid_vsr.data.check import count_samples
 from multigrid_vsr.options.conversion import RECIPES, convert
 from multigrid_vsr.options.edit import Edit
+from multigrid_vsr.options.kinds import refuse
 from multigrid_vsr.options.multigrid_block import check_blocks
 from multigrid_vsr.options.option_file import check_read_alike, read_options, take_new_names, take_numbers
 from multigrid_vsr.options.run_options import gpus_of, stock_run_of
@@ -42,11 +42,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes the file, and prints what changed and what the new run will do.
-
-    Raises:
-        InputError: If the file cannot be converted, or the new one not be written.
-    """
+    """Writes the file, and prints what changed and what the new run will do."""
     check_out(args.out)
     stock = read_with_numbers(args.opt)
     check_blocks(stock, 'datasets', 'datasets.train')
@@ -54,11 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def read_with_numbers(opt_file: str) -> dict[str, Any]:
-    """Reads an option file, and says which text it takes for a number; paths stay as they are written.
-
-    Raises:
-        InputError: If the file cannot be read.
-    """
+    """Reads an option file, and says which text it takes for a number; paths stay as they are written."""
     opt = read_options(opt_file)
     check_read_alike(opt_file, Path(opt_file).read_text(encoding='utf-8'))
     print(*(f'{note}\n' for note in (*take_new_names(opt), *take_numbers(opt))), sep='', end='')
@@ -66,27 +58,13 @@ def read_with_numbers(opt_file: str) -> dict[str, Any]:
 
 
 def check_out(out: Path) -> None:
-    """Asks for a file that can be made.
-
-    Raises:
-        OptionError: If it is there, or has no folder.
-    """
-    if os.path.lexists(out):
-        raise OptionError('-o', 'not exist yet', out, 'Give another name.')
+    """Asks for a new file in a folder that exists."""
+    refuse(os.path.lexists(out), '-o', 'not exist yet', out, 'Give another name.')
     check_writable('-o', out)
 
 
 def write_edited(opt_file: str, out: Path, edit: Edit) -> None:
-    """Writes the new file, and prints why it is as it is and what its run will do.
-
-    Args:
-        opt_file: The old file.
-        out: The new one.
-        edit: What is new.
-
-    Raises:
-        InputError: If the text cannot be edited, or the file not be written.
-    """
+    """Writes the edited option file to ``out``, and prints the reasons and what the new run will do."""
     text = Path(opt_file).read_bytes().decode()  # read_text would change the line ends
     write_whole('-o', out, edit.applied_to(text).encode())
     print(*edit.reasons, sep='\n', end='\n\n')

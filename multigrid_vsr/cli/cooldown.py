@@ -9,9 +9,11 @@ from typing import Any
 
 from multigrid_vsr.cli.arguments import check_least
 from multigrid_vsr.cli.convert import check_out, read_with_numbers, write_edited
-from multigrid_vsr.core.errors import InputError, OptionError
+from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.lr import batch_factor
+from multigrid_vsr.options.checked import lookup
 from multigrid_vsr.options.fitting import cooldown
+from multigrid_vsr.options.kinds import refuse
 from multigrid_vsr.options.multigrid_block import uses_multigrid
 from multigrid_vsr.options.run_options import checked_schedule
 
@@ -36,25 +38,21 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Reads a checkpoint, writes the file and prints what the new run will do; the old one is left alone.
-
-    Raises:
-        InputError: If there is no such checkpoint, or the file cannot be used or written.
-    """
+    """Reads a checkpoint, writes the file and prints what the new run will do; the old run stays as it is."""
     check_least(args, {'--iter': 1, '--from': 1})
     check_out(args.out)
     opt = read_with_numbers(args.opt)
-    if not uses_multigrid(opt):
-        raise OptionError('-opt', 'be a file of this project', args.opt, 'Give that of a run with its types.')
-    checked_schedule(opt)
-    path, state = _checkpoint(opt, args.folder or _folder_of(opt), vars(args)['from'])
-    rate = _rate_of(opt, state)
+    fix = 'Give that of a run with its types.'
+    refuse(not uses_multigrid(opt), '-opt', 'be a file of this project', args.opt, fix)
+    schedule = checked_schedule(opt)
+    root = Path(lookup(opt, 'path.experiments_root') or 'experiments').expanduser()
+    path, state = _checkpoint(opt, args.folder or root / str(opt.get('name')), vars(args)['from'])
+    # The rate at the state against the first one, as the full batch would have it.
+    group = state['optimizers'][0]['param_groups'][0]
+    factor = batch_factor(schedule, state['iter'] - 1, opt['train']['scheduler'].get('batch_scaling') or 'none')
+    rate = float(group['lr']) / factor / float(group['initial_lr'])
     write_edited(args.opt, args.out, cooldown(opt, str(path.resolve()), state['iter'], args.iter, rate))
     print(f'Go on with: multigrid-vsr train -opt {args.out}')
-
-
-def _folder_of(opt: Mapping[str, Any]) -> Path:
-    return Path((opt.get('path') or {}).get('experiments_root') or 'experiments').expanduser() / str(opt.get('name'))
 
 
 def _checkpoint(opt: Mapping[str, Any], folder: Path, start: int | None) -> tuple[Path, dict[str, Any]]:
@@ -76,11 +74,3 @@ def _checkpoint(opt: Mapping[str, Any], folder: Path, start: int | None) -> tupl
         )
     print(*warnings, sep='\n', end='\n' if warnings else '')
     return path, state
-
-
-def _rate_of(opt: Mapping[str, Any], state: Mapping[str, Any]) -> float:
-    """The rate at a state against the first one, as the full batch would have it."""
-    group = state['optimizers'][0]['param_groups'][0]
-    scaling = opt['train']['scheduler'].get('batch_scaling') or 'none'
-    factor = batch_factor(checked_schedule(opt), state['iter'] - 1, scaling)
-    return float(group['lr']) / factor / float(group['initial_lr'])

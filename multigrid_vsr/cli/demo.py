@@ -33,11 +33,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prepares the data, trains both runs with validation, and ends with a table, a picture and the page of `report`.
-
-    Raises:
-        InputError: If the demo's packages are missing, or a run fails.
-    """
+    """Prepares the data, trains both runs with validation, and ends with a table, a picture and a page."""
     check_least(args, {'--iters': 12})
     try:
         import matplotlib  # noqa: F401

@@ -11,9 +11,9 @@ import yaml
 from multigrid_vsr.cli.arguments import check_least
 from multigrid_vsr.cli.convert import check_out, read_with_numbers, write_edited
 from multigrid_vsr.cli.plan import data_lines
-from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.options.archs import STOCK_DATASETS
 from multigrid_vsr.options.fitting import LR_SCALINGS, fit
+from multigrid_vsr.options.kinds import refuse
 
 _EXAMPLES = (
     'multigrid-vsr fit -opt mg.yml -o mine.yml --gpus 2 --fill 4',
@@ -51,24 +51,18 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes the file, and prints what changed and why, and what the new run will do.
-
-    Raises:
-        InputError: If the request make no sense for the file, or the new one cannot be written.
-    """
+    """Writes the file, and prints what changed and why, and what the new run will do."""
     check_least(args, {'--gpus': 1, '--batch': 1, '--file-gpus': 1})
-    if not 0 < args.sample_fraction < float('inf'):
-        raise OptionError('--sample-fraction', 'be a number above 0', args.sample_fraction, 'Half of them are 0.5.')
+    fraction, fix = args.sample_fraction, 'Half of them are 0.5.'
+    refuse(not 0 < fraction < float('inf'), '--sample-fraction', 'be a number above 0', fraction, fix)
     for old, new in (('--samples', '--sample-fraction'), ('--rate', '--lr-scaling')):
         if old in args.argv:
             print(f'{old}: is called {new} now. The old name is taken until the next release.')
     check_out(args.out)
     asked = {key: vars(args)[key] for key in ('gpus', 'file_gpus', 'batch', 'sample_fraction', 'lr_scaling')}
     edit = fit(read_with_numbers(args.opt), **asked, fill=_fill(args.fill))
-    opt = edit.options
-    dataset_opt = opt['datasets']['train']
-    kind = dataset_opt.get('type')
-    ours = {**dataset_opt, 'type': STOCK_DATASETS.get(kind, kind)}
+    opt, dataset_opt = edit.options, edit.options['datasets']['train']
+    ours = {**dataset_opt, 'type': STOCK_DATASETS.get(dataset_opt.get('type'), dataset_opt.get('type'))}
     data = data_lines({**opt, 'datasets': {**opt['datasets'], 'train': ours}}, edit.schedule, opt['num_gpu'])
     write_edited(args.opt, args.out, edit)
     print(*data, sep='\n')
@@ -84,6 +78,6 @@ def _fill(text: str | None) -> Any:
         value = text
     if isinstance(value, dict):
         value = value.get('batch_size_per_gpu')
-    if isinstance(value, bool) or not isinstance(value, (int, list)):
-        raise OptionError('--fill', 'be a number or a list', text, 'Write it as "[16, [8, 6, 4]]".')
+    is_other = type(value) not in (int, list)
+    refuse(is_other, '--fill', 'be a number or a list', text, 'Write it as "[16, [8, 6, 4]]".')
     return value

@@ -19,6 +19,7 @@ from multigrid_vsr.core.plan import Launches, comparison, plan_data, shape_notes
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.check import check_data
 from multigrid_vsr.frames.training import MissingData
+from multigrid_vsr.options.kinds import refuse
 from multigrid_vsr.options.launches import known_run_launches, run_launches
 from multigrid_vsr.options.multigrid_block import uses_multigrid
 from multigrid_vsr.options.option_file import read_options, settle
@@ -43,13 +44,12 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints the table; files and folders that are not on this machine are notes, not errors.
-
-    Raises:
-        InputError: If the file or an option of it cannot be used.
-    """
+    """Prints the table; files and folders that are not on this machine are notes, not errors."""
     check_least(args, {'--gpus': 1})
-    _check_plot(args.plot)
+    if args.plot is not None:
+        is_other = args.plot.suffix.lower() not in ('.png', '.svg')
+        refuse(is_other, '--plot', 'end with .png or .svg', args.plot, 'Give another name.')
+        check_writable('--plot', args.plot)
     opt = read_options(args.opt, args.force_yml)
     notes, follows_schedule = settle(opt), uses_multigrid(opt)
     schedule = checked_schedule(opt)
@@ -85,11 +85,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def launches_of(opt: Mapping[str, Any], schedule: Schedule) -> tuple[Launches | None, list[str]]:
-    """Kernel launches of a run on a GPU: by the table, or counted where the arch is not in it.
-
-    Returns:
-        Nothing for a run on the CPU; with a note where they cannot be counted here.
-    """
+    """Kernel launches of a run on a GPU, by the table or counted; with a note where they cannot be counted here."""
     if opt.get('num_gpu') == 0:
         return None, []
     known = known_run_launches(opt, schedule)
@@ -103,18 +99,10 @@ def launches_of(opt: Mapping[str, Any], schedule: Schedule) -> tuple[Launches | 
         return None, [f'Kernel launches not counted: {one_line(error) or type(error).__name__}']
 
 
-def _check_plot(path: Path | None) -> None:
-    if path is None:
-        return
-    if path.suffix.lower() not in ('.png', '.svg'):
-        raise OptionError('--plot', 'end with .png or .svg', path, 'Give another name.')
-    check_writable('--plot', path)
-
-
 def _predict(args: argparse.Namespace, opt: Mapping[str, Any]) -> Any:
     """Times the run here; what BasicSR says while it builds is left out."""
-    if not uses_multigrid(opt):
-        raise OptionError('--measure', 'stand beside a Multigrid run', 'a plain run', 'Convert the file first.')
+    is_plain = not uses_multigrid(opt)
+    refuse(is_plain, '--measure', 'stand beside a Multigrid run', 'a plain run', 'Convert the file first.')
     import basicsr.utils.options
 
     from multigrid_vsr.measure import predict
@@ -128,11 +116,7 @@ def _predict(args: argparse.Namespace, opt: Mapping[str, Any]) -> Any:
 
 
 def data_lines(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> list[str]:
-    """Compares the training set with the shapes; what it is, or why it could not be looked at.
-
-    Raises:
-        InputError: If it does not fit the run.
-    """
+    """Compares the training set with the shapes; says what it is, or why it could not be looked at."""
     try:
         checked = check_data(opt, schedule, world_size)
     except MissingData as error:

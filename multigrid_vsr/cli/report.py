@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from multigrid_vsr.cli.arguments import check_writable, write_whole
-from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.options.kinds import refuse
 
 _EXAMPLES = (
     'multigrid-vsr report experiments/my_run',
@@ -31,14 +31,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes the page; one that is there is replaced.
-
-    Raises:
-        InputError: If a folder holds no run, or the page cannot be written.
-    """
+    """Writes the page; one that is there is replaced."""
     for folder in args.experiments:
-        if not folder.is_dir():
-            raise OptionError('EXPERIMENT', 'be the folder of a run', folder, 'Correct the path.')
+        refuse(not folder.is_dir(), 'EXPERIMENT', 'be the folder of a run', folder, 'Correct the path.')
     check_writable('-o', args.out)
     from multigrid_vsr.report.page import render, verdict
     from multigrid_vsr.report.read import read_experiment

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
+from multigrid_vsr.options.kinds import refuse
 
 MODEL_TYPES = ('MultigridVideoModel', 'MultigridVideoGANModel')
 DATASET_TYPES = ('MultigridREDSDataset', 'MultigridVimeo90KDataset')
@@ -58,13 +59,11 @@ UNET_MULTIPLE = 8  # UNetDiscriminatorSN halves an image three times
 
 @dataclass(frozen=True)
 class ArchLimits:
-    """Limits of one arch.
+    """What one arch takes.
 
     Attributes:
         lq_divisor: The LQ side is a multiple of it.
-        min_lq_size: The smallest LQ side.
-        min_num_frame, max_num_frame: The smallest and the largest number of frames.
-        target: ``sequence`` where the output has every frame, ``center`` where it has the middle one; then the number
+        target: ``sequence`` where the output has every frame. ``center`` where it has the middle one: then the number
             of frames is part of the network.
         scale: Output side / input side, which is built in; ``None`` where it is not known.
     """
@@ -89,13 +88,10 @@ LIMITS = {
 
 _WINDOW = 5  # EDVR's where nothing says another
 STATED_LIMITS = ('lq_divisor', 'min_lq_size', 'min_num_frame')  # of an arch, in the `multigrid` block
-_SETTLED = {  # options that leave the limits as they are, or that `limits_of` knows
-    'BasicVSR': ('num_feat', 'num_block', 'spynet_path'),
-    'IconVSR': ('num_feat', 'num_block', 'keyframe_stride', 'temporal_padding', 'spynet_path', 'edvr_path'),
-    'BasicVSRPlusPlus': ('mid_channels', 'num_blocks', 'is_low_res_input', 'spynet_path', 'cpu_cache_length'),
-    'EDVR': ('num_feat', 'num_frame', 'num_extract_block', 'num_reconstruct_block', 'hr_in', 'with_tsa'),
-    'DUF': ('scale', 'num_layer', 'adapt_official_weights'),
-    'TOFlow': ('adapt_official_weights',),
+# Arguments that may change what BasicSR's archs take.
+_UNUSUAL = {
+    *('num_in_ch', 'num_out_ch', 'max_residue_magnitude', 'deformable_groups'),
+    *('center_frame_idx', 'with_predeblur'),
 }
 
 
@@ -136,9 +132,8 @@ def window_of(opt: Mapping[str, Any]) -> int | None:
 
 
 def leaves_doubt(network_opt: Mapping[str, Any]) -> bool:
-    """Whether the limits of an arch may be others than the table says: it is not in it, or has an unusual option."""
-    arch = network_opt.get('type', '')
-    return arch not in LIMITS or not {*network_opt} <= {'type', *_SETTLED[arch]}
+    """Whether an arch may have other limits than the table says: it is not in the table, or has an unusual option."""
+    return network_opt.get('type') not in LIMITS or not _UNUSUAL.isdisjoint(network_opt)
 
 
 def fixed_gt_size(opt: Mapping[str, Any]) -> int | None:
@@ -151,34 +146,34 @@ def fixed_gt_size(opt: Mapping[str, Any]) -> int | None:
 
 def target_of(opt: Mapping[str, Any]) -> str:
     """``datasets.train.target``: what it says, else what the arch gives, else what the dataset does."""
-    limits = limits_of(opt.get('network_g') or {})
-    dataset_opt = opt['datasets']['train']
+    limits, dataset_opt = limits_of(opt.get('network_g') or {}), opt['datasets']['train']
     of_dataset = 'center' if dataset_opt.get('type') in DATASETS_OF_WINDOWS else 'sequence'
     target = dataset_opt.get('target') or (limits.target if limits else of_dataset)
-    if target not in ('sequence', 'center'):
-        raise OptionError(
-            'datasets.train.target', 'be sequence or center', target, 'Leave it out for what the arch needs.'
-        )
+    fix = 'Leave it out for what the arch needs.'
+    refuse(target not in ('sequence', 'center'), 'datasets.train.target', 'be sequence or center', target, fix)
     return target
 
 
 def check_arch(opt: Mapping[str, Any], schedule: Schedule) -> None:
-    """Compares every shape of a run with what its arch accepts, as the table and the file say; else it passes."""
+    """Compares every shape of a run with what its arch accepts, as far as the table and the file say."""
     network_opt = opt.get('network_g') or {}
-    arch = network_opt.get('type', '')
-    target = target_of(opt)
+    arch, target, scale = network_opt.get('type', ''), target_of(opt), opt.get('scale', 1)
     if target == 'center':
         _check_window(network_opt, schedule)
     _check_discriminator(opt, schedule)
-    known, limits, scale = limits_of(network_opt), limits_in(opt), opt.get('scale', 1)
+    known, limits = limits_of(network_opt), limits_in(opt)
     if known is not None:
-        _check_known(opt, known, target)
+        num_feat = network_opt.get('num_feat', 64)
+        is_wrong = arch == 'IconVSR' and num_feat % 8
+        refuse(is_wrong, 'network_g.num_feat', 'be a multiple of 8 for IconVSR', num_feat, 'Its EDVR has 8 groups.')
+        rule = f'be {known.target} for {arch}'
+        refuse(target != known.target, 'datasets.train.target', rule, target, 'Leave it out.')
+        rule = f'be {known.scale} for {arch}, which has it built in'
+        refuse(scale != known.scale, 'scale', rule, scale, 'Change it.')
     if limits is None:
         return
-    for segment in schedule.segments:
-        gt_size, num_frame = segment.shape.gt_size, segment.shape.num_frame
-        option = 'datasets.train' if segment.shape == schedule.full_shape else 'multigrid'
-        side, divisor = limits.min_lq_size * scale, limits.lq_divisor * scale
+    side, divisor = limits.min_lq_size * scale, limits.lq_divisor * scale
+    for option, gt_size, num_frame in _sizes(schedule):
         fewest, most = limits.min_num_frame, limits.max_num_frame or num_frame
         for is_wrong, key, rule, value, fix in (
             (gt_size < side, 'gt_size', f'at least {side}', gt_size, 'Leave smaller ones out.'),
@@ -186,54 +181,35 @@ def check_arch(opt: Mapping[str, Any], schedule: Schedule) -> None:
             (num_frame < fewest, 'num_frame', f'at least {fewest}', num_frame, 'Leave fewer out.'),
             (num_frame > most, 'num_frame', f'at most {most}', num_frame, 'Leave more out.'),
         ):
-            if is_wrong:
-                raise OptionError(f'{option}.{key}', f'be {rule} for {arch}', value, fix)
+            refuse(is_wrong, f'{option}.{key}', f'be {rule} for {arch}', value, fix)
 
 
-def _check_known(opt: Mapping[str, Any], limits: ArchLimits, target: str) -> None:
-    """What is built into an arch of the table, beside the shapes that it takes."""
-    network_opt, scale = opt['network_g'], opt.get('scale', 1)
-    arch = network_opt['type']
-    if arch == 'IconVSR' and network_opt.get('num_feat', 64) % 8:
-        rule = 'be a multiple of 8 for IconVSR'
-        raise OptionError('network_g.num_feat', rule, network_opt['num_feat'], 'Its EDVR has 8 groups.')
-    if target != limits.target:
-        raise OptionError('datasets.train.target', f'be {limits.target} for {arch}', target, 'Leave it out.')
-    if scale != limits.scale:
-        raise OptionError('scale', f'be {limits.scale} for {arch}, which has it built in', scale, 'Change it.')
+def _sizes(schedule: Schedule) -> Iterator[tuple[str, int, int]]:
+    """The side and the frames of each segment, and the block that states them."""
+    for shape in (segment.shape for segment in schedule.segments):
+        yield 'datasets.train' if shape == schedule.full_shape else 'multigrid', shape.gt_size, shape.num_frame
 
 
 def _check_window(network_opt: Mapping[str, Any], schedule: Schedule) -> None:
     """A sliding-window arch has its number of frames built in, around one in the middle."""
-    full = schedule.full_shape.num_frame
-    if any(segment.shape.num_frame != full for segment in schedule.segments):
-        raise OptionError(
-            'multigrid.num_frame',
-            f'be left out for an arch with one target frame, whose frames are fixed ({full})',
-            sorted({segment.shape.num_frame for segment in schedule.segments}),
-            'Use spatial stages alone.',
-        )
-    if full % 2 == 0:
-        raise OptionError('datasets.train.num_frame', 'be odd, with one frame in the middle', full, 'Change it by one.')
+    full, option = schedule.full_shape.num_frame, 'datasets.train.num_frame'
+    counts = sorted({num_frame for _, _, num_frame in _sizes(schedule)})
+    rule = f'be left out for an arch with one target frame, whose frames are fixed ({full})'
+    refuse(counts != [full], 'multigrid.num_frame', rule, counts, 'Use only spatial stages.')
+    refuse(full % 2 == 0, option, 'be odd, with one frame in the middle', full, 'Change it by one.')
     built_in = network_opt.get('num_frame', full)
-    if built_in != full:
-        raise OptionError(
-            'datasets.train.num_frame', f'equal network_g.num_frame ({built_in})', full, 'Make them equal.'
-        )
+    refuse(built_in != full, option, f'equal network_g.num_frame ({built_in})', full, 'Make them equal.')
 
 
 def _check_discriminator(opt: Mapping[str, Any], schedule: Schedule) -> None:
-    gt_size = fixed_gt_size(opt)
+    fixed = fixed_gt_size(opt)
     is_unet = is_gan(opt) and opt['network_d'].get('type') == 'UNetDiscriminatorSN'
-    for segment in schedule.segments:
-        option = 'datasets.train' if segment.shape == schedule.full_shape else 'multigrid'
-        if gt_size is not None and segment.shape.gt_size != gt_size:
-            rule = f'be {gt_size} throughout for a VGGStyleDiscriminator with that input_size'
-            fix = 'Leave multigrid.gt_size out, or use UNetDiscriminatorSN, which takes any multiple of 8.'
-            raise OptionError(f'{option}.gt_size', rule, segment.shape.gt_size, fix)
-        if is_unet and segment.shape.gt_size % UNET_MULTIPLE:
-            rule = f'be a multiple of {UNET_MULTIPLE} for UNetDiscriminatorSN'
-            raise OptionError(f'{option}.gt_size', rule, segment.shape.gt_size, 'Change it.')
+    for option, gt_size, _ in _sizes(schedule):
+        rule = f'be {fixed} throughout for a VGGStyleDiscriminator with that input_size'
+        fix = 'Leave multigrid.gt_size out, or use UNetDiscriminatorSN, which takes any multiple of 8.'
+        refuse(fixed is not None and gt_size != fixed, f'{option}.gt_size', rule, gt_size, fix)
+        rule = f'be a multiple of {UNET_MULTIPLE} for UNetDiscriminatorSN'
+        refuse(is_unet and gt_size % UNET_MULTIPLE, f'{option}.gt_size', rule, gt_size, 'Change it.')
 
 
 def has_built_in_size(opt: Mapping[str, Any]) -> bool:

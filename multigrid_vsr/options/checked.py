@@ -17,7 +17,7 @@ from multigrid_vsr.options.archs import (
     is_known_dataset,
     limits_of,
 )
-from multigrid_vsr.options.kinds import Option, did_you_mean
+from multigrid_vsr.options.kinds import Option, did_you_mean, refuse
 from multigrid_vsr.options.table import ALL_OPTIONS, LOADER_KEYS, STRICT, TEST_SET_KEYS
 
 _TEST_SET = re.compile(r'^datasets\.(val_\w+|test(_\w+)?)(?=\.|$)')
@@ -37,22 +37,22 @@ def row_of(name: str) -> Option | None:
 
 
 def checked(block: str, values: Mapping[str, Any], name: str = '') -> dict[str, Any]:
-    """Checks the options of a block one by one.
+    """Checks the options of a block of the table one by one.
 
     Args:
-        block: Dotted name of a block of the tables.
+        block: Dotted name of the block.
         values: What the option file has there.
-        name: How to call it in a line, where that is not the block's own name.
+        name: What an error calls it, where that is not the block's own name.
 
     Returns:
-        The options of the tables that are given, in their Python types.
+        The options of the table that are given, in their Python types.
     """
     name, (known, is_strict) = name or block, _known(block, values)
     prefix = f'{name}.' if name else ''
-    for key in values:
-        if key not in known and (is_strict or _is_slip(str(key), values, known)):
-            fix = _instead(block, str(key), known)
-            raise OptionError(f'{prefix}{key}', f'be one of {", ".join(known)}', key, fix)
+    for key in [key for key in values if key not in known]:
+        near = get_close_matches(str(key), known, n=1, cutoff=_LIKENESS)
+        is_wrong = is_strict or (near and near[0] not in values)
+        refuse(is_wrong, f'{prefix}{key}', f'be one of {", ".join(known)}', key, _instead(block, str(key), known))
     return {
         key: option.type.check(f'{prefix}{key}', values[key])
         for key, option in known.items()
@@ -61,23 +61,16 @@ def checked(block: str, values: Mapping[str, Any], name: str = '') -> dict[str, 
 
 
 def check_given(block: str, values: Mapping[str, Any], name: str = '', but: Collection[str] = ()) -> None:
-    """Asks for the options that a block cannot do without.
-
-    The arguments are those of :func:`checked`, and keys that need not be there.
-    """
-    name = name or block
+    """Asks for the options that a block cannot do without, but for some keys."""
+    prefix = f'{name or block}.' if name or block else ''
+    fix = 'BasicSR asks for it when it is due.' if block in ('logger', 'val') else 'BasicSR needs it.'
     for key, option in _known(block, values)[0].items():
-        if option.default == '' and key not in but and values.get(key) is None:
-            is_late = block in ('logger', 'val')
-            fix = 'BasicSR asks for it when it is due.' if is_late else 'BasicSR needs it.'
-            raise OptionError(f'{name}.{key}' if name else key, 'be given', None, fix)
+        is_missing = option.default == '' and key not in but and values.get(key) is None
+        refuse(is_missing, f'{prefix}{key}', 'be given', None, fix)
 
 
 def _known(block: str, values: Mapping[str, Any]) -> tuple[dict[str, Option], bool]:
-    """The options of a block that holds these values, and whether it may hold nothing else.
-
-    In the user's own training set only those of the loader are known, in a test set only name and type.
-    """
+    """The options of a block that holds these values, and whether it may hold nothing else."""
     known = options_of(block)
     if block == 'datasets.train' and not is_known_dataset(values):
         return {key: known[key] for key in LOADER_KEYS}, False
@@ -86,11 +79,6 @@ def _known(block: str, values: Mapping[str, Any]) -> tuple[dict[str, Option], bo
     if block == 'datasets.val' and values.get('type') not in STOCK_TEST_SETS:
         return {key: known[key] for key in ('name', 'type')}, False
     return known, block in STRICT
-
-
-def _is_slip(key: str, values: Mapping[str, Any], known: Mapping[str, Option]) -> bool:
-    near = get_close_matches(key, known, n=1, cutoff=_LIKENESS)
-    return bool(near) and near[0] not in values
 
 
 _TRAINING_BLOCKS = ('', 'path', 'train', 'logger', 'logger.wandb', 'val', 'dist_params')
@@ -136,12 +124,8 @@ def check_unread(opt: Mapping[str, Any], blocks: Collection[str] = _TRAINING_BLO
 def unread(opt: Mapping[str, Any], blocks: Collection[str] = _TRAINING_BLOCKS) -> Iterator[tuple[str, object, str]]:
     """Each key that neither BasicSR nor this project reads, its value, and what to do instead.
 
-    A model of the user's own, and a test set of its own, may have options of their own; in ``path`` only those that
+    A model or a test set of the user's own may have options of its own. In ``path`` it may have only those that
     BasicSR makes no folder of.
-
-    Args:
-        opt: The options of a run or a test.
-        blocks: Those to look at, beside the test sets.
     """
     if opt.get('model_type') not in MODEL_TYPES:
         for key, value in _at(opt, 'path').items():

@@ -9,7 +9,6 @@ from difflib import get_close_matches
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.plan import LEAST_LQ
 from multigrid_vsr.core.schedule import BatchShape
 from multigrid_vsr.options.archs import (
@@ -29,6 +28,7 @@ from multigrid_vsr.options.archs import (
 from multigrid_vsr.options.checked import lookup, unread
 from multigrid_vsr.options.edit import SCHEDULE_COUNTS, Edit
 from multigrid_vsr.options.fitting import batches_that_fill, set_batches
+from multigrid_vsr.options.kinds import refuse
 from multigrid_vsr.options.multigrid_block import check_blocks, schedule_from_options, total_iter_of
 from multigrid_vsr.options.run_options import NOT_IN_A_GAN_RUN, checked_schedule, gpus_of
 from multigrid_vsr.options.table import MOST_WARMUP, PAPER_WARMUP_PART, SCHEDULER_TYPE
@@ -43,16 +43,16 @@ class Recipe:
 
     Attributes:
         source: Where it is from.
-        sides: Sides of the spatial stages before the last, as shares of the full one.
-        min_lq_size: LQ side that none of them is below, in pixels.
-        frames: Frame counts inside a stage before the last, as shares of the full one.
-        min_num_frame: Frame count that none of them is below.
+        sides: Sides of the spatial stages before the last, as shares of the full side.
+        min_lq_size: The smallest LQ side, in pixels.
+        frames: Frame counts inside a stage before the last, as shares of the full count.
+        min_num_frame: The smallest frame count.
         stages: Instead of ``sides`` and ``frames``, each segment: its iterations as a share of the stock run's, its
             side and its frames.
         scheduler: Options of ``MultigridCosineLR``.
-        small_rates: By the name of an arch, the share of the rate that a spatial stage before the last begins with.
-        is_filled: Whether small shapes have more samples at a time, where the user does not say.
-        train: More options of ``train``, each with what to say beside it in the file.
+        small_rates: By arch, the share of the rate that a spatial stage before the last begins with.
+        is_filled: Whether small shapes have larger batches, unless the user says otherwise.
+        train: More options of ``train``, each with its comment in the file.
     """
 
     source: str
@@ -112,16 +112,11 @@ class _Sizes(NamedTuple):
 
     @property
     def smallest(self) -> int:
-        """The first multiple that is not below ``least``."""
         return math.ceil(self.least / self.multiple) * self.multiple
 
     def share(self, share: Fraction | int) -> int:
         """A share of all, rounded down to what may be."""
         return min(self.full, max(self.smallest, int(share * self.full) // self.multiple * self.multiple))
-
-    def grown(self, shares: Sequence[Fraction]) -> list[int]:
-        """The shares and all, without repeats."""
-        return sorted({*map(self.share, shares), self.full})
 
     def reason(self, shares: Sequence[Fraction | int]) -> str:
         """How the sizes follow from the shares."""
@@ -133,48 +128,39 @@ class _Sizes(NamedTuple):
 
 def _shapes_of(recipe: Recipe, edit: Edit, full: BatchShape) -> dict[str, Any]:
     """The options of ``multigrid`` that a recipe with shapes gives a run, which has this project's types already."""
-    opt = edit.options
+    opt, reasons = edit.options, edit.reasons
     sizes = {'gt_size': _gt_sizes(opt, recipe, full.gt_size), 'num_frame': _num_frames(opt, recipe, full.num_frame)}
     if recipe.stages:
-        return {'stages': _stages(recipe, sizes, edit)}
+        stages = _stages(recipe, sizes, int(opt['train']['total_iter']))
+        told = ', '.join('{iter} iterations of {num_frame} x {gt_size}'.format_map(entry) for entry in stages)
+        reasons.append(f'multigrid.stages: {told}')
+        for key, column in (('gt_size', 1), ('num_frame', 2)):
+            smaller = sorted({stage[column] for stage in recipe.stages} - {1})
+            reasons.append(f'multigrid.stages[].{key}: {sizes[key].reason(smaller)}')
+        return {'stages': stages}
     block: dict[str, Any] = {}
     for key, shares in {'gt_size': recipe.sides, 'num_frame': recipe.frames}.items():
-        if len(grown := sizes[key].grown(shares)) > 1:
+        grown = sorted({*map(sizes[key].share, shares), sizes[key].full})
+        if len(grown) > 1:
             block[key] = grown
-        edit.reasons.append(f'multigrid.{key}: {block.get(key, "left out")}, {sizes[key].reason(shares)}')
-    if not block:
-        rule = 'let gt_size or num_frame grow'
-        fix = 'No smaller shape that the recipe has fits this run: use --recipe plain.'
-        raise OptionError('multigrid', rule, f'gt_size {full.gt_size} and num_frame {full.num_frame} alone', fix)
+        reasons.append(f'multigrid.{key}: {block.get(key, "left out")}, {sizes[key].reason(shares)}')
+    got = f'gt_size {full.gt_size} and num_frame {full.num_frame} alone'
+    fix = 'No smaller shape that the recipe has fits this run: use --recipe plain.'
+    refuse(not block, 'multigrid', 'let gt_size or num_frame grow', got, fix)
     return block
 
 
-def _sides_of(block: Mapping[str, Any], full: BatchShape) -> list[int]:
-    if 'stages' in block:
-        return list(dict.fromkeys(entry['gt_size'] for entry in block['stages']))
-    return list(block.get('gt_size', [full.gt_size]))
-
-
-def _stages(recipe: Recipe, sizes: Mapping[str, _Sizes], edit: Edit) -> list[dict[str, int]]:
-    gt_size, num_frame, stock_iter = sizes['gt_size'], sizes['num_frame'], int(edit.options['train']['total_iter'])
+def _stages(recipe: Recipe, sizes: Mapping[str, _Sizes], stock_iter: int) -> list[dict[str, int]]:
+    gt_size, num_frame = sizes['gt_size'], sizes['num_frame']
     lengths: dict[tuple[int, int], int] = {}  # shapes grow, so equal ones follow each other
     for length, side, frames in recipe.stages:
         shape = gt_size.share(side), num_frame.share(frames)
         lengths[shape] = lengths.get(shape, 0) + max(1, round(length * stock_iter))
     pixels = sum(count * side**2 * frames for (side, frames), count in lengths.items())
     of_stock = pixels / (stock_iter * gt_size.full**2 * num_frame.full)
-    if of_stock >= 1:
-        raise OptionError(
-            'multigrid.stages',
-            'have fewer pixels than the stock run',
-            f'{of_stock:.0%} of them: crops are {", ".join(dict.fromkeys(str(side) for side, _ in lengths))}',
-            'Use --recipe paper, which has no more iterations than the stock run.',
-        )
-    told = ', '.join(f'{count} iterations of {frames} x {side}' for (side, frames), count in lengths.items())
-    edit.reasons.append(f'multigrid.stages: {told}')
-    for key, column in (('gt_size', 1), ('num_frame', 2)):
-        smaller = sorted({stage[column] for stage in recipe.stages} - {1})
-        edit.reasons.append(f'multigrid.stages[].{key}: {sizes[key].reason(smaller)}')
+    got = f'{of_stock:.0%} of them: crops are {", ".join(dict.fromkeys(str(side) for side, _ in lengths))}'
+    fix = 'Use --recipe paper, which has no more iterations than the stock run.'
+    refuse(of_stock >= 1, 'multigrid.stages', 'have fewer pixels than the stock run', got, fix)
     return [{'iter': count, 'gt_size': side, 'num_frame': frames} for (side, frames), count in lengths.items()]
 
 
@@ -203,13 +189,13 @@ def _num_frames(opt: Mapping[str, Any], recipe: Recipe, full: int) -> _Sizes:
 
 
 # In proportion to the batch, a run from an untrained network stays bilinear (benchmarks/README.md).
-FILL_LR_SCALING = 'sqrt'
+_FILL_LR_SCALING = 'sqrt'
 
 
 def convert(
     stock: Mapping[str, Any], recipe_name: str = 'paper', fill: bool | None = None, num_samples: int | None = None
 ) -> Edit:
-    """Decides what changes in a stock run, and checks the outcome as a training run does.
+    """Decides what changes in a stock run, and checks the new run as training does.
 
     Args:
         stock: The options of a BasicSR run, as read from YAML.
@@ -219,16 +205,16 @@ def convert(
     """
     recipe = RECIPES[recipe_name]
     stated = stock.get('multigrid', {})
-    if not isinstance(stated, Mapping) or not stated.keys() <= {*STATED_LIMITS}:
-        rule = f'not be there yet, or hold {", ".join(STATED_LIMITS)} alone'
-        raise OptionError('multigrid', rule, 'a block', 'Change it by hand.')
+    is_other = not isinstance(stated, Mapping) or not stated.keys() <= {*STATED_LIMITS}
+    rule = f'not be there yet, or hold {", ".join(STATED_LIMITS)} alone'
+    refuse(is_other, 'multigrid', rule, 'a block', 'Change it by hand.')
     check_blocks(stock, 'datasets', 'datasets.train', 'train', 'train.scheduler', 'network_g')
     edit = Edit(stock)
-    opt, dataset_opt = edit.options, edit.options['datasets']['train']
+    opt = edit.options
     edit.reasons.append(f'Recipe {recipe_name}: {recipe.source}.')
     is_filled = recipe.is_filled if fill is None else fill
-    if is_filled and not recipe.scheduler:
-        raise OptionError('--fill', 'stand beside a recipe with small shapes', recipe_name, 'Leave it out.')
+    rule = 'stand beside a recipe with small shapes'
+    refuse(is_filled and not recipe.scheduler, '--fill', rule, recipe_name, 'Leave it out.')
     if 'name' in opt:
         variant = '' if is_filled == recipe.is_filled else '_filled' if is_filled else '_unfilled'
         edit.set('name', f'{opt["name"]}_{recipe_name}{variant}', 'so that the stock run keeps its folder')
@@ -239,12 +225,11 @@ def convert(
         edit.comment_out(option, f'nothing reads it. {fix}')
     if limits_of(opt['network_g']) is None:
         arch = opt['network_g'].get('type')
-        edit.reasons.append(
-            f'network_g.type: {arch} is not known here: the start of the run will show whether it takes the shapes'
-        )
+        told = 'is not known here: the start of the run will show whether it takes the shapes'
+        edit.reasons.append(f'network_g.type: {arch} {told}')
         if stock['datasets']['train']['type'] in DATASETS_OF_WINDOWS:
+            opt['datasets']['train'].pop('target', None)
             comment = 'ground truth of only the middle frame'
-            dataset_opt.pop('target', None)
             edit.set('datasets.train.target', 'center', 'as in BasicSR for this dataset', comment, after='type')
     schedule = schedule_from_options(opt)  # the full shape: what is wrong with it was so before
     check_arch(opt, schedule)
@@ -254,39 +239,11 @@ def convert(
     return edit
 
 
-def _add_schedule(edit: Edit, recipe: Recipe, full: BatchShape, num_samples: int | None, is_filled: bool) -> None:
-    """Adds the shapes, their batches and the rule of the learning rate."""
-    opt = edit.options
-    block = _shapes_of(recipe, edit, full)
-    sides = _sides_of(block, full)
-    lq_sides = ', '.join(str(side // int(opt.get('scale', 1))) for side in sides)
-    edit.reasons += [f'multigrid.{key}: {value} stays' for key, value in (opt.get('multigrid') or {}).items()]
-    comments = {
-        'stages': f'LQ {lq_sides}',
-        'gt_size': f'spatial stages, equally long: LQ {lq_sides}',
-        'num_frame': f'equal parts of {"every stage" if "gt_size" in block else "the run"}',
-    }
-    edit.add_shapes(block, comments)
-    stock_iter = int(opt['train']['total_iter'])
-    if is_filled:
-        batches = batches_that_fill(edit, full, gpus_of(opt), num_samples)
-        batches[-1][-1] = full.batch_size_per_gpu
-        set_batches(edit, batches, stock_iter, FILL_LR_SCALING)
-    total_iter = total_iter_of(opt) or stock_iter
-    _set_rule(edit, recipe, len(sides), total_iter)
-    edit.scale(Fraction(total_iter, stock_iter), SCHEDULE_COUNTS)
-    edit.add_stock_run(stock_iter, full.batch_size_per_gpu * gpus_of(opt))
-    for key, (value, comment) in recipe.train.items():
-        if key not in opt['train'] and not (is_gan(opt) and key in NOT_IN_A_GAN_RUN):
-            edit.set(f'train.{key}', value, comment, comment, after='total_iter')
-
-
 def _convert_type(edit: Edit, option: str, types: Mapping[str, str]) -> None:
     value = lookup(edit.options, option)
-    if str(value) not in types:
-        near = get_close_matches(str(value), types, n=1, cutoff=0.8)  # EDVRModel is near SRModel, which is for images
-        fix = f'Did you mean `{near[0]}`?' if near else "It converts BasicSR's video training files."
-        raise OptionError(option, f'be one of {", ".join(types)}', value, fix)
+    near = get_close_matches(str(value), types, n=1, cutoff=0.8)  # EDVRModel is near SRModel, which is for images
+    fix = f'Did you mean `{near[0]}`?' if near else "It converts BasicSR's video training files."
+    refuse(str(value) not in types, option, f'be one of {", ".join(types)}', value, fix)
     edit.set(option, types[value])
 
 
@@ -300,6 +257,42 @@ def _write_out_vimeo_frames(edit: Edit, stock_type: str) -> None:
     is_whole = stock_type == 'Vimeo90KRecurrentDataset' or (stock_type == 'Vimeo90KDataset' and num_frame == -1)
     if is_whole and num_frame != frames:
         edit.set('datasets.train.num_frame', frames, meaning)
+
+
+def _add_schedule(edit: Edit, recipe: Recipe, full: BatchShape, num_samples: int | None, is_filled: bool) -> None:
+    """Adds the shapes, their batches and the rule of the learning rate."""
+    opt = edit.options
+    block = _shapes_of(recipe, edit, full)
+    of_entries = [entry['gt_size'] for entry in block.get('stages', ())]
+    sides = list(dict.fromkeys(of_entries)) or block.get('gt_size', [full.gt_size])
+    lq_sides = ', '.join(str(side // int(opt.get('scale', 1))) for side in sides)
+    edit.reasons += [f'multigrid.{key}: {value} stays' for key, value in (opt.get('multigrid') or {}).items()]
+    comments = {
+        'stages': f'LQ {lq_sides}',
+        'gt_size': f'spatial stages, equally long: LQ {lq_sides}',
+        'num_frame': f'equal parts of {"every stage" if "gt_size" in block else "the run"}',
+    }
+    edit.add_shapes(block, comments)
+    stock_iter = int(opt['train']['total_iter'])
+    if is_filled:
+        batches = batches_that_fill(edit, full, gpus_of(opt), num_samples)
+        batches[-1][-1] = full.batch_size_per_gpu
+        set_batches(edit, batches, stock_iter, _FILL_LR_SCALING)
+    total_iter = total_iter_of(opt) or stock_iter
+    _set_rule(edit, recipe, len(sides), total_iter)
+    edit.scale(Fraction(total_iter, stock_iter), SCHEDULE_COUNTS)
+    edit.add_stock_run(stock_iter, full.batch_size_per_gpu * gpus_of(opt))
+    for key, (value, comment) in recipe.train.items():
+        if key not in opt['train'] and not (is_gan(opt) and key in NOT_IN_A_GAN_RUN):
+            edit.set(f'train.{key}', value, comment, comment, after='total_iter')
+
+
+_RULE_COMMENTS = {
+    'restart': 'the rate starts again at every change of the shape',
+    'anneal': 'it stays near its start until the last shape, and falls there',
+    'warmup_iter': 'iterations of a linear ramp at the start',
+    'restart_weights': 'the small stages begin at half the rate',
+}
 
 
 def _set_rule(edit: Edit, recipe: Recipe, stages: int, total_iter: int) -> None:
@@ -323,11 +316,3 @@ def _set_rule(edit: Edit, recipe: Recipe, stages: int, total_iter: int) -> None:
     edit.reasons.append(f'train.scheduler: {SCHEDULER_TYPE} without periods and restart_weights, {told}')
     if (train_opt.get('warmup_iter') or -1) > 0:
         edit.set('train.warmup_iter', -1, "BasicSR's own ramp, as there is one now")
-
-
-_RULE_COMMENTS = {
-    'restart': 'the rate starts again at every change of the shape',
-    'anneal': 'it stays near its start until the last shape, and falls there',
-    'warmup_iter': 'iterations of a linear ramp at the start',
-    'restart_weights': 'the small stages begin at half the rate',
-}

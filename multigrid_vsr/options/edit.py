@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.options.checked import lookup
+from multigrid_vsr.options.kinds import refuse
 from multigrid_vsr.options.option_file import NEW_NAMES
 
 # Counts of iterations that have to fit `train.total_iter`, or hold for a part of the training.
@@ -47,14 +47,14 @@ class Edit:
         self.reasons: list[str] = []
 
     def set(self, option: str, value: Any, why: str | None = '', comment: str = '', after: str = '') -> None:
-        """Changes an option, or adds it.
+        """Changes an option, or adds it to a block that is there.
 
         Args:
-            option: Dotted name, in a block that is there.
+            option: Dotted name.
             value: The new value.
             why: End of the line that says so; ``None`` for no line.
-            comment: What the file says beside it if it is new.
-            after: Key in its block that a new option follows; at the end without it.
+            comment: What the file says beside a new option.
+            after: The key that a new option follows; it comes last by default.
         """
         name, _, key = option.rpartition('.')
         block = lookup(self.options, name) if name else self.options
@@ -133,20 +133,15 @@ def _plain(value: Any) -> Any:
 
 
 _MOST_EDITS = 100  # far more than a file needs: an edit that has no effect would come for ever
-
-
 _Edit = tuple[int, int, str]  # start, end, and what replaces the text between
 
 
 def rewrite(text: str, options: Mapping[str, Any], comments: Mapping[str, str]) -> str:
-    """Edits the text until it says ``options``.
+    """Edits YAML of a mapping until it says ``options``, in their order.
 
-    Args:
-        text: YAML of a mapping.
-        options: What it has to say, in order. A new option comes right after the one before it, and may hold a block of
-            plain options; others that change are plain values or lists of them.
-        comments: Comment of each new option, by dotted name. That of a block comes above it, after a blank line. An
-            option that goes and has one stays as a comment.
+    A new option comes right after the one before it, and may hold a block of plain options. Others that change are
+    plain values or lists of them. ``comments`` has the comment of each new option, by dotted name. That of a block
+    comes above it, after a blank line. An option that goes and has a comment stays as a comment.
     """
     try:
         for _ in range(_MOST_EDITS):
@@ -158,10 +153,8 @@ def rewrite(text: str, options: Mapping[str, Any], comments: Mapping[str, str]) 
         done = yaml.safe_load(text) == options
     except yaml.YAMLError:  # an edit has taken away an anchor
         done = False
-    if not done:
-        raise OptionError(
-            '-opt', 'say each option in one place', 'anchors, merge keys or repeated options', 'Write them out.'
-        )
+    got = 'anchors, merge keys or repeated options'
+    refuse(not done, '-opt', 'say each option in one place', got, 'Write them out.')
     return text
 
 
@@ -200,12 +193,9 @@ def _change(text: str, node: Any, old: Any, new: Any, option: str, comments: Map
         for entry, before, after in zip(node.value, old, new):
             if before != after:
                 return _change(text, entry, before, after, f'{option}[]', comments)
-    start = node.start_mark.index
-    end = (
-        max(start, len(text[: node.end_mark.index].rstrip()))
-        if isinstance(node, yaml.CollectionNode)
-        else node.end_mark.index
-    )
+    start, end = node.start_mark.index, node.end_mark.index
+    if isinstance(node, yaml.CollectionNode):
+        end = max(start, len(text[:end].rstrip()))
     if isinstance(new, Mapping) and not node.flow_style:
         lines = _option_lines(new, option, comments)
         return start, end, ('\n' + ' ' * node.start_mark.column).join(lines)

@@ -20,12 +20,9 @@ def refuse(when: object, option: str, rule: str, got: object, fix: str) -> None:
 
 @dataclass(frozen=True)
 class OptionType:
-    """What the value of an option may be.
+    """What the value of an option may be: in words after ``must be``, as JSON Schema, and as a function.
 
-    Attributes:
-        words: The end of ``must be ...``.
-        schema: The same as JSON Schema.
-        check: Takes the option's dotted name and a value, and gives the value in its Python type.
+    ``check`` takes the option's dotted name and a value, and gives the value in its Python type.
     """
 
     words: str
@@ -39,11 +36,8 @@ class Option:
 
     Attributes:
         name: Dotted name; the entries of ``multigrid.stages`` are ``multigrid.stages[]``.
-        type: What its value may be.
-        sentence: What it does.
-        unit: Of its numbers.
         default: The value that holds without it, or words that say it; empty where it has to be given.
-        rule: What else is asked of it.
+        rule: What is asked of it beside its type.
     """
 
     name: str
@@ -69,9 +63,9 @@ def scalar(
     """A single value that ``accepts`` takes."""
 
     def check(name: str, value: Any) -> Any:
-        if not accepts(value):
-            is_quoted = isinstance(value, str) and value.strip().isdecimal() and schema['type'] != 'string'
-            raise OptionError(name, f'be {words}', value, 'Correct the value: remove the quotes.' if is_quoted else fix)
+        is_quoted = isinstance(value, str) and value.strip().isdecimal() and schema['type'] != 'string'
+        quotes = 'Correct the value: remove the quotes.'
+        refuse(not accepts(value), name, f'be {words}', value, quotes if is_quoted else fix)
         return convert(value)
 
     return OptionType(words, schema, check)
@@ -82,17 +76,16 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float('inf')
 
 
-def whole(least: int, words: str | None = None, fix: str = _CORRECT) -> OptionType:
+def whole(least: int, words: str | None = None, fix: str = _CORRECT, most: float = float('inf')) -> OptionType:
     """Whole numbers; ``1e+5``, which YAML reads as a float, is one."""
     words = words or f'a whole number of at least {least}'
-    schema = {'type': 'integer', 'minimum': least}
-    return scalar(words, schema, lambda value: is_number(value) and least <= value == int(value), fix, int)
+    schema = {'type': 'integer', 'minimum': least} | ({'maximum': most} if most < float('inf') else {})
+    return scalar(words, schema, lambda value: is_number(value) and least <= value == int(value) <= most, fix, int)
 
 
 def number(least: float, fix: str = _CORRECT) -> OptionType:
     """Numbers from ``least`` on."""
-    schema = {'type': 'number', 'minimum': least}
-    words = f'a number of at least {least:g}'
+    words, schema = f'a number of at least {least:g}', {'type': 'number', 'minimum': least}
     return scalar(words, schema, lambda value: is_number(value) and value >= least, fix, float)
 
 
@@ -110,9 +103,9 @@ def choice(
     words = words or (' or '.join(named) if len(named) == 2 else ', '.join(named))
 
     def check(name: str, value: Any) -> Any:
-        if not any(value is known or (isinstance(value, str) and value == known) for known in values):
-            near = did_you_mean(str(value), named, fix) if suggests_near_miss else fix
-            raise OptionError(name, f'be {words}', value, near)
+        is_known = any(value is known or (isinstance(value, str) and value == known) for known in values)
+        near = did_you_mean(str(value), named, fix) if suggests_near_miss else fix
+        refuse(not is_known, name, f'be {words}', value, near)
         return value
 
     return OptionType(words, {'enum': list(values)}, check)
@@ -127,8 +120,7 @@ def list_of(entries: OptionType, words: str = 'a list', fix: str = 'Write it as 
     """Lists of one entry or more, all of one type."""
 
     def check(name: str, value: Any) -> list[Any]:
-        if not _is_list(value) or not value:
-            raise OptionError(name, f'be {words}', value, fix)
+        refuse(not _is_list(value) or not value, name, f'be {words}', value, fix)
         return [entries.check(f'{name}[{place}]', entry) for place, entry in enumerate(value)]
 
     schema = {'type': 'array', 'minItems': 1, 'items': entries.schema}
@@ -153,8 +145,7 @@ def or_word(type_: OptionType, word: str, words: str, fix: str = 'Remove it.') -
     """Another type, or one word."""
 
     def check(name: str, value: str) -> str:
-        if value != word:
-            raise OptionError(name, f'be {words}', value, did_you_mean(value, [word], fix))
+        refuse(value != word, name, f'be {words}', value, did_you_mean(value, [word], fix))
         return value
 
     return either(type_, OptionType(words, {'const': word}, check), _is_text, f'{type_.words}; or `{word}`')
@@ -167,8 +158,8 @@ def text_or_block(needed: str, optional: str) -> OptionType:
     schema = {'type': 'object', 'properties': properties, 'required': [needed], 'additionalProperties': False}
 
     def check(name: str, value: Mapping[str, Any]) -> Any:
-        if needed not in value or not value.keys() <= properties.keys():
-            raise OptionError(name, f'be {words}', dict(value), 'Correct the keys.')
+        is_other = needed not in value or not value.keys() <= properties.keys()
+        refuse(is_other, name, f'be {words}', dict(value), 'Correct the keys.')
         return {key: TEXT.check(f'{name}.{key}', entry) for key, entry in value.items()}
 
     return either(TEXT, OptionType(words, schema, check), lambda value: isinstance(value, Mapping), words)
@@ -194,12 +185,7 @@ def _is_text(value: object) -> bool:
 
 
 WHOLE = whole(1)
-SEED = scalar(  # what NumPy takes
-    'a whole number from 0 to 4294967295',
-    {'type': 'integer', 'minimum': 0, 'maximum': 2**32 - 1},
-    lambda value: is_number(value) and 0 <= value == int(value) < 2**32,
-    convert=int,
-)
+SEED = whole(0, 'a whole number from 0 to 4294967295', most=2**32 - 1)  # what NumPy takes
 FRACTION = scalar(
     'a number from 0 to below 1',
     {'type': 'number', 'minimum': 0, 'exclusiveMaximum': 1},

@@ -18,12 +18,7 @@ from multigrid_vsr.options.multigrid_block import largest_part
 def known_launches(network_opt: Mapping[str, Any], num_frame: int) -> tuple[int, int] | None:
     """Launches of one forward and backward of BasicSR's own arch, and of the arch as this project patches it.
 
-    Args:
-        network_opt: ``network_g``.
-        num_frame: Frames of a sample.
-
-    Returns:
-        ``None`` for an arch or an option that is not in the table.
+    ``None`` for an arch or an option that is not in the table.
     """
     formula = _FORMULAS.get(network_opt.get('type', ''))
     arguments = {key: value for key, value in network_opt.items() if key not in _NO_MATTER}
@@ -39,13 +34,7 @@ def known_run_launches(opt: Mapping[str, Any], schedule: Schedule) -> Launches |
 
 
 def run_launches(opt: Mapping[str, Any], schedule: Schedule, counts: Mapping[int, tuple[int, int]]) -> Launches:
-    """Launches of a run.
-
-    Args:
-        opt: Its options.
-        schedule: Its shapes.
-        counts: As :func:`known_launches`, for each of its frame counts.
-    """
+    """Launches of a run, from those of :func:`known_launches` for each of its frame counts."""
     part = largest_part(opt)
     here = {}
     for shape in {segment.shape for segment in schedule.segments}:

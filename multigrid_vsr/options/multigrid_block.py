@@ -6,13 +6,12 @@ Every complaint is one line: ``<dotted.option>: must <rule>, got <value>. <fix>`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
-from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import BatchShape, Schedule, exact_iterations, split
 from multigrid_vsr.options.archs import (
     DATASET_TYPES,
@@ -23,14 +22,16 @@ from multigrid_vsr.options.archs import (
     wrong_model,
 )
 from multigrid_vsr.options.checked import checked, lookup
-from multigrid_vsr.options.kinds import WHOLE
+from multigrid_vsr.options.kinds import WHOLE, refuse
+
+_SIZES = ('gt_size', 'num_frame')
 
 
 def uses_multigrid(opt: Mapping[str, Any]) -> bool:
     """Whether a training run follows a schedule: it has the block, or this plugin's model and dataset together."""
     for key in opt:
-        if key != 'multigrid' and get_close_matches(str(key).lower(), ['multigrid'], cutoff=0.8):
-            raise OptionError(str(key), 'be multigrid', key, 'Did you mean `multigrid`?')
+        is_slip = key != 'multigrid' and get_close_matches(str(key).lower(), ['multigrid'], cutoff=0.8)
+        refuse(is_slip, str(key), 'be multigrid', key, 'Did you mean `multigrid`?')
     return opt.get('multigrid') is not None or (
         opt.get('model_type') in MODEL_TYPES and lookup(opt, 'datasets.train.type') in DATASET_TYPES
     )
@@ -43,12 +44,9 @@ def asked_for(opt: Mapping[str, Any]) -> tuple[str, Any] | None:
     for phase, dataset_opt in datasets.items() if isinstance(datasets, Mapping) else ():
         if isinstance(dataset_opt, Mapping):
             found[f'datasets.{phase}.type'] = dataset_opt.get('type')
-    asked = [
-        (option, value) for option, value in found.items() if value in (*MODEL_TYPES, *DATASET_TYPES, *TEST_SET_TYPES)
-    ]
-    if not asked and opt.get('multigrid') is not None:
-        asked = [('multigrid', 'a block')]
-    return asked[0] if asked else None
+    ours = (*MODEL_TYPES, *DATASET_TYPES, *TEST_SET_TYPES)
+    block = ('multigrid', 'a block') if opt.get('multigrid') is not None else None
+    return next(((option, value) for option, value in found.items() if value in ours), block)
 
 
 def schedule_from_options(opt: Mapping[str, Any]) -> Schedule:
@@ -64,20 +62,38 @@ def schedule_from_options(opt: Mapping[str, Any]) -> Schedule:
     block = opt.get('multigrid')
     if block is None:
         return Schedule.from_shapes([(total_iter, full)], full)
-
     _check_types(opt)
-    if not isinstance(block, Mapping):
-        raise OptionError('multigrid', 'be a block of options', block, 'Write one option a line below it.')
+    fix = 'Write one option a line below it.'
+    refuse(not isinstance(block, Mapping), 'multigrid', 'be a block of options', block, fix)
     if block.get('stages') is not None:
         return _from_stages(block, full, total_iter, scale)
-    return _from_nested(checked('multigrid', block), full, total_iter, scale)
+    nested = _Nested.read(block, full)
+    for place, gt_size in enumerate(nested.gt_sizes):
+        _check_divisible(f'multigrid.gt_size[{place}]', gt_size, scale)
+    rows = zip(nested.gt_sizes, nested.iterations(total_iter), nested.batches)
+    shapes = [
+        (num_iter, BatchShape(batch, num_frame, gt_size))
+        for gt_size, row, batch_row in rows
+        for num_frame, num_iter, batch in zip(nested.num_frames, row, batch_row)
+    ]
+    return Schedule.from_shapes(shapes, full)
+
+
+def total_iter_of(opt: Mapping[str, Any]) -> int | None:
+    """What ``train.total_iter`` has to be by the lengths of the ``multigrid`` block; ``None`` where they follow it."""
+    block = opt.get('multigrid') or {}
+    if block.get('stages'):
+        return sum(entry['iter'] for entry in block['stages'])
+    if block.get('share') != 'samples' or not block.get('stage_iter'):
+        return None
+    return _rounded(_Nested.read(block, full_shape(opt)).exact_iterations())
 
 
 def check_blocks(opt: Mapping[str, Any], *options: str) -> None:
     """Asks for blocks that a training run has."""
     for option in options:
-        if not isinstance(lookup(opt, option), Mapping):
-            raise OptionError(option, 'be a block of options', lookup(opt, option), 'A training run needs it.')
+        value = lookup(opt, option)
+        refuse(not isinstance(value, Mapping), option, 'be a block of options', value, 'A training run needs it.')
 
 
 def largest_part(opt: Mapping[str, Any]) -> BatchShape | None:
@@ -89,72 +105,6 @@ def largest_part(opt: Mapping[str, Any]) -> BatchShape | None:
     return None if value is None else replace(full_shape(opt), batch_size_per_gpu=int(value))
 
 
-def _from_nested(block: Mapping[str, Any], full: BatchShape, total_iter: int, scale: int) -> Schedule:
-    """Spatial stages outside, frame counts inside each."""
-    gt_sizes = _growing(block, 'gt_size', full.gt_size)
-    num_frames = _growing(block, 'num_frame', full.num_frame)
-    for place, gt_size in enumerate(gt_sizes):
-        _check_divisible(f'multigrid.gt_size[{place}]', gt_size, scale)
-
-    frame_ratio = block.get('frame_ratio', [1] * len(num_frames))
-    _check_length('multigrid.frame_ratio', frame_ratio, len(num_frames), 'num_frame')
-    if 'stage_iter' in block:
-        _check_length('multigrid.stage_iter', block['stage_iter'], len(gt_sizes), 'stage')
-    batches = _batch_sizes(block, full, gt_sizes, num_frames)
-    lay_out = _shares_of_samples if block.get('share') == 'samples' else _shares_of_iterations
-    lengths = lay_out(block.get('stage_iter'), frame_ratio, batches, full, total_iter)
-    shapes = [
-        (num_iter, BatchShape(batch, num_frame, gt_size))
-        for gt_size, row, batch_row in zip(gt_sizes, lengths, batches)
-        for num_frame, num_iter, batch in zip(num_frames, row, batch_row)
-    ]
-    return Schedule.from_shapes(shapes, full)
-
-
-def _shares_of_iterations(
-    stage_iter: list[int] | None, frame_ratio: list[float], batches: list[list[int]], full: BatchShape, total_iter: int
-) -> list[list[int]]:
-    """The iterations of each (stage, num_frame) with ``share: iter``."""
-    stage_iter = stage_iter or split(total_iter, [1] * len(batches))
-    total = sum(stage_iter)
-    if total != total_iter:
-        rule, fix = f'add up to train.total_iter ({total_iter})', f'Change it by {total_iter - total:+d}.'
-        raise OptionError('multigrid.stage_iter', rule, f'{stage_iter} (sum {total})', fix)
-    return [split(length, frame_ratio) for length in stage_iter]
-
-
-def _shares_of_samples(
-    stage_iter: list[int] | None, frame_ratio: list[float], batches: list[list[int]], full: BatchShape, total_iter: int
-) -> list[list[int]]:
-    """The same with ``share: samples``: a larger batch gets fewer iterations."""
-    exact = exact_iterations(stage_iter or [1] * len(batches), frame_ratio, batches, full.batch_size_per_gpu)
-    needed = _rounded(exact)
-    if stage_iter is not None and total_iter != needed:
-        batch = full.batch_size_per_gpu
-        rule = f'be {needed} to have the samples of {sum(stage_iter)} iterations (stage_iter) of {batch}'
-        raise OptionError('train.total_iter', rule, total_iter, f'Write {needed}, or change stage_iter.')
-    lengths = iter(split(total_iter, [share for row in exact for share in row]))
-    return [[next(lengths) for _ in row] for row in exact]
-
-
-def _rounded(exact: list[list[Fraction]]) -> int:
-    return max(1, round(sum(map(sum, exact))))
-
-
-def total_iter_of(opt: Mapping[str, Any]) -> int | None:
-    """What ``train.total_iter`` has to be by the lengths of the ``multigrid`` block; ``None`` where they follow it."""
-    block = opt.get('multigrid') or {}
-    if block.get('stages'):
-        return sum(entry['iter'] for entry in block['stages'])
-    if block.get('share') != 'samples' or not block.get('stage_iter'):
-        return None
-    full, block = full_shape(opt), checked('multigrid', block)
-    gt_sizes, num_frames = _growing(block, 'gt_size', full.gt_size), _growing(block, 'num_frame', full.num_frame)
-    frame_ratio = block.get('frame_ratio', [1] * len(num_frames))
-    batches = _batch_sizes(block, full, gt_sizes, num_frames)
-    return _rounded(exact_iterations(block['stage_iter'], frame_ratio, batches, full.batch_size_per_gpu))
-
-
 def full_shape(opt: Mapping[str, Any]) -> BatchShape:
     """The shape of ``datasets.train``."""
     return BatchShape(
@@ -162,24 +112,70 @@ def full_shape(opt: Mapping[str, Any]) -> BatchShape:
     )
 
 
+@dataclass
+class _Nested:
+    """The block without ``stages``: spatial stages outside, frame counts inside each, and a batch for each of both."""
+
+    gt_sizes: list[int]
+    num_frames: list[int]
+    frame_ratio: list[float]
+    stage_iter: list[int] | None
+    batches: list[list[int]]
+    full: BatchShape
+    has_shares_of_samples: bool
+
+    @classmethod
+    def read(cls, block: Mapping[str, Any], full: BatchShape) -> _Nested:
+        values = checked('multigrid', block)
+        gt_sizes, num_frames = (_growing(values, key, getattr(full, key)) for key in ('gt_size', 'num_frame'))
+        frame_ratio, stage_iter = values.get('frame_ratio', [1] * len(num_frames)), values.get('stage_iter')
+        _check_length('multigrid.frame_ratio', frame_ratio, len(num_frames), 'num_frame')
+        _check_length('multigrid.stage_iter', stage_iter or gt_sizes, len(gt_sizes), 'stage')
+        batches = _batch_sizes(values, full, gt_sizes, num_frames)
+        return cls(gt_sizes, num_frames, frame_ratio, stage_iter, batches, full, values.get('share') == 'samples')
+
+    def exact_iterations(self) -> list[list[Fraction]]:
+        """The iterations of each (stage, num_frame) with ``share: samples``, not rounded."""
+        stage_iter = self.stage_iter or [1] * len(self.gt_sizes)
+        return exact_iterations(stage_iter, self.frame_ratio, self.batches, self.full.batch_size_per_gpu)
+
+    def iterations(self, total_iter: int) -> list[list[int]]:
+        """The iterations of each (stage, num_frame); with ``share: samples`` a larger batch gets fewer."""
+        if self.has_shares_of_samples:
+            exact = self.exact_iterations()
+            needed, stage_iter = _rounded(exact), self.stage_iter or []
+            batch = self.full.batch_size_per_gpu
+            rule = f'be {needed} to have the samples of {sum(stage_iter)} iterations (stage_iter) of {batch}'
+            fix = f'Write {needed}, or change stage_iter.'
+            refuse(stage_iter and total_iter != needed, 'train.total_iter', rule, total_iter, fix)
+            lengths = iter(split(total_iter, [share for row in exact for share in row]))
+            return [[next(lengths) for _ in row] for row in exact]
+        stage_iter = self.stage_iter or split(total_iter, [1] * len(self.gt_sizes))
+        total = sum(stage_iter)
+        rule, fix = f'add up to train.total_iter ({total_iter})', f'Change it by {total_iter - total:+d}.'
+        refuse(total != total_iter, 'multigrid.stage_iter', rule, f'{stage_iter} (sum {total})', fix)
+        return [split(length, self.frame_ratio) for length in stage_iter]
+
+
+def _rounded(exact: list[list[Fraction]]) -> int:
+    return max(1, round(sum(map(sum, exact))))
+
+
 def _batch_sizes(
     block: Mapping[str, Any], full: BatchShape, gt_sizes: list[int], num_frames: list[int]
 ) -> list[list[int]]:
     """The batch size of each (stage, num_frame)."""
-    option = 'multigrid.batch_size_per_gpu'
-    value, cap = block.get('batch_size_per_gpu'), block.get('max_batch_size_per_gpu')
+    option, cap_option = 'multigrid.batch_size_per_gpu', 'multigrid.max_batch_size_per_gpu'
+    value, cap, batch = block.get('batch_size_per_gpu'), block.get('max_batch_size_per_gpu'), full.batch_size_per_gpu
     if value == 'volume':
-        if cap is not None and cap < full.batch_size_per_gpu:
-            rule = f'be at least datasets.train.batch_size_per_gpu ({full.batch_size_per_gpu})'
-            fix = 'Raise it, or lower datasets.train.batch_size_per_gpu.'
-            raise OptionError('multigrid.max_batch_size_per_gpu', rule, cap, fix)
+        fix = 'Raise it, or lower datasets.train.batch_size_per_gpu.'
+        rule = f'be at least datasets.train.batch_size_per_gpu ({batch})'
+        refuse(cap is not None and cap < batch, cap_option, rule, cap, fix)
         grown = [[full.samples_of(t, g) for t in num_frames] for g in gt_sizes]
-        return [[min(batch, cap or batch) for batch in row] for row in grown]
-    if cap is not None:
-        fix = 'For micro-batches set micro_batch_size_per_gpu.'
-        raise OptionError('multigrid.max_batch_size_per_gpu', 'stand beside batch_size_per_gpu: volume', cap, fix)
-    if value is None:
-        return [[full.batch_size_per_gpu] * len(num_frames)] * len(gt_sizes)
+        return [[min(samples, cap or samples) for samples in row] for row in grown]
+    fix = 'For micro-batches set micro_batch_size_per_gpu.'
+    refuse(cap is not None, cap_option, 'stand beside batch_size_per_gpu: volume', cap, fix)
+    value = [batch] * len(gt_sizes) if value is None else value
     _check_length(option, value, len(gt_sizes), 'stage')
     rows = [entry if isinstance(entry, list) else [entry] * len(num_frames) for entry in value]
     for place, row in enumerate(rows):
@@ -189,72 +185,58 @@ def _batch_sizes(
 
 def _from_stages(block: Mapping[str, Any], full: BatchShape, total_iter: int, scale: int) -> Schedule:
     """The explicit form: any sequence of shapes that ends with the full one."""
-    beside = ('stages', 'micro_batch_size_per_gpu', *STATED_LIMITS)
-    others = [key for key in block if key not in beside]
-    if others:
-        rule, fix = 'stand alone in the block', 'Keep either `stages` or the other keys.'
-        raise OptionError('multigrid.stages', rule, f'{others[0]!r} beside it', fix)
+    others = [key for key in block if key not in ('stages', 'micro_batch_size_per_gpu', *STATED_LIMITS)]
+    fix = 'Keep either `stages` or the other keys.'
+    refuse(others, 'multigrid.stages', 'stand alone in the block', f'{next(iter(others), None)!r} beside it', fix)
     shapes: list[tuple[int, BatchShape]] = []
     for place, entry in enumerate(checked('multigrid', block)['stages']):
         name = f'multigrid.stages[{place}]'
         values = checked('multigrid.stages[]', entry, name)
-        if 'iter' not in values:
-            raise OptionError(f'{name}.iter', 'be given', None, 'Say how many iterations the entry lasts.')
-        shape = BatchShape(
-            values.get('batch_size_per_gpu', full.batch_size_per_gpu),
-            values.get('num_frame', full.num_frame),
-            values.get('gt_size', full.gt_size),
-        )
+        refuse('iter' not in values, f'{name}.iter', 'be given', None, 'Say how many iterations the entry lasts.')
+        shape = replace(full, **{key: value for key, value in values.items() if key != 'iter'})
         _check_divisible(f'{name}.gt_size', shape.gt_size, scale)
-        for key in ('gt_size', 'num_frame'):
-            if getattr(shape, key) > getattr(full, key):
-                rule = f'be at most datasets.train.{key} ({getattr(full, key)})'
-                fix = f'Raise datasets.train.{key}, the largest of the run.'
-                raise OptionError(f'{name}.{key}', rule, getattr(shape, key), fix)
+        for key in _SIZES:
+            value, most = getattr(shape, key), getattr(full, key)
+            fix = f'Raise datasets.train.{key}, the largest of the run.'
+            refuse(value > most, f'{name}.{key}', f'be at most datasets.train.{key} ({most})', value, fix)
         shapes.append((values['iter'], shape))
     total = sum(num_iter for num_iter, _ in shapes)
-    if total != total_iter:
-        rule = f'have `iter` add up to train.total_iter ({total_iter})'
-        raise OptionError('multigrid.stages', rule, total, f'Change it by {total_iter - total:+d}.')
-    last = shapes[-1][1]
-    for key in ('gt_size', 'num_frame'):
-        if getattr(last, key) != getattr(full, key):
-            rule, fix = f'equal datasets.train.{key} ({getattr(full, key)})', 'A run ends with the full shape.'
-            raise OptionError(f'multigrid.stages[{len(shapes) - 1}].{key}', rule, getattr(last, key), fix)
+    rule, fix = f'have `iter` add up to train.total_iter ({total_iter})', f'Change it by {total_iter - total:+d}.'
+    refuse(total != total_iter, 'multigrid.stages', rule, total, fix)
+    for key in _SIZES:
+        value, rule = getattr(shapes[-1][1], key), f'equal datasets.train.{key} ({getattr(full, key)})'
+        is_other = value != getattr(full, key)
+        refuse(is_other, f'multigrid.stages[{len(shapes) - 1}].{key}', rule, value, 'A run ends with the full shape.')
     return Schedule.from_shapes(shapes, full)
 
 
 def _check_types(opt: Mapping[str, Any]) -> None:
-    model = opt.get('model_type')
+    model, dataset = opt.get('model_type'), lookup(opt, 'datasets.train.type')
     if not isinstance(model, str) or model in STOCK_MODELS:
         raise wrong_model(model)
-    dataset = lookup(opt, 'datasets.train.type')
-    if not isinstance(dataset, str):
-        rule = f'be {" or ".join(DATASET_TYPES)}, one of BasicSR or your own beside a `multigrid` block'
-        raise OptionError('datasets.train.type', rule, dataset, f'Set datasets.train.type: {DATASET_TYPES[0]}.')
+    rule = f'be {" or ".join(DATASET_TYPES)}, one of BasicSR or your own beside a `multigrid` block'
+    fix = f'Set datasets.train.type: {DATASET_TYPES[0]}.'
+    refuse(not isinstance(dataset, str), 'datasets.train.type', rule, dataset, fix)
 
 
 def _check_divisible(name: str, gt_size: int, scale: int) -> None:
-    if gt_size % scale:
-        nearest = max(scale, gt_size - gt_size % scale)
-        raise OptionError(name, f'be a multiple of scale ({scale})', gt_size, f'The nearest below is {nearest}.')
+    fix = f'The nearest below is {max(scale, gt_size - gt_size % scale)}.'
+    refuse(gt_size % scale, name, f'be a multiple of scale ({scale})', gt_size, fix)
 
 
 def _growing(block: Mapping[str, Any], key: str, full: int) -> list[int]:
     """A strictly growing list that ends with the full value; the full value alone where it is left out."""
-    name = f'multigrid.{key}'
-    values = block.get(key, [full])
-    if any(small >= large for small, large in pairwise(values)):
-        raise OptionError(name, 'grow strictly', values, 'Sort it, without repeats; other orders go into `stages`.')
-    if values[-1] != full:
-        raise OptionError(name, f'end with datasets.train.{key} ({full})', values, 'A run ends with the full shape.')
+    name, values = f'multigrid.{key}', block.get(key, [full])
+    falls = any(small >= large for small, large in pairwise(values))
+    refuse(falls, name, 'grow strictly', values, 'Sort it, without repeats; other orders go into `stages`.')
+    rule = f'end with datasets.train.{key} ({full})'
+    refuse(values[-1] != full, name, rule, values, 'A run ends with the full shape.')
     return values
 
 
 def _check_length(name: str, values: Sequence[Any], length: int, per: str) -> None:
-    if len(values) != length:
-        rule = f'have {length} entries, one for each {per}'
-        raise OptionError(name, rule, f'{list(values)} ({len(values)})', 'Add or remove entries.')
+    rule = f'have {length} entries, one for each {per}'
+    refuse(len(values) != length, name, rule, f'{list(values)} ({len(values)})', 'Add or remove entries.')
 
 
 def _positive(opt: Mapping[str, Any], option: str) -> int:

@@ -16,23 +16,18 @@ import yaml
 from multigrid_vsr.core.errors import InputError, OptionError, one_line
 from multigrid_vsr.options.archs import MODEL_TYPES
 from multigrid_vsr.options.checked import row_of
-from multigrid_vsr.options.kinds import PATH, PATHS, TEXT
+from multigrid_vsr.options.kinds import PATH, PATHS, TEXT, refuse
 from multigrid_vsr.options.table import ALL_OPTIONS
 
 _PYTHON_TAG = 'tag:yaml.org,2002:python/'
 
 
 def read_options(path: str | Path, force_yml: Sequence[str] = ()) -> dict[str, Any]:
-    """Reads an option file as BasicSR does, and applies the changes given on the command line.
-
-    Args:
-        path: YAML file.
-        force_yml: Changes ``key:key=value``, as BasicSR's ``--force_yml`` takes them.
+    """Reads an option file as BasicSR does, and applies changes ``key:key=value``, as its ``--force_yml`` takes them.
 
     Raises:
         InputError: If the file cannot be read, is no YAML, has no options, or has tags that would build Python
-            objects (BasicSR's loader would run them).
-        OptionError: If a change names no option.
+            objects, since BasicSR's loader would run them; or if a change names no option.
     """
     try:
         text = Path(path).read_text(encoding='utf-8')
@@ -61,23 +56,17 @@ def read_options(path: str | Path, force_yml: Sequence[str] = ()) -> dict[str, A
     return opt
 
 
-def _is_read_alike(path: str | Path, text: str) -> bool:
-    try:
-        return bool(yaml.safe_load(Path(path).read_text()) == yaml.safe_load(text))
-    except UnicodeDecodeError:
-        return False
-
-
 def check_read_alike(path: str | Path, text: str) -> Any:
-    """Refuses what BasicSR's reader of YAML reads otherwise than others, or the last of two without a word.
+    """Refuses what BasicSR reads otherwise: merge keys, a key twice in a block, letters by the locale.
 
     Returns:
         The file as nodes.
-
-    Raises:
-        InputError: If there is a merge key, a key twice in a block, or a letter that the locale reads otherwise.
     """
-    if not text.isascii() and not _is_read_alike(path, text):
+    try:
+        is_alike = text.isascii() or yaml.safe_load(Path(path).read_text()) == yaml.safe_load(text)
+    except UnicodeDecodeError:
+        is_alike = False
+    if not is_alike:
         encoding = locale.getpreferredencoding(False)
         raise InputError(
             f'{path}: must be in the encoding of the locale, which BasicSR reads it in, got UTF-8 and not {encoding}. '
@@ -124,8 +113,8 @@ def _apply(opt: dict[str, Any], change: str) -> None:
     target: Any = opt
     for block in blocks:
         target = target.get(block) if isinstance(target, dict) else None
-    if not equals or not isinstance(target, dict):
-        raise OptionError('--force_yml', 'be key:key=value with keys of the option file', change, 'Correct the keys.')
+    rule = 'be key:key=value with keys of the option file'
+    refuse(not equals or not isinstance(target, dict), '--force_yml', rule, change, 'Correct the keys.')
     target[last] = _parse_value(value.strip())
 
 
@@ -149,8 +138,6 @@ def _parse_value(text: str) -> Any:
 
 
 _NUMBER = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+')
-
-
 NEW_NAMES = {  # of options; the old ones are taken until the next release
     'multigrid.lq_multiple': 'multigrid.lq_divisor',
     'multigrid.lq_least': 'multigrid.min_lq_size',
@@ -177,11 +164,7 @@ def take_new_names(opt: MutableMapping[str, Any]) -> list[str]:
 
 
 def settle(opt: Any) -> list[str]:
-    """Puts an option file right, in place: old names of options, numbers that are text, and ``~`` in paths.
-
-    Returns:
-        A line for each old name and each number.
-    """
+    """Replaces old names, text that is a number, and ``~`` in paths, in place; returns lines for the first two."""
     notes = take_new_names(opt)
     for name, container, key in list(leaves(opt, '')):
         if isinstance(container[key], str) and is_path(name):
@@ -197,10 +180,9 @@ def unshared(opt: Any) -> Any:
 
 
 def take_numbers(opt: Any) -> list[str]:
-    """Makes a number of each text that is one, such as ``1e-4``, in place.
+    """Makes a number of each text that is one, such as ``1e-4``, in place; returns a line for each.
 
-    Returns:
-        A line for each number: YAML 1.1, which PyYAML reads, asks for a point and a sign.
+    YAML 1.1, which PyYAML reads, asks for a point and a sign.
     """
     notes = []
     for name, container, key in list(leaves(opt, '')):
