@@ -202,16 +202,11 @@ def test_convert_adds_the_block_right_after_datasets_whatever_its_last_option(en
     assert changed_lines(text, after) == CHANGED
 
 
+RULE = 'restart: shape, anneal: last, warmup_iter: -1'
 FLOW = [
-    (
-        '{type: CosineAnnealingRestartLR,  periods: [9], restart_weights: [1], eta_min: !!float 1e-7}  # c',
-        '{type: MultigridCosineLR, restart: shape, anneal: last, warmup_iter: -1, eta_min: !!float 1e-7}  # c',
-    ),
-    (
-        '{periods: [9], type: CosineAnnealingRestartLR, eta_min: 0, restart_weights: [1]}',
-        '{type: MultigridCosineLR, restart: shape, anneal: last, warmup_iter: -1, eta_min: 0}',
-    ),
-    ('{restart_weights: [1], periods: [9], type: CosineAnnealingRestartLR, }', '{type: MultigridCosineLR, restart: shape, anneal: last, warmup_iter: -1, }'),
+    ('{type: CosineAnnealingRestartLR,  periods: [9], restart_weights: [1], eta_min: !!float 1e-7}', f'{{type: MultigridCosineLR, {RULE}, eta_min: !!float 1e-7}}'),
+    ('{periods: [9], type: CosineAnnealingRestartLR, eta_min: 0, restart_weights: [1]}', f'{{type: MultigridCosineLR, {RULE}, eta_min: 0}}'),
+    ('{restart_weights: [1], periods: [9], type: CosineAnnealingRestartLR, }', f'{{type: MultigridCosineLR, {RULE}, }}'),
 ]  # fmt: skip
 
 
@@ -220,8 +215,7 @@ def test_convert_edits_blocks_in_braces(before, after, tmp_path):
     datasets = '{train: {type: REDSRecurrentDataset, num_frame: 15, gt_size: 256, batch_size_per_gpu: 1}}'
     text = (
         f'model_type: VideoRecurrentModel\nscale: 4\ndatasets: {datasets}  # one line\nnetwork_g: {{type: BasicVSR}}\n'
-        f'train: {{total_iter: 9, scheduler: {before}\n'.replace('  # c', '')
-        + '  }\n'
+        f'train: {{total_iter: 9, scheduler: {before}\n  }}\n'
     )
     block = (
         '\n# the shapes of the run\nmultigrid:\n  gt_size: [128, 256]  # spatial stages, equally long: LQ 32, 64\n'
@@ -230,8 +224,7 @@ def test_convert_edits_blocks_in_braces(before, after, tmp_path):
     expected = text.replace('model_type: Video', 'model_type: MultigridVideo').replace('Recurrent', '', 1)
     expected = expected.replace('REDSRecurrentDataset', 'MultigridREDSDataset')
     expected = expected.replace('  # one line\n', f'  # one line\n{block}')
-    expected = expected.replace(before.replace('  # c', ''), after.replace('  # c', ''))
-    expected = expected.replace('total_iter: 9, sch', 'total_iter: 9, cuda_graph: true, sch')
+    expected = expected.replace(before, after).replace('total_iter: 9, sch', 'total_iter: 9, cuda_graph: true, sch')
     assert converted(tmp_path, text) == expected
 
 
@@ -476,26 +469,10 @@ def test_paper_recipe_filled_has_the_paper_s_shapes_at_equal_samples():
     assert new.options['train']['scheduler']['batch_scaling'] == 'sqrt'
 
 
-def test_plain_recipe_refuses_to_be_filled():
-    with pytest.raises(
-        InputError, match=r'--fill: must stand beside a recipe with small shapes, got plain\. Leave it out'
-    ):
-        convert(options(Path('.'), **REDS), 'plain', fill=True)
-
-
 def test_fast_recipe_ends_with_the_full_shape_however_short_the_run():
     short = {'train__total_iter': 4, 'train__scheduler__periods': [4]}
     new = convert(options(Path('.'), **{**REDS, **short}), 'fast')
     assert [segment.num_iter for segment in new.schedule.segments] == [1, 1, 1]
-
-
-def test_fast_recipe_refuses_a_run_whose_crops_stay_large():
-    line = (
-        r'multigrid.stages: must have fewer pixels than the stock run, got 137% of them: crops are 256. '
-        'Use --recipe paper'
-    )
-    with pytest.raises(InputError, match=line):
-        convert(options(Path('.'), **{**gan(256, **VGG), **LENGTH}), 'fast')
 
 
 def test_fast_file_says_what_each_line_is_for_and_compares_with_the_stock_run(tmp_path, capsys):
@@ -547,47 +524,35 @@ BAD = [
     ({'multigrid': {'gt_size': [64, 256]}}, 'multigrid: must not be there yet, or hold lq_divisor, min_lq_size, min_num_frame alone, got a block. Change it'),
     ({'network_g': 'BasicVSR'}, 'network_g: must be a block of options, got BasicVSR. A training run needs it.'),
     ({'train__scheduler': None}, 'train.scheduler: must be a block of options, got nothing.'),
-    (
-        {'model_type': 'VideoRecurentModel'},
-        'model_type: must be one of VideoRecurrentModel, VideoRecurrentGANModel, EDVRModel, VideoBaseModel, '
-        'got VideoRecurentModel. Did you mean `VideoRecurrentModel`?',
-    ),
+    ({'model_type': 'VideoRecurentModel'}, 'model_type: must be one of VideoRecurrentModel, VideoRecurrentGANModel, EDVRModel, VideoBaseModel, got VideoRecurentModel. Did you mean `VideoRecurrentModel`?'),
     ({'model_type': 'SRModel'}, "model_type: must be .*, got SRModel. It converts BasicSR's video training files."),
     ({'model_type': None}, 'model_type: must be one of .*, got nothing.'),
-    (
-        {'datasets__train__type': 'Vimeo90kDataset'},
-        'datasets.train.type: must be one of REDSRecurrentDataset, REDSDataset, Vimeo90KRecurrentDataset, '
-        'Vimeo90KDataset, got Vimeo90kDataset. Did you mean `Vimeo90KDataset`?',
-    ),
+    ({'datasets__train__type': 'Vimeo90kDataset'}, 'datasets.train.type: must be one of REDSRecurrentDataset, .*, got Vimeo90kDataset. Did you mean `Vimeo90KDataset`?'),
     ({'datasets__train__gt_size': 250}, r'datasets.train.gt_size: must be a multiple of scale \(4\), got 250.'),
     ({'train__scheduler__eta_min': 'tiny'}, 'train.scheduler.eta_min: must be a number of at least 0, got tiny.'),
     ({'train__scheduler__last_epoch': 1}, 'train.scheduler.last_epoch: must be one of .*, got last_epoch.'),
     ({**network('EDVR'), 'datasets__train__gt_size': 200}, 'datasets.train.gt_size: must be a multiple of 16 for EDVR'),
-    (
-        gan(128, **VGG),
-        'datasets.train.gt_size: must be 256 throughout for a VGGStyleDiscriminator',
-    ),
-    (
-        {'datasets__train__gt_size': 4, 'datasets__train__num_frame': 2},
-        'multigrid: must let gt_size or num_frame grow, got gt_size 4 and num_frame 2 alone. No smaller shape',
-    ),
+    (gan(128, **VGG), 'datasets.train.gt_size: must be 256 throughout for a VGGStyleDiscriminator'),
+    ({'datasets__train__gt_size': 4, 'datasets__train__num_frame': 2}, 'multigrid: must let gt_size or num_frame grow, got gt_size 4 and num_frame 2 alone. No smaller shape'),
     (network('DUF', scale=2), 'scale: must be 2 for DUF, which has it built in, got 4. Change it.'),
+    ({'--recipe': 'plain', '--fill': None}, r'--fill: must stand beside a recipe with small shapes, got plain\. Leave it out'),
+    ({**gan(256, **VGG), **LENGTH, '--recipe': 'fast'}, 'multigrid.stages: must have fewer pixels than the stock run, got 137% of them: crops are 256. Use --recipe paper'),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(('changes', 'line'), BAD)
 def test_convert_of_a_run_that_it_cannot_convert_says_why(changes, line, tmp_path):
-    opt_file = write(tmp_path, options(Path('.'), **{**REDS, **changes}))
+    asked = [word for key, value in changes.items() if key.startswith('--') for word in (key, value) if word]
+    changed = {key: value for key, value in changes.items() if not key.startswith('--')}
+    opt_file = write(tmp_path, options(Path('.'), **{**REDS, **changed}))
     with pytest.raises(SystemExit, match=line) as error:
-        main(['convert', '-opt', str(opt_file), '-o', str(tmp_path / 'mg.yml')])
+        main(['convert', '-opt', str(opt_file), '-o', str(tmp_path / 'mg.yml'), *asked])
     assert '\n' not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ['run.yml']
 
 
 BAD_TEXTS = [
     ('a: !!python/object/apply:os.system [touch ran]', 'stock.yml: must be plain YAML, got the tag !!python/object'),
-    ('name: [run', 'stock.yml: must be YAML, got while parsing a flow sequence'),
-    ('just words', 'stock.yml: must hold options, got str'),
     (STOCK + 'scale: 4\nmodel_type: VideoRecurrentModel\n', 'stock.yml: must say an option once in a block, got scale'),
     (STOCK.replace('periods:', 'periods: &p') + '  other: *p\n', '-opt: must say each option in one place, got'),
     (

@@ -216,42 +216,24 @@ def test_fit_to_a_smaller_batch_makes_no_ramp():
     assert new['train']['scheduler']['warmup_iter'] == -1
 
 
-@pytest.mark.parametrize(
-    ('changes', 'asked', 'line'),
-    [
-        ({}, dict(gpus=3), '--batch: must be a multiple of the 3 GPUs, got 32. The nearest is 30 or 33.'),
-        ({}, dict(gpus=64), '--batch: must be a multiple of the 64 GPUs, got 32. The nearest is 64.'),
-        (
-            {'num_gpu': 'auto'},
-            dict(gpus=2),
-            'num_gpu: must be a number to tell the global batch, got auto. Say which the file is for: --file-gpus 8.',
-        ),
-        ({}, dict(), 'fit: must change something, got what the run has already. Give --gpus, --batch or --sample-fraction.'),
-        (
-            {'multigrid': {'gt_size': [128, 256], 'batch_size_per_gpu': [5, 4]}},
-            dict(batch=16),
-            '--batch: must keep multigrid.batch_size_per_gpu whole, got 5 x 1/2. Give another --batch, or change that',
-        ),
-        ({'model_type': 'VideoRecurrentModel', 'multigrid': None}, dict(fill=4), '--fill: must stand beside a file of'),
-        ({}, dict(fill=[4, 4, 4]), '--fill: must be 2 entries, one for each stage, each a number or 2, one for each'),
-        (
-            {'multigrid': {'stages': [{'iter': 200, 'gt_size': 128}, {'iter': 400}]}},
-            dict(fill=[4, 4, 4]),
-            '--fill: must be 2 entries, one for each stage, each a number, got [4, 4, 4]. Take the line that',
-        ),
-        (
-            {'multigrid': {'stages': [{'iter': 200, 'gt_size': 128, 'batch_size_per_gpu': 6}, {'iter': 400}]}},
-            dict(fill=[8, 4]),
-            '--fill: must be a number beside a block with batches of its own, got batch_size_per_gpu. Remove',
-        ),
-        ({}, dict(fill=0), '--fill: must be a whole number of at least 1, got 0.'),
-        (
-            {'multigrid': {'gt_size': [128, 256], 'batch_size_per_gpu': [8, 4]}},
-            dict(fill=[4, 4]),
-            '--fill: must be a number beside a block with batches of its own, got batch_size_per_gpu. Remove',
-        ),
-    ],
-)  # fmt: skip
+STAGES = [{'iter': 200, 'gt_size': 128}, {'iter': 400}]
+OF_ITS_OWN = '--fill: must be a number beside a block with batches of its own, got batch_size_per_gpu. Remove'
+SENSELESS = [
+    ({}, dict(gpus=3), '--batch: must be a multiple of the 3 GPUs, got 32. The nearest is 30 or 33.'),
+    ({}, dict(gpus=64), '--batch: must be a multiple of the 64 GPUs, got 32. The nearest is 64.'),
+    ({'num_gpu': 'auto'}, dict(gpus=2), 'num_gpu: must be a number to tell the global batch, got auto. Say which the file is for: --file-gpus 8.'),
+    ({}, {}, 'fit: must change something, got what the run has already. Give --gpus, --batch or --sample-fraction.'),
+    ({'multigrid': {'gt_size': [128, 256], 'batch_size_per_gpu': [5, 4]}}, dict(batch=16), '--batch: must keep multigrid.batch_size_per_gpu whole, got 5 x 1/2. Give another --batch, or change that'),
+    ({'model_type': 'VideoRecurrentModel', 'multigrid': None}, dict(fill=4), '--fill: must stand beside a file of'),
+    ({}, dict(fill=0), '--fill: must be a whole number of at least 1, got 0.'),
+    ({}, dict(fill=[4, 4, 4]), '--fill: must be 2 entries, one for each stage, each a number or 2, one for each'),
+    ({'multigrid': {'stages': STAGES}}, dict(fill=[4, 4, 4]), '--fill: must be 2 entries, one for each stage, each a number, got [4, 4, 4]. Take the line that'),
+    ({'multigrid': {'stages': [{**STAGES[0], 'batch_size_per_gpu': 6}, STAGES[1]]}}, dict(fill=[8, 4]), OF_ITS_OWN),
+    ({'multigrid': {'gt_size': [128, 256], 'batch_size_per_gpu': [8, 4]}}, dict(fill=[4, 4]), OF_ITS_OWN),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('changes', 'asked', 'line'), SENSELESS)
 def test_fit_of_what_makes_no_sense_says_why(changes, asked, line):
     with pytest.raises(OptionError, match='^' + re.escape(line)):
         fit(run_options(**changes), **asked)
