@@ -149,8 +149,7 @@ def test_launch_mistake_is_one_line_before_anything_is_written(launcher, environ
 
 def test_torchrun_whose_ranks_are_not_told_of_it_is_one_line(tmp_path, clips):
     """Else both would train the same run."""
-    script = Path(sys.executable).parent / 'multigrid-vsr'
-    command = torchrun(script, 'train', '-opt', write(tmp_path, options(clips)))[:-2]
+    command = torchrun(COMMAND, 'train', '-opt', write(tmp_path, options(clips)))[:-2]
     printed = run(*command, cwd=tmp_path, ok=False).stdout
     line = (
         '--launcher: must be pytorch where torchrun starts several processes, got none in 2 processes. '

@@ -56,12 +56,10 @@ def run(args: argparse.Namespace) -> None:
     notes += shape_notes(schedule, opt.get('scale', 1))
     world_size = args.gpus or gpus_of(opt)
     if follows_schedule:
-        notes += _checked_run(opt, args.opt, schedule, world_size)
-        notes += _lacking(opt, args.gpus is None)
+        notes += _for_this_machine(opt, args.opt, schedule, world_size, args.gpus is None)
     else:
-        notes.append(
-            "A plain run of BasicSR, with neither a block nor the Multigrid types: BasicSR's options not checked."
-        )
+        why = "with neither a block nor the Multigrid types: BasicSR's options not checked."
+        notes.append(f'A plain run of BasicSR, {why}')
     rate, stock = rate_of(opt['train'], schedule), stock_run_of(opt, world_size)
     launches, launch_notes = launches_of(opt, schedule)
     notes += launch_notes
@@ -124,31 +122,26 @@ def data_lines(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> l
     return [*checked.notes, checked.summary]
 
 
-def _lacking(opt: dict[str, Any], counts_gpus: bool) -> list[str]:
-    """What a run needs beside its data and this machine has not; ``train`` refuses here."""
-    from multigrid_vsr.host.checks import check_num_gpu, missing_vgg
+def _for_this_machine(
+    opt: dict[str, Any], opt_file: str, schedule: Schedule, world_size: int, counts_gpus: bool
+) -> list[str]:
+    """Makes the checks that need BasicSR; returns a line for all that ``train`` would refuse only on this machine."""
+    import basicsr  # noqa: F401  # its registries
 
+    from multigrid_vsr.host.checks import check_num_gpu, check_run, check_state, missing_vgg
+    from multigrid_vsr.host.resume import read_and_moved
+
+    missing = check_run(opt, schedule, may_miss=True)
+    lines = [f'Data not checked. {error}' for error in missing]
+    folder = os.path.join(opt['path'].get('experiments_root') or os.path.join(os.getcwd(), 'experiments'), opt['name'])
+    if not opt['path'].get('resume_state'):
+        lines += [f'Not as a new run. {error}' for error in read_and_moved(opt, folder, opt_file)]
+    elif all(error.option != 'path.resume_state' for error in missing):
+        check_state(opt, schedule, world_size, os.path.join(folder, 'models'), opt.get('manual_seed'))
     lacking = [missing_vgg(opt)]
     try:
         if counts_gpus:
             check_num_gpu(opt)
     except OptionError as error:
         lacking.append(error)
-    return [f'Not for this machine. {error}' for error in lacking if error is not None]
-
-
-def _checked_run(opt: dict[str, Any], opt_file: str, schedule: Schedule, world_size: int) -> list[str]:
-    """Makes the checks that need BasicSR; returns a line for each path that is not on this machine."""
-    import basicsr  # noqa: F401  # its registries
-
-    from multigrid_vsr.host.checks import check_run, check_state
-    from multigrid_vsr.host.resume import read_and_moved
-
-    missing = check_run(opt, schedule, may_miss=True)
-    folder = os.path.join(opt['path'].get('experiments_root') or os.path.join(os.getcwd(), 'experiments'), opt['name'])
-    moved = []
-    if not opt['path'].get('resume_state'):
-        moved = [f'Not as a new run. {error}' for error in read_and_moved(opt, folder, opt_file)]
-    elif all(error.option != 'path.resume_state' for error in missing):
-        check_state(opt, schedule, world_size, os.path.join(folder, 'models'), opt.get('manual_seed'))
-    return [*(f'Data not checked. {error}' for error in missing), *moved]
+    return lines + [f'Not for this machine. {error}' for error in lacking if error is not None]

@@ -7,7 +7,7 @@ W = ``warmup_iter``::
     lr(i)   = base(i) - max(0, base(i) - before) * (1 - (i - j + 1) / W)     where i - j < W, else base(i)
 
 - periods: the whole run (``restart: none``), the spatial stages (``stage``) or the segments (``shape``);
-- x(i) = (i - s) / (e - s) for ``anneal: each``. For ``anneal: last`` so in the last period alone, and (i - s) / N in
+- x(i) = (i - s) / (e - s) for ``anneal: each``. For ``anneal: last`` only in the last period, and (i - s) / N in
   those before it: their rate hardly falls. With ``restart: shape`` that is equation 1 of arXiv 2205.05069. Its print
   has no pi; the half wave is that of Loshchilov and Hutter, arXiv 1608.03983, equation 5, which it cites: our reading.
   ``anneal: linear`` keeps the rate, w(i) = 1, and in the last period w(i) = 1 - (i - s) / (e - s) (Haegele et al.,
@@ -42,12 +42,8 @@ class CosineOptions:
 
     Attributes:
         eta_min: Rate that an annealed period ends with.
-        restart: ``none``, ``stage`` or ``shape``.
-        anneal: ``last``, ``each`` or ``linear``: which periods end at ``eta_min``, and how.
         restart_weights: Weight of each period or of each spatial stage; all 1 where it is empty.
         warmup_iter: Iterations of a ramp; 0 for none.
-        warmup_at: ``start`` or ``boundaries``.
-        batch_scaling: ``none``, ``sqrt`` or ``linear``.
     """
 
     eta_min: float = 1e-7
@@ -60,12 +56,7 @@ class CosineOptions:
 
 
 class CosineSchedule:
-    """The learning rate of a run as a pure function of the iteration.
-
-    Args:
-        schedule: Shapes of the run.
-        options: What the option file asks for.
-    """
+    """The learning rate of a run as a pure function of the iteration."""
 
     def __init__(self, schedule: Schedule, options: CosineOptions) -> None:
         self._schedule = schedule

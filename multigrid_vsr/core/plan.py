@@ -14,12 +14,7 @@ LAUNCH_SECONDS = 5e-6  # what a launch costs the host at least: 5 to 8 us were s
 
 @dataclass(frozen=True)
 class StockRun:
-    """The run of BasicSR that a run is compared with; it has the full shape throughout.
-
-    Attributes:
-        total_iter: Its iterations.
-        batch_size: Samples of an iteration on all GPUs.
-    """
+    """The run of BasicSR that a run is compared with, at the full shape; its batch is that of all GPUs."""
 
     total_iter: int
     batch_size: float
@@ -27,11 +22,11 @@ class StockRun:
 
 @dataclass(frozen=True)
 class Launches:
-    """Kernels that one GPU launches in an iteration: forward and backward.
+    """Kernels that one GPU launches in an iteration, forward and backward.
 
     Attributes:
-        here: Launches at each shape of the run, of all micro-batches.
-        stock: Launches of BasicSR's own arch at the full number of frames.
+        here: At each shape of the run, for all micro-batches.
+        stock: With BasicSR's own arch at the full number of frames.
         has_graph: Whether the run launches an iteration as one CUDA graph.
     """
 
@@ -56,14 +51,9 @@ def stage_table(
 ) -> str:
     """The table that the log and ``multigrid-vsr plan`` print: a row for each segment, then the whole run.
 
-    Iterations are written as BasicSR counts them, from 1. Samples and ground-truth pixels are those of all ranks;
-    ``cost`` is a row's share of the pixels that as many iterations of the full shape would take.
-
-    Args:
-        schedule: Shapes of the run.
-        world_size: Number of GPUs.
-        rate: The learning rate; ``None`` leaves its column out. It is that of the first and the last iteration.
-        launches: Kernel launches of one GPU; ``None`` leaves their column out.
+    Iterations are written as BasicSR counts them, from 1. Samples and ground-truth pixels are those of all
+    ``world_size`` GPUs. ``cost`` compares pixels with as many iterations of the full shape. The learning rate is that
+    of the first and the last iteration, launches are those of one GPU; ``None`` leaves their column out.
     """
     unit, per_unit = _unit(schedule, world_size)
     header = ['stage', 'iterations', 'count', 'gt_size', 'num_frame', 'batch/gpu', 'samples', unit, 'cost']
@@ -170,11 +160,7 @@ def comparison(
 ) -> str:
     """The lines below the table: the run against the stock run, in pixels and in kernel launches.
 
-    Args:
-        schedule: Shapes of the run.
-        world_size: Number of GPUs.
-        stock: The stock run; without it the comparison is with as many iterations of the full shape.
-        launches: Kernel launches of one GPU; ``None`` leaves their line out.
+    Without ``stock`` the comparison is with as many iterations of the full shape.
     """
     known = stock or as_many_iterations(schedule, world_size)
     pixels, full = total_pixels(schedule) * world_size, stock_pixels(schedule, known)
@@ -218,12 +204,7 @@ LEAST_LQ, LEAST_FRAMES = 32, 6  # below them arXiv 2205.05069 saw losses
 
 
 def shape_notes(schedule: Schedule, scale: int) -> list[str]:
-    """A line for each way in which early shapes are smaller than the paper's smallest; the full shape is as it is.
-
-    Args:
-        schedule: Shapes of the run.
-        scale: Ground truth side / LQ side.
-    """
+    """A line for each way in which early shapes are smaller than the paper's smallest."""
     full = schedule.full_shape
     lq = min(segment.shape.gt_size for segment in schedule.segments) // scale
     frames = min(segment.shape.num_frame for segment in schedule.segments)

@@ -36,10 +36,8 @@ SHARES = ('iter', 'samples')
 IO_BACKENDS = ('disk', 'lmdb', 'packed')
 AMP_MODES = ('bf16', 'fp16', 'auto')
 COMPILE_MODES = (True, False, 'default', 'max-autotune-no-cudagraphs')  # the others keep gradients in freed memory
-MOST_WARMUP, PAPER_WARMUP_PART = (
-    5000,
-    15,
-)  # the paper's ramp: 5000 iterations of 75,000; a shorter run has as large a part
+MOST_WARMUP = 5000  # iterations of the paper's ramp
+PAPER_WARMUP_PART = 15  # it is that part of the paper's 75,000 iterations, and of a shorter run
 DEFAULT_WARMUP_PART = 24  # of a run without `warmup_iter`, by the ablation in docs/method.md
 MOST_NAN = 100  # iterations without `stop_on_nan`
 
