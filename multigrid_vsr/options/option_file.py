@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from multigrid_vsr.core.errors import InputError, OptionError, one_line
+from multigrid_vsr.core.errors import OptionError, one_line
 from multigrid_vsr.options.archs import MODEL_TYPES
 from multigrid_vsr.options.checked import row_of
 from multigrid_vsr.options.kinds import PATH, PATHS, TEXT, refuse
@@ -26,27 +26,23 @@ def read_options(path: str | Path, force_yml: Sequence[str] = ()) -> dict[str, A
     """Reads an option file as BasicSR does, and applies changes ``key:key=value``, as its ``--force_yml`` takes them.
 
     Raises:
-        InputError: If the file cannot be read, is no YAML, has no options, or has tags that would build Python
+        OptionError: If the file cannot be read, is no YAML, has no options, or has tags that would build Python
             objects, since BasicSR's loader would run them; or if a change names no option.
     """
     try:
         text = Path(path).read_text(encoding='utf-8')
         for event in yaml.parse(text, yaml.SafeLoader):
             tag = getattr(event, 'tag', None) or ''
-            if tag.startswith(_PYTHON_TAG):
-                raise InputError(
-                    f'{path}: must be plain YAML, got the tag !!python/{tag.removeprefix(_PYTHON_TAG)}. '
-                    'Such a tag runs code: remove it.'
-                )
+            got, fix = f'the tag !!python/{tag.removeprefix(_PYTHON_TAG)}', 'Such a tag runs code: remove it.'
+            refuse(tag.startswith(_PYTHON_TAG), str(path), 'be plain YAML', got, fix)
         opt = yaml.safe_load(text)
     except OSError as error:
-        raise InputError(
-            f'-opt: must be a file that can be read, got {path} ({error.strerror}). Correct the path.'
-        ) from error
+        got = f'{path} ({error.strerror})'
+        raise OptionError('-opt', 'be a file that can be read', got, 'Correct the path.') from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f'{path}: must be YAML, got {one_line(error)}. Correct that line.') from error
-    if not isinstance(opt, dict):
-        raise InputError(f'{path}: must hold options, got {type(opt).__name__}. Write `key: value` lines.')
+        raise OptionError(str(path), 'be YAML', one_line(error), 'Correct that line.') from error
+    fix = 'Write `key: value` lines.'
+    refuse(not isinstance(opt, dict), str(path), 'hold options', type(opt).__name__, fix)
     if opt.get('multigrid') is not None or opt.get('model_type') in MODEL_TYPES:
         root = check_read_alike(path, text)
         for key in _only_shared(root) - {option.name.partition('.')[0] for option in ALL_OPTIONS}:
@@ -66,23 +62,19 @@ def check_read_alike(path: str | Path, text: str) -> Any:
         is_alike = text.isascii() or yaml.safe_load(Path(path).read_text()) == yaml.safe_load(text)
     except UnicodeDecodeError:
         is_alike = False
-    if not is_alike:
-        encoding = locale.getpreferredencoding(False)
-        raise InputError(
-            f'{path}: must be in the encoding of the locale, which BasicSR reads it in, got UTF-8 and not {encoding}. '
-            'Set PYTHONUTF8=1.'
-        )
+    rule = 'be in the encoding of the locale, which BasicSR reads it in'
+    got = f'UTF-8 and not {locale.getpreferredencoding(False)}'
+    refuse(not is_alike, str(path), rule, got, 'Set PYTHONUTF8=1.')
     root: Any = yaml.compose(text, yaml.SafeLoader)
     for node in _nodes(root):
         lines: dict[str, int] = {}
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             line = key.start_mark.line + 1
-            if key.tag == 'tag:yaml.org,2002:merge':
-                rule = f'{path}: must be without merge keys, which BasicSR does not merge, got `<<` in line {line}.'
-                raise InputError(f'{rule} Write its options out.')
-            if key.value in lines:
-                both = f'{key.value} in line {lines[key.value]} and line {line}'
-                raise InputError(f'{path}: must say an option once in a block, got {both}. Remove one.')
+            rule = 'be without merge keys, which BasicSR does not merge'
+            is_merge = key.tag == 'tag:yaml.org,2002:merge'
+            refuse(is_merge, str(path), rule, f'`<<` in line {line}', 'Write its options out.')
+            both = f'{key.value} in line {lines.get(key.value)} and line {line}'
+            refuse(key.value in lines, str(path), 'say an option once in a block', both, 'Remove one.')
             lines[key.value] = line
     return root
 
