@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -70,7 +71,7 @@ def check_least(args: argparse.Namespace, least: Mapping[str, int]) -> None:
 def check_writable(option: str, path: Path) -> None:
     """Asks for a file name in a folder that exists, before the work is done."""
     refuse(not path.parent.is_dir(), option, 'lie in a folder that exists', path, f'Make {path.parent} first.')
-    refuse(path.is_dir(), option, 'be a file', f'the folder {path}', 'Give the name of a file.')
+    refuse(os.path.isdir(path), option, 'be a file', f'the folder {path}', 'Give the name of a file.')
 
 
 def write_whole(option: str, path: Path, content: bytes) -> None:
