@@ -1,8 +1,8 @@
-"""What an iteration asks of a GPU, counted without one: kernels that the host launches, and its waits for the device.
+"""Kernel launches of an iteration, and its waits for the device, counted without a GPU.
 
 On a fast GPU a small crop costs what its launches cost. Fake tensors, which have a shape and no values, go through the
-real code, and a dispatch mode counts what a GPU would be asked for. Those on a GPU have no backward; its operations are
-counted on the CPU, where the forward's are as many.
+real code, and a dispatch mode counts what a GPU would be asked for. Fake tensors on a GPU have no backward. So the
+operations of a backward are counted on the CPU, where a forward has as many as on a GPU.
 """
 
 from __future__ import annotations

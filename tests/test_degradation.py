@@ -47,7 +47,7 @@ def real_gt(clips, count=2):
 def test_run_on_ground_truth_alone_is_repeatable_with_workers_and_after_a_resume(degradation, backend, tmp_path, clips):
     opt = of_gt(clips, degradation, logger__save_checkpoint_freq=4)
     if backend == 'packed':
-        main(['prepare', '--gt', str(clips / 'gt'), '-o', str(tmp_path / 'store')])
+        main(['prepare', '--gt', str(clips / 'gt'), '-o', str(tmp_path / 'store'), '--workers', '1'])
         opt['datasets']['train'].update(dataroot_gt=str(tmp_path / 'store/gt'), io_backend={'type': 'packed'})
     fed = train_here(tmp_path, opt)
     assert [shape for shape, _ in fed] == LQ_SHAPES
@@ -117,7 +117,7 @@ def test_own_dataset_may_give_ground_truth_alone(tmp_path, stock_clips):
 def test_validation_reads_its_lq_frames_as_without_degradation(tmp_path, clips):
     results, val = [], {'val_freq': 1, 'save_img': False, 'metrics': METRICS}
     for made in (None, BLUR):
-        opt = options(clips, datasets__val=validation_set(clips), val=val)
+        opt = options(clips, network_g=NETWORK, datasets__val=validation_set(clips), val=val)
         opt['train'].update({'degradation': made} if made else {})
         model, (loader,) = build(tmp_path, opt)
         model.validation(loader, 1, None)

@@ -34,7 +34,7 @@ WARM_UP = 3  # iterations of a kind before it is captured, as torch's documentat
 
 
 def graph_of(model: Any, base: type) -> IterationGraph | None:
-    """What computes the gradients of a model with ``train.cuda_graph``; ``None`` without it, or where it cannot.
+    """The graph that computes the gradients of a model; ``None`` without ``train.cuda_graph``, or with a line why.
 
     ``base`` is ``MultigridVideoModel``. A subclass with an iteration of its own computes its gradients itself.
     """

@@ -28,7 +28,7 @@ Degradation = Callable[[torch.Tensor, Sequence[int], int], torch.Tensor]
 
 
 def name_and_arguments(degradation_opt: str | Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The name and the arguments of ``train.degradation``: a name, or a block with its ``type``."""
+    """The name and the arguments in ``train.degradation``, which is a name, or a block with its ``type``."""
     if isinstance(degradation_opt, str):
         return degradation_opt, {}
     return degradation_opt.get('type'), {key: value for key, value in degradation_opt.items() if key != 'type'}
