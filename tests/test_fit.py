@@ -210,6 +210,11 @@ def test_fit_follows_the_batch_with_the_rate_as_asked(rate, lr, ramp):
     assert any(line.startswith(warning) for line in new.reasons) is (rate == 'linear')
 
 
+def test_fit_keeps_a_ramp_where_the_rate_stays():
+    new = fit(run_options(train__scheduler__warmup_iter=20), sample_fraction=2).options
+    assert (new['train']['total_iter'], new['train']['scheduler']['warmup_iter']) == (1200, 20)
+
+
 def test_fit_to_a_smaller_batch_makes_no_ramp():
     new = fit(run_options(train__scheduler__warmup_iter=-1), batch=16).options
     assert (new['train']['total_iter'], new['train']['optim_g']['lr']) == (1200, 0.0005)
