@@ -10,11 +10,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from probe import NETWORK, train_here
 from runs import make_lmdbs, options
 from test_multigrid_reds_dataset import dataset_options
 from test_multigrid_vimeo90k_dataset import septuplets  # noqa: F401
 
+from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import FrameError, OptionError
 from multigrid_vsr.core.schedule import SampleRequest
 from multigrid_vsr.data.check import check_data
@@ -59,9 +61,8 @@ def check(opt):
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize(('layout', 'num_clips', 'num_frame'), [('reds', 3, 22), ('vimeo', 4, 28)])
 def test_check_of_a_right_training_set_says_nothing(layout, num_clips, num_frame, backend, layouts):
-    checked = check(run_options(layouts[layout, backend], backend, layout))
-    assert (len(checked.clips), sum(clip.num_frame for clip in checked.clips)) == (num_clips, num_frame)
-    assert checked.notes == ()
+    summary = f'{num_clips} clips of {num_frame} frames.'
+    assert check(run_options(layouts[layout, backend], backend, layout)) == (summary, [])
 
 
 # What is wrong, for each layout and back end: the list, and the line.
@@ -88,22 +89,10 @@ def test_check_of_a_list_that_disagrees_names_both(layout, text, line, backend, 
 def test_check_of_a_list_of_fewer_frames_is_a_note(backend, layouts, tmp_path):
     (tmp_path / 'list.txt').write_text('000 5 (144,176,3)\n002 7 (144,176,3)\n')
     opt = run_options(layouts['reds', backend], backend, meta_info_file=str(tmp_path / 'list.txt'))
-    (note,) = check(opt).notes
+    _, (note,) = check(opt)
     assert note.startswith(
         'datasets.train.meta_info_file: lists fewer frames than there are of 1 clips, 5 of the 6 of 000'
     )
-
-
-def without_clip(root):
-    shutil.rmtree(root / 'lq/002')
-
-
-def without_frame(root):
-    (root / 'lq/001/00000008.png').unlink()
-
-
-def with_one_more(root):
-    shutil.copy(root / 'lq/001/00000008.png', root / 'lq/001/00000009.png')
 
 
 def of_half_size(root):
@@ -116,20 +105,31 @@ def ground_truth(root):
     shutil.copytree(root / 'gt', root / 'lq')
 
 
-LQ = [
-    (without_clip, r'dataroot_lq: must hold frames of each clip, got none of 002 in \S+lq'),
-    (without_frame, r'dataroot_lq: must have as many frames as \S+dataroot_gt, 9 in .*, got 8 in .*, \S+00000008\S* too many'),
-    (with_one_more, r'dataroot_lq: must have as many frames as .*, got 10 in .*, \S+00000009\S* too many'),
+# A frame or a folder that is removed, one that is added, or what is done with the LQ frames; and the line.
+HARM = [
+    ('-lq/002', r'dataroot_lq: must hold frames of each clip, got none of 002 in \S+lq'),
+    ('-lq/001/00000008.png', r'dataroot_lq: must have as many frames as \S+dataroot_gt, 9 in .*, got 8 in .*, \S+00000008\S* too many'),
+    ('+lq/001/00000009.png', r'dataroot_lq: must have as many frames as .*, got 10 in .*, \S+00000009\S* too many'),
+    ('-gt/001/00000004.png', r'must hold folders of frames numbered without a gap, got \S+001 without 00000004'),
+    ('+gt/001/cover.png', r'must have as many frames as .*, 10 in .*, \S+/001/cover\S* too many'),
+    ('+gt/003/frame_0001.png', r'dataroot_lq: must hold frames of each clip, got none of 003 in \S+lq.'),
     (of_half_size, r'dataroot_lq: must be \S+dataroot_gt at 1/4, 36x44 for 144x176, got 18x22 in .*001/00000000'),
     (ground_truth, r'dataroot_lq: must be \S+dataroot_gt at 1/4, 36x44 for 144x176, got 144x176 in .*000/00000000'),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize('backend', ['disk', 'lmdb'])
-@pytest.mark.parametrize(('change', 'line'), LQ, ids=[change.__name__ for change, _ in LQ])
-def test_check_of_lq_frames_that_are_not_those_of_the_ground_truth_stops(change, line, backend, clips, tmp_path):
+@pytest.mark.parametrize(('harm', 'line'), HARM, ids=str)
+def test_check_of_frames_that_do_not_pair_names_them(harm, line, backend, clips, tmp_path):
     root = shutil.copytree(clips, tmp_path / 'clips')
-    change(root)
+    if callable(harm):
+        harm(root)
+    elif harm[0] == '+':
+        (root / harm[1:]).parent.mkdir(exist_ok=True)
+        shutil.copy(root / harm[1:3] / '001/00000008.png', root / harm[1:])
+    else:
+        path = root / harm[1:]
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     if backend == 'lmdb':
         make_lmdbs(root, root)
     with pytest.raises(OptionError, match=line):
@@ -137,8 +137,6 @@ def test_check_of_lq_frames_that_are_not_those_of_the_ground_truth_stops(change,
 
 
 def test_run_and_plan_on_the_ground_truth_as_lq_stop_before_anything_is_written(clips, tmp_path):
-    from multigrid_vsr.cli import main
-
     opt = run_options(clips, dataroot_lq=str(clips / 'gt'))
     line = r'dataroot_lq: must be \S+dataroot_gt at 1/4, .*, got 144x176 in \S+gt/000/00000000.png. Correct datasets.tr'
     with pytest.raises(OptionError, match=line):
@@ -146,26 +144,6 @@ def test_run_and_plan_on_the_ground_truth_as_lq_stop_before_anything_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ['run.yml']
     with pytest.raises(SystemExit, match=line):
         main(['plan', '-opt', str(tmp_path / 'run.yml')])
-
-
-@pytest.mark.parametrize(
-    ('name', 'line'),
-    [
-        ('001/00000004.png', r'must hold folders of frames numbered without a gap, got \S+001 without 00000004.png.'),
-        ('001/cover.png', r'must have as many frames as .*, 10 in \S+001, .*, \S+gt/001/cover.png too many.'),
-        ('003/frame_0001.png', r'dataroot_lq: must hold frames of each clip, got none of 003 in \S+lq.'),
-    ],
-)
-def test_check_of_frames_that_do_not_pair_names_them(name, line, clips, tmp_path):
-    root = shutil.copytree(clips, tmp_path / 'clips')
-    path = root / 'gt' / name
-    path.parent.mkdir(exist_ok=True)
-    if path.exists():
-        path.unlink()
-    else:
-        shutil.copy(clips / 'gt/000/00000000.png', path)
-    with pytest.raises(OptionError, match=line):
-        check(run_options(root))
 
 
 def test_training_takes_the_names_and_depths_that_prepare_takes(clips, tmp_path):
@@ -177,7 +155,7 @@ def test_training_takes_the_names_and_depths_that_prepare_takes(clips, tmp_path)
                 (tmp_path / kind / 'day' / clip).mkdir(parents=True, exist_ok=True)
                 cv2.imwrite(str(tmp_path / kind / 'day' / clip / f'f_{number}_x.{suffix}'), image)
     opt = run_options(tmp_path)
-    assert [clip.name for clip in check(opt).clips] == ['day/000', 'day/001', 'day/002']
+    assert check(opt) == ('3 clips of 22 frames.', [])
     requests = [SampleRequest(index, 3, 64, seed=index) for index in range(22)]
     one, other = (MultigridREDSDataset(dataset_options(root))[requests] for root in (clips, tmp_path))
     assert all(torch.equal(one[key], other[key]) for key in ('lq', 'gt'))
@@ -193,9 +171,8 @@ def test_short_clips_stop_the_run_or_are_skipped(backend, layouts):
     ):
         check(opt)
     opt['datasets']['train']['skip_short_clips'] = True
-    checked = check(opt)
-    assert [clip.name for clip in checked.clips] == ['001', '002']
-    assert checked.notes == ('datasets.train.skip_short_clips: 1 clips of fewer than 7 frames left out.',)
+    note = 'datasets.train.skip_short_clips: 1 clips of fewer than 7 frames left out.'
+    assert check(opt) == ('2 clips of 16 frames.', [note])
 
 
 def test_run_without_its_short_clips_trains_on_the_others(clips, tmp_path):
@@ -245,14 +222,14 @@ def test_image_size_is_that_of_the_decoded_image(suffix, tmp_path):
     assert image_size(path) == image_size(path.read_bytes()) == cv2.imread(str(path)).shape[:2] == (40, 60)
 
 
+EXIF = Image.Exif()
+EXIF[0x0112] = 6  # turned by 90 degrees
+
+
 @pytest.mark.parametrize('suffix', ['.png', '.jpg', '.webp'])
 def test_image_size_of_a_turned_image_is_that_of_the_decoded_one(suffix, tmp_path):
-    from PIL import Image
-
-    exif = Image.Exif()
-    exif[0x0112] = 6
     path = tmp_path / f'frame{suffix}'
-    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(path, exif=exif)
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(path, exif=EXIF)
     leaves_it = suffix == '.webp' and cv2.__version__ < '5'  # as OpenCV 4.11 does
     turned = (40, 60) if leaves_it else (60, 40)
     assert image_size(path) == cv2.imread(str(path)).shape[:2] == turned
@@ -265,14 +242,10 @@ def test_image_size_of_no_image_is_none(tmp_path):
 
 def test_turned_png_is_decoded_whole(tmp_path, clips):
     """OpenCV, and so BasicSR, turns it: its first rows are not those of the file."""
-    from PIL import Image
-
-    exif = Image.Exif()
-    exif[0x0112] = 6
     for kind, size in (('gt', (144, 176)), ('lq', (36, 44))):
         (tmp_path / kind / '000').mkdir(parents=True)
         frame = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
-        Image.fromarray(frame).save(tmp_path / kind / '000/00000000.png', exif=exif)
+        Image.fromarray(frame).save(tmp_path / kind / '000/00000000.png', exif=EXIF)
     dataset = MultigridREDSDataset(dataset_options(tmp_path, use_hflip=False, use_rot=False))
     batch = dataset[[SampleRequest(0, 1, 144, seed=3)]]  # frames are 176x144 as decoded
     image = cv2.imread(str(tmp_path / 'gt/000/00000000.png'))
@@ -292,20 +265,12 @@ def test_check_stops_at_the_first_clip_that_differs_and_leaves_no_thread():
     assert len(seen) < 1000
 
 
-@pytest.fixture
-def own_store(clips, tmp_path):
-    root = shutil.copytree(clips, tmp_path / 'clips')
-    build(open_sources(root / 'gt', root / 'lq', 4), tmp_path / 'store', 1)
-    return root, run_options(tmp_path / 'store', 'packed')
-
-
-def test_store_of_before_sources_were_recorded_opens_as_it_did(own_store, tmp_path):
-    _, opt = own_store
-    for kind in ('gt', 'lq'):
-        path = tmp_path / 'store' / kind / 'store.json'
+def test_store_of_before_sources_were_recorded_opens_as_it_did(clips, tmp_path):
+    build(open_sources(clips / 'gt', clips / 'lq', 4), tmp_path / 'store', 1)
+    for path in (tmp_path / 'store').glob('*/store.json'):
         described = json.loads(path.read_text())
         del described['sources']
         path.write_text(json.dumps(described))
-    checked = check(opt)
-    assert ([clip.num_frame for clip in checked.clips], checked.notes) == ([6, 9, 7], ())
+    opt = run_options(tmp_path / 'store', 'packed')
+    assert check(opt) == ('3 clips of 22 frames.', [])
     assert len(train_here(tmp_path, opt)) == 13

@@ -116,10 +116,10 @@ def _predict(args: argparse.Namespace, opt: Mapping[str, Any]) -> Any:
 def data_lines(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> list[str]:
     """Compares the training set with the shapes; says what it is, or why it could not be looked at."""
     try:
-        checked = check_data(opt, schedule, world_size)
+        summary, notes = check_data(opt, schedule, world_size)
     except MissingData as error:
         return [f'Data not checked. {error}']
-    return [*checked.notes, checked.summary]
+    return [*notes, summary]
 
 
 def _for_this_machine(

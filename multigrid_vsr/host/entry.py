@@ -132,7 +132,7 @@ def _hand_over(opt: dict[str, Any], schedule: Schedule, written: Mapping[str, An
     check_bf16(opt)
     train_set, seed = opt['datasets']['train'], written.get('manual_seed')
     train_set.update(checked('datasets.train', written['datasets']['train']))
-    notes = check_data(opt, schedule, ranks(opt)).notes
+    _, notes = check_data(opt, schedule, ranks(opt))
     if opt['rank'] == 0:
         print(*notes, sep='\n', end='\n' if notes else '')
     opt['manual_seed'] = from_rank_0(opt['manual_seed'])  # without one in the file each rank draws its own
