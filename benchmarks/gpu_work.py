@@ -27,7 +27,7 @@ from benchmarks.gpu_plan import IN_PARTS, OPTIONS, STOCK, Sizes, run_options
 from benchmarks.step import batches_of, model_of
 from multigrid_vsr.core.schedule import BatchShape, SampleRequest, Schedule
 from multigrid_vsr.demo import prepare
-from multigrid_vsr.host.registering import register
+from multigrid_vsr.host.patch import register
 from multigrid_vsr.launches import as_basicsr_has_them
 
 LONG = 1000  # iterations of a segment: long enough for a graph to pay

@@ -37,8 +37,8 @@ def __getattr__(name):
     import sys
 
     value = getattr(importlib.import_module(f'{__name__}.{_PUBLIC[name]}'), name)
-    if (registering := sys.modules.get(f'{__name__}.host.registering')) is not None:
-        registering.try_to_register()
+    if (patches := sys.modules.get(f'{__name__}.host.patch')) is not None:
+        patches.try_to_register()
     return value
 
 

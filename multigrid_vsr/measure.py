@@ -19,7 +19,7 @@ from multigrid_vsr.core.plan import StockRun, format_table, total_samples
 from multigrid_vsr.core.sampling import batch_requests
 from multigrid_vsr.core.schedule import BatchShape, Schedule
 from multigrid_vsr.data.batches import to_float_rgb
-from multigrid_vsr.host.registering import register
+from multigrid_vsr.host.patch import register
 from multigrid_vsr.models.clock import Pace, segment_seconds, span, time_step
 from multigrid_vsr.models.preflight import is_out_of_memory, random_batch
 from multigrid_vsr.options.fitting import shortened

@@ -35,8 +35,7 @@ def to_float_rgb(frames: torch.Tensor) -> torch.Tensor:
 def to_device(frames: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copies frames to the device without waiting for it.
 
-    Frames that are there already were copied on another stream (``prefetch_mode: cuda``), whose memory would go to the
-    next batch as soon as these are let go of, be they read or not: the host runs ahead of the device.
+    ``prefetch_mode: cuda`` has copied them on another stream, which may reuse their memory once this one is done.
     """
     if frames.is_cuda:
         frames.record_stream(torch.cuda.current_stream(frames.device))
@@ -47,9 +46,7 @@ def to_device(frames: torch.Tensor, device: torch.device) -> torch.Tensor:
 def seeded(seed: int, device: torch.device | str = 'cpu') -> Iterator[None]:
     """Seeds Python's, NumPy's and torch's random states, and that of a GPU; afterwards they are as they were.
 
-    Args:
-        seed: Any whole number; NumPy gets its lower 32 bits.
-        device: Where torch draws, beside the CPU.
+    NumPy gets the lower 32 bits of the seed.
     """
     device = torch.device(device)
     python, numpy = random.getstate(), np.random.get_state()
@@ -71,34 +68,38 @@ Empty = Callable[..., torch.Tensor]  # shape to a uint8 tensor to fill
 Answer = tuple[int, dict[str, Any] | InputError]  # of a worker: the slot, and what is in it or why there is nothing
 
 
+def fresh(*shape: int) -> torch.Tensor:
+    """A uint8 tensor in memory of its own."""
+    return torch.empty(shape, dtype=torch.uint8)
+
+
 @runtime_checkable
 class BatchLoader(Protocol):
     """A dataset that loads a batch into tensors that it is given; its length is the number of samples."""
 
     def load(self, requests: Sequence[SampleRequest], empty: Empty) -> dict[str, Any]:
-        """Loads a batch, the samples of requests that have one shape.
+        """Loads a batch.
 
         Args:
-            requests: Which samples, their shape, and the seed of what each draws.
+            requests: Which samples, their shape, which is one for all, and the seed of what each draws.
             empty: Takes a shape and gives a uint8 tensor of it to fill.
 
         Returns:
             ``lq`` (b, t, h, w, 3) and ``gt`` (b, t, scale*h, scale*w, 3), or without t for one target frame, BGR as
-            images are read: contiguous tensors that ``empty`` gave, or views of them. What else is in the dict is no
-            tensor.
+            images are read: contiguous tensors that ``empty`` gave, or views of them. Other entries are no tensors.
         """
 
     def num_bytes(self, shape: BatchShape) -> int:
         """The bytes of a batch, at most."""
 
 
-def load_batch(dataset: BatchLoader, requests: Sequence[SampleRequest], empty: Empty) -> dict[str, Any]:
+def load_batch(dataset: BatchLoader, requests: Sequence[SampleRequest], empty: Empty = fresh) -> dict[str, Any]:
     """Loads a batch, with the ``seed`` of each sample beside it."""
     return {**dataset.load(requests, empty), 'seed': [request.seed for request in requests]}
 
 
-class Place(NamedTuple):
-    """Where a tensor lies in its slot: its first byte, and its shape."""
+class _Place(NamedTuple):
+    """Where a tensor lies in its slot."""
 
     start: int
     shape: torch.Size
@@ -107,9 +108,8 @@ class Place(NamedTuple):
 class SharedSlots(Dataset):
     """A dataset whose workers load into slots of shared memory, mapped once by all.
 
-    Fresh memory for each batch, shared or not, costs as much as loading into it: the kernel clears it page by page. So
-    a batch is asked for together with a free slot to load it into, and the slot is free again once the last tensor that
-    lies in it is gone.
+    Fresh memory for each batch costs as much as loading into it, because the kernel clears it page by page. So a batch
+    is asked for together with a free slot, and the slot is free again once the last tensor that lies in it is gone.
 
     Args:
         dataset: Loads the batches.
@@ -154,18 +154,18 @@ class SharedSlots(Dataset):
 
         try:
             batch = load_batch(self._dataset, self._requests_at(iteration), empty)
-            return place, {
-                key: self._place(key, value, slot) if torch.is_tensor(value) else value for key, value in batch.items()
-            }
+            return place, {key: self._placed(key, value, slot) for key, value in batch.items()}
         except InputError as error:  # raised here, it would arrive as the text of a traceback
             return place, error
 
-    def _place(self, key: str, value: torch.Tensor, slot: torch.Tensor) -> Place:
+    def _placed(self, key: str, value: Any, slot: torch.Tensor) -> Any:
+        if not torch.is_tensor(value):
+            return value
         start = value.data_ptr() - slot.data_ptr()
         if not (value.dtype == torch.uint8 and value.is_contiguous() and 0 <= start <= len(slot) - value.numel()):
             name, fix = type(self._dataset).__name__, 'See docs/your_own_parts.md.'
             raise OptionError('datasets.train.type', 'load into the tensors of `empty`', f'{key} of {name}', fix)
-        return Place(start, value.shape)
+        return _Place(start, value.shape)
 
     def take(self, answer: Answer, pin_memory: bool) -> dict[str, Any]:
         """The batch, in the process that trains: in its slot, or a copy if no other slot is free or to pin it.
@@ -176,7 +176,7 @@ class SharedSlots(Dataset):
         place, batch = answer
         if isinstance(batch, InputError):
             raise batch
-        places = {key: value for key, value in batch.items() if isinstance(value, Place)}
+        places = {key: value for key, value in batch.items() if isinstance(value, _Place)}
         size = max((start + shape.numel() for start, shape in places.values()), default=0)
         array = self._slots[place, :size].numpy()
         if pin_memory or not self._free:

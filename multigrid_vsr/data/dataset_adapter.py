@@ -28,8 +28,8 @@ _SHAPE = ('num_frame', 'gt_size')
 class DatasetAdapter(Dataset):
     """Gives batches of a dataset whose crop and frames follow ``opt['gt_size']`` and ``opt['num_frame']``.
 
-    The shape is set for the item alone, in the dataset's ``opt`` and in attributes of these names. What is drawn from
-    Python's, NumPy's and torch's random states follows from the request, and so does the sample.
+    For each item the shape is set in the dataset's ``opt`` and in attributes of these names. Python's, NumPy's and
+    torch's random states follow from the request, and so does the sample.
 
     Args:
         dataset: Gives a dict for an int: ``lq`` (t, c, h, w) and ``gt`` (t, c, scale*h, scale*w), or without t for one
@@ -48,7 +48,7 @@ class DatasetAdapter(Dataset):
         return len(self.dataset)
 
     def load(self, requests: Sequence[SampleRequest], empty: Empty) -> dict[str, Any]:
-        """Loads a batch; ``empty`` is for datasets that fill memory which they are given."""
+        """Loads a batch into memory of its own."""
         return default_collate([self.sample(request) for request in requests])
 
     def sample(self, request: SampleRequest) -> dict[str, Any]:
@@ -63,9 +63,8 @@ class DatasetAdapter(Dataset):
                 sample = self.dataset[request.index]
         except Exception as error:  # whatever a dataset raises
             where = traceback.extract_tb(error.__traceback__)[-1]
-            words = one_line(f'{type(error).__name__}: {error}', 300)
-            raise InputError(
-                f'datasets.train: must give sample {request.index} of {self.name}, got {words} '
+            raise InputError(  # which one rank may meet
+                f'datasets.train: must give sample {request.index} of {self.name}, got {_words(error)} '
                 f'({Path(where.filename).name}, line {where.lineno}). Mend the data or the dataset.'
             ) from error
         self._check(sample, request)
@@ -78,19 +77,17 @@ class DatasetAdapter(Dataset):
         attributes = vars(self.dataset)
         # BasicSR's Vimeo90K datasets reverse a list of theirs in place: later samples would depend on earlier ones.
         lists = [(value, list(value)) for value in attributes.values() if isinstance(value, list)]
-        holders = [
-            (holder, key, holder[key]) for holder in (attributes.get('opt', {}), attributes) for key in _SHAPE
-            if key in holder
-        ]  # fmt: skip
-        for holder, key, _ in holders:
-            holder[key] = getattr(request, key)
+        holders = (attributes.get('opt', {}), attributes)
+        before = [{key: holder[key] for key in _SHAPE if key in holder} for holder in holders]
+        for holder, values in zip(holders, before):
+            holder.update({key: getattr(request, key) for key in values})
         try:
             yield
         finally:
-            for holder, key, value in holders:
-                holder[key] = value
-            for value, before in lists:
-                value[:] = before
+            for holder, values in zip(holders, before):
+                holder.update(values)
+            for value, entries in lists:
+                value[:] = entries
 
     def _check(self, sample: Mapping[str, Any], request: SampleRequest) -> None:
         """Compares a sample with the shape of its request, channels aside."""
@@ -104,21 +101,25 @@ class DatasetAdapter(Dataset):
             del expected['lq']
         for key, asked in expected.items():
             value = sample.get(key)
-            if not torch.is_tensor(value):
-                raise self._wrong(request, f'{key}, a tensor', type(value).__name__, 'See docs/your_own_parts.md.')
-            shape = tuple(value.shape)
-            if (*shape[:-3], *shape[-2:]) == asked:
+            shape = tuple(value.shape) if torch.is_tensor(value) else ()
+            if shape and (*shape[:-3], *shape[-2:]) == asked:
                 continue
-            fix = "Its crop has to be opt['gt_size'] / scale and opt['gt_size'], as they are when an item is read."
-            if len(shape) != len(asked) + 1:
+            if not shape:
+                fix = 'See docs/your_own_parts.md.'
+            elif len(shape) != len(asked) + 1:
                 fix = f'Set datasets.train.target: {"sequence" if self._centers else "center"}.'
             elif shape[-2:] == asked[-2:]:
                 fix = "Its frames have to be opt['num_frame'] when an item is read; else leave multigrid.num_frame out."
-            raise self._wrong(request, f'{key} of {(*asked[:-2], "c", *asked[-2:])}', str(shape), fix)
+            else:
+                fix = "Its crop has to be opt['gt_size'] / scale and opt['gt_size'], as they are when an item is read."
+            what = f'{key} of {(*asked[:-2], "c", *asked[-2:])}'
+            rule = f'give {what} at num_frame {num_frame} and gt_size {gt_size}'
+            got = shape or type(value).__name__
+            raise OptionError('datasets.train.type', rule, f'{got} of {self.name}', fix)
 
-    def _wrong(self, request: SampleRequest, what: str, got: str, fix: str) -> OptionError:
-        rule = f'give {what} at num_frame {request.num_frame} and gt_size {request.gt_size}'
-        return OptionError('datasets.train.type', rule, f'{got} of {self.name}', fix)
+
+def _words(error: Exception) -> str:
+    return one_line(f'{type(error).__name__}: {error}', 300)
 
 
 def layout_of(dataset_type: str) -> str | None:
@@ -128,11 +129,7 @@ def layout_of(dataset_type: str) -> str | None:
 
 
 def try_dataset(dataset_opt: Mapping[str, Any], schedule: Schedule) -> int:
-    """Builds a training set for once, as the run will, and loads a sample of every shape out of it.
-
-    Args:
-        dataset_opt: ``datasets.train``, with ``scale``, ``target`` and ``degraded``.
-        schedule: Shapes of the run.
+    """Builds a training set as the run will, and loads a sample of every shape.
 
     Returns:
         The number of its samples.
@@ -141,9 +138,17 @@ def try_dataset(dataset_opt: Mapping[str, Any], schedule: Schedule) -> int:
         MissingData: If it fails, and one of its paths is not on this machine.
         InputError: If it fails, gives another shape than it is asked for, or not the same sample for the same request.
     """
+    kind = DATASET_REGISTRY.get(dataset_opt['type'])
     try:
         with seeded(0), mock.patch.dict(initialized_logger, basicsr=True):  # the run's log is not there yet
-            dataset, num_samples = _built(dataset_opt)
+            try:
+                dataset = kind(copy.deepcopy(dict(dataset_opt)))
+                num_samples = len(dataset)
+            except InputError:
+                raise
+            except Exception as error:  # whatever a constructor raises
+                rule = f'hold what {kind.__name__} can be built with'
+                raise OptionError('datasets.train', rule, _words(error), 'Correct the options.') from error
             if not isinstance(dataset, BatchLoader):
                 _try_samples(DatasetAdapter(dataset, dataset_opt), schedule)
             return num_samples
@@ -154,21 +159,6 @@ def try_dataset(dataset_opt: Mapping[str, Any], schedule: Schedule) -> int:
         raise
 
 
-def _built(dataset_opt: Mapping[str, Any]) -> tuple[Any, int]:
-    """The dataset, and how many samples it has."""
-    kind = DATASET_REGISTRY.get(dataset_opt['type'])
-    try:
-        dataset = kind(copy.deepcopy(dict(dataset_opt)))
-        return dataset, len(dataset)
-    except InputError:
-        raise
-    except Exception as error:  # whatever a constructor raises
-        words = one_line(f'{type(error).__name__}: {error}', 300)
-        raise OptionError(
-            'datasets.train', f'hold what {kind.__name__} can be built with', words, 'Correct the options.'
-        ) from error
-
-
 def _try_samples(dataset: DatasetAdapter, schedule: Schedule) -> None:
     shapes = dict.fromkeys((s.shape.num_frame, s.shape.gt_size) for s in schedule.segments)
     requests = [SampleRequest(number % len(dataset), *shape, seed=number) for number, shape in enumerate(shapes)]
@@ -176,10 +166,9 @@ def _try_samples(dataset: DatasetAdapter, schedule: Schedule) -> None:
     again = dataset.sample(requests[0])
     for key, value in first.items():
         if torch.is_tensor(value) and not torch.equal(value, again[key]):
-            raise OptionError(
-                'datasets.train.type',
-                "give the same sample for the same state of Python's, NumPy's and torch's global random numbers",
-                f'another {key} of {dataset.name}',
+            rule = "give the same sample for the same state of Python's, NumPy's and torch's global random numbers"
+            fix = (
                 'Draw from these, or seed what it draws from with them when an item is read; keep nothing from one '
-                'item to the next.',
+                'item to the next.'
             )
+            raise OptionError('datasets.train.type', rule, f'another {key} of {dataset.name}', fix)

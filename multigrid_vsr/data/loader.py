@@ -31,15 +31,15 @@ _REASONS = {
 }
 _LONGEST_END = 1.0  # seconds; a process that waits for a dead disk does not even end when it is killed
 
+_PREFETCH_FACTOR = 2  # batches that a worker may be ahead; DataLoader's own default
+
 _workers: list[BaseProcess] = []
 
 
 def init_worker(worker_id: int, num_workers: int, rank: int, seed: int) -> None:
-    """Leaves the signals that stop a run, which reach all its processes, to the process that trains: it saves first.
+    """BasicSR's ``worker_init_fn``, which seeds the worker; the signals that stop a run are left to the run.
 
-    Args:
-        worker_id: Number of the worker.
-        num_workers, rank, seed: As for BasicSR's ``worker_init_fn``, which seeds the worker.
+    They reach all its processes, and it needs its workers until it has saved.
     """
     for number in LEFT_TO_THE_RUN:
         signal.signal(number, signal.SIG_IGN)
@@ -48,11 +48,10 @@ def init_worker(worker_id: int, num_workers: int, rank: int, seed: int) -> None:
 
 
 def from_workers(loader: DataLoader) -> Iterator[Any]:
-    """Iterates over a loader, whose workers start so that no signal ends one before it can ignore it.
+    """Iterates over a loader whose workers start so that no signal ends one before it can ignore it.
 
-    Forked workers have this process's handlers. A launcher's ranks spawn theirs, which import for seconds. A worker
-    that dies is found where its batch is waited for: torch would raise in the middle of an iteration, whose weights
-    cannot be saved.
+    Forked workers have this process's handlers. Those of a launcher's ranks are spawned and import for seconds. torch
+    would raise for a dead worker in the middle of an iteration, whose weights cannot be saved; here its batch does.
 
     Raises:
         InputError: If a signal has ended a worker.
@@ -76,10 +75,10 @@ def from_workers(loader: DataLoader) -> Iterator[Any]:
     try:
         yield from iterator
     except RuntimeError as error:
-        raise dead_worker() or error from None
+        raise _dead_worker() or error from None
 
 
-def dead_worker() -> InputError | None:
+def _dead_worker() -> InputError | None:
     """The line for a worker that a signal has ended; ``None`` where all live."""
     for worker in _workers:
         if worker.exitcode is not None and worker.exitcode < 0:
@@ -90,10 +89,7 @@ def dead_worker() -> InputError | None:
 
 
 def kill_workers() -> None:
-    """Ends the workers started here: after an error they may still wait for work, and they ignore being asked to stop.
-
-    Other processes of the program are left alone, and whoever watches the ends of processes does so again afterwards.
-    """
+    """Ends the workers started here: after an error they may wait for work, and ignore being asked to stop."""
     watcher = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would take these ends for another error
     for worker in _workers:
         worker.kill()
@@ -104,10 +100,7 @@ def kill_workers() -> None:
     signal.signal(signal.SIGCHLD, watcher or signal.SIG_DFL)
 
 
-PREFETCH_FACTOR = 2  # batches that a worker may be ahead; DataLoader's own default
-
-
-class BatchRequests(Sampler[list[SampleRequest]]):
+class BatchRequests:
     """The requests of one rank for each iteration in ``[start_iter, total_iter)``.
 
     Args:
@@ -129,37 +122,13 @@ class BatchRequests(Sampler[list[SampleRequest]]):
         start_iter: int = 0,
     ) -> None:
         self.schedule = schedule
-        self.num_samples = num_samples
-        self.seed = seed
-        self.world_size = world_size
         self.ranks = ranks
-        self.start_iter = start_iter
-
-    @property
-    def iterations(self) -> range:
-        """The iterations that are left, counted from 0."""
-        return range(self.start_iter, self.schedule.total_iter)
+        self.iterations = range(start_iter, schedule.total_iter)  # those that are left, counted from 0
+        self._of_rank = partial(batch_requests, schedule, num_samples=num_samples, seed=seed, world_size=world_size)
 
     def at(self, iteration: int) -> list[SampleRequest]:
         """The requests of an iteration."""
-        return [
-            request
-            for rank in self.ranks
-            for request in batch_requests(
-                self.schedule,
-                iteration,
-                num_samples=self.num_samples,
-                seed=self.seed,
-                world_size=self.world_size,
-                rank=rank,
-            )
-        ]
-
-    def __len__(self) -> int:
-        return len(self.iterations)
-
-    def __iter__(self) -> Iterator[list[SampleRequest]]:
-        return map(self.at, self.iterations)
+        return [request for rank in self.ranks for request in self._of_rank(iteration, rank=rank)]
 
 
 class MultigridLoader:
@@ -172,7 +141,7 @@ class MultigridLoader:
         dataset: A :class:`BatchLoader`, or a :class:`DatasetAdapter`.
         requests: Which samples make each batch.
         epoch_sampler: BasicSR's sampler, which knows the epoch; ``None`` where every iteration gives the whole run.
-        num_prefetch_queue: Batches that workers may be ahead beside :data:`PREFETCH_FACTOR` each.
+        num_prefetch_queue: Batches that workers may be ahead beside two each.
         pin_memory: Whether batches lie in memory from which a GPU copies faster; nothing without a GPU.
         run: The run (models/run.py) that the batches are for. It hears when an iteration is over, and is saved before
             a frame that cannot be read ends it.
@@ -200,26 +169,28 @@ class MultigridLoader:
         self._options = {'generator': torch.Generator(), **options}
 
     def __len__(self) -> int:
-        return len(self.requests)
+        return len(self.requests.iterations)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Starts workers at the first batch, because BasicSR makes an iterator that it never uses."""
         if self._epoch_sampler is not None and self._epoch_sampler.epoch > 0:
             return
-        batches = self._batches()
-        while (batch := next(batches, None) if self._run is None else self._next_of_run(batches)) is not None:
+        batches, run = self._batches(), self._run
+        if run is None:
+            yield from batches
+            return
+        while True:
+            run.end_iteration()
+            run.leave_if_stopped()
+            try:
+                with run.waiting_for_batch():
+                    batch = next(batches, None)
+            except InputError:
+                run.save_before_failing()
+                raise
+            if batch is None:
+                return
             yield batch
-
-    def _next_of_run(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
-        """The next batch, once the iteration before is over."""
-        self._run.end_iteration()
-        self._run.leave_if_stopped()
-        try:
-            with self._run.waiting_for_batch():
-                return next(batches, None)
-        except InputError:
-            self._run.save_before_failing()
-            raise
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         options = {'batch_size': None, 'collate_fn': _as_loaded, **self._options}
@@ -232,7 +203,7 @@ class MultigridLoader:
                     raise batch
                 yield batch
             return
-        prefetch_factor = PREFETCH_FACTOR + -(-self._num_prefetch_queue // num_workers)
+        prefetch_factor = _PREFETCH_FACTOR + -(-self._num_prefetch_queue // num_workers)
         slots = self._slots(num_workers * prefetch_factor + 1)  # it asks for the next one before it gives one out
         sampler = slots.assign(self.requests.iterations)
         for answer in from_workers(DataLoader(slots, sampler=sampler, prefetch_factor=prefetch_factor, **options)):
@@ -261,7 +232,7 @@ class _FreshBatches(Dataset):
 
     def __getitem__(self, iteration: int) -> dict[str, Any] | InputError:
         try:
-            return load_batch(self._dataset, self._requests_at(iteration), partial(torch.empty, dtype=torch.uint8))
+            return load_batch(self._dataset, self._requests_at(iteration))
         except InputError as error:  # raised in a worker, it would arrive as the text of a traceback
             return error
 
@@ -281,8 +252,7 @@ def build_multigrid_loader(
     """Builds the loader of a run from the arguments that BasicSR gives to ``build_dataloader``.
 
     Without a launcher one process feeds all its GPUs (``DataParallel``), so it loads the shares of all of them. Workers
-    are ahead by themselves, so BasicSR's ``prefetch_mode: cpu`` only lets them be further ahead; without any, it
-    starts one.
+    are ahead by themselves, so ``prefetch_mode: cpu`` only lets them be further ahead; without any, it starts one.
 
     Args:
         dataset: The training set: a :class:`BatchLoader`, or any dataset of BasicSR's manner.

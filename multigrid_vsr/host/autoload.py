@@ -18,7 +18,7 @@ def arm() -> None:
 
 
 class _HostFinder:
-    """Finds ``basicsr`` as the other finders do, and wraps its loader where it is BasicSR."""
+    """Finds ``basicsr`` as the other finders do. Where it is BasicSR, its loader prepares it."""
 
     def find_spec(self, name, path=None, target=None):
         if name != _HOST:
@@ -28,32 +28,23 @@ class _HostFinder:
             if spec is not None:
                 folders = spec.submodule_search_locations or ()
                 if _is_basicsr(folders) and hasattr(spec.loader, 'exec_module'):
-                    spec.loader = _HostLoader(spec.loader, folders)  # type: ignore[assignment]
+                    _prepare(spec.loader, folders)
                 return spec
         return None
 
 
-class _HostLoader:
-    """BasicSR's own loader, with our preparation before and after it."""
+def _prepare(loader, folders) -> None:
+    original = loader.exec_module
 
-    def __init__(self, loader, folders):
-        self._loader = loader
-        self._folders = folders
-
-    def __getattr__(self, name):
-        return getattr(self._loader, name)
-
-    def create_module(self, spec):
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module):
-        # Later users of the module's spec (reload, runpy, pkgutil) see the loader that belongs to the file.
-        module.__spec__.loader = module.__loader__ = self._loader
+    def exec_module(module):
+        del loader.exec_module  # a reload is BasicSR's own
         from multigrid_vsr.host import install
 
         install.before_import()
-        self._loader.exec_module(module)
-        _after_import(self._folders)
+        original(module)
+        _after_import(folders)
+
+    loader.exec_module = exec_module
 
 
 def _after_import(folders) -> None:
@@ -74,6 +65,6 @@ def _is_basicsr(folders) -> bool:
 
 def _refuse_if_asked(folders, lacking) -> None:
     if any(word.partition('=')[0] == '-opt' for word in getattr(sys, 'argv', [])):
-        from multigrid_vsr.host.command_line import refuse_if_asked
+        from multigrid_vsr.host.launch import refuse_if_asked
 
         refuse_if_asked(f'{lacking} ({", ".join(folders)})')

@@ -28,7 +28,7 @@ from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTR
 from multigrid_vsr.core.errors import InputError, OptionError, one_line
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.data.check import check_test_set
-from multigrid_vsr.host.registering import try_to_register
+from multigrid_vsr.host.patch import try_to_register
 from multigrid_vsr.models import checkpoints
 from multigrid_vsr.models.acceleration import has_bf16, has_deformable, matching
 from multigrid_vsr.models.degradation import DEGRADATION_REGISTRY, build_degradation, degrade, name_and_arguments
@@ -60,13 +60,8 @@ _OWN = ' One of your own has to be imported first: see docs/your_own_parts.md.'
 def check_run(opt: dict[str, Any], schedule: Schedule, may_miss: bool = False) -> list[OptionError]:
     """Tries what a run will look up, build and read, except its training set. Nothing is written.
 
-    Args:
-        opt: The options of a training run, checked and settled.
-        schedule: Shapes of the run.
-        may_miss: Whether files and folders may be absent.
-
     Returns:
-        A line for each file or folder that is not on this machine; what needs it has not been checked.
+        With ``may_miss`` a line for each file or folder that is not on this machine; what needs it is not checked.
     """
     missing = missing_paths(opt)
     if missing and not may_miss:
@@ -80,7 +75,7 @@ def check_run(opt: dict[str, Any], schedule: Schedule, may_miss: bool = False) -
             block, {key: None if f'{block}.{key}' in absent else value for key, value in opt[block].items()}
         )
         if label == 'g':
-            _check_cpu(opt, network)
+            _check_on_device(opt, network)
             check_frozen_names(opt['train'].get('fix_modules') or (), network)
             if opt['model_type'] in MODEL_TYPES and not type(network).__module__.startswith('basicsr.archs.'):
                 _check_forward(opt, network)
@@ -92,11 +87,7 @@ def check_run(opt: dict[str, Any], schedule: Schedule, may_miss: bool = False) -
 
 
 def check_test(opt: dict[str, Any]) -> None:
-    """Tries what a test will look up, build and read. Nothing is written.
-
-    Args:
-        opt: The options of a test, settled.
-    """
+    """Tries what a test will look up, build and read. Nothing is written."""
     check_test_options(opt)
     missing = missing_paths(opt)
     if missing:
@@ -122,7 +113,7 @@ def check_state(
         seed: ``manual_seed`` of the option file.
 
     Returns:
-        The state, and for each network that resumes its file of weights and their key.
+        The state; and by network that resumes, the file of its weights and their key in it.
     """
     state = checkpoints.load_state(opt['path']['resume_state'])
     if schedule is not None:
@@ -150,10 +141,6 @@ def check_num_gpu(opt: dict[str, Any], has_launcher: bool = False) -> None:
 def check_machine(opt: dict[str, Any], has_launcher: bool) -> list[str]:
     """Looks for what a training run needs of this machine and its launcher.
 
-    Args:
-        opt: The options, :func:`counted`.
-        has_launcher: Whether each process has a GPU of its own.
-
     Returns:
         A line if one process has several GPUs, by torch's ``DataParallel``.
     """
@@ -166,14 +153,12 @@ def check_machine(opt: dict[str, Any], has_launcher: bool) -> list[str]:
     gpus, train_opt = opt['num_gpu'], opt['train']
     if has_launcher or gpus < 2:
         return []
+    start = f'torchrun --nproc_per_node={gpus} ... --launcher pytorch'
     for key in ('compile', 'cuda_graph', 'amp'):  # the copies of the network would run GPU 0's weights
         if train_opt.get(key) not in (None, False, 'fp16', 'auto'):  # and take fp16 for bf16, without a scaler
-            fix = f'Start a process for each: torchrun --nproc_per_node={gpus} ... --launcher pytorch.'
-            raise OptionError(f'train.{key}', f'be left out where one process has {gpus} GPUs', train_opt[key], fix)
-    return [
-        f'num_gpu: {gpus} GPUs in one process, several times slower than a process for each: '
-        f'torchrun --nproc_per_node={gpus} ... --launcher pytorch'
-    ]
+            rule = f'be left out where one process has {gpus} GPUs'
+            raise OptionError(f'train.{key}', rule, train_opt[key], f'Start a process for each: {start}.')
+    return [f'num_gpu: {gpus} GPUs in one process, several times slower than a process for each: {start}']
 
 
 def check_bf16(opt: dict[str, Any]) -> None:
@@ -207,7 +192,7 @@ def _fetch_vgg(opt: Mapping[str, Any]) -> None:
         vgg_type = opt['train']['perceptual_opt'].get('vgg_type', 'vgg19')
         try:
             getattr(torchvision.models, vgg_type)(weights='IMAGENET1K_V1')
-        except (OSError, RuntimeError):  # of the network or the disk, or a file that is not the one known by its hash
+        except (OSError, RuntimeError):  # no network, a full disk, or a file whose hash is another
             raise missing from None
 
 
@@ -224,12 +209,12 @@ def _check_names_and_arguments(opt: Mapping[str, Any], schedule: Schedule) -> No
     train_opt = opt['train']
     model = _check_model(opt)
     _registered('datasets.train.type', opt['datasets']['train']['type'], DATASET_REGISTRY, _OWN)
-    for key in ('optim_g', 'optim_d') if is_gan(opt) else ('optim_g',):
+    of_gan = is_gan(opt)
+    for key in ('optim_g', 'optim_d')[: 1 + of_gan]:
         if train_opt.get(key):  # whether it is needed is checked elsewhere
             _check_optimizer(f'train.{key}', train_opt[key], model)
-    if train_opt['scheduler'].get('type') != SCHEDULER_TYPE:
-        _check_scheduler(train_opt['scheduler'])
-    for key in ('pixel_opt', 'perceptual_opt', *(('gan_opt',) if is_gan(opt) else ())):
+    _check_scheduler(train_opt['scheduler'])
+    for key in ('pixel_opt', 'perceptual_opt', 'gan_opt')[: 2 + of_gan]:
         if train_opt.get(key):
             _check_loss(f'train.{key}', train_opt[key])
     if train_opt.get('degradation') is not None:
@@ -265,7 +250,7 @@ def _refuse_ours(opt: Mapping[str, Any], model: type, options: Iterable[str]) ->
             raise OptionError(option, rule, lookup(opt, option), 'Remove it.')
 
 
-def _check_cpu(opt: dict[str, Any], network: torch.nn.Module) -> None:
+def _check_on_device(opt: dict[str, Any], network: torch.nn.Module) -> None:
     """Refuses what needs a GPU in a run on a CPU."""
     if opt['num_gpu'] != 0:
         return
@@ -317,6 +302,8 @@ def _check_optimizer(option: str, optim_opt: Mapping[str, Any], model: type[Base
 
 def _check_scheduler(scheduler_opt: Mapping[str, Any]) -> None:
     name = scheduler_opt.get('type')
+    if name == SCHEDULER_TYPE:
+        return
     _check_known('train.scheduler.type', name, _SCHEDULERS)
     arguments = {key: copy.deepcopy(value) for key, value in scheduler_opt.items() if key != 'batch_scaling'}
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
-import inspect
 import os
+import re
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -15,11 +15,8 @@ from unittest import mock
 
 from multigrid_vsr.core.errors import InputError, one_line
 from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.host import command_line
-from multigrid_vsr.host.command_line import CommandLine, refusal
-from multigrid_vsr.host.launch import check_torchrun, from_rank_0, is_first_rank, should_print
-from multigrid_vsr.host.patch import left_out, patch, replace, replace_copies
-from multigrid_vsr.host.registering import register
+from multigrid_vsr.host import launch
+from multigrid_vsr.host.patch import left_out, patch, register, replace, replace_copies
 from multigrid_vsr.options.archs import target_of
 from multigrid_vsr.options.checked import checked
 from multigrid_vsr.options.multigrid_block import asked_for, uses_multigrid
@@ -27,16 +24,6 @@ from multigrid_vsr.options.option_file import settle, unshared
 from multigrid_vsr.options.run_options import checked_schedule
 
 Parsed = tuple[dict[str, Any], argparse.Namespace]
-
-
-def lacking() -> str | None:
-    """What keeps option files from being checked in this host; then nothing is patched."""
-    try:
-        parse_options = importlib.import_module('basicsr.utils.options').parse_options
-    except (ImportError, AttributeError):
-        return 'its utils/options.py has no parse_options'
-    parameters = list(inspect.signature(parse_options).parameters)
-    return None if parameters == ['root_path', 'is_train'] else f'its parse_options takes ({", ".join(parameters)})'
 
 
 @patch(
@@ -57,24 +44,20 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
     def parse_options(root_path: str, is_train: bool = True) -> Parsed:
         replace_copies(sys._getframe(1).f_globals)
         _print_input_errors_as_one_line()
-        line = command_line.read()
+        line = launch.read()
         if line.asked is not None:
             _check_host(line.asked)
-        schedule = None
-        if is_train and uses_multigrid(line.options):
-            schedule = _check_training(line)
-        elif not is_train and line.asked is not None:
-            _check_test(line)
-        argv = [_as_basicsr_spells(word) for word in sys.argv]
+        is_ours = uses_multigrid(line.options) if is_train else line.asked is not None
+        schedule = _check_options(line, is_train) if is_ours else None
+        argv = [re.sub('^--local-rank', '--local_rank', word) for word in sys.argv]  # as BasicSR spells it
         with mock.patch.object(sys, 'argv', argv), mock.patch.dict(original.__globals__, osp=_PATHS_OR_LISTS):
             opt, args = original(root_path, is_train)
         _honour_roots(line.options.get('path') or {}, opt)
-        if schedule is None and (is_train or line.asked is None):
-            return opt, args
-        opt = unshared(opt)
-        settle(opt)
-        for dataset_opt in opt['datasets'].values():
-            dataset_opt['scale'] = opt.setdefault('scale', 1)
+        if is_ours:
+            opt = unshared(opt)
+            settle(opt)
+            for dataset_opt in opt['datasets'].values():
+                dataset_opt['scale'] = opt.setdefault('scale', 1)
         if schedule is not None:
             _hand_over(opt, schedule, line.options)
         return opt, args
@@ -88,34 +71,37 @@ _PATHS_OR_LISTS = types.SimpleNamespace(
 )
 
 
-def _as_basicsr_spells(word: str) -> str:
-    return word.replace('--local-rank', '--local_rank', 1) if word.startswith('--local-rank') else word
+def _check_host(asked: tuple[str, Any]) -> None:
+    """Says what could not be patched, or refuses where no run can do without it."""
+    try:
+        register()  # what could not be imported together with BasicSR
+    except (ImportError, AttributeError) as error:
+        raise InputError(launch.refusal(*asked, one_line(error))) from error
+    for unit, reason in left_out:
+        if unit.vital:
+            raise InputError(launch.refusal(*asked, f'{unit.what} cannot be patched: {reason}'))
+    reasons = '; '.join(f'{unit.what}, {reason}' for unit, reason in left_out)
+    launch.print_first([f'BasicSR is not as it was. Not patched: {reasons}'] if left_out else [])
 
 
-def _check_training(line: CommandLine) -> Schedule:
-    """Checks the options of a run that follows a schedule; nothing is written.
+def _check_options(line: launch.CommandLine, is_train: bool) -> Schedule | None:
+    """Checks a run before anything is written; gives the schedule of a training run.
 
     Raises:
-        InputError: If one cannot be used here.
+        InputError: If an option cannot be used here.
     """
     from multigrid_vsr.host import checks  # with libraries that a plain run does without
 
-    check_torchrun()
-    schedule = checked_schedule(line.options)
+    launch.check_torchrun()
     opt = checks.counted(line.options)
+    if not is_train:
+        checks.check_test(opt)
+        checks.check_num_gpu(line.options, line.has_launcher)
+        return None
+    schedule = checked_schedule(line.options)
     checks.check_run(opt, schedule)
-    notes = [*line.notes, *checks.check_machine(opt, line.has_launcher)]
-    if is_first_rank():
-        print(*notes, sep='\n', end='\n' if notes else '')
+    launch.print_first([*line.notes, *checks.check_machine(opt, line.has_launcher)])
     return schedule
-
-
-def _check_test(line: CommandLine) -> None:
-    from multigrid_vsr.host import checks
-
-    check_torchrun()
-    checks.check_test(checks.counted(line.options))
-    checks.check_num_gpu(line.options, line.has_launcher)
 
 
 def _hand_over(opt: dict[str, Any], schedule: Schedule, written: Mapping[str, Any]) -> None:
@@ -132,10 +118,8 @@ def _hand_over(opt: dict[str, Any], schedule: Schedule, written: Mapping[str, An
     check_bf16(opt)
     train_set, seed = opt['datasets']['train'], written.get('manual_seed')
     train_set.update(checked('datasets.train', written['datasets']['train']))
-    _, notes = check_data(opt, schedule, ranks(opt))
-    if opt['rank'] == 0:
-        print(*notes, sep='\n', end='\n' if notes else '')
-    opt['manual_seed'] = from_rank_0(opt['manual_seed'])  # without one in the file each rank draws its own
+    launch.print_first(check_data(opt, schedule, ranks(opt))[1])
+    opt['manual_seed'] = launch.from_rank_0(opt['manual_seed'])  # without one in the file each rank draws its own
     opt['seed_is_given'] = seed is not None
     train_set['target'] = target_of(opt)
     train_set['degraded'] = opt['train'].get('degradation') is not None
@@ -155,27 +139,6 @@ def _honour_roots(written: Mapping[str, Any], opt: dict[str, Any]) -> None:
             path[name] = root + path[name][len(wrong) :]
 
 
-def _check_host(asked: tuple[str, Any]) -> None:
-    """Says what could not be patched.
-
-    Args:
-        asked: What the option file asks of this plugin.
-
-    Raises:
-        InputError: If a run cannot do without it.
-    """
-    try:
-        register()  # what could not be imported together with BasicSR
-    except (ImportError, AttributeError) as error:
-        raise InputError(refusal(*asked, one_line(error))) from error
-    for unit, reason in left_out:
-        if unit.vital:
-            raise InputError(refusal(*asked, f'{unit.what} cannot be patched: {reason}'))
-    if left_out and is_first_rank():
-        reasons = '; '.join(f'{unit.what}, {reason}' for unit, reason in left_out)
-        print(f'BasicSR is not as it was. Not patched: {reasons}')
-
-
 def _print_input_errors_as_one_line() -> None:
     """Ends the process with the line and no traceback where an option or a frame cannot be used."""
     previous = sys.excepthook
@@ -185,7 +148,7 @@ def _print_input_errors_as_one_line() -> None:
     def excepthook(kind: type[BaseException], error: BaseException, traceback: types.TracebackType | None) -> None:
         if not isinstance(error, InputError):
             previous(kind, error, traceback)
-        elif should_print(error):
+        elif launch.should_print(error):
             print(error, file=sys.stderr)
 
     excepthook.prints_input_errors = True  # type: ignore[attr-defined]
@@ -214,6 +177,26 @@ def scheduled_loader() -> None:
         return build_dataloader
 
     replace('basicsr.data', 'build_dataloader', building_dataloader)
+
+
+@patch(
+    '`CUDAPrefetcher`',
+    why='it asks for the first batch when it is made, and again when the loop begins: the workers start twice',
+    needed='its loader is a `MultigridLoader`; it is a subclass, which on another loader is the original',
+    goes='when it waits for its `reset`',
+)
+def first_batch_once() -> None:
+    def starting_at_reset(original: Any) -> Any:
+        class CUDAPrefetcher(original):
+            def __init__(self, loader: Any, opt: dict[str, Any]) -> None:
+                from multigrid_vsr.data.loader import MultigridLoader
+
+                super().__init__(() if isinstance(loader, MultigridLoader) else loader, opt)
+                self.ori_loader = loader
+
+        return CUDAPrefetcher
+
+    replace('basicsr.data.prefetch_dataloader', 'CUDAPrefetcher', starting_at_reset)
 
 
 @patch(
@@ -264,7 +247,7 @@ def loggers_beside() -> None:
 
             from multigrid_vsr.models.failures import TensorBoardLogger
 
-            if get_dist_info()[0] != 0 or command_line.current().asked is None:
+            if get_dist_info()[0] != 0 or launch.current().asked is None:
                 return original(log_dir)
             return TensorBoardLogger(functools.partial(original, log_dir))
 

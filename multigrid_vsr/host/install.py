@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 import types
-from typing import Any
 
 from multigrid_vsr.host import arch_patches, entry, launch, resume
-from multigrid_vsr.host.patch import patch, replace
-from multigrid_vsr.host.registering import try_to_register
+from multigrid_vsr.host.patch import patch, try_to_register
 
 _GONE = 'torchvision.transforms.functional_tensor'
 
@@ -31,33 +30,12 @@ def functional_tensor() -> None:
     sys.modules[_GONE] = module
 
 
-@patch(
-    '`CUDAPrefetcher`',
-    why='it asks for the first batch when it is made, and again when the loop begins: the workers start twice',
-    needed='its loader is a `MultigridLoader`; it is a subclass, which on another loader is the original',
-    goes='when it waits for its `reset`',
-)
-def first_batch_once() -> None:
-    replace('basicsr.data.prefetch_dataloader', 'CUDAPrefetcher', _starting_at_reset)
-
-
-def _starting_at_reset(original: Any) -> Any:
-    class CUDAPrefetcher(original):
-        def __init__(self, loader: Any, opt: dict[str, Any]) -> None:
-            from multigrid_vsr.data.loader import MultigridLoader
-
-            super().__init__(() if isinstance(loader, MultigridLoader) else loader, opt)
-            self.ori_loader = loader
-
-    return CUDAPrefetcher
-
-
 # In the order in which they are applied.
 AFTER_IMPORT = (
     *launch.PATCHES,
     *entry.PATCHES,
     *resume.PATCHES,
-    first_batch_once,
+    entry.first_batch_once,
     *arch_patches.SPEED_PATCHES,  # before what takes flow_warp from there
     *arch_patches.PATCHES,
 )
@@ -74,15 +52,20 @@ def after_import() -> str | None:
     """Applies the patches and registers the types. Calling it again changes nothing.
 
     Returns:
-        What keeps this host from being patched at all: then nothing is changed.
+        What keeps option files from being checked in this host: then nothing is changed.
     """
     global _is_done
     if _is_done:
         return None
     _is_done = True
-    lacking = entry.lacking()
-    if lacking is None:
-        for unit in AFTER_IMPORT:
-            unit.apply()
-        try_to_register()
-    return lacking
+    try:
+        parse_options = importlib.import_module('basicsr.utils.options').parse_options
+    except (ImportError, AttributeError):
+        return 'its utils/options.py has no parse_options'
+    parameters = list(inspect.signature(parse_options).parameters)
+    if parameters != ['root_path', 'is_train']:
+        return f'its parse_options takes ({", ".join(parameters)})'
+    for unit in AFTER_IMPORT:
+        unit.apply()
+    try_to_register()
+    return None

@@ -1,18 +1,97 @@
-"""Starting under a launcher: what it sets, ranks without a GPU, and what all ranks have to know."""
+"""How this process was started: its command line, the option file that it names, and its launcher."""
 
 from __future__ import annotations
 
+import argparse
 import functools
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
 from multigrid_vsr.core.errors import InputError, OptionError, one_line
-from multigrid_vsr.host import command_line
 from multigrid_vsr.host.patch import HostChangedError, patch
+from multigrid_vsr.options.multigrid_block import asked_for
+from multigrid_vsr.options.option_file import read_options, settle
+
+
+class CommandLine:
+    """What the command line asks of BasicSR.
+
+    Attributes:
+        words: The arguments.
+        opt_file: The path of the option file; ``None`` without one.
+        has_launcher: Whether each process is one rank, with a device of its own.
+        notes: A line for each number that YAML would read as text; there once the options are.
+    """
+
+    def __init__(self, words: list[str]) -> None:
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        parser.add_argument('-opt')
+        parser.add_argument('--launcher', default='none')
+        parser.add_argument('--debug', action='store_true')
+        parser.add_argument('--force_yml', nargs='+', default=[])
+        try:
+            self._known = parser.parse_known_args(words)[0]
+        except argparse.ArgumentError:  # BasicSR's parser says so
+            self._known = parser.parse_known_args([])[0]
+        self.words = words
+        self.opt_file: str | None = self._known.opt
+        self.has_launcher = self._known.launcher != 'none'
+        self.notes: list[str] = []
+
+    @functools.cached_property
+    def options(self) -> dict[str, Any]:
+        """The option file with the changes of the command line; empty without one.
+
+        Raises:
+            InputError: If it cannot be read.
+        """
+        if self.opt_file is None:
+            return {}
+        opt = read_options(self.opt_file, self._known.force_yml)
+        if self._known.debug and not str(opt.get('name')).startswith('debug'):
+            opt['name'] = f'debug_{opt.get("name")}'
+        self.notes = settle(opt)
+        return opt
+
+    @functools.cached_property
+    def asked(self) -> tuple[str, Any] | None:
+        """What the option file asks of this plugin, as ``asked_for`` finds it."""
+        return asked_for(self.options)
+
+
+_current = CommandLine([])
+
+
+def current() -> CommandLine:
+    """The command line of this process."""
+    return _current if _current.words == sys.argv[1:] else read()
+
+
+def read() -> CommandLine:
+    """The command line of this process, with the option file as it is now."""
+    global _current
+    _current = CommandLine(sys.argv[1:])
+    return _current
+
+
+def refuse_if_asked(lacking: str) -> None:
+    """Ends the process if the option file asks for what this ``basicsr`` cannot do; ``lacking`` says what it lacks."""
+    try:
+        asked = CommandLine(sys.argv[1:]).asked
+    except InputError:  # the host says so
+        return
+    if asked is not None:
+        raise SystemExit(refusal(*asked, lacking) if os.environ.get('RANK', '0') == '0' else 1)
+
+
+def refusal(option: str, value: Any, lacking: str) -> str:
+    """The line for a host that cannot do what an option asks for."""
+    return f'{option}: must be run with BasicSR 1.4.2 or later, got {value}. Here {lacking}.'
 
 
 @patch(
@@ -35,7 +114,7 @@ def ranks_on_cpus() -> None:
             _check_launcher(original.__name__.rpartition('_')[2])
             try:
                 with mock.patch('subprocess.getoutput', _first_node):
-                    if torch.cuda.is_available() and command_line.current().options.get('num_gpu') != 0:
+                    if torch.cuda.is_available() and current().options.get('num_gpu') != 0:
                         return original(backend, **kwargs)
                     with mock.patch.multiple(torch.cuda, device_count=lambda: 1, set_device=lambda device: None):
                         original('gloo', **kwargs)
@@ -63,16 +142,21 @@ _SET_BY = {
 
 
 def _check_launcher(launcher: str) -> None:
-    """Says which variable BasicSR will miss in the environment.
-
-    Raises:
-        OptionError: If the launcher has not set one.
-    """
+    """Names the variables that BasicSR would miss in the environment."""
     names, by = _SET_BY[launcher]
     lacking = [name for name in names if not os.environ.get(name)]
     if lacking:
         rule, fix = f'be used in a run that {by} starts', f'Start the run by {by}, or leave it out.'
         raise OptionError('--launcher', rule, f'{launcher} without {", ".join(lacking)}', fix)
+
+
+def _first_node(command: str) -> str:
+    """The ``MASTER_ADDR`` that was set; else what BasicSR's command finds."""
+    found = os.environ.get('MASTER_ADDR') or subprocess.run(command, shell=True, capture_output=True, text=True).stdout
+    if not re.fullmatch(r'\S+', found.strip()):
+        fix = 'Set MASTER_ADDR to the name of the first node.'
+        raise OptionError('--launcher', 'find the first node by scontrol', 'slurm without an answer of it', fix)
+    return found.strip()
 
 
 def check_torchrun() -> None:
@@ -82,28 +166,16 @@ def check_torchrun() -> None:
         OptionError: If it has started several processes.
     """
     processes = os.environ.get('WORLD_SIZE', '1')
-    if not command_line.current().has_launcher and 'TORCHELASTIC_RUN_ID' in os.environ and processes != '1':
+    if not current().has_launcher and 'TORCHELASTIC_RUN_ID' in os.environ and processes != '1':
         rule = 'be pytorch where torchrun starts several processes'
         raise OptionError('--launcher', rule, f'none in {processes} processes', 'Add --launcher pytorch.')
 
 
-def _first_node(command: str) -> str:
-    """The ``MASTER_ADDR`` that was set; else what BasicSR's command finds.
-
-    Raises:
-        OptionError: If it finds none.
-    """
-    found = os.environ.get('MASTER_ADDR') or subprocess.run(command, shell=True, capture_output=True, text=True).stdout
-    if not re.fullmatch(r'\S+', found.strip()):
-        fix = 'Set MASTER_ADDR to the name of the first node.'
-        raise OptionError('--launcher', 'find the first node by scontrol', 'slurm without an answer of it', fix)
-    return found.strip()
-
-
-def is_first_rank() -> bool:
-    """Whether this process speaks for all: the first rank, and each process without a launcher."""
+def print_first(lines: list[str]) -> None:
+    """Prints lines on the first rank, which speaks for all, and in each process without a launcher."""
     rank = os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))
-    return rank == '0' or not command_line.current().has_launcher
+    if lines and (rank == '0' or not current().has_launcher):
+        print(*lines, sep='\n')
 
 
 def should_print(error: InputError) -> bool:
@@ -113,7 +185,7 @@ def should_print(error: InputError) -> bool:
     other files. Another error, such as a frame that cannot be read, may be known to one rank only.
     """
     local_rank = os.environ.get('SLURM_LOCALID', os.environ.get('LOCAL_RANK', '0'))
-    is_rank = command_line.current().has_launcher or 'TORCHELASTIC_RUN_ID' in os.environ  # else it may be left over
+    is_rank = current().has_launcher or 'TORCHELASTIC_RUN_ID' in os.environ  # else it may be left over
     return local_rank == '0' or not is_rank or not isinstance(error, OptionError)
 
 
@@ -129,10 +201,6 @@ def from_rank_0(value: Any) -> Any:
 
 def decided_by_rank_0(rank: int, decide: Callable[[], Any]) -> Any:
     """What rank 0 decides, on all ranks: each may see another file system.
-
-    Args:
-        rank: The rank of this process.
-        decide: Called on rank 0 only.
 
     Raises:
         InputError: On rank 0, if it cannot decide.

@@ -1,8 +1,9 @@
-"""A patch of the host: a change with its reasons beside it, which is left out where the host is not as it was."""
+"""What this plugin does to BasicSR: patches with their reasons, and types in its registries."""
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import inspect
 import sys
@@ -40,7 +41,7 @@ class Patch:
     vital: bool = False
 
     def apply(self) -> bool:
-        """Makes the change, or notes in :data:`left_out` why the host was left as it is."""
+        """Makes the change, or notes in :data:`left_out` why the host, which is not as it was, was left alone."""
         try:
             self.change()
         except (HostChangedError, ImportError, AttributeError, OSError) as error:
@@ -61,10 +62,7 @@ def patch(what: str, *, why: str, needed: str, goes: str, vital: bool = False) -
 def replace(module: str, name: str, wrap: Callable[[Any], Any]) -> None:
     """Replaces a function or a class wherever BasicSR and the script have it: its modules import by name.
 
-    Args:
-        module: Module of BasicSR that defines it.
-        name: Its name there.
-        wrap: Gives the replacement of what was there.
+    ``wrap`` gives the replacement of what was there.
     """
     original = getattr(importlib.import_module(module), name)
     _replaced.append((name, original, wrap(original)))
@@ -90,15 +88,10 @@ def replace_copies(names: dict[str, Any]) -> None:
 
 
 def without(function: Any, what: str, is_left_out: Callable[[ast.stmt], bool]) -> Any:
-    """Makes a function of the same source, without some of its statements.
-
-    Args:
-        function: A function of the host.
-        what: What is left out, for the error.
-        is_left_out: Whether a statement of its body is.
+    """Makes a function of the same source, without the statements of its body that ``is_left_out`` names.
 
     Raises:
-        HostChangedError: If there is none to leave out.
+        HostChangedError: If there is none; ``what`` they are is said there.
     """
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     definition = tree.body[0]
@@ -116,3 +109,38 @@ def without(function: Any, what: str, is_left_out: Callable[[ast.stmt], bool]) -
 def _code(function: Any) -> Any:
     code = getattr(function, '__code__', None)
     return code and (code.co_code, code.co_names)
+
+
+_REGISTERING = ('data.multigrid_dataset', 'models.multigrid_video_model', 'models.degradation')
+
+
+def register() -> None:
+    """Imports the modules that register datasets, models and degradations. Calling it again changes nothing.
+
+    Raises:
+        ImportError: If the host, or the environment, lacks what a type needs.
+    """
+    for module in _REGISTERING:
+        importlib.import_module(f'multigrid_vsr.{module}')
+
+
+def try_to_register() -> None:
+    """Registers what can be registered now; ``parse_options`` says what cannot, if a run asks for it.
+
+    A module of this plugin that is being imported, and has brought BasicSR, is not whole yet. Then this is called
+    again when a public name or a registered type is asked for.
+    """
+    with contextlib.suppress(ImportError, AttributeError):
+        register()
+
+
+def follows_schedules(model_type: str) -> bool:
+    """Whether a model is of this project: by its class, since a user's own has another name."""
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    models = sys.modules.get('multigrid_vsr.models.multigrid_video_model')  # without it no class is
+    return (
+        models is not None
+        and model_type in MODEL_REGISTRY
+        and issubclass(MODEL_REGISTRY.get(model_type), models.MultigridMixin)
+    )

@@ -1,8 +1,7 @@
 """How a run resumes, and the lock that keeps a second run out of its folder.
 
 The lock file ``.NAME.lock`` lies beside the run's folder and names host, process and time. The process holds a POSIX
-lock on it. The kernel, or the file server, releases that lock however the process ends. Workers that outlive the
-process do not inherit it, as they would inherit one of ``flock``.
+lock on it, which ends with the process. Workers that outlive it do not inherit it, as they would a lock of ``flock``.
 """
 
 from __future__ import annotations
@@ -20,10 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from multigrid_vsr.core.errors import InputError, OptionError
-from multigrid_vsr.host import command_line
-from multigrid_vsr.host.launch import decided_by_rank_0
-from multigrid_vsr.host.patch import patch, replace
-from multigrid_vsr.host.registering import follows_schedules
+from multigrid_vsr.host.launch import current, decided_by_rank_0
+from multigrid_vsr.host.patch import follows_schedules, patch, replace
 from multigrid_vsr.options.option_file import leaves
 
 _held: dict[Path, IO[str]] = {}
@@ -54,11 +51,7 @@ def claim(folders: Iterable[str | Path]) -> None:
 
 
 def check(folders: Iterable[str | Path]) -> None:
-    """Looks whether another process holds one of the folders, without locking them.
-
-    Raises:
-        InputError: If one does.
-    """
+    """Raises the :class:`InputError` of :func:`claim` without locking anything."""
     for lock in map(_lock_of, folders):
         if lock not in _held and lock.exists():
             with contextlib.suppress(OSError), open(lock, 'r+') as file:
@@ -97,12 +90,10 @@ def _claimed(lock: Path) -> IO[str]:
         file.truncate(0)
         file.write(json.dumps({'host': socket.gethostname(), 'pid': os.getpid(), 'since': now}))
         file.flush()
-        os.fsync(file.fileno())
+        os.fsync(file.fileno())  # another machine may read it
     except OSError as error:
-        value = f'{lock.parent} ({error.strerror})'
-        raise OptionError(
-            'path.experiments_root', 'be a folder that this process can write to', value, 'Give another, or the right.'
-        ) from error
+        rule, value = 'be a folder that this process can write to', f'{lock.parent} ({error.strerror})'
+        raise OptionError('path.experiments_root', rule, value, 'Give another, or the right.') from error
     return file
 
 
@@ -149,24 +140,24 @@ def _loading_resume_state(original: Callable[..., Any]) -> Callable[..., Any]:
         from multigrid_vsr.host.checks import check_state
         from multigrid_vsr.models import checkpoints
 
+        path = opt['path']
         if opt['auto_resume']:
-            opt['path']['resume_state'] = decided_by_rank_0(opt['rank'], lambda: _newest(opt))
-        if not opt['path'].get('resume_state'):
-            decided_by_rank_0(opt['rank'], lambda: check_moved(opt))
+            path['resume_state'] = decided_by_rank_0(opt['rank'], lambda: _newest(opt))
+        if not path.get('resume_state'):
+            decided_by_rank_0(opt['rank'], lambda: _check_moved(opt))
             return None
         schedule = opt['datasets']['train'].get('multigrid')
         seed = opt['manual_seed'] if opt.get('seed_is_given') else None
-        given = {key: value for key, value in opt['path'].items() if key.startswith('param_key_')}
-        state, weights, keys = check_state(opt, schedule, checkpoints.ranks(opt), opt['path']['models'], seed)
+        given = {key: value for key, value in path.items() if key.startswith('param_key_')}
+        state, weights, keys = check_state(opt, schedule, checkpoints.ranks(opt), path['models'], seed)
         if schedule is not None and not opt['seed_is_given']:
             opt['manual_seed'] = state.get('seed', opt['manual_seed'])
         check_resume(opt, state['iter'])
-        opt['path'] |= given  # keys of the first weights: those of a checkpoint may differ
-        for network, path in weights.items():
-            label = network.removeprefix('network_')
-            opt['path'] |= {f'pretrain_{network}': path, f'param_key_{label}': keys[network]}
+        path |= given  # keys of the first weights: those of a checkpoint may differ
+        for network, file in weights.items():
+            path |= {f'pretrain_{network}': file, f'param_key_{network.removeprefix("network_")}': keys[network]}
         for name in ('models', 'training_states', 'visualization'):
-            os.makedirs(opt['path'][name], exist_ok=True)
+            os.makedirs(path[name], exist_ok=True)
         state['epoch'] = 0  # the whole run is one virtual epoch
         opt['datasets']['train']['start_iter'] = state['iter']
         return state
@@ -190,23 +181,17 @@ def _newest(opt: dict[str, Any]) -> str | None:
     return None if path is None else str(path)
 
 
-def check_moved(opt: dict[str, Any]) -> None:
-    """Looks for files of a new run in the folder that BasicSR moves away before the run starts.
-
-    Raises:
-        OptionError: If the option file, or a file that it names, is there.
-    """
-    for error in read_and_moved(opt, opt['path']['experiments_root'], command_line.current().opt_file or ''):
+def _check_moved(opt: dict[str, Any]) -> None:
+    for error in read_and_moved(opt, opt['path']['experiments_root'], current().opt_file or ''):
         raise error
 
 
 def read_and_moved(opt: dict[str, Any], folder: str, opt_file: str) -> Iterator[OptionError]:
-    """A line for each file or folder that a new run reads in its own folder."""
+    """A line for each file or folder that a new run reads in its own folder, which BasicSR moves away first."""
     if not os.path.isdir(folder):
         return
     root = os.path.join(os.path.realpath(folder), '')
-    named = [('-opt', opt_file), *((name, container[key]) for name, container, key in leaves(opt, ''))]
-    for name, value in named:
+    for name, value in [('-opt', opt_file), *((name, container[key]) for name, container, key in leaves(opt, ''))]:
         is_set_by_basicsr = name.startswith('path.') and not name.startswith('path.pretrain_')
         if is_set_by_basicsr or not isinstance(value, str) or not os.path.exists(value):
             continue
