@@ -123,6 +123,13 @@ def real_options(clips: Path, folder: Path, **changes: Any) -> dict[str, Any]:
     )
 
 
+def recurrent_set(clips: Path) -> dict[str, Any]:
+    """The clips as one of BasicSR's test sets."""
+    roots = {f'dataroot_{kind}': str(clips / kind) for kind in ('gt', 'lq')}
+    return {'name': 'REDS4', 'type': 'VideoRecurrentTestDataset', 'cache_data': True, 'io_backend': {'type': 'disk'},
+            'num_frame': -1, **roots}  # fmt: skip
+
+
 def benchmark(name: str, *arguments: Any, cwd: Path, **more: Any) -> subprocess.CompletedProcess[str]:
     """Runs a benchmark of this clone."""
     return run(sys.executable, '-m', f'benchmarks.{name}', *arguments, cwd=cwd, PYTHONPATH=str(CLONE), **more)

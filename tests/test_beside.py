@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import re
 import shutil
 import sys
@@ -12,29 +14,35 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from runs import options, run, torchrun, write
-
-SCRIPT = f"""
-import sys
-sys.path.append({str(Path(__file__).parent)!r})
-import basicsr.train
 from basicsr.utils.registry import METRIC_REGISTRY
-from multigrid_vsr.cli import main
-import probe
+from probe import train_here
+from runs import options, refusal, run, torchrun, write
+
+from multigrid_vsr.core.errors import InputError
 
 
 @METRIC_REGISTRY.register()
 def calculate_picky(img, img2, **kwargs):
-    raise ValueError('no picture\\nof this size')
+    if os.environ.get('RANK') == '0':
+        return 1.0
+    raise ValueError('no picture\nof this size')
+
+
+CALLS = itertools.count()
 
 
 @METRIC_REGISTRY.register()
-def calculate_late(img, img2, calls=[0], **kwargs):
-    calls[0] += 1
-    if calls[0] <= 2:
+def calculate_late(img, img2, **kwargs):
+    if next(CALLS) < 2:
         raise ValueError('not yet')
     return 1.0
 
+
+SCRIPT = f"""
+import sys
+sys.path.append({str(Path(__file__).parent)!r})
+import test_beside
+from multigrid_vsr.cli import main
 main()
 """
 FULL_DISK = """
@@ -74,16 +82,22 @@ def beside_options(clips, folder, val, **changes):
     return options(clips, **changes)
 
 
-def script(folder):
+def script(folder, text=SCRIPT):
     path = folder / 'script.py'
-    path.write_text(SCRIPT)
+    path.write_text(text)
     return path
+
+
+def log_of(folder, opt):
+    """The log of a run in this process."""
+    train_here(folder, opt)
+    return next((folder / 'run').glob('train_run_*.log')).read_text()
 
 
 def test_metric_that_raises_is_left_out_after_three_times_and_the_run_ends_well(tmp_path, clips):
     metrics = {'picky': {'type': 'calculate_picky'}, 'psnr': PSNR, 'late': {'type': 'calculate_late'}}
     opt = beside_options(clips, tmp_path, {'metrics': metrics}, logger__keep_best='picky')
-    log = run(sys.executable, script(tmp_path), 'train', '-opt', write(tmp_path, opt), cwd=tmp_path).stdout
+    log = log_of(tmp_path, opt)
     failures = [line.partition('ERROR: ')[2] for line in log.splitlines() if 'Metric ' in line]
     why = 'ValueError: no picture of this size'
     assert failures == [
@@ -101,8 +115,7 @@ def test_metric_that_raises_is_left_out_after_three_times_and_the_run_ends_well(
 
 def test_only_metric_that_raises_does_not_end_a_run(tmp_path, clips):
     opt = beside_options(clips, tmp_path, {'metrics': {'picky': {'type': 'calculate_picky'}}}, train__total_iter=1)
-    log = run(sys.executable, script(tmp_path), 'train', '-opt', write(tmp_path, opt), cwd=tmp_path).stdout
-    assert [line.partition('ERROR: ')[2] for line in log.splitlines() if 'ERROR' in line] == [
+    assert [line.partition('ERROR: ')[2] for line in log_of(tmp_path, opt).splitlines() if 'ERROR' in line] == [
         'Metric picky of clips failed: ValueError: no picture of this size. Training goes on.',
         'Metric picky of clips failed, 2 times in a row: ValueError: no picture of this size. Training goes on.',
     ]
@@ -111,9 +124,7 @@ def test_only_metric_that_raises_does_not_end_a_run(tmp_path, clips):
 def test_metric_that_raises_on_one_rank_holds_no_other(tmp_path, clips):
     metrics = {'picky': {'type': 'calculate_picky'}, 'psnr': PSNR}
     opt = beside_options(clips, tmp_path, {'metrics': metrics}, train__total_iter=2)
-    path = script(tmp_path)
-    path.write_text(SCRIPT.replace("    raise ValueError('no", "    import os\n    if os.environ['RANK'] == '0':\n        return 1.0\n    raise ValueError('no"))  # fmt: skip
-    log = run(*torchrun(path, 'train', '-opt', write(tmp_path, opt)), cwd=tmp_path, seconds=120).stdout
+    log = run(*torchrun(script(tmp_path), 'train', '-opt', write(tmp_path, opt)), cwd=tmp_path, seconds=120).stdout
     assert 'Metric picky of clips failed: on another rank. Training goes on.' in log
     assert '# picky' not in log
     assert log.count('# psnr: ') == 3
@@ -136,8 +147,7 @@ def test_pictures_and_tensorboard_that_cannot_be_written_do_not_end_a_run(tmp_pa
     """As on a full disk."""
     opt = beside_options(clips, tmp_path, {'metrics': {'psnr': PSNR}, 'save_img': True, 'tb_images': 1},
                          train__total_iter=3, logger__use_tb_logger=True, logger__save_checkpoint_freq=2)  # fmt: skip
-    path = script(tmp_path)
-    path.write_text(SCRIPT.replace('main()\n', FULL_DISK))
+    path = script(tmp_path, SCRIPT.replace('main()\n', FULL_DISK))
     log = run(sys.executable, path, 'train', '-opt', write(tmp_path, opt), cwd=tmp_path).stdout
     assert f'Saving a picture failed: {tmp_path}/run/visualization/clips/' in log
     assert (
@@ -166,37 +176,34 @@ def test_figures_of_frames_that_are_equal_are_numbers(tmp_path, clips):
     opt['datasets']['train'].update(dataroot_gt=str(clips / 'gt'), dataroot_lq=str(clips / 'lq'))
     weights = {'conv.weight': torch.zeros(48, 3, 1, 1), 'conv.bias': torch.zeros(48)}
     torch.save({'params': weights}, tmp_path / 'w.pth')
-    opt_file = write(tmp_path, opt)
-    log = run(sys.executable, script(tmp_path), 'train', '-opt', opt_file, cwd=tmp_path).stdout
+    log = log_of(tmp_path, opt)
     assert 'psnr of clips is infinite or NaN for frames, as PSNR is for equal ones (2 of 000): the mean is' in log
     assert not re.search(r'\b(inf|nan)\b', log)
     best = json.loads((tmp_path / 'run/models/best.json').read_text(), parse_constant=refuse)
     assert 0 < best['value'] < 20
-    done = run(sys.executable, script(tmp_path), 'test', '-opt', opt_file, '--json', cwd=tmp_path).stdout
+    done = run(sys.executable, script(tmp_path), 'test', '-opt', tmp_path / 'run.yml', '--json', cwd=tmp_path).stdout
     found = json.loads(done[done.index('{\n') :], parse_constant=refuse)
     assert found['datasets']['clips']['psnr']['mean'] == pytest.approx(best['value'])
 
 
+PSNR_OF_NOTHING = {'type': 'calculate_psnr', 'crop_border': 72}
+SSIM_OF_NOTHING = {'type': 'calculate_ssim', 'crop_border': 67}
+LEAVE = 'in clip 000. Lower it, or leave the metric or the clip out.'
+
+
 @pytest.mark.parametrize(
-    ('metric', 'line'),
+    ('metric', 'names', 'line'),
     [
-        ({'type': 'calculate_psnr', 'crop_border': 72}, 'val.metrics.m.crop_border: must leave 1 pixels or more of each side for calculate_psnr, got 72 for frames of 144x176 in clip 000. Lower it, or leave the metric or the clip out.'),
-        ({'type': 'calculate_ssim', 'crop_border': 67}, 'val.metrics.m.crop_border: must leave 11 pixels or more of each side for calculate_ssim, got 67 for frames of 144x176 in clip 000. Lower it, or leave the metric or the clip out.'),
+        (PSNR_OF_NOTHING, ['clips'], f'val.metrics.m.crop_border: must leave 1 pixels or more of each side for calculate_psnr, got 72 for frames of 144x176 {LEAVE}'),
+        (SSIM_OF_NOTHING, ['clips'], f'val.metrics.m.crop_border: must leave 11 pixels or more of each side for calculate_ssim, got 67 for frames of 144x176 {LEAVE}'),
+        (PSNR, ['clips', 'clips'], 'datasets.val_2.name: must differ from that of datasets.val, got clips. Give each test set a name of its own.'),
     ],
 )  # fmt: skip
-def test_metric_whose_border_leaves_nothing_is_refused_before_a_run(metric, line, tmp_path, clips):
+def test_metric_of_nothing_or_name_given_twice_is_refused_before_a_run(metric, names, line, tmp_path, clips):
     opt = beside_options(clips, tmp_path / 'exp', {'metrics': {'m': metric}})
-    for command in ('plan', 'train'):
-        done = run(sys.executable, script(tmp_path), command, '-opt', write(tmp_path, opt), cwd=tmp_path, ok=False)
-        assert done.stdout.splitlines()[-1] == line
-    assert not (tmp_path / 'exp').exists()
-
-
-def test_test_sets_of_one_name_are_refused_before_a_run(tmp_path, clips):
-    opt = beside_options(clips, tmp_path / 'exp', {'metrics': {'psnr': PSNR}})
-    opt['datasets']['val_2'] = opt['datasets']['val']
-    for command in ('plan', 'train'):
-        done = run(sys.executable, script(tmp_path), command, '-opt', write(tmp_path, opt), cwd=tmp_path, ok=False)
-        line = 'datasets.val_2.name: must differ from that of datasets.val, got clips. Give each test set a name of its own.'
-        assert done.stdout.splitlines()[-1] == line
+    for key, name in zip(('val', 'val_2'), names):
+        opt['datasets'][key] = {**opt['datasets']['val'], 'name': name}
+    assert refusal('plan', '-opt', write(tmp_path, opt)) == line
+    with pytest.raises(InputError, match=re.escape(line)):
+        train_here(tmp_path, opt)
     assert not (tmp_path / 'exp').exists()

@@ -10,12 +10,7 @@ import pytest
 import torch
 from basicsr.data import prefetch_dataloader
 from basicsr.utils import dist_util
-from runs import (
-    options,
-    run,
-    torchrun,
-    write,
-)
+from runs import options, run, torchrun, write
 from test_bad_option_files import EDVR
 from test_distributed import COMMAND
 from test_loader import Requests, keys, loader
@@ -181,9 +176,13 @@ class Stream:
         assert isinstance(stream, Stream)
 
 
-def test_cuda_prefetcher_starts_the_workers_once_and_gives_every_batch(monkeypatch):
+@pytest.fixture
+def streams(monkeypatch):
     for name, value in (('Stream', Stream), ('current_stream', Stream), ('stream', lambda stream: mock.MagicMock())):
         monkeypatch.setattr(torch.cuda, name, value)
+
+
+def test_cuda_prefetcher_starts_the_workers_once_and_gives_every_batch(streams, monkeypatch):
     batches = loader(Requests(), num_workers=1)
     begun = mock.Mock(wraps=batches._batches)
     monkeypatch.setattr(batches, '_batches', begun)
@@ -194,9 +193,6 @@ def test_cuda_prefetcher_starts_the_workers_once_and_gives_every_batch(monkeypat
     assert begun.call_count == 1
 
 
-def test_cuda_prefetcher_of_a_plain_run_is_basicsrs(monkeypatch):
-    for name, value in (('Stream', Stream), ('current_stream', Stream), ('stream', lambda stream: mock.MagicMock())):
-        monkeypatch.setattr(torch.cuda, name, value)
+def test_cuda_prefetcher_of_a_plain_run_is_basicsrs(streams):
     plain = [{'lq': torch.zeros(1)}, {'lq': torch.ones(1)}]
-    prefetcher = prefetch_dataloader.CUDAPrefetcher(plain, {'num_gpu': 0})
-    assert prefetcher.batch is not None
+    assert prefetch_dataloader.CUDAPrefetcher(plain, {'num_gpu': 0}).batch is not None

@@ -14,12 +14,14 @@ import pytest
 import torch
 from runs import (
     TRAIN,
+    TRAIN_PROBE,
     assert_same_end,
     free_port,
     losses,
     options,
     processes_below,
     real_options,
+    recurrent_set,
     rest_of,
     run,
     started,
@@ -28,7 +30,7 @@ from runs import (
     train,
     wait_for,
     write,
-)
+)  # fmt: skip
 
 TRAIN_SCRIPT = Path(basicsr.__file__).parent / 'train.py'
 COMMAND = Path(sys.executable).parent / 'multigrid-vsr'
@@ -72,21 +74,18 @@ def test_ranks_that_share_the_batch_train_the_same_bits(tmp_path, clips):
         found.append([float(loss) for loss in losses(log)])
     assert len(found[0]) == 20
     assert found[0] == pytest.approx(found[1], rel=2e-3)
-    first, second = (
-        torch.load(tmp_path / name / 'models/net_g_latest.pth', weights_only=True)['params'] for name in ('one', 'two')
-    )
+    files = [tmp_path / name / 'models/net_g_latest.pth' for name in ('one', 'two')]
+    first, second = (torch.load(file, weights_only=True)['params'] for file in files)
     for key, weight in first.items():
         assert torch.allclose(weight, second[key], rtol=0, atol=1e-6), key
 
 
 def test_validation_of_two_ranks_logs_the_figures_of_one(tmp_path, clips):
-    val = {'name': 'REDS4', 'type': 'VideoRecurrentTestDataset', 'dataroot_gt': str(clips / 'gt'), 'cache_data': True,
-           'dataroot_lq': str(clips / 'lq'), 'io_backend': {'type': 'disk'}, 'num_frame': -1}  # fmt: skip
     metrics = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': False}}
     found = []
     for name in ('one', 'two'):
         # A rate of nothing, so that the weights are the same whatever the batch is.
-        opt = options(clips, name=name, multigrid=None, train__total_iter=1, datasets__val=val,
+        opt = options(clips, name=name, multigrid=None, train__total_iter=1, datasets__val=recurrent_set(clips),
                       val={'val_freq': 1, 'save_img': False, 'metrics': metrics}, train__optim_g__lr=1e-20,
                       path__experiments_root=str(tmp_path))  # fmt: skip
         opt_file = write(tmp_path, opt)
@@ -164,10 +163,9 @@ def test_rank_whose_frame_cannot_be_read_saves_for_all(frame, failing, done, tmp
     assert losses(log) == two_ranks[1][done:]
 
 
-def test_ranks_that_go_on_have_their_own_random_states_again(tmp_path, clips):
-    opt = real_options(clips, tmp_path)
-    opt_file = write(tmp_path, opt)
-    run(*torchrun(COMMAND, 'train', '-opt', opt_file), cwd=tmp_path)
+def test_ranks_that_go_on_have_their_own_random_states_again(tmp_path, clips, two_ranks):
+    opt_file = write(tmp_path, real_options(clips, tmp_path))
+    shutil.copytree(two_ranks[0] / 'run', tmp_path / 'run')
     states = tmp_path / 'run/training_states'
     state = torch.load(states / '10.state', weights_only=True)
     assert [sorted(state['rng']), torch.equal(state['rng'][0][0], state['rng'][1][0])] == [[0, 1], False]
@@ -195,10 +193,7 @@ def test_arch_that_leaves_layers_out_keeps_the_search_for_unused_parameters(tmp_
     opt = options(clips, network_g={'type': 'SkippingProbe'}, find_unused_parameters=True, multigrid=None,
                   train__total_iter=6, path__experiments_root=str(tmp_path))  # fmt: skip
     script = tmp_path / 'rank.py'
-    folder = str(Path(__file__).parent)
-    script.write_text(
-        f'import sys; sys.path.append({folder!r}); import probe; from multigrid_vsr.cli import main; main()'
-    )
+    script.write_text(TRAIN_PROBE[2])
     log = run(*torchrun(script, 'train', '-opt', write(tmp_path, opt)), cwd=tmp_path).stdout
     assert len(losses(log)) == 6
     assert 'find_unused_parameters is off' not in log

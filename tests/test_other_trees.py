@@ -5,14 +5,13 @@ The imitations are of the four kinds that are met: many image restoration projec
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 from pathlib import Path
 
 import basicsr
 import pytest
-from runs import TRAIN_WITHOUT_PLUGIN, losses, options, run, same_bits, train, write
+from runs import losses, options, run, write
 
 INSTALLED = Path(basicsr.__file__).parent
 REPORT = """
@@ -142,16 +141,6 @@ def test_multigrid_option_in_another_tree_ends_with_one_line(tree, changes, asks
     assert (done.returncode, done.stdout) == (1, '')
 
 
-def image_options(clips, **changes):
-    """SRResNet on single frames: nothing of this plugin."""
-    opt = options(clips, model_type='SRModel', multigrid=None, datasets__train__type='PairedImageDataset',
-                  network_g={'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1}, train__total_iter=3, **changes)  # fmt: skip
-    for key in ('gt', 'lq'):
-        opt['datasets']['train'][f'dataroot_{key}'] = str(clips / key / '001')
-    opt['datasets']['train']['gt_size'] = 64
-    return opt
-
-
 @pytest.fixture(scope='module')
 def without_basicvsrpp(tmp_path_factory):
     """BasicSR as it is installed, less one arch."""
@@ -172,23 +161,14 @@ def test_tree_without_basicvsrpp_says_so_and_trains_another_arch(without_basicvs
     ]
 
 
-def test_image_model_in_the_tree_without_basicvsrpp_is_not_told(without_basicvsrpp, tmp_path, clips):
-    opt_file = write(tmp_path, image_options(clips, path__experiments_root=str(tmp_path)))
-    log = run(sys.executable, '-m', 'basicsr.train', '-opt', opt_file, cwd=without_basicvsrpp).stdout
+def test_image_model_in_the_tree_without_basicvsrpp_trains_and_is_not_told(without_basicvsrpp, tmp_path, clips):
+    opt = options(clips, model_type='SRModel', multigrid=None, datasets__train__type='PairedImageDataset',
+                  datasets__train__gt_size=64, network_g={'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1},
+                  train__total_iter=3, path__experiments_root=str(tmp_path))  # fmt: skip
+    opt['datasets']['train'].update({f'dataroot_{key}': str(clips / key / '001') for key in ('gt', 'lq')})
+    log = run(sys.executable, '-m', 'basicsr.train', '-opt', write(tmp_path, opt), cwd=without_basicvsrpp).stdout
     assert len(losses(log)) == 3
     assert 'is not as it was' not in log
-
-
-def test_image_model_of_basicsr_trains_as_without_the_plugin(tmp_path, clips):
-    opt = image_options(clips)
-    log = train(tmp_path, write(tmp_path, {**opt, 'name': 'with'}))
-    assert len(losses(log)) == 3
-    assert not re.search(r'multigrid_vsr|Multigrid|\.lock', log)
-    assert sorted(path.name for path in (tmp_path / 'experiments').iterdir()) == ['with']
-    assert losses(
-        run(*TRAIN_WITHOUT_PLUGIN, write(tmp_path, {**opt, 'name': 'without'}), cwd=tmp_path).stdout
-    ) == losses(log)
-    assert same_bits(*(tmp_path / f'experiments/{name}/models/net_g_latest.pth' for name in ('with', 'without')))
 
 
 def test_plugin_that_lacks_a_library_lets_basicsr_be_and_says_so_when_asked(tmp_path, clips):

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import TRAIN, TRAIN_PROBE, options, processes_below, rest_of, run, started, torchrun, wait_for, write
+from runs import TRAIN_PROBE, options, processes_below, rest_of, run, started, torchrun, wait_for, write
 
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.host import resume
@@ -191,13 +191,3 @@ def test_ranks_of_a_second_start_end_with_one_line(tmp_path, clips):
         printed = run(*torchrun(script, 'train', '-opt', opt_file), cwd=tmp_path, ok=False).stdout
         assert len(re.findall(HELD.format(pid=process.pid, host='.*'), printed)) == 1
         assert {path.name for path in tmp_path.iterdir()} == {'run.yml', '.run.lock'}
-
-
-def test_run_whose_holder_was_killed_trains_and_leaves_no_lock(tmp_path, clips):
-    opt = options(clips, path__experiments_root=str(tmp_path), train__total_iter=2, multigrid=None)
-    with holder(tmp_path / 'run') as process:
-        process.kill()
-        process.wait()
-    assert (tmp_path / '.run.lock').exists()
-    run(*TRAIN, write(tmp_path, opt), cwd=tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {'run.yml', 'run'}
