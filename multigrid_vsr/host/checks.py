@@ -1,7 +1,6 @@
 """All checks of a run that need BasicSR, torch or this machine: the same for ``plan`` and ``train``.
 
-What can be built is built, and its error translated into one line. Every check raises an ``InputError`` with that line,
-before anything is written.
+What can be built is built. Every check raises an ``InputError`` of one line before anything is written.
 """
 
 from __future__ import annotations
@@ -149,7 +148,13 @@ def check_machine(opt: dict[str, Any], has_launcher: bool) -> list[str]:
     seed = opt.get('manual_seed') or 0
     if seed + ranks > 2**32:  # BasicSR adds the rank, and NumPy takes 32 bits
         raise OptionError('manual_seed', f'be at most {2**32 - ranks} with {ranks} ranks', seed, 'Lower it.')
-    _fetch_vgg(opt)
+    missing = missing_vgg(opt)
+    if missing is not None:
+        try:
+            vgg_type = opt['train']['perceptual_opt'].get('vgg_type', 'vgg19')
+            getattr(torchvision.models, vgg_type)(weights='IMAGENET1K_V1')
+        except (OSError, RuntimeError):  # no network, a full disk, or a file whose hash is another
+            raise missing from None
     gpus, train_opt = opt['num_gpu'], opt['train']
     if has_launcher or gpus < 2:
         return []
@@ -184,16 +189,6 @@ def missing_vgg(opt: Mapping[str, Any]) -> OptionError | None:
         return None
     fix = f'Put {name} there, or start where it can be fetched.'
     return OptionError('train.perceptual_opt.vgg_type', f'have its weights in {kept}', vgg_type, fix)
-
-
-def _fetch_vgg(opt: Mapping[str, Any]) -> None:
-    missing = missing_vgg(opt)
-    if missing is not None:
-        vgg_type = opt['train']['perceptual_opt'].get('vgg_type', 'vgg19')
-        try:
-            getattr(torchvision.models, vgg_type)(weights='IMAGENET1K_V1')
-        except (OSError, RuntimeError):  # no network, a full disk, or a file whose hash is another
-            raise missing from None
 
 
 def build_on_meta(option: str, network_opt: Mapping[str, Any]) -> torch.nn.Module:
@@ -447,11 +442,7 @@ def _as_one_line(option: str, rule: str, value: object) -> Iterator[None]:
 
 
 def run_test(root: str, opt: dict[str, Any]) -> dict[str, Any]:
-    """Runs ``basicsr/test.py`` with the command line of this process.
-
-    Args:
-        root: The folder below which it writes ``results/``.
-        opt: The options on that command line.
+    """Runs ``basicsr/test.py`` with the command line of this process, whose options are ``opt``.
 
     Returns:
         By test set what :func:`~multigrid_vsr.models.validation.figures` gives; only on rank 0 it is complete.
