@@ -170,24 +170,23 @@ def _check_name(name: str, datasets: Mapping[str, Any]) -> None:
 
 def _check_stock_options(name: str, val_opt: Mapping[str, Any], window: int | None) -> None:
     """Compares the options with the asserts of BasicSR's test sets; ``window`` is the frames that the arch takes."""
-    kind = val_opt['type']
+    kind, num_frame, cached, padding = (
+        val_opt['type'],
+        val_opt['num_frame'],
+        val_opt['cache_data'],
+        val_opt.get('padding'),
+    )
     is_recurrent, is_vimeo = kind == 'VideoRecurrentTestDataset', kind == 'VideoTestVimeo90KDataset'
-    backend, padding, num_frame = val_opt['io_backend'].get('type'), val_opt.get('padding'), val_opt['num_frame']
-    named = did_you_mean(val_opt['name'].lower(), _NAMES, 'Or set type: MultigridVideoTestDataset, which takes any.')
-    of_names = 'Vid4, REDS4 or REDSofficial, as BasicSR asks'
+    test_set, backend = val_opt['name'], val_opt['io_backend'].get('type')
+    named = did_you_mean(test_set.lower(), _NAMES, 'Or set type: MultigridVideoTestDataset, which takes any.')
     # For each option: whether it is right, what it must be, its value, the fix.
-    rules = {
-        'io_backend.type': (backend == 'disk', 'disk for a test set', backend, 'Change it.'),
-        'name': (is_vimeo or val_opt['name'].lower() in _NAMES, of_names, val_opt['name'], named),
-    }
+    rules = {'io_backend.type': (backend == 'disk', 'disk for a test set', backend, 'Change it.')}
+    if not is_vimeo:
+        known = test_set.lower() in _NAMES
+        rules['name'] = known, 'Vid4, REDS4 or REDSofficial, as BasicSR asks', test_set, named
     if is_recurrent or is_vimeo:
         right = str(is_recurrent).lower()
-        rules['cache_data'] = (
-            val_opt['cache_data'] is is_recurrent,
-            f'{right} for a {kind}',
-            not is_recurrent,
-            'Change it.',
-        )
+        rules['cache_data'] = cached is is_recurrent, f'{right} for a {kind}', cached, 'Change it.'
     if is_vimeo:
         rules['num_frame'] = 1 <= num_frame <= 7, '1 to 7', num_frame, 'A septuplet has 7.'
         rules['meta_info_file'] = 'meta_info_file' in val_opt, 'given', None, 'BasicSR needs it.'
