@@ -137,7 +137,7 @@ def test_verdict_tells_runs_of_the_same_name_apart_by_their_folders(runs_folder)
     def of(folder, *points):
         return replace(found, folder=Path(folder), validations={'A': psnrs(*points)})
 
-    runs = [of('a', (1, 60, 20.0), (2, 120, 22.0), (3, 180, 21.0)), of('b', (2, 40, 22.0)), of('c', (3, 30, 20.9))]
+    runs = [of('a', (1, 60, 20.0), (2, 120, 22.0), (3, 180, 21.0)), of('b', (2, 40, 21.0)), of('c', (3, 30, 20.9))]
     assert page.verdict(runs) == [
         'multigrid (b) reached the PSNR that multigrid (a) ended with, 21, after 40 s of training (multigrid (a): 2 min): '
         '3.00 times as fast.',
@@ -242,18 +242,25 @@ def test_options_in_a_log_are_read_as_blocks():
 def test_clock_of_a_resumed_run_leaves_out_the_break_and_the_lost_work(tmp_path):
     """A run that was killed after iteration 400 and went on from 200, half a day later.
 
-    Its cost is of 100 iterations in 100 s and in 50 s: neither with a checkpoint between, nor from a start.
+    Its cost is of 100 iterations in 50 s and in 100 s: neither with a checkpoint between, nor from a start.
     """
-    first = [(5, 'Start training from epoch: 0, iter: 0'), (105, iteration(100)), (205, iteration(200)),
-             (206, 'Saving models and training states.'), (405, iteration(300)), (505, iteration(400))]  # fmt: skip
-    later = [(43210, 'Start training from epoch: 0, iter: 200'), (43260, iteration(300)), (43310, iteration(400))]  # fmt: skip
+    first = [(5, 'Start training from epoch: 0, iter: 0'), (105, iteration(100)), (155, 'Saving models and training states.'),
+             (205, iteration(200)), (405, iteration(300)), (505, iteration(400))]  # fmt: skip
+    later = [(43210, 'Start training from epoch: 0, iter: 200'), (43260, iteration(300)), (43310, iteration(400)),
+             (43410, iteration(500))]  # fmt: skip
     for name, records in (('train_x_1.log', first), ('train_x_2.log', later)):
         (tmp_path / name).write_text(log_text(*records))
     found = read_experiment(tmp_path)
-    assert [(p.iteration, p.seconds) for p in found.lines] == [(100, 100), (200, 200), (300, 250), (400, 300)]
-    assert (found.starts, found.iteration, found.seconds) == ((200,), 400, 300)
+    assert [(p.iteration, p.seconds) for p in found.lines] == [
+        (100, 100),
+        (200, 200),
+        (300, 250),
+        (400, 300),
+        (500, 400),
+    ]
+    assert (found.starts, found.iteration, found.seconds) == ((200,), 500, 400)
     (cost,) = page.segment_costs(found)
-    assert cost.seconds_per_iter == pytest.approx((100 + 50) / 200)
+    assert cost.seconds_per_iter == pytest.approx((50 + 100) / 200)
     assert cost.samples_per_second == pytest.approx(2 / 0.75)
     assert cost.megapixels_per_second == pytest.approx(2 * 5 * 64 * 64 / 0.75 / 1e6)
     assert (cost.waiting, cost.peak_memory) == (pytest.approx(0.1), None)
