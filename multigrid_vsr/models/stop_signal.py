@@ -43,15 +43,15 @@ class Stopped(BaseException):
 class StopSignal:
     """Remembers that the process was asked to stop, so that it can save first; a second Ctrl-C stops it at once.
 
-    Under a launcher every process gets the signal, and once more from the launcher, so a repeated SIGTERM means
-    nothing. All ranks have to stop after the same iteration: they exchange what they know over gloo while the next one
-    runs. A rank that validates or waits for data exchanges nothing, so a thread reads the store of the run.
+    A launcher passes each signal on to every process, so a repeated SIGTERM means nothing. A signal that is ignored, as
+    SIGHUP is under ``nohup``, stays ignored.
 
-    A signal that is ignored, as SIGHUP is under ``nohup``, stays ignored.
+    All ranks have to stop after the same iteration: they exchange what they know over gloo while the next iteration
+    runs. A rank that validates or waits for data exchanges nothing, so a thread reads the store of the run.
 
     Args:
         dist: Whether there is a launcher.
-        device: Where the ranks exchange tensors if they cannot do so over gloo.
+        device: Where the ranks exchange tensors if gloo cannot connect them.
 
     Attributes:
         received: The first signal, or 0.
@@ -63,14 +63,12 @@ class StopSignal:
         self.has_nothing_to_save = False
         self._since = 0.0
         self._can_leave = False
-        self._device: torch.device | str = 'cpu'
         self._group: Any = None
         self._store: Any = None
         if dist:
             self._group, self._device = _group_of_all(device)
             self._store = distributed.distributed_c10d._get_default_store()  # torch has no public name for it
-        self._of_run = device
-        self._summed: tuple[Any, torch.Tensor] | None = None  # what is under way
+        self._exchange: tuple[Any, torch.Tensor] | None = None  # what is under way
         self._has_ended = threading.Event()
         self._previous = {}
         if threading.current_thread() is threading.main_thread():  # only there can handlers be set
@@ -82,22 +80,15 @@ class StopSignal:
         """The signal after which all ranks stop now, or 0."""
         if self._group is None:
             return self.received
-        known = 0
-        if self._summed is not None:
-            work, value = self._summed
-            work.wait()
-            known = int(value)
-        value = torch.tensor(self.received, device=self._device)
-        work = distributed.all_reduce(value, distributed.ReduceOp.MAX, self._group, async_op=True)
-        self._summed = work, value
+        known = self._end_exchange()
+        self._exchange = self._largest_of_all(self.received)
         return known
 
     def meet(self, *facts: int) -> list[int]:
         """Waits for every rank; returns the signal that one has received, or 0, and the largest of each number."""
         if self._group is None:
             return [self.received, *facts]
-        values = torch.tensor([self.received, *facts], device=self._device)
-        work = distributed.all_reduce(values, distributed.ReduceOp.MAX, self._group, async_op=True)
+        work, values = self._largest_of_all(self.received, *facts)
         while not work.is_completed():  # in Python, so that a signal is heard: another rank may still validate
             time.sleep(0.005)
         work.wait()
@@ -119,11 +110,9 @@ class StopSignal:
 
     def has_others_that_left(self) -> bool:
         """Whether this rank has lost others that were asked to stop."""
-        if self._store is None:
-            return False
         with suppress(RuntimeError):  # the store may have gone with them
             self._look_once()
-        return self.received != 0
+        return self._store is not None and self.received != 0
 
     def is_first_to_leave(self, rank: int) -> bool:
         """Whether this rank saves for all that leave by themselves; rank 0 gets the time to be the first."""
@@ -139,26 +128,28 @@ class StopSignal:
         """Waits for every rank: the launcher kills the others as soon as one has ended."""
         if self._group is not None:
             distributed.barrier(self._group)
-            self._leave_group()
-
-    def _leave_group(self) -> None:
-        """Ends the group before Python ends: a sum under way would abort the process then."""
-        if self._summed is not None:
-            self._summed[0].wait()
-        if self._group is not distributed.group.WORLD:
-            distributed.destroy_process_group(self._group)
-        self._group = self._summed = None
+            self._end_exchange()
 
     def restore(self) -> None:
-        """Gives the signals back to their handlers before, at the end of the run."""
+        """Gives the signals back to their handlers before, at the end of the run. Ranks can still :meth:`meet`."""
         self._has_ended.set()
-        if self._group is not None:  # a validation at the end of the run still meets
-            self._leave_group()
-            self._group, self._device = distributed.group.WORLD, self._of_run
+        self._end_exchange()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
         self.received = 0
+
+    def _largest_of_all(self, *values: int) -> tuple[Any, torch.Tensor]:
+        tensor = torch.tensor(values, device=self._device)
+        return distributed.all_reduce(tensor, distributed.ReduceOp.MAX, self._group, async_op=True), tensor
+
+    def _end_exchange(self) -> int:
+        """What the exchange under way gives, or 0; one that Python's end interrupts would abort the process."""
+        if self._exchange is None:
+            return 0
+        (work, value), self._exchange = self._exchange, None
+        work.wait()
+        return int(value)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT and time.monotonic() - self._since > _MEANT_TWICE:
@@ -174,12 +165,12 @@ class StopSignal:
             raise Stopped
 
     def _look(self) -> None:
-        """Tells other ranks, hears them, and wakes the main thread: only a signal interrupts its waiting."""
+        """Tells other ranks, hears them, and wakes the main thread."""
         while not self._has_ended.wait(_LOOKS):
             with suppress(RuntimeError):
                 self._look_once()
             if self.received and self._can_leave:
-                signal.pthread_kill(_main_thread(), signal.SIGTERM)
+                _wake(signal.SIGTERM)
 
     def _look_once(self) -> None:
         if self._store is None:
@@ -189,12 +180,17 @@ class StopSignal:
             self._store.set('multigrid_vsr stop', str(self.received))
         elif is_told and not self.received:
             number = int(self._store.get('multigrid_vsr stop'))
-            signal.pthread_kill(_main_thread(), number if number in self._previous else signal.SIGTERM)
+            _wake(number if number in self._previous else signal.SIGTERM)
+
+
+def _wake(number: int) -> None:
+    """Sends a signal to the main thread: nothing else interrupts its waiting."""
+    signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 def _group_of_all(device: torch.device | str) -> tuple[Any, torch.device | str]:
     """A group over gloo, which does not keep the device waiting; the run's own group if gloo cannot connect."""
-    trial, error = None, ''
+    trial, error = None, 'on another rank'
     _holds_on_all(True, device)  # so that no rank waits in the trial for one that still loads its weights
     try:
         trial = distributed.new_group(backend='gloo', timeout=_CONNECTS_WITHIN)
@@ -206,23 +202,16 @@ def _group_of_all(device: torch.device | str) -> tuple[Any, torch.device | str]:
     if has_connected:
         return distributed.new_group(backend='gloo'), 'cpu'
     get_root_logger().warning(
-        f'gloo cannot connect the ranks ({error or "on another rank"}): signals go over the backend of the run, which '
-        'costs a wait an iteration. Set GLOO_SOCKET_IFNAME to the network interface of the nodes.'
+        f'gloo cannot connect the ranks ({error}): signals go over the backend of the run, which costs a wait an '
+        'iteration. Set GLOO_SOCKET_IFNAME to the network interface of the nodes.'
     )
     return distributed.group.WORLD, device
 
 
 def _holds_on_all(holds: bool, device: torch.device | str) -> bool:
-    """Whether something holds on all ranks; waits for them."""
     held = torch.tensor(int(holds), device=device)
     distributed.all_reduce(held, distributed.ReduceOp.MIN)
     return bool(held)
-
-
-def _main_thread() -> int:
-    number = threading.main_thread().ident
-    assert number is not None
-    return number
 
 
 def end_at_once(status: int) -> NoReturn:
