@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from multigrid_vsr.core.schedule import BatchShape, Schedule
-from multigrid_vsr.models.clock import Clock, Pace, StepTime, iteration_seconds, segment_seconds, span, times_between
+from multigrid_vsr.models.clock import Clock, Pace, StepTime, iteration_seconds, segment_seconds, span
 
 SMALL, TALL = BatchShape(1, 2, 10), BatchShape(1, 4, 10)  # 200 and 400 pixels
 WIDE, LARGE = BatchShape(1, 2, 20), BatchShape(1, 4, 20)  # 800 and 1600 pixels
@@ -38,13 +38,6 @@ def test_seconds_of_segments_are_those_of_the_iterations_that_are_not_done():
     seconds = {SMALL: 1.0, LARGE: 10.0}.__getitem__
     expected = [[3, 20], [2, 20], [1, 20], [0, 20], [0, 10], [0, 0]]
     assert [segment_seconds(schedule, seconds, done) for done in range(6)] == expected
-
-
-@pytest.mark.parametrize(
-    ('every', 'first', 'last', 'expected'), [(5, 1, 20, 4), (5, 5, 20, 4), (5, 6, 20, 3), (7, 8, 13, 0), (7, 14, 14, 1)]
-)
-def test_times_between_counts_multiples_on_both_ends(every, first, last, expected):
-    assert times_between(every, first, last) == expected
 
 
 @pytest.mark.parametrize(('seconds', 'expected'), [(-3.0, '0:00:00'), (59.6, '0:01:00'), (200000.0, '2 days, 7:33:20')])

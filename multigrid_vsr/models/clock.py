@@ -1,7 +1,7 @@
-"""The clock of a run: seconds of a step, of a segment and of what is left, and the log line that shows them.
+"""The clock of a run: seconds of a step, of a segment and until the end, and the log line that shows them.
 
-A shape takes what the run's own iterations of it took; before there are any, what a trial before the run took; and
-without a trial, the time of the last shape scaled by pixels. What a run takes is one sum over its segments.
+The time of a shape comes from the run's own iterations of it. Before there are any, it comes from a trial before the
+run; without a trial, from the last shape, scaled by pixels.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from basicsr.utils import get_root_logger
@@ -26,7 +25,7 @@ from multigrid_vsr.core.schedule import BatchShape, Schedule, Segment
 from multigrid_vsr.models.checkpoints import ranks
 
 LOADING_BINDS = 0.1  # share of the time spent waiting for data
-_LAUNCHES_BIND = 0.9  # share of a step in which the host still launches
+_LAUNCHES_BIND = 0.9  # share of a step in which the host still launches kernels
 _RECENT = 50  # log lines that the pace of a shape is a mean over: a frozen module may thaw
 _SURE = 3  # log lines before a hint
 _STATUS, _CLEAR = Path('/proc/self/status'), Path('/proc/self/clear_refs')
@@ -37,22 +36,11 @@ def span(seconds: float) -> str:
     return str(timedelta(seconds=max(0, round(seconds))))
 
 
-@dataclass(frozen=True)
-class StepTime:
-    """What one call took.
-
-    Attributes:
-        seconds: Until the device was done.
-        host_seconds: Until the host had launched everything.
-    """
+class StepTime(NamedTuple):
+    """Seconds of one call: until the device was done, and until the host had launched everything."""
 
     seconds: float
     host_seconds: float
-
-    @property
-    def launches_bind(self) -> bool:
-        """Whether the device waits for the host to launch its kernels."""
-        return self.host_seconds > _LAUNCHES_BIND * self.seconds
 
 
 def time_step(device: torch.device, step: Callable[[], object]) -> StepTime:
@@ -65,13 +53,18 @@ def time_step(device: torch.device, step: Callable[[], object]) -> StepTime:
     return StepTime(time.perf_counter() - start, launched - start)
 
 
+def _wait_for(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
 def segment_seconds(schedule: Schedule, seconds_of: Callable[[BatchShape], float], done: int = 0) -> list[float]:
-    """Seconds of each segment.
+    """Seconds of each segment, without the first ``done`` iterations of the run.
 
     Args:
         schedule: Shapes of the run.
         seconds_of: Gives the seconds of an iteration of a shape.
-        done: Iterations that do not count, from the first one on.
+        done: Iterations that are over.
     """
     return [
         (segment.end - max(segment.start, done)) * seconds_of(segment.shape) if segment.end > done else 0.0
@@ -81,7 +74,7 @@ def segment_seconds(schedule: Schedule, seconds_of: Callable[[BatchShape], float
 
 @dataclass(frozen=True)
 class Pace:
-    """What an iteration of one shape takes, in seconds.
+    """Iterations of one shape, and the seconds that they took.
 
     Attributes:
         step: From the batch to the new weights.
@@ -90,14 +83,27 @@ class Pace:
 
     step: float
     waiting: float = 0.0
+    iterations: int = 1
+
+    def __add__(self, other: Pace) -> Pace:
+        return Pace(self.step + other.step, self.waiting + other.waiting, self.iterations + other.iterations)
+
+    @property
+    def mean(self) -> Pace:
+        """The pace of one iteration."""
+        return Pace(self.step / self.iterations, self.waiting / self.iterations)
 
     @property
     def seconds(self) -> float:
-        return self.step + self.waiting
+        """Of one iteration, waiting included."""
+        return (self.step + self.waiting) / self.iterations
 
     @property
     def waiting_share(self) -> float:
-        return self.waiting / self.seconds if self.seconds else 0.0
+        return self.waiting / (self.step + self.waiting) if self.waiting else 0.0
+
+
+_NONE = Pace(0.0, 0.0, 0)
 
 
 def iteration_seconds(shape: BatchShape, seen: Mapping[BatchShape, Pace], tried: Mapping[BatchShape, float]) -> float:
@@ -105,7 +111,7 @@ def iteration_seconds(shape: BatchShape, seen: Mapping[BatchShape, Pace], tried:
 
     Args:
         shape: Any shape.
-        seen: What the run's own iterations take, the last shape last. At least one shape is seen or tried.
+        seen: An iteration of each shape that the run has had, the last shape last. A shape is seen or tried.
         tried: Forward and backward of every shape in a trial before the run, or empty.
     """
     if shape in seen:
@@ -125,60 +131,28 @@ def iteration_seconds(shape: BatchShape, seen: Mapping[BatchShape, Pace], tried:
     return seconds
 
 
-def times_between(every: int, first: int, last: int) -> int:
-    """How many iterations in ``[first, last]``, counted from 1, are multiples of ``every``."""
-    return last // every - (first - 1) // every
-
-
-@dataclass
-class _Span:
-    """Iterations and their seconds."""
-
-    iterations: int = 0
-    step: float = 0.0
-    waiting: float = 0.0
-
-    def add(self, other: _Span) -> None:
-        self.iterations += other.iterations
-        self.step += other.step
-        self.waiting += other.waiting
-
-    @property
-    def pace(self) -> Pace:
-        return Pace(self.step / self.iterations, self.waiting / self.iterations)
-
-
 @dataclass
 class _SegmentTime:
     """What this process has seen of a segment.
 
-    Attributes:
-        segment: Its iterations and shape.
-        first_iter: The first iteration here, counted from 1. It chooses algorithms and fills caches, so only the time
-            of the whole segment includes it.
-        last_iter: The last one that is done.
-        first: Seconds of the first one.
-        whole: All others.
-        recent: The same, log line by log line.
-        since_line: Those since the last log line.
-        peak: Gigabytes before the last validation or save.
+    The first iteration chooses algorithms and fills caches, so only the time of the whole segment includes it.
     """
 
     segment: Segment
-    first_iter: int
+    first_iter: int  # the first iteration here, counted from 1
     last_iter: int = 0
-    first: float = 0.0
-    whole: _Span = field(default_factory=_Span)
-    recent: deque[_Span] = field(default_factory=lambda: deque(maxlen=_RECENT))
-    since_line: _Span = field(default_factory=_Span)
-    peak: float = 0.0
+    first: float = 0.0  # seconds of the first iteration
+    others: Pace = _NONE  # all iterations but the first
+    recent: deque[Pace] = field(default_factory=lambda: deque(maxlen=_RECENT))  # the same by log line
+    since_line: Pace = _NONE
+    peak: float = 0.0  # gigabytes before the last validation or save
 
 
 class Clock:
     """Times a run with a schedule, logs a line at each boundary, and knows when the run ends.
 
-    A GPU computes behind the host's back. The clock waits for it at a log line, where BasicSR waits anyway, and at a
-    boundary. So sums are right, and single iterations in between are not.
+    A GPU computes behind the host's back. The clock waits for the GPU at a log line, where BasicSR waits anyway, and at
+    a boundary. So sums are right, and single iterations in between are not.
 
     Args:
         schedule: Shapes of the run.
@@ -207,37 +181,44 @@ class Clock:
         if opt.get('val') is not None:
             self._every['validation'] = opt['val']['val_freq']
         self._others: dict[str, list[float]] = {'saving': [], 'validation': []}  # seconds of each time
-        self._here: _SegmentTime | None = None
+        self._here = _SegmentTime(schedule.segments[0], 0)
         self._seen: dict[BatchShape, Pace] = {}
         self._mark = 0.0
         self._is_in_iteration = False
 
+    @property
+    def is_running(self) -> bool:
+        """Whether an iteration has been timed: a model of another plugin times none."""
+        return self._here.first > 0
+
     def begin(self, current_iter: int) -> None:
         """Starts an iteration; the time since the last one was spent waiting for its batch."""
         segment = self._schedule.at_current_iter(current_iter)
-        if self._here is None or segment is not self._here.segment:
-            if self._here is not None:
-                self._end_segment(segment)
+        if segment is not self._here.segment or not self._here.first_iter:
+            self._end_segment(segment)
             self._here = _SegmentTime(segment, current_iter)
             self._reset_peak()
         elif current_iter > self._here.first_iter:
-            self._here.since_line.waiting += self._now() - self._mark
+            self._here.since_line += Pace(0.0, self._now() - self._mark, 0)
         self._mark, self._is_in_iteration = self._now(), True
 
     def end(self, current_iter: int) -> None:
         """Ends an iteration."""
         here = self._here
-        assert here is not None
         here.last_iter = current_iter
         if current_iter == here.first_iter:
             _wait_for(self._device)
             here.first = self._now() - self._mark
         else:
-            here.since_line.step += self._now() - self._mark
-            here.since_line.iterations += 1
+            here.since_line += Pace(self._now() - self._mark)
         self._mark, self._is_in_iteration = self._now(), False
 
-    @contextmanager
+    def finish(self) -> None:
+        """Logs the line of the last segment."""
+        self._end_segment(None)
+        self._here = _SegmentTime(self._schedule.segments[0], 0)
+
+    @contextlib.contextmanager
     def counted_as(self, what: str) -> Iterator[None]:
         """Counts time apart: not to the iteration, nor to the waiting for the next one.
 
@@ -245,7 +226,7 @@ class Clock:
             what: ``saving``, ``validation``, ``trial``; or ``step`` for what belongs to the iteration all the same.
         """
         start = self._now()
-        if what != 'step' and self._here is not None:
+        if what != 'step':
             self._here.peak = self._peak()
         try:
             yield
@@ -255,27 +236,18 @@ class Clock:
             if what != 'step':
                 self._others.setdefault(what, []).append(seconds)
                 self._reset_peak()
-            elif self._here is not None and self._here.since_line.iterations:
-                self._here.since_line.step += seconds
-
-    @property
-    def is_running(self) -> bool:
-        """Whether an iteration has been timed: a model of another plugin times none."""
-        return self._here is not None and self._here.first > 0
+            elif self._here.since_line.iterations:
+                self._here.since_line += Pace(seconds, 0.0, 0)
 
     def line(self, current_iter: int) -> dict[str, float]:
         """The figures of a log line, since the last one in the same segment.
-
-        Args:
-            current_iter: The iteration that is done.
 
         Returns:
             ``seconds_left``; ``samples_per_s`` and ``megapixels_per_s`` (ground truth) of all ranks; ``waiting``, the
             share of the time spent waiting for data; ``peak_memory`` of this process in the segment, in GB.
         """
         here = self._here
-        assert here is not None
-        pace = here.since_line.pace if here.since_line.iterations else Pace(here.first)
+        pace = here.since_line if here.since_line.iterations else Pace(here.first)
         self._take_line()
         if len(here.recent) == _SURE:
             self._hint_at_loading(pace)
@@ -297,15 +269,9 @@ class Clock:
         training = sum(segment_seconds(self._schedule, self._seconds_of, current_iter))
         return training + self._others_between(current_iter, self._schedule.total_iter, at_the_end=1)
 
-    def finish(self) -> None:
-        """Logs the line of the last segment."""
-        if self._here is not None:
-            self._end_segment(None)
-        self._here = None
-
     def log_tried(self) -> None:
         """Logs a line if kernel launches are the bottleneck of a shape that was tried."""
-        bound = [f'[{shape}]' for shape, step in self.tried.items() if step.launches_bind]
+        bound = [f'[{shape}]' for shape, (seconds, host) in self.tried.items() if host > _LAUNCHES_BIND * seconds]
         if bound and self._device.type == 'cuda':
             get_root_logger().info(
                 f'Kernel launches are the bottleneck at {", ".join(bound)}: the GPU waits for the host, and fewer '
@@ -315,38 +281,30 @@ class Clock:
 
     def _seconds_of(self, shape: BatchShape) -> float:
         tried = {other: step.seconds for other, step in self.tried.items()}
-        if self._seen or tried:
-            return iteration_seconds(shape, self._seen, tried)
-        assert self._here is not None
-        return iteration_seconds(shape, {self._here.segment.shape: Pace(self._here.first)}, {})
+        first = {} if tried else {self._here.segment.shape: Pace(self._here.first)}
+        return iteration_seconds(shape, self._seen or first, tried)
 
     def _others_between(self, first: int, last: int, at_the_end: int = 0) -> float:
-        """Seconds of validation and saving at the iterations from first to last."""
+        """Seconds of validation and saving at the iterations from first to last, counted from 1."""
         seconds = 0.0
         for name, every in self._every.items():
-            taken = self._others[name]
-            times = (times_between(every, first, last) + at_the_end) * self._calls[name]
-            seconds += times * sum(taken) / len(taken) if taken else 0.0
+            if taken := self._others[name]:
+                times = last // every - (first - 1) // every + at_the_end
+                seconds += times * self._calls[name] * fmean(taken)
         return seconds
 
     def _take_line(self) -> None:
-        """Puts what came since the last line into the pace of the shape."""
-        here = self._here
-        assert here is not None
-        if not here.since_line.iterations:
-            return
-        here.recent.append(here.since_line)
-        here.whole.add(here.since_line)
-        here.since_line = _Span()
-        recent = _Span()
-        for past in here.recent:
-            recent.add(past)
-        self._seen.pop(here.segment.shape, None)
-        self._seen[here.segment.shape] = recent.pace
+        """Adds what came since the last line to the pace of the shape."""
+        here, shape = self._here, self._here.segment.shape
+        if here.since_line.iterations:
+            here.recent.append(here.since_line)
+            here.others += here.since_line
+            here.since_line = _NONE
+            self._seen.pop(shape, None)  # the last shape stands last
+            self._seen[shape] = sum(here.recent, _NONE).mean
 
     def _peak(self) -> float:
         """Gigabytes (1e9 bytes) at most in the segment: tensors on a GPU, or resident pages."""
-        assert self._here is not None
         if self._device.type == 'cuda':
             return max(self._here.peak, torch.cuda.max_memory_allocated(self._device) / 1e9)
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith('VmHWM'))
@@ -364,20 +322,18 @@ class Clock:
         """Logs what the segment took, and what comes next."""
         if not self.is_running:
             return
-        here = self._here
-        assert here is not None
+        here, segment = self._here, self._here.segment
         with self.counted_as('step'):
             _wait_for(self._device)
         self._take_line()
-        segment, whole = here.segment, here.whole
-        pace = whole.pace if whole.iterations else Pace(here.first)
+        pace = here.others if here.others.iterations else Pace(here.first)
         segments = self._schedule.segments
         is_done = here.last_iter == segment.end
         state = 'done' if is_done else f'left at iteration {here.last_iter} of {segment.end}'
         message = (
             f'Stage {segment.stage + 1}, segment {segments.index(segment) + 1} of {len(segments)} {state}: '
             f'[{segment.shape}], iterations {here.first_iter}-{here.last_iter}, '
-            f'{span(here.first + whole.step + whole.waiting)}, {pace.seconds:.4g} s an iteration, '
+            f'{span(here.first + here.others.step + here.others.waiting)}, {pace.seconds:.4g} s an iteration, '
             f'{pace.waiting_share:.1%} of it waiting for data, peak memory {self._peak():.2f} GB.'
         )
         if following is not None:
@@ -391,7 +347,6 @@ class Clock:
         self._hint_at_loading(pace)
 
     def _hint_at_loading(self, pace: Pace) -> None:
-        assert self._here is not None
         if pace.waiting_share > LOADING_BINDS:
             get_root_logger().info(
                 f'Data loading is the bottleneck at [{self._here.segment.shape}]: {pace.waiting_share:.0%} of the time '
@@ -400,21 +355,11 @@ class Clock:
             )
 
 
-def _wait_for(device: torch.device) -> None:
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
-
-
 class MultigridMessageLogger(MessageLogger):
     """BasicSR's log line with the shape, rates, and a time left that knows the shapes to come.
 
-    BasicSR's own time left is the iterations left times the mean of those done: far too low while shapes are small.
-    Without a schedule, or with a model that is not timed, the line is BasicSR's.
-
-    Args:
-        opt (dict): Config of the run.
-        start_iter (int): Iterations done before. Default: 1.
-        tb_logger (obj:`tb_logger`): Tensorboard logger. Default: None.
+    BasicSR multiplies the iterations left by the mean time of those done: far too low while shapes are small. Without a
+    schedule, or with a model that is not timed, the line is BasicSR's.
     """
 
     def __init__(self, opt: dict[str, Any], start_iter: int = 1, tb_logger: Any = None) -> None:
@@ -426,8 +371,8 @@ class MultigridMessageLogger(MessageLogger):
         """Writes one line to the log, and its values to TensorBoard.
 
         Args:
-            log_vars (dict): ``epoch``, ``iter``, ``lrs``, ``time`` and ``data_time`` in seconds, and what
-                ``get_current_log`` gave.
+            log_vars: ``epoch``, ``iter``, ``lrs``, ``time`` and ``data_time`` (seconds), and what ``get_current_log``
+                gave.
         """
         clock = None if self._run is None else self._run.clock
         if clock is None or not clock.is_running:

@@ -32,14 +32,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def remember(model: Any) -> Callable[[], None]:
-    """Remembers the buffers of a model's networks and the random state of its devices.
-
-    Args:
-        model: A ``MultigridVideoModel``.
-
-    Returns:
-        What brings them back.
-    """
+    """Remembers the buffers of a model's networks and the random state of its devices; returns what restores them."""
     networks = [getattr(model, name) for name in ('net_g', 'net_d') if hasattr(model, name)]
     buffers = [(buffer, buffer.clone()) for network in networks for buffer in network.buffers()]
     on_cpu = torch.get_rng_state()
@@ -56,8 +49,22 @@ def remember(model: Any) -> Callable[[], None]:
     return bring_back
 
 
+@contextmanager
+def _unchanged(model: Any) -> Iterator[None]:
+    """Puts buffers, gradients, random state and scaler back as they were."""
+    bring_back, scaler = remember(model), copy.deepcopy(model.scaler.state_dict())
+    yield
+    for optimizer in model.optimizers:
+        optimizer.zero_grad()
+    bring_back()
+    if scaler:
+        model.scaler.load_state_dict(scaler)
+    if model.device.type == 'cuda':
+        torch.cuda.empty_cache()
+
+
 def preflight(model: Any, schedule: Schedule, current_iter: int = 1) -> None:
-    """Tries the shapes of a run that are still to come; weights, buffers, optimizer and random state stay as they are.
+    """Tries the shapes of a run that are still to come; the model stays as it is.
 
     A small batch of every shape goes forward through an arch whose limits are not sure. The largest shape goes forward
     and backward where memory is that of a GPU. With ``train.compile`` every shape does, so that none is compiled later.
@@ -65,14 +72,13 @@ def preflight(model: Any, schedule: Schedule, current_iter: int = 1) -> None:
     Args:
         model: A ``MultigridVideoModel``.
         schedule: Shapes of the run.
-        current_iter: The iteration that it begins with, which BasicSR counts from 1.
+        current_iter: The iteration that it begins with, counted from 1.
 
     Raises:
         InputError: If the arch does not take a shape, or the memory of the GPU does not hold the largest.
     """
-    ahead = dict.fromkeys(segment.shape for segment in schedule.segments if segment.end >= current_iter)
-    shapes = sorted(ahead, key=partial(_part_pixels, model), reverse=True)
-    with as_before(model):
+    shapes = sorted(_ahead(schedule, current_iter), key=partial(_part_pixels, model), reverse=True)
+    with _unchanged(model):
         is_basicsrs = type(model.get_bare_model(model.net_g)).__module__.startswith('basicsr.archs.')
         if leaves_doubt(model.opt['network_g']) or not is_basicsrs:
             for num_frame, gt_size in dict.fromkeys((shape.num_frame, shape.gt_size) for shape in shapes):
@@ -89,16 +95,17 @@ def preflight(model: Any, schedule: Schedule, current_iter: int = 1) -> None:
 def time_shapes(model: Any, schedule: Schedule, current_iter: int) -> dict[BatchShape, StepTime]:
     """Times forward and backward of each shape to come; the model stays as it is.
 
+    The trial is eager: with ``train.cuda_graph`` an iteration takes less.
+
     Args:
         model: A ``MultigridVideoModel``, whose largest shape is known to fit.
         schedule: Shapes of the run.
-        current_iter: The iteration that comes next.
+        current_iter: The iteration that comes next, counted from 1.
 
     Returns:
-        A time for each shape from there on; nothing where there is one shape only, or where the trial would cost more
-        than a 33rd of what is left of the run. The trial is eager: with ``train.cuda_graph`` an iteration takes less.
+        Nothing where there is one shape only, or where the trial would cost more than a 33rd of what is left.
     """
-    shapes = list(dict.fromkeys(s.shape for s in schedule.segments if s.end >= current_iter))
+    shapes = _ahead(schedule, current_iter)
     if len(shapes) < 2:
         return {}
     least = _ROUNDS if model.device.type == 'cuda' else 1  # the first chooses algorithms there
@@ -111,9 +118,23 @@ def time_shapes(model: Any, schedule: Schedule, current_iter: int) -> dict[Batch
         batch = random_batch(model, _of_all_gpus(model, shape))
         return time_step(model.device, lambda: model.backward(*batch))
 
-    with as_before(model):
+    with _unchanged(model):
         time_of(min(shapes, key=lambda shape: shape.pixels))  # what is loaded and allocated once
-        return {shape: min((time_of(shape) for _ in range(rounds)), key=lambda step: step.seconds) for shape in shapes}
+        return {shape: min(time_of(shape) for _ in range(rounds)) for shape in shapes}
+
+
+def random_batch(model: Any, shape: BatchShape) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch as the training set gives it. Random: BasicVSR++ takes a batch of zeros for a mirrored sequence, and
+    every later one too."""
+    lead = (shape.batch_size_per_gpu, shape.num_frame)
+    lq_size = shape.gt_size // model.opt.get('scale', 1)
+    lq = torch.rand(*lead, 3, lq_size, lq_size, device=model.device)
+    gt_lead = lead[:1] if model.opt['datasets']['train'].get('target') == 'center' else lead
+    return lq, torch.rand(*gt_lead, 3, shape.gt_size, shape.gt_size, device=model.device)
+
+
+def _ahead(schedule: Schedule, current_iter: int) -> list[BatchShape]:
+    return list(dict.fromkeys(segment.shape for segment in schedule.segments if segment.end >= current_iter))
 
 
 def _of_all_gpus(model: Any, shape: BatchShape) -> BatchShape:
@@ -125,30 +146,6 @@ def _part_pixels(model: Any, shape: BatchShape) -> int:
     """Ground-truth pixels that go through the network at a time: what memory has to hold."""
     samples = model.samples_at_a_time(shape.batch_size_per_gpu * model.gpus, shape.num_frame, shape.gt_size)
     return replace(shape, batch_size_per_gpu=samples).pixels
-
-
-@contextmanager
-def as_before(model: Any) -> Iterator[None]:
-    """Puts buffers, gradients, random state and scaler back as they were."""
-    bring_back, scaler = remember(model), copy.deepcopy(model.scaler.state_dict())
-    yield
-    for optimizer in model.optimizers:
-        optimizer.zero_grad()
-    bring_back()
-    if scaler:
-        model.scaler.load_state_dict(scaler)
-    if model.device.type == 'cuda':
-        torch.cuda.empty_cache()
-
-
-def random_batch(model: Any, shape: BatchShape) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch as the training set gives it. Random: BasicVSR++ takes a batch of zeros for a mirrored sequence, and
-    every later one too."""
-    lead = (shape.batch_size_per_gpu, shape.num_frame)
-    lq_size = shape.gt_size // model.opt.get('scale', 1)
-    lq = torch.rand(*lead, 3, lq_size, lq_size, device=model.device)
-    gt_lead = lead[:1] if model.opt['datasets']['train'].get('target') == 'center' else lead
-    return lq, torch.rand(*gt_lead, 3, shape.gt_size, shape.gt_size, device=model.device)
 
 
 def _check_output(model: Any, num_frame: int, gt_size: int) -> None:
