@@ -11,8 +11,8 @@ from basicsr.archs.duf_arch import DUF
 from probe import train_here
 from runs import options, refusal, run, same_bits
 
+from multigrid_vsr.cli.average import average, last_checkpoints
 from multigrid_vsr.core.errors import InputError
-from multigrid_vsr.models.averaging import average, last_checkpoints
 
 AVERAGE = (sys.executable, '-m', 'multigrid_vsr.cli', 'average')
 
