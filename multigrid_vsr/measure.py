@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import signal
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -42,14 +41,13 @@ def build(opt: dict[str, Any]) -> Any:
     from basicsr.models import build_model
 
     torch.backends.cudnn.benchmark = True
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     model = build_model(opt)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    if hasattr(model, 'run'):
+        model.run.stop_signal.restore()
     return model
 
 
-ENOUGH = 0.95  # share of the largest throughput from which on a larger batch is not worth its memory
+_ENOUGH = 0.95  # share of the largest throughput from which on a larger batch is not worth its memory
 
 
 def try_batches(rate_of: Callable[[int], float | None], limit: int) -> dict[int, float]:
@@ -76,7 +74,7 @@ def try_batches(rate_of: Callable[[int], float | None], limit: int) -> dict[int,
 
 def enough(rates: Mapping[int, float]) -> int:
     """The smallest batch past which throughput hardly grows."""
-    return min(batch for batch, rate in rates.items() if rate >= ENOUGH * max(rates.values()))
+    return min(batch for batch, rate in rates.items() if rate >= _ENOUGH * max(rates.values()))
 
 
 _ROW = '{:>7}  {:>9}  {:>11}  {:>14}  {:>6}  {:>9}'
@@ -112,29 +110,18 @@ def batch_lines(model: Any, schedule: Schedule, has_entries: bool, limit: int, i
         batches[num_frame, gt_size] = best
         fits = f'{most}' if most < limit else f'{most} or more'
         yield _ROW.format(gt_size, num_frame, fits, f'{rates[1]:.1f}', best, f'{rates[best]:.1f}')
-    yield ''
-    yield from (_entries if has_entries else _lists)(schedule, batches)
-
-
-def _lists(schedule: Schedule, batches: dict[tuple[int, int], int]) -> Iterator[str]:
-    """What to put below ``multigrid``: a batch for each stage and frame count."""
-    stages: dict[int, list[int]] = {}
-    for segment in schedule.segments:
-        shape = segment.shape
-        stages.setdefault(segment.stage, []).append(batches[shape.num_frame, shape.gt_size])
-    yield f'  batch_size_per_gpu: {shortened(list(stages.values()))}'
-
-
-def _entries(schedule: Schedule, batches: dict[tuple[int, int], int]) -> Iterator[str]:
-    """The same as entries of ``stages``, and what ``fit`` takes to make fewer iterations of larger batches."""
     held = [batches[segment.shape.num_frame, segment.shape.gt_size] for segment in schedule.segments]
+    yield ''
+    if not has_entries:
+        stages: dict[int, list[int]] = {}
+        for segment, batch in zip(schedule.segments, held):
+            stages.setdefault(segment.stage, []).append(batch)
+        yield f'  batch_size_per_gpu: {shortened(list(stages.values()))}'
+        return
     yield '  stages:'
     for segment, batch in zip(schedule.segments, held):
-        shape = segment.shape
-        yield (
-            f'    - {{iter: {segment.num_iter}, gt_size: {shape.gt_size}, num_frame: {shape.num_frame}, '
-            f'batch_size_per_gpu: {batch}}}'
-        )
+        entry = f'iter: {segment.num_iter}, gt_size: {segment.shape.gt_size}, num_frame: {segment.shape.num_frame}'
+        yield f'    - {{{entry}, batch_size_per_gpu: {batch}}}'
     yield f'  # with as many samples as now: multigrid-vsr fit --fill "{held}"'
 
 
@@ -165,7 +152,7 @@ class Prediction:
 
     Attributes:
         schedule: Its shapes.
-        costs: What an iteration of each shape takes; waiting is for the batch that its workers load meanwhile.
+        costs: An iteration of each shape; waiting is for the batch that its workers load meanwhile.
         stock: The stock run on one GPU; ``None`` where the file does not say what it was.
         stock_step: Seconds of an iteration of BasicSR's own model at the full shape; ``None`` where it cannot train it.
         why_not: The reason.
@@ -212,10 +199,8 @@ class Prediction:
     def __str__(self) -> str:
         rows = []
         for segment, seconds in zip(self.schedule.segments, self.segment_seconds):
-            cost = self.costs[segment.shape]
-            iterations = f'{segment.start + 1}-{segment.end}'
-            row = (iterations, str(segment.shape), f'{cost.step:.4g}', f'{cost.waiting:.2g}', f'{seconds / 3600:.3g}')
-            rows.append(row)
+            cost, count = self.costs[segment.shape], f'{segment.start + 1}-{segment.end}'
+            rows.append((count, f'{segment.shape}', f'{cost.step:.4g}', f'{cost.waiting:.2g}', f'{seconds / 3600:.3g}'))
         rows.append((f'1-{self.schedule.total_iter}', '', '', '', f'{self.seconds / 3600:.3g}'))
         table = format_table(('iterations', 'batch x frames x gt', 's a step', 'and waiting', 'hours'), rows)
         lines = [table, f'The run takes {span(self.seconds)}, without validation and checkpoints.']
@@ -240,15 +225,13 @@ def predict(opt: dict[str, Any], rounds: int) -> Prediction:
         rounds: Passes over the shapes that count, after one that does not.
     """
     from basicsr.data import build_dataset
-    from basicsr.models import build_model
 
-    torch.backends.cudnn.benchmark = True  # as in training
     stock = stock_run_of(opt, 1)
     opt = {**opt, 'num_gpu': min(opt['num_gpu'], 1)}
     train_set = opt['datasets']['train']
     schedule: Schedule = train_set['multigrid']
     dataset = build_dataset(train_set)
-    model = build_model(opt)
+    model = build(opt)
     shapes = list(dict.fromkeys(segment.shape for segment in schedule.segments))
     batches, loads = {}, {}
     for shape in shapes:
@@ -285,36 +268,25 @@ def _step(model: Any, batch: dict[str, Any], update: Callable[[int], Any]) -> fl
 
 def _stock_step(opt: dict[str, Any], dataset: Any, rounds: int) -> tuple[float | None, str]:
     """Seconds of an iteration of BasicSR's own model at the full shape, or why it has none."""
-    from basicsr.models import build_model
-
     schedule: Schedule = opt['datasets']['train']['multigrid']
     stock = copy.deepcopy(opt)
-    stock['model_type'] = _stock_type(opt)
+    is_window = opt['datasets']['train']['target'] == 'center'
+    stock['model_type'] = {
+        'MultigridVideoModel': model_of_windows(opt['network_g']) if is_window else 'VideoRecurrentModel',
+        'MultigridVideoGANModel': 'VideoRecurrentGANModel',
+    }.get(opt['model_type'])
     if stock['model_type'] is None:
         return None, f'{opt["model_type"]} is none of its models'
-    total_iter = schedule.total_iter
-    stock['train']['scheduler'] = {
-        'type': 'CosineAnnealingRestartLR', 'periods': [total_iter], 'restart_weights': [1]
-    }  # fmt: skip
+    cosine = {'type': 'CosineAnnealingRestartLR', 'periods': [schedule.total_iter], 'restart_weights': [1]}
+    stock['train']['scheduler'] = cosine
     stock['train'].setdefault('fix_flow', None)
     loaded, _ = _load(dataset, schedule, schedule.full_shape)
     if 'lq' not in loaded:
         return None, 'LQ frames are made on the device'
     batch = {key: to_float_rgb(x) if x.dtype == torch.uint8 else x for key in ('lq', 'gt') for x in [loaded[key]]}
     try:
-        model = build_model(stock)
+        model = build(stock)
         times = [_step(model, batch, model.optimize_parameters) for _ in range(2 + 2 * rounds)][2:]
     except Exception as error:  # whatever BasicSR or the arch raises
         return None, 'memory does not hold its batch' if is_out_of_memory(error) else one_line(error)
     return sum(times) / len(times), ''
-
-
-def _stock_type(opt: dict[str, Any]) -> str | None:
-    """The model of BasicSR that trains the same network."""
-    if opt['model_type'] == 'MultigridVideoGANModel':
-        return 'VideoRecurrentGANModel'
-    if opt['model_type'] != 'MultigridVideoModel':
-        return None
-    if opt['datasets']['train']['target'] == 'center':
-        return model_of_windows(opt['network_g'])
-    return 'VideoRecurrentModel'
