@@ -12,23 +12,8 @@ from runs import options
 from test_multigrid_video_model import METRICS, validation_set
 
 from multigrid_vsr.core.errors import OptionError
-from multigrid_vsr.models.checkpoints import KeptCheckpoints, removable
+from multigrid_vsr.models.checkpoints import KeptCheckpoints
 from multigrid_vsr.options.run_options import best_metric
-
-
-@pytest.mark.parametrize(
-    ('saved', 'whole', 'current', 'keep', 'needed', 'expected'),
-    [
-        ([2, 4, 6], [2, 4, 6], 6, 2, [], [2]),
-        ([2, 4, 6], [2, 4, 6], 6, 5, [], []),
-        ([2, 4, 6], [2, 4, 6], 6, 1, [2], [4]),  # the best
-        ([2, 4, 6], [2, 4], 6, 1, [], [2, 6]),  # 6 has no state: 4 is the one to go on from
-        ([2, 4, 6], [], 6, 1, [], []),  # nothing to go on from: nothing goes
-        ([2, 4, 20], [2, 4, 20], 4, 1, [], [2]),  # 20 is of another past
-    ],
-)
-def test_removable_checkpoints_are_those_nothing_needs(saved, whole, current, keep, needed, expected):
-    assert removable(saved, whole, current, keep, needed) == expected
 
 
 def opt_of(folder, **changes):
@@ -49,6 +34,29 @@ def touch(folder, *iterations):
 
 def names(folder):
     return sorted(path.name for path in Path(folder).glob('*/*') if path.suffix != '.json')
+
+
+@pytest.mark.parametrize(
+    ('keep', 'best', 'gone', 'now', 'left'),
+    [
+        (2, None, [], 6, [4, 6]),
+        (5, None, [], 6, [2, 4, 6]),
+        (1, 2, [], 6, [2, 6]),  # 2 is the best
+        (1, None, [6], 6, [4]),  # 6 has no state: 4 is the one to go on from
+        (1, None, [2, 4, 6], 6, []),  # nothing to go on from: nothing goes
+        (1, None, [], 4, [4, 6]),  # 6 belongs to an earlier attempt
+    ],
+)
+def test_pruning_leaves_the_newest_whole_checkpoints_and_the_best(keep, best, gone, now, left, tmp_path):
+    opt = opt_of(tmp_path, logger={'keep_checkpoints': keep})
+    touch(tmp_path, 2, 4, 6)
+    for iteration in gone:
+        (tmp_path / f'training_states/{iteration}.state').unlink()
+    kept = KeptCheckpoints(opt)
+    kept.best = best and {'iter': best}
+    kept.prune(now)
+    assert sorted(int(path.stem) for path in tmp_path.glob('training_states/*')) == left
+    assert len(list(tmp_path.glob('models/*'))) == (3 if gone == [2, 4, 6] else len(left))
 
 
 def test_pruning_leaves_what_the_option_file_starts_from_and_foreign_files(tmp_path):
@@ -105,13 +113,13 @@ def test_best_validation_is_that_of_all_processes_of_the_run(tmp_path):
     opt = opt_of(tmp_path, val={'metrics': {'psnr': {}}}, datasets={'train': {}, 'val': {'name': 'REDS4'}})
     opt['logger']['keep_best'] = 'psnr'
     kept = KeptCheckpoints(opt)
-    assert not kept.after_validation(Validated(val=30.0, iter=2), 'Vid4', 2)  # another set
-    assert kept.after_validation(Validated(val=30.0, iter=2), 'REDS4', 2)
-    assert not kept.after_validation(Validated(val=30.0, iter=2), 'REDS4', 4)  # 4 was not as good
+    assert not kept.is_best(Validated(val=30.0, iter=2), 'Vid4', 2)  # another set
+    assert kept.is_best(Validated(val=30.0, iter=2), 'REDS4', 2)
+    assert not kept.is_best(Validated(val=30.0, iter=2), 'REDS4', 4)  # 4 was not as good
     kept.save_best()
     resumed = KeptCheckpoints(opt)
-    assert not resumed.after_validation(Validated(val=29.0, iter=6), 'REDS4', 6)  # the best of its own process alone
-    assert resumed.after_validation(Validated(val=31.0, iter=8), 'REDS4', 8)
+    assert not resumed.is_best(Validated(val=29.0, iter=6), 'REDS4', 6)  # the best of its own process alone
+    assert resumed.is_best(Validated(val=31.0, iter=8), 'REDS4', 8)
     touch(tmp_path, 2, 8, 10, 12)
     resumed.prune(12)
     assert names(tmp_path) == ['12.state', '8.state', 'net_g_12.pth', 'net_g_8.pth']

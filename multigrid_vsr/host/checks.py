@@ -30,15 +30,17 @@ from multigrid_vsr.data.check import check_test_set
 from multigrid_vsr.host.patch import try_to_register
 from multigrid_vsr.models import checkpoints
 from multigrid_vsr.models.acceleration import has_bf16, has_deformable, matching
+from multigrid_vsr.models.checkpoints import check_own, check_pretrained
 from multigrid_vsr.models.degradation import DEGRADATION_REGISTRY, build_degradation, degrade, name_and_arguments
 from multigrid_vsr.models.multigrid_video_model import (
+    OWN_STEP,
     MultigridMixin,
     MultigridVideoGANModel,
     MultigridVideoModel,
     check_frozen_names,
+    not_one_tensor,
 )
 from multigrid_vsr.models.optimizers import known_names, optimizer_class
-from multigrid_vsr.models.weights import OWN_STEP, check_own, check_pretrained, not_one_tensor
 from multigrid_vsr.models.wrapping import of_all_ranks
 from multigrid_vsr.options.archs import MODEL_TYPES, is_gan, wrong_model
 from multigrid_vsr.options.checked import lookup

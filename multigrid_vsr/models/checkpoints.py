@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, compared with the run that resumes, and removed when newer ones exist.
+"""Checkpoints: written whole or not at all, compared with the run that reads them, removed when newer ones exist.
 
 A checkpoint is a pair of one iteration: the weights, ``models/net_g_N.pth``, written first, and the training state,
 ``training_states/N.state``. Both are read as data only, so a file cannot run code.
@@ -11,7 +11,8 @@ import math
 import os
 import pickle
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,35 +20,16 @@ import torch
 from basicsr.utils import get_root_logger
 from torch import distributed
 
-from multigrid_vsr.core.errors import InputError, one_line
+from multigrid_vsr.core.errors import InputError, OptionError, one_line
 from multigrid_vsr.core.schedule import Schedule
 from multigrid_vsr.core.whole_file import whole_file
 from multigrid_vsr.models import optimizers
-from multigrid_vsr.options.archs import is_gan
+from multigrid_vsr.options.archs import MODEL_TYPES, is_gan
 from multigrid_vsr.options.run_options import best_metric
-
-
-def removable(
-    saved: Iterable[int], whole: Iterable[int], current_iter: int, keep: int, needed: Iterable[int]
-) -> list[int]:
-    """The iterations whose files may be removed.
-
-    Checkpoints newer than ``current_iter`` belong to an earlier attempt of a run that was resumed from before them, and
-    are never removed.
-
-    Args:
-        saved: Iterations with any file.
-        whole: Those with weights and state.
-        current_iter: The iteration that was saved last.
-        keep: How many whole ones to keep, the newest.
-        needed: Others to keep.
-    """
-    last = sorted(iteration for iteration in whole if iteration <= current_iter)[-keep:]
-    return sorted(i for i in set(saved) - {*last, *needed} if i <= current_iter) if last else []
-
 
 _STATE_KEYS = {'epoch', 'iter', 'optimizers', 'schedulers'}
 _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError)
+_MOST_NAMED = 3
 
 
 def save(value: Any, path: str | Path) -> None:
@@ -82,31 +64,13 @@ def read(path: str | Path, mmap: bool = False) -> Any:
         raise ValueError(one_line(error, 120)) from error
 
 
-def save_networks(
-    opt: Mapping[str, Any], networks: Mapping[str, torch.nn.Module], label: str, current_iter: int
-) -> None:
-    """Writes weights in BasicSR's format.
-
-    Args:
-        opt: Options of the run.
-        networks: The bare networks by their key, ``params`` or ``params_ema``.
-        label: ``net_g`` or ``net_d``.
-        current_iter: Iteration; -1 is ``latest``.
-    """
-    states = {
-        key: {name: weight.cpu() for name, weight in network.state_dict().items()} for key, network in networks.items()
-    }
-    name = f'{label}_{"latest" if current_iter == -1 else current_iter}.pth'
-    save(states, Path(opt['path']['models']) / name)
-
-
 def save_training_state(model: Any, epoch: int, current_iter: int) -> None:
     """Writes BasicSR's training state, and what an exact resume needs beside it; all ranks call it.
 
     Args:
         model: A model with ``MultigridMixin``.
         epoch: BasicSR's epoch.
-        current_iter: Iteration.
+        current_iter: BasicSR's iteration, counted from 1.
     """
     opt, run = model.opt, model.run
     rng = _random_states(opt, model.device, run.is_alone)
@@ -130,7 +94,7 @@ def save_training_state(model: Any, epoch: int, current_iter: int) -> None:
 
 
 def _random_states(opt: Mapping[str, Any], device: torch.device, alone: bool) -> dict[int, list[torch.Tensor]]:
-    """The random state of every rank, at rank 0: CPU, then GPUs. A rank that saves alone has its own only."""
+    """The random state of every rank, at rank 0: CPU, then GPUs. A rank that saves alone has only its own."""
     own = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if device.type == 'cuda' else ())]
     if not opt['dist'] or alone:
         return {opt['rank']: own}
@@ -159,12 +123,11 @@ def restore(model: Any, state: Mapping[str, Any], places: Sequence[Sequence[int 
     rng = state.get('rng', {})
     if isinstance(rng, list):  # an older state has only rank 0's
         rng = {0: rng}
-    if model.opt['rank'] not in rng:
-        return
-    cpu, *gpus = rng[model.opt['rank']]
-    torch.set_rng_state(cpu)
-    if len(gpus) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(gpus)
+    if model.opt['rank'] in rng:
+        cpu, *gpus = rng[model.opt['rank']]
+        torch.set_rng_state(cpu)
+        if len(gpus) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(gpus)
 
 
 def load_state(path: str | Path) -> dict[str, Any]:
@@ -188,11 +151,7 @@ def load_state(path: str | Path) -> dict[str, Any]:
 def newest_good(
     opt: Mapping[str, Any], iteration: int | None = None
 ) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
-    """Finds the newest checkpoint of a run that is whole.
-
-    Args:
-        opt: Options of the run.
-        iteration: The only iteration to look at; ``None`` for all.
+    """Finds the newest checkpoint of a run that is whole, of one iteration or of all.
 
     Returns:
         The state's path, the state, and a line for each newer one that is damaged; no path if there is no state.
@@ -208,7 +167,7 @@ def newest_good(
             state = load_state(path)
             if state['iter'] != int(path.stem):
                 raise InputError(f'{path}: must be of iteration {path.stem}, got {state["iter"]}.')
-            for name in weight_names(opt, state['iter']):
+            for name in _weight_names(opt, state['iter']):
                 read(Path(opt['path']['models']) / name)
         except (InputError, ValueError) as error:
             warnings.append(f'Passed over {path}: {one_line(error)}')
@@ -228,14 +187,8 @@ def saved_states(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda path: int(path.stem), reverse=True)
 
 
-def weight_names(opt: Mapping[str, Any], iteration: int) -> Iterator[str]:
-    """The files of the weights of an iteration."""
-    for label in _labels(opt):
-        yield f'net_{label}_{iteration}.pth'
-
-
-def _labels(opt: Mapping[str, Any]) -> tuple[str, ...]:
-    return ('g', 'd') if is_gan(opt) else ('g',)
+def _weight_names(opt: Mapping[str, Any], iteration: int) -> list[str]:
+    return [f'net_{label}_{iteration}.pth' for label in ('gd' if is_gan(opt) else 'g')]
 
 
 def find_weights(opt: Mapping[str, Any], iteration: int, models: str | Path) -> dict[str, str]:
@@ -249,7 +202,7 @@ def find_weights(opt: Mapping[str, Any], iteration: int, models: str | Path) -> 
     """
     found = {}
     beside = Path(opt['path']['resume_state']).parent.parent / 'models'
-    for name in weight_names(opt, iteration):
+    for name in _weight_names(opt, iteration):
         network = f'network_{name.split("_")[1]}'
         if network in (opt['path'].get('ignore_resume_networks') or []):
             continue
@@ -288,7 +241,7 @@ def check_same_run(state: Mapping[str, Any], rows: list[list[int]], seed: int | 
     """Refuses a state of another seed, or of another schedule from the next iteration on.
 
     Args:
-        state: The training state; one without these values is not compared.
+        state: The training state; one without a schedule is not compared.
         rows: :func:`schedule_rows` of the run.
         seed: ``manual_seed`` of the option file.
         may_differ: ``path.resume_changed_schedule``.
@@ -296,12 +249,9 @@ def check_same_run(state: Mapping[str, Any], rows: list[list[int]], seed: int | 
     if may_differ or 'schedule' not in state:
         return
     done = state['iter']
-    saved, asked = ([tuple(row) for row in table if row[0] > done] for table in (state['schedule'], rows))
-    differences = [
-        f'{name} {sorted(only)}'
-        for name, only in (('saved', set(saved) - set(asked)), ('now', set(asked) - set(saved)))
-        if only
-    ]
+    saved, asked = ({tuple(row) for row in table if row[0] > done} for table in (state['schedule'], rows))
+    only = {'saved': saved - asked, 'now': asked - saved}
+    differences = [f'{name} {sorted(found)}' for name, found in only.items() if found]
     if seed is not None and seed != state['seed']:
         differences.append(f'saved seed {state["seed"]}, now {seed}')
     if differences:
@@ -311,14 +261,112 @@ def check_same_run(state: Mapping[str, Any], rows: list[list[int]], seed: int | 
         )
 
 
+def read_weights(option: str, path: str) -> Any:
+    """Reads a weight file as data only.
+
+    Raises:
+        OptionError: If the file holds none.
+    """
+    try:
+        return read(path, mmap=zipfile.is_zipfile(path))
+    except ValueError as error:
+        rule = 'be weights that torch reads as data'
+        raise OptionError(option, rule, f'{path} ({error})', 'Get it again.') from error
+
+
+def has_average(stored: Any) -> bool:
+    """Whether a weight file has the average of the weights too; else it begins as the weights."""
+    return isinstance(stored, Mapping) and 'params_ema' in stored
+
+
+def check_pretrained(opt: Mapping[str, Any], label: str, network: torch.nn.Module) -> None:
+    """Compares ``path.pretrain_network_<label>`` with its network: the key asked for, names and shapes.
+
+    Args:
+        opt: The options of a training run, or of a test.
+        label: ``g`` or ``d``.
+        network: The network; it may be on the meta device.
+
+    Raises:
+        OptionError: If BasicSR would fail on them, or none of them fits.
+    """
+    option, path_opt = f'path.pretrain_network_{label}', opt['path']
+    path = path_opt.get(option.removeprefix('path.'))
+    if path is None:
+        return
+    stored = read_weights(option, path)
+    keys = [path_opt.get(f'param_key_{label}', 'params')]
+    if label == 'g' and ((opt.get('train') or {}).get('ema_decay') or 0) > 0 and has_average(stored):
+        keys.append('params_ema')
+    for key in keys:
+        differences, fits = _compared(_under(option, label, path, stored, key), network)
+        if not fits or (differences and path_opt.get(f'strict_load_{label}', True)):
+            fix = f'Correct {"the path" if not fits else f"network_{label}"}'
+            if fits:
+                fix += f', or set path.strict_load_{label}: false to load what fits'
+            raise _misfit(option, label, path, differences, network, f'{fix}.')
+
+
+def check_own(opt: Mapping[str, Any], label: str, path: str, network: torch.nn.Module) -> str | None:
+    """Compares the weights of a run's own checkpoint with its network, as :func:`check_pretrained`.
+
+    Returns:
+        The key that they are under, whatever the file says of the first weights.
+
+    Raises:
+        OptionError: If the network has other arguments now. A model of the user's own may load what fits.
+    """
+    option, stored = 'path.resume_state', read_weights('path.resume_state', path)
+    key = 'params' if isinstance(stored, Mapping) and 'params' in stored else opt['path'].get(f'param_key_{label}')
+    differences, _ = _compared(_under(option, label, path, stored, key), network)
+    if differences and (opt['model_type'] in MODEL_TYPES or opt['path'].get(f'strict_load_{label}', True)):
+        fix = f'Correct network_{label}, or start a run of another name from path.pretrain_network_{label}.'
+        raise _misfit(option, label, path, differences, network, fix)
+    return key
+
+
+def _under(option: str, label: str, path: str, stored: Any, key: str | None) -> dict[str, Any]:
+    """The weights under a key, as BasicSR finds them."""
+    if key is not None:
+        found = stored if isinstance(stored, Mapping) else {}
+        if key not in found and 'params' not in found:
+            raise OptionError(
+                f'path.param_key_{label}',
+                f'be a key of {path} ({", ".join(map(str, list(found)[:_MOST_NAMED])) or "it has none"}, ...)',
+                key,
+                'Set it to ~ for weights without a key.' if key == 'params' else 'Correct the key.',
+            )
+        stored = found.get(key, found.get('params'))
+    if not isinstance(stored, Mapping) or not all(isinstance(value, torch.Tensor) for value in stored.values()):
+        raise OptionError(option, 'hold weights by name', f'{path} with others under {key}', 'Correct the key.')
+    return {name.removeprefix('module.'): value for name, value in stored.items()}
+
+
+def _compared(weights: Mapping[str, torch.Tensor], network: torch.nn.Module) -> tuple[list[str], bool]:
+    """What differs between weights and a network, and whether any of them fits."""
+    own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    differences = [
+        *(f'without {name}' for name in own if name not in given),
+        *(f'{name} more' for name in given if name not in own),
+        *(f'{name} of {given[name]}, not {own[name]}' for name in own if name in given and own[name] != given[name]),
+    ]
+    return differences, any(given.get(name) == own[name] for name in own)
+
+
+def _misfit(
+    option: str, label: str, path: str, differences: list[str], network: torch.nn.Module, fix: str
+) -> OptionError:
+    more = f' and {len(differences) - _MOST_NAMED} more' if len(differences) > _MOST_NAMED else ''
+    rule = f'fit {type(network).__name__} with the arguments of network_{label}'
+    return OptionError(option, rule, f'{path} ({"; ".join(differences[:_MOST_NAMED])}{more})', fix)
+
+
 _NUMBERED = re.compile(r'net_\w+_(\d+)\.pth|(\d+)\.state')
 
 
 class KeptCheckpoints:
-    """Removes checkpoints of the run that nothing needs; called on rank 0.
-
-    Args:
-        opt: Options of the run.
+    """Knows the best checkpoint of a run, and removes those that nothing needs; called on rank 0.
 
     Attributes:
         best: ``iter`` and ``value`` of the best validation of ``keep_best``, also from before a resume.
@@ -327,13 +375,16 @@ class KeptCheckpoints:
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self._opt = opt
         self._models, self._states = Path(opt['path']['models']), Path(opt['path']['training_states'])
-        self._labels = _labels(opt)
         self._asked = best_metric(opt)
         self._file = self._models / 'best.json'
-        self.best: dict[str, Any] | None = self._read()
+        self.best: dict[str, Any] | None = None
+        if self._asked is not None and self._file.is_file():
+            best = json.loads(self._file.read_text())
+            is_number = math.isfinite(best['value'])  # an older one may be infinite: the PSNR of equal frames
+            self.best = best if is_number and (best['dataset'], best['metric']) == self._asked else None
 
-    def after_validation(self, model: Any, dataset: str, current_iter: int | str) -> bool:
-        """Whether a validation is the best of the run.
+    def is_best(self, model: Any, dataset: str, current_iter: int | str) -> bool:
+        """Whether a validation, which is just over, is the best of the run.
 
         Args:
             model: BasicSR's model: its ``best_metric_results`` have ``val``, ``iter`` and ``better`` of the best one in
@@ -358,27 +409,29 @@ class KeptCheckpoints:
             file.write(f'{json.dumps(self.best)}\n'.encode())
 
     def prune(self, current_iter: int) -> None:
-        """Removes what is not kept, the state first: without its weights it would look damaged."""
+        """Removes what is not kept, the state first: without its weights it would look damaged.
+
+        Kept are the newest ``keep_checkpoints`` that are whole, the best, and what the option file starts from.
+        Checkpoints newer than ``current_iter`` belong to an earlier attempt and are never removed.
+        """
         keep = self._opt['logger'].get('keep_checkpoints')
         if keep is None:
             return
         files: dict[int, list[Path]] = {}
         for path in (*self._states.glob('*.state'), *self._models.glob('net_*.pth')):
-            if found := _NUMBERED.fullmatch(path.name):
+            found = _NUMBERED.fullmatch(path.name)
+            if found and int(found[1] or found[2]) <= current_iter:
                 files.setdefault(int(found[1] or found[2]), []).append(path)
-        whole = [i for i, paths in files.items() if self._names(i) <= {path.name for path in paths}]
-        needed = [i for i, paths in files.items() if any(self._is_asked_for(path) for path in paths)]
-        if self.best:
-            needed.append(self.best['iter'])
+        names = {i: {f'{i}.state', *_weight_names(self._opt, i)} for i in files}
+        last = sorted(i for i, paths in files.items() if names[i] <= {path.name for path in paths})[-keep:]
+        kept = {*last, *([self.best['iter']] if self.best else [])}
         try:
-            for iteration in removable(files, whole, current_iter, keep, needed):
-                for path in files[iteration]:
-                    path.unlink(missing_ok=True)
+            for iteration in sorted(files.keys() - kept) if last else ():
+                if not any(self._is_asked_for(path) for path in files[iteration]):
+                    for path in files[iteration]:
+                        path.unlink(missing_ok=True)
         except OSError as error:
             get_root_logger().warning(f'A checkpoint that is not kept cannot be removed ({error}).')
-
-    def _names(self, iteration: int) -> set[str]:
-        return {f'{iteration}.state', *(f'net_{label}_{iteration}.pth' for label in self._labels)}
 
     def _is_asked_for(self, path: Path) -> bool:
         """Whether the option file starts from it; ``--auto_resume`` puts what it found into the options too."""
@@ -386,10 +439,3 @@ class KeptCheckpoints:
             return False
         named = [value for key, value in self._opt['path'].items() if key.startswith(('pretrain_', 'resume_state'))]
         return any(isinstance(value, str) and os.path.abspath(value) == os.path.abspath(path) for value in named)
-
-    def _read(self) -> dict[str, Any] | None:
-        if self._asked is None or not self._file.is_file():
-            return None
-        best = json.loads(self._file.read_text())
-        is_number = math.isfinite(best['value'])  # an older one may be infinite: the PSNR of equal frames
-        return best if is_number and (best['dataset'], best['metric']) == self._asked else None

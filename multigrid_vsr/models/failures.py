@@ -1,4 +1,4 @@
-"""What fails beside training, a metric, a picture, TensorBoard or the log file, is said and does not end the run."""
+"""A metric, a picture, TensorBoard or the log file that fails is logged, and does not end the run."""
 
 from __future__ import annotations
 
@@ -40,11 +40,7 @@ class Failures:
 
 
 class TensorBoardLogger:
-    """A ``SummaryWriter`` whose failures are logged; it is made anew for the next iteration that is written.
-
-    Args:
-        make: Makes the writer.
-    """
+    """A ``SummaryWriter`` whose failures are logged; it is made anew for the next iteration that is written."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make

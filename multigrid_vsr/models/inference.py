@@ -24,7 +24,7 @@ from torch.nn.functional import pad
 from multigrid_vsr.core.errors import InputError, OptionError, one_line
 from multigrid_vsr.core.overlap import windows
 from multigrid_vsr.data.batches import to_float_rgb
-from multigrid_vsr.models.weights import read_weights
+from multigrid_vsr.models.checkpoints import read_weights
 from multigrid_vsr.options.archs import ArchLimits, limits_in, window_of
 
 Frame = np.ndarray | torch.Tensor  # (h, w, 3): uint8 BGR, or float32 RGB in [0, 1]

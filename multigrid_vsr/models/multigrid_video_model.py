@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,14 +27,15 @@ from multigrid_vsr.models.optimizers import BatchScaling, MultigridCosineLR
 from multigrid_vsr.models.run import Run
 from multigrid_vsr.models.stop_signal import Stopped
 from multigrid_vsr.models.validation import validate
-from multigrid_vsr.models.weights import has_average, not_one_tensor, read_weights
 from multigrid_vsr.models.wrapping import stop_finding_unused, wrap
 from multigrid_vsr.options.kinds import did_you_mean
 from multigrid_vsr.options.multigrid_block import largest_part
 from multigrid_vsr.options.run_options import cosine_options, rate_of
 from multigrid_vsr.options.table import SCHEDULER_TYPE
 
+OWN_STEP = 'Wrap the arch, or derive a model with a step of its own: docs/your_own_parts.md.'
 _FLOW_MODULES = ('spynet', 'edvr')  # what BasicSR's `fix_flow` freezes
+_FREEZING_OPTIONS = ('fix_flow', 'tsa_iter')
 
 
 def check_frozen_names(names: Sequence[str], network: torch.nn.Module) -> None:
@@ -46,13 +48,9 @@ def check_frozen_names(names: Sequence[str], network: torch.nn.Module) -> None:
             raise OptionError(f'train.fix_modules[{place}]', rule, part, fix)
 
 
-def freeze(network: torch.nn.Module, names: Sequence[str], trains_only_fusion: bool) -> None:
-    """Freezes the parameters with one of the names, or all but those of ``tsa_iter``, and lets the others train."""
-    for name, parameter in network.named_parameters():
-        is_frozen = any(part in name for part in names) or (trains_only_fusion and 'fusion' not in name)
-        parameter.requires_grad_(not is_frozen)
-    frozen = ', '.join(names) if names else 'all but the TSA module'
-    get_root_logger().info(f'Frozen: {frozen}.' if names or trains_only_fusion else 'Train all the parameters.')
+def not_one_tensor(arch: str, output: object) -> OptionError:
+    """The line for an arch that gives something else than frames."""
+    return OptionError('network_g.type', 'give its frames as one tensor', f'{arch} ({type(output).__name__})', OWN_STEP)
 
 
 _Base: Any = BaseModel if TYPE_CHECKING else object  # at run time it stands beside any model of BasicSR
@@ -66,11 +64,9 @@ class MultigridMixin(_Base):
         @MODEL_REGISTRY.register()
         class MultigridTheirModel(MultigridMixin, TheirModel): ...
 
-    Its step, validation, EMA and networks stay as they are. It has to be a ``BaseModel`` of BasicSR that trains on
-    ``self.lq`` and ``self.gt``, as :meth:`feed_data` sets them. Its ``scaler``, if it has one, is part of the state.
-
-    Args:
-        opt (dict): Config of the run. Where the training set follows a schedule, ``datasets.train.multigrid`` holds it.
+    The step, validation, EMA and networks of that model stay as they are. It has to be a ``BaseModel`` of BasicSR that
+    trains on ``self.lq`` and ``self.gt``, as :meth:`feed_data` sets them. Its ``scaler``, if it has one, is part of the
+    state. Where the training set follows a schedule, ``opt['datasets']['train']['multigrid']`` holds it.
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
@@ -110,20 +106,13 @@ class MultigridMixin(_Base):
                 self._batch_scaling = BatchScaling(self.optimizers, self.schedule, batch_scaling)
             return super().setup_schedulers()
         if self.schedule is None:
-            raise OptionError(
-                'train.scheduler.type',
-                'stand beside a Multigrid dataset',
-                SCHEDULER_TYPE,
-                'Use a scheduler of BasicSR.',
-            )
+            rule, fix = 'stand beside a Multigrid dataset', 'Use a scheduler of BasicSR.'
+            raise OptionError('train.scheduler.type', rule, SCHEDULER_TYPE, fix)
         options = cosine_options(scheduler_opt, self.schedule)
         self.schedulers += [MultigridCosineLR(optimizer, self.schedule, options) for optimizer in self.optimizers]
 
     def update_learning_rate(self, current_iter: int, warmup_iter: int = -1) -> None:
-        """Begins an iteration, since BasicSR calls it first, and sets the rates.
-
-        They are the scheduler's, BasicSR's own warm-up, and the factor of the batch.
-        """
+        """Begins an iteration, since BasicSR calls it first, and sets the rates: scheduler, warm-up, batch scaling."""
         self.run.begin_iteration(current_iter)
         self.before_iteration(current_iter)
         with self._batch_scaling.unscaled(current_iter) if self._batch_scaling is not None else nullcontext():
@@ -133,9 +122,9 @@ class MultigridMixin(_Base):
         """Moves a batch to the device.
 
         Args:
-            data (dict): ``lq`` (b, t, c, h, w) and ``gt`` (b, t, c, scale*h, scale*w), or without t for one target
-                frame, float32 RGB in [0, 1]; or both as uint8 BGR with the channels last, as
-                ``MultigridREDSDataset`` gives them.
+            data: ``lq`` (b, t, c, h, w) and ``gt`` (b, t, c, scale*h, scale*w), or without t for one target frame,
+                float32 RGB in [0, 1]; or both as uint8 BGR with the channels last, as ``MultigridREDSDataset`` gives
+                them.
         """
         data = dict(data)
         for key in ('lq', 'gt'):
@@ -181,8 +170,8 @@ class MultigridMixin(_Base):
         self.run.leave_if_stopped()
         name = dataloader.dataset.opt['name']
         try:
-            with self.run.counted_as('validation'), optimizers.eval_weights(self.optimizers):
-                with self.validating():
+            with self.run.counted_as('validation'):
+                with optimizers.eval_weights(self.optimizers), self.validating():
                     super().validation(dataloader, current_iter, *args, **kwargs)
                 self.run.keep_best(name, current_iter)
         except Stopped as stopped:
@@ -213,9 +202,13 @@ class MultigridMixin(_Base):
         if not self.run.writes:
             return
         nets, keys = ([value] if not isinstance(value, list) else value for value in (net, param_key))
-        bare = {key: self.get_bare_model(net) for net, key in zip(nets, keys, strict=True)}
         with optimizers.eval_weights(self.optimizers):
-            checkpoints.save_networks(self.opt, bare, net_label, current_iter)
+            weights = {
+                key: {name: weight.cpu() for name, weight in self.get_bare_model(net).state_dict().items()}
+                for key, net in zip(keys, nets, strict=True)
+            }
+            name = f'{net_label}_{"latest" if current_iter == -1 else current_iter}.pth'
+            checkpoints.save(weights, Path(self.opt['path']['models']) / name)
 
     def save_training_state(self, epoch: int, current_iter: int) -> None:
         """Writes the training state, whole or not at all: BasicSR's, and what an exact resume needs beside it."""
@@ -226,8 +219,10 @@ class MultigridMixin(_Base):
         self, net: torch.nn.Module, load_path: str, strict: bool = True, param_key: Any = 'params'
     ) -> None:
         """BasicSR's; if a file has no average of its weights, the average begins as the weights."""
-        if param_key == 'params_ema' and not has_average(read_weights('path.pretrain_network_g', load_path)):
-            param_key = self.opt['path'].get('param_key_g', 'params')
+        if param_key == 'params_ema':
+            stored = checkpoints.read_weights('path.pretrain_network_g', load_path)
+            if not checkpoints.has_average(stored):
+                param_key = self.opt['path'].get('param_key_g', 'params')
         super().load_network(net, load_path, strict, param_key)
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
@@ -279,18 +274,12 @@ class MultigridMixin(_Base):
                 pass
 
 
-_FREEZING_OPTIONS = ('fix_flow', 'tsa_iter')
-
-
 @MODEL_REGISTRY.register()
 class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
     """Trains recurrent and sliding-window archs at the shape of each iteration.
 
-    The model neither knows how batches are made nor is rebuilt at a boundary: a video arch takes any shape.
-
-    Args:
-        opt (dict): Config of the run, as for ``VideoRecurrentModel``. Where the training set follows a schedule,
-            ``datasets.train.multigrid`` holds it.
+    The model neither knows how batches are made nor is rebuilt at a boundary: a video arch takes any shape. Its options
+    are those of ``VideoRecurrentModel``.
     """
 
     net_g: torch.nn.Module
@@ -370,14 +359,10 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         self.update(current_iter)
 
     def validating(self) -> AbstractContextManager[None]:
-        """Nothing: :func:`validate` is interrupted on all ranks together."""
-        return nullcontext()
-
-    def validation(self, *args: Any, **kwargs: Any) -> None:
-        """BasicSR's, after the memory of a captured iteration is freed."""
-        if self.is_train and self._graph is not None:
+        """Frees the memory of a captured iteration; :func:`validate` is interrupted on all ranks together."""
+        if self._graph is not None:
             self._graph.drop()
-        super().validation(*args, **kwargs)
+        return nullcontext()
 
     def update(self, current_iter: int) -> None:
         """The gradient of ``self.lq`` and ``self.gt``, the optimizer's step and the average of the weights."""
@@ -412,6 +397,7 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
             The losses of the batch, on the device.
         """
         at_a_time = self.samples_at_a_time(len(lq), lq.shape[1], gt.shape[-1])
+        sums = ('l_pix',) if getattr(self.cri_pix, 'reduction', 'mean') == 'sum' else ()
         parts = list(zip(lq.split(at_a_time), gt.split(at_a_time)))
         losses: dict[str, torch.Tensor] = {}
         for number, (lq_part, gt_part) in enumerate(parts, 1):
@@ -423,7 +409,8 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
                     raise not_one_tensor(self.opt['network_g']['type'], self.output)
                 part_losses = self._part_losses(self.output.float(), gt_part)
                 if len(parts) > 1:
-                    part_losses = self._shares_of(part_losses, len(lq_part) / len(lq))
+                    share = len(lq_part) / len(lq)
+                    part_losses = {name: x if name in sums else x * share for name, x in part_losses.items()}
                 self.scaler.scale(torch.stack(list(part_losses.values())).sum()).backward()
             for name, loss in part_losses.items():
                 losses[name] = losses.get(name, 0) + loss.detach()
@@ -433,11 +420,6 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         """How many of a batch of all the process's GPUs go through the network at a time."""
         part = self._largest_part
         return samples if part is None else min(samples, part.samples_of(num_frame, gt_size) * self.gpus)
-
-    def _shares_of(self, losses: dict[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
-        """What the losses of a micro-batch, a share of the batch, add to those of the batch."""
-        is_sum = {'l_pix': getattr(self.cri_pix, 'reduction', 'mean') == 'sum'}
-        return {name: loss if is_sum.get(name) else loss * share for name, loss in losses.items()}
 
     def _part_losses(self, output: torch.Tensor, gt: torch.Tensor) -> dict[str, torch.Tensor]:
         losses = {}
@@ -481,9 +463,13 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         """Freezes in any iteration; BasicSR does so in iteration 1, which a resumed run never sees."""
         if (fixes_flow, trains_only_fusion) == self._frozen:
             return
-        names = (self.opt['train'].get('fix_modules') or _FLOW_MODULES) if fixes_flow else ()
-        freeze(self.get_bare_model(self.net_g), names, trains_only_fusion)
         self._frozen = (fixes_flow, trains_only_fusion)
+        names = (self.opt['train'].get('fix_modules') or _FLOW_MODULES) if fixes_flow else ()
+        for name, parameter in self.get_bare_model(self.net_g).named_parameters():
+            is_frozen = any(part in name for part in names) or (trains_only_fusion and 'fusion' not in name)
+            parameter.requires_grad_(not is_frozen)
+        frozen = ', '.join(names) if names else 'all but the TSA module'
+        get_root_logger().info(f'Frozen: {frozen}.' if any(self._frozen) else 'Train all the parameters.')
         if isinstance(self.net_g, DistributedDataParallel):
             self.net_g = wrap(self.net_g.module, self.opt, self.device, self.net_g.find_unused_parameters)
 
@@ -509,11 +495,8 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
 class MultigridVideoGANModel(MultigridVideoModel, VideoRecurrentGANModel):
     """Trains a recurrent arch against a discriminator at the shape of each iteration.
 
-    The losses and both updates are BasicSR's own code. Schedule, validation, checkpoints and stopping are those of
-    :class:`MultigridVideoModel`.
-
-    Args:
-        opt (dict): Config of the run, as for ``VideoRecurrentGANModel``.
+    The losses and both updates are BasicSR's own code, with the options of ``VideoRecurrentGANModel``. Schedule,
+    validation, checkpoints and stopping are those of :class:`MultigridVideoModel`.
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:

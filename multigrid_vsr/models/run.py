@@ -4,8 +4,8 @@ BasicSR's loop shows them nothing of each other, but it gives each of them ``dat
 (host/entry.py), where a run begins, makes a :class:`Run` and puts it there. BasicSR copies options, and a copy of a run
 is the run itself. A worker process gets ``None``. A model without a schedule makes a run of its own.
 
-The loop calls nothing when an iteration is over. So :meth:`Run.end_iteration` is asked for by whatever comes next: the
-log line, a save, a validation, or the next batch. A model's own step may then be any function.
+The loop calls nothing when an iteration is over. So :meth:`Run.end_iteration` is called by whatever comes next: the log
+line, a save, a validation, or the next batch. A model's own step may then be any function.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.core.lr import Rate
 from multigrid_vsr.core.plan import comparison, shape_notes, stage_table
 from multigrid_vsr.core.schedule import Schedule
-from multigrid_vsr.models import checkpoints
 from multigrid_vsr.models.acceleration import has_bf16
-from multigrid_vsr.models.checkpoints import KeptCheckpoints
+from multigrid_vsr.models.checkpoints import KeptCheckpoints, ranks, saved_states
 from multigrid_vsr.models.clock import Clock, span
 from multigrid_vsr.models.failures import Failures
+from multigrid_vsr.models.optimizers import parameters_of
 from multigrid_vsr.models.preflight import preflight, time_shapes
 from multigrid_vsr.models.stop_signal import Stopped, StopSignal, end_at_once
 from multigrid_vsr.options.launches import known_run_launches
@@ -44,29 +44,20 @@ _NORMS = ('grad_norm', 'grad_norm_d')  # of the generator, and of the discrimina
 
 
 class LossGuard:
-    """Counts iterations in a row whose loss is NaN or infinite.
-
-    Args:
-        device: Where the losses are. Counting waits for nothing there.
-        is_dist: Whether other ranks have losses of their own.
-    """
+    """Counts iterations in a row whose loss is NaN or infinite, on the device."""
 
     def __init__(self, device: torch.device, is_dist: bool) -> None:
         self._count = torch.zeros((), dtype=torch.int64, device=device)
         self._is_dist = is_dist
 
     def add(self, losses: Mapping[str, torch.Tensor | float]) -> None:
-        """Counts an iteration."""
+        """Counts an iteration; waits for nothing."""
         if losses:
             total = torch.as_tensor(sum(losses.values()), device=self._count.device)
             self._count = (self._count + 1) * ~torch.isfinite(total)
 
     def count(self, alone: bool = False) -> int:
-        """Iterations in a row until now, the most of all ranks: each of them has to ask. Waits for the device.
-
-        Args:
-            alone: Whether no other rank asks.
-        """
+        """Iterations in a row until now, the most of all ranks, which have to ask together unless one is ``alone``."""
         count = self._count.clone()
         if self._is_dist and not alone:
             distributed.all_reduce(count, distributed.ReduceOp.MAX)
@@ -76,11 +67,7 @@ class LossGuard:
 class GradClip:
     """Scales gradients down to a norm, right before the step of each optimizer, whichever code calls it.
 
-    The norm is that of the whole gradient: all parts of a batch, and all ranks.
-
-    Args:
-        optimizers: Those of the run, the generator's first.
-        max_norm: The bound.
+    The norm is that of the whole gradient: all micro-batches, and all ranks.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer], max_norm: float) -> None:
@@ -93,11 +80,7 @@ class GradClip:
         return {name: float(norm) for name, norm in self._norms.items()}
 
     def _clip(self, name: str, max_norm: float, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._norms[name] = torch.nn.utils.clip_grad_norm_(_parameters([optimizer]), max_norm)
-
-
-def _parameters(optimizers: Sequence[Optimizer]) -> list[torch.Tensor]:
-    return [p for optimizer in optimizers for group in optimizer.param_groups for p in group['params']]
+        self._norms[name] = torch.nn.utils.clip_grad_norm_(parameters_of(optimizer), max_norm)
 
 
 def shows_progress(opt: Mapping[str, Any]) -> bool:
@@ -106,33 +89,28 @@ def shows_progress(opt: Mapping[str, Any]) -> bool:
     return opt['rank'] == 0 and (sys.stderr.isatty() if asked in ('auto', None) else asked)
 
 
-class Progress:
-    """The bar of a run, on the terminal only.
-
-    Args:
-        opt: Options of the run.
-    """
+class _Progress:
+    """The bar of a run, on the terminal only, which may close."""
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self._opt = opt
         self._bar: tqdm | None = None
         self._redirected = ExitStack()
 
-    def show(self, current_iter: int, text: Callable[[], str] | None = None) -> None:
+    def show(self, current_iter: int, text: str = '') -> None:
         """Shows that an iteration is done, and a few words behind the bar."""
         if not shows_progress(self._opt):
             return
-        with suppress(OSError):  # of a terminal that has closed
+        with suppress(OSError):
             if self._bar is None:
                 self._redirected.enter_context(logging_redirect_tqdm([get_root_logger()]))
                 total = self._opt['train']['total_iter']
                 self._bar = tqdm(total=total, initial=current_iter - 1, desc=self._opt['name'], unit='iter')
             self._bar.update(current_iter - self._bar.n)
-            if text is not None:
-                self._bar.set_postfix_str(text())
+            if text:
+                self._bar.set_postfix_str(text)
 
     def close(self) -> None:
-        """Ends the bar; log lines go where they went before."""
         if self._bar is not None:
             with suppress(OSError):
                 self._bar.close()
@@ -150,12 +128,14 @@ class Run:
         clock: Times the iterations; ``None`` without a schedule, and until a model trains.
         stop_signal: What a signal asks for.
         failures: What failed beside training.
+        is_alone: Whether this rank saves without the others.
     """
 
     def __init__(self, schedule: Schedule | None) -> None:
         self.schedule = schedule
         self.clock: Clock | None = None
         self._model: Any = None  # one of another plugin never starts, and nothing here acts
+        self._ends_with: InputError | SystemExit | None = None
         self._under_way = self._done = self._saved = 0  # iterations, counted from 1
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Run:
@@ -168,11 +148,7 @@ class Run:
         return 'Run()' if self.schedule is None else f'Run({self.schedule.total_iter} iterations)'
 
     def start(self, model: Any) -> None:
-        """Begins to train a model.
-
-        Args:
-            model: A model with ``MultigridMixin``.
-        """
+        """Begins to train a model, which has ``MultigridMixin``."""
         opt = model.opt
         self._model, self._opt = model, opt
         self.clock = Clock(self.schedule, opt, model.device) if self.schedule is not None else None
@@ -183,13 +159,12 @@ class Run:
         self._guard = LossGuard(model.device, opt['dist']) if self._most_nan else None
         norm = opt['train'].get('grad_clip_norm')
         self._clip = GradClip(model.optimizers, norm) if norm else None
-        self._progress = Progress(opt)
+        self._progress = _Progress(opt)
         self._kept = KeptCheckpoints(opt)
         self._under_way = self._done = self._saved = 0
         self._error: InputError | None = None
-        self._ends_with: InputError | SystemExit | None = None
-        self._is_stopping = False
-        self.is_alone = False  # this rank saves without the others
+        self._ends_with = None
+        self._is_stopping = self.is_alone = False
         if opt['dist']:
             sys.excepthook = partial(self._end_if_others_left, sys.excepthook)
 
@@ -197,13 +172,12 @@ class Run:
         """Logs the table that ``multigrid-vsr plan`` prints."""
         schedule, opt = self.schedule, self._opt
         if schedule is not None:
-            ranks = checkpoints.ranks(opt)
+            gpus = ranks(opt)
             launches = known_run_launches(opt, schedule) if self._model.device.type == 'cuda' else None
-            table = stage_table(schedule, ranks, rate, launches)
-            get_root_logger().info(f'Multigrid schedule:\n{table}')
-            get_root_logger().info(comparison(schedule, ranks, stock_run_of(opt, ranks), launches))
-            for note in shape_notes(schedule, opt.get('scale', 1)):
-                get_root_logger().info(note)
+            table = stage_table(schedule, gpus, rate, launches)
+            compared = comparison(schedule, gpus, stock_run_of(opt, gpus), launches)
+            for text in (f'Multigrid schedule:\n{table}', compared, *shape_notes(schedule, opt.get('scale', 1))):
+                get_root_logger().info(text)
 
     def try_shapes(self, current_iter: int) -> None:
         """Tries the shapes to come before the first iteration here: what does not fit, and what each takes.
@@ -256,7 +230,7 @@ class Run:
             InputError: What :meth:`end_with` was told.
             SystemExit: After a signal.
         """
-        if self._model is not None and self._ends_with is not None:
+        if self._ends_with is not None:
             self.stop_signal.wait_for_all()
             self._finish()
             raise self._ends_with
@@ -278,10 +252,7 @@ class Run:
         return self.clock.counted_as(what) if self.clock is not None else nullcontext()
 
     def before_step(self, scaler: torch.amp.GradScaler, optimizer: Any) -> None:
-        """Called with the whole gradient, before the scaler's step: the norm is measured without the factor of fp16.
-
-        A fused optimizer would divide by it in its kernel, after that.
-        """
+        """Takes the factor of fp16 out of a gradient that is clipped; a fused optimizer does so only in its kernel."""
         if self._clip is not None:
             scaler.unscale_(optimizer)
 
@@ -301,22 +272,17 @@ class Run:
                 self.give_up(count)
             if self._clip is not None:
                 values.update(self._clip.norms())
-        if self.clock is not None and self._done:
-            self._progress.show(self._done, self._progress_text)
+        if self.clock is not None and self.schedule is not None and self._done:
+            shape = self.schedule.at_current_iter(self._done).shape
+            self._progress.show(self._done, f'[{shape}], {span(self.clock.seconds_left(self._done))} left')
         return values
-
-    def _progress_text(self) -> str:
-        assert self.clock is not None
-        assert self.schedule is not None
-        shape = self.schedule.at_current_iter(self._done).shape
-        return f'[{shape}], {span(self.clock.seconds_left(self._done))} left'
 
     @contextmanager
     def saving(self, current_iter: int) -> Iterator[bool]:
         """A checkpoint of an iteration is written inside, or the last weights for -1; gives whether they are wanted.
 
-        A full disk costs this checkpoint, not those before and not the run. A run that has blown up is not saved: that
-        would push good checkpoints out.
+        A full disk costs this checkpoint, but neither the older ones nor the run. A run that has blown up is not saved:
+        that would push good checkpoints out.
 
         Raises:
             InputError: If the weights at the end of the run cannot be written, or are not finite.
@@ -360,14 +326,14 @@ class Run:
     def keep_best(self, dataset: str, current_iter: int | str) -> None:
         """Keeps the weights of the best validation; saves them where they are not saved yet."""
         model = self._model
-        if self._opt['rank'] != 0 or not self._kept.after_validation(model, dataset, current_iter):
+        if self._opt['rank'] != 0 or not self._kept.is_best(model, dataset, current_iter):
             return
         try:
             if not (Path(self._opt['path']['models']) / f'net_g_{current_iter}.pth').is_file():
-                networks = {'params': model.get_bare_model(model.net_g)}
-                if model.ema_decay > 0:
-                    networks['params_ema'] = model.net_g_ema
-                checkpoints.save_networks(self._opt, networks, 'net_g', int(current_iter))
+                has_average = model.ema_decay > 0
+                nets = [model.net_g, *([model.net_g_ema] if has_average else [])]
+                keys = ['params', *(['params_ema'] if has_average else [])]
+                model.save_network(nets, 'net_g', int(current_iter), keys)
             self._kept.save_best()
         except OSError as error:
             get_root_logger().error(f'{error}. The best weights are not kept: make room.')
@@ -403,8 +369,8 @@ class Run:
 
     def _leave_alone(self) -> NoReturn:
         """Ends this rank without the others; the first one to come here saves."""
-        rank, signal = self._opt['rank'], self.stop_signal.received
-        if self.stop_signal.is_first_to_leave(rank):
+        signal = self.stop_signal.received
+        if self.stop_signal.is_first_to_leave(self._opt['rank']):
             self.is_alone = True
             self._save_to_stop(f'Asked to stop by signal {signal}')
         self._finish()
@@ -434,8 +400,8 @@ class Run:
         if not is_last and self._guard.count(self.is_alone) > 0:
             return False
         with torch.no_grad():
-            sums = [p.sum(dtype=torch.float64) for p in _parameters(self._model.optimizers)]
-            return bool(torch.isfinite(torch.stack(sums)).all())
+            weights = [p for optimizer in self._model.optimizers for p in parameters_of(optimizer)]
+            return bool(torch.isfinite(torch.stack([p.sum(dtype=torch.float64) for p in weights])).all())
 
     def give_up(self, count: int = 0) -> NoReturn:
         """Ends a run whose loss is not finite, on all ranks; rank 0 says what to do.
@@ -456,7 +422,7 @@ class Run:
         ways += [] if self._clip else ['set train.grad_clip_norm: 1']
         if train_opt.get('amp') == 'fp16':
             ways.append('use train.amp: bf16' if has_bf16(self._model.device) else 'leave train.amp out')
-        states = checkpoints.saved_states(Path(self._opt['path']['training_states']))
+        states = saved_states(Path(self._opt['path']['training_states']))
         kept = f'--auto_resume goes on from iteration {states[0].stem}' if states else 'there is no checkpoint yet'
         found = f'none for {count}' if count else 'weights that are NaN'
         raise OptionError(
