@@ -17,6 +17,11 @@ from multigrid_vsr.core.errors import InputError
 
 STEPS = {'type': 'MultiStepLR', 'milestones': [100], 'gamma': 0.5}
 BASICVSR = {'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1}
+GAN = {
+    'model_type': 'MultigridVideoGANModel', 'network_d': {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 4},
+    'train__optim_d': {'type': 'Adam', 'lr': 1e-3},
+    'train__gan_opt': {'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.01},
+}  # fmt: skip
 
 
 def short(clips, **changes):
@@ -45,73 +50,80 @@ def rates(folder):
     return [tuple(map(float, found[:-1].split(','))) for found in re.findall(r'lr:\((\S+)\)', log_of(folder))]
 
 
+@pytest.fixture(scope='module')
+def foreign(tmp_path_factory, clips):
+    """Weights of another run without a key: g.pth and d.pth."""
+    folder = tmp_path_factory.mktemp('foreign')
+    train_here(folder, short(clips, manual_seed=99, train__total_iter=2, **GAN))
+    for label in 'gd':
+        torch.save(weights(folder / f'experiments/run/models/net_{label}_2.pth'), folder / f'{label}.pth')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def plain(tmp_path_factory, clips):
+    """The experiments folder of a finished run."""
+    folder = tmp_path_factory.mktemp('plain')
+    train_here(folder, short(clips))
+    return folder / 'experiments'
+
+
+def ends_the_same_again(folder, opt, names):
+    """Whether a run that goes on from iteration 4 ends with the bits that it has ended with."""
+    shutil.copytree(folder, folder.parents[1] / 'whole')
+    forget(folder, 4)
+    train_here(folder.parents[1], opt, '--auto_resume')
+    return all(same_bits(folder / name, folder.parents[1] / 'whole' / name) for name in names)
+
+
 @pytest.mark.parametrize('path_opt', [
     {'param_key_g': None},
     {'param_key_g': None, 'strict_load_g': False},
     {'param_key_g': 'weights'},
     {'param_key_g': 'params_ema'},
 ])  # fmt: skip
-def test_run_from_weights_under_another_key_goes_on_from_its_own(path_opt, tmp_path, clips):
-    train_here(tmp_path, short(clips, name='other', manual_seed=99, train__total_iter=2))
-    raw, key = weights(tmp_path / 'experiments/other/models/net_g_2.pth'), path_opt['param_key_g']
+def test_run_from_weights_under_another_key_goes_on_from_its_own(path_opt, tmp_path, clips, foreign):
+    raw, key = torch.load(foreign / 'g.pth', weights_only=True), path_opt['param_key_g']
     torch.save(raw if key is None else {key: raw}, tmp_path / 'w.pth')
     opt = short(clips, train__ema_decay=0.5)
     opt['path'] |= {'pretrain_network_g': str(tmp_path / 'w.pth'), **path_opt}
     folder = tmp_path / 'experiments/run'
     train_here(tmp_path, opt)
     assert (weights(folder / 'models/net_g_2.pth')['conv.weight'] - raw['conv.weight']).abs().max() < 0.01
-    shutil.copytree(folder, tmp_path / 'whole')
-    forget(folder, 4)
-    train_here(tmp_path, opt, '--auto_resume')
-    for name in ('models/net_g_6.pth', 'training_states/6.state'):
-        assert same_bits(folder / name, tmp_path / 'whole' / name)
+    assert ends_the_same_again(folder, opt, ['models/net_g_6.pth', 'training_states/6.state'])
 
 
-def test_average_of_weights_without_one_begins_as_the_weights(tmp_path, clips):
-    train_here(tmp_path, short(clips, name='other', manual_seed=99, train__total_iter=2))
-    torch.save(weights(tmp_path / 'experiments/other/models/net_g_2.pth'), tmp_path / 'w.pth')
+def test_average_of_weights_without_one_begins_as_the_weights(tmp_path, clips, foreign):
     opt = short(clips, train__ema_decay=0.9999, train__total_iter=2)
-    opt['path'] |= {'pretrain_network_g': str(tmp_path / 'w.pth'), 'param_key_g': None}
+    opt['path'] |= {'pretrain_network_g': str(foreign / 'g.pth'), 'param_key_g': None}
     train_here(tmp_path, opt)
     averaged = weights(tmp_path / 'experiments/run/models/net_g_2.pth', 'params_ema')['conv.weight']
-    assert (averaged - torch.load(tmp_path / 'w.pth', weights_only=True)['conv.weight']).abs().max() < 1e-5
+    assert (averaged - torch.load(foreign / 'g.pth', weights_only=True)['conv.weight']).abs().max() < 1e-5
 
 
-def test_cooldown_and_a_state_of_another_run_go_on_from_its_weights(tmp_path, clips, monkeypatch):
+def test_cooldown_and_a_state_of_another_run_go_on_from_its_weights(tmp_path, clips, foreign, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    train_here(tmp_path, short(clips, name='other', manual_seed=99, train__total_iter=2))
-    torch.save(weights('experiments/other/models/net_g_2.pth'), 'w.pth')
     rule = {'type': 'MultigridCosineLR', 'anneal': 'linear', 'warmup_iter': -1}
     opt = short(clips, train__optim_g={'type': 'Adam', 'lr': 1e-9}, train__scheduler=rule)
-    opt['path'] |= {'pretrain_network_g': 'w.pth', 'param_key_g': None, 'strict_load_g': False}
+    opt['path'] |= {'pretrain_network_g': str(foreign / 'g.pth'), 'param_key_g': None, 'strict_load_g': False}
     train_here(tmp_path, opt)
     main(['cooldown', '-opt', 'run.yml', '-o', 'end.yml', '--from', '4', '--iter', '2'])
     end = yaml.safe_load((tmp_path / 'end.yml').read_text())
     train_here(tmp_path, end)
     opt['name'], opt['path']['resume_state'] = 'second', 'experiments/run/training_states/4.state'
     train_here(tmp_path, opt)
-    own = weights('experiments/run/models/net_g_4.pth')
+    own = weights('experiments/run/models/net_g_4.pth')['conv.weight']
     for name in (end['name'], 'second'):
-        assert (
-            weights(f'experiments/{name}/models/net_g_latest.pth')['conv.weight'] - own['conv.weight']
-        ).abs().max() < 1e-6
+        found = weights(f'experiments/{name}/models/net_g_latest.pth')['conv.weight']
+        assert (found - own).abs().max() < 1e-6
 
 
-def test_gan_run_from_weights_of_a_discriminator_without_a_key_goes_on_from_its_own(tmp_path, clips):
-    changes = {'model_type': 'MultigridVideoGANModel', 'train__optim_d': {'type': 'Adam', 'lr': 1e-3}}
-    changes['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 4}
-    changes['train__gan_opt'] = {'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.01}
-    train_here(tmp_path, short(clips, name='other', manual_seed=99, train__total_iter=2, **changes))
-    torch.save(weights(tmp_path / 'experiments/other/models/net_d_2.pth'), tmp_path / 'd.pth')
-    opt = short(clips, **changes)
-    opt['path'] |= {'pretrain_network_d': str(tmp_path / 'd.pth'), 'param_key_d': None, 'strict_load_d': False}
+def test_gan_run_from_weights_of_a_discriminator_without_a_key_goes_on_from_its_own(tmp_path, clips, foreign):
+    opt = short(clips, **GAN)
+    opt['path'] |= {'pretrain_network_d': str(foreign / 'd.pth'), 'param_key_d': None, 'strict_load_d': False}
     train_here(tmp_path, opt)
-    folder = tmp_path / 'experiments/run'
-    shutil.copytree(folder, tmp_path / 'whole')
-    forget(folder, 4)
-    train_here(tmp_path, opt, '--auto_resume')
-    for name in ('models/net_g_6.pth', 'models/net_d_6.pth'):
-        assert same_bits(folder / name, tmp_path / 'whole' / name)
+    names = ['models/net_g_6.pth', 'models/net_d_6.pth']
+    assert ends_the_same_again(tmp_path / 'experiments/run', opt, names)
 
 
 COSINE = {'type': 'CosineAnnealingRestartLR', 'restart_weights': [1], 'eta_min': 0}
@@ -133,8 +145,11 @@ OF_EIGHT = [5.0e-4, 3.087e-4, 1.464e-4, 3.806e-5]
         ({}, {'train__warmup_iter': 7}, [5 / 7 * 1e-3, 6 / 7 * 1e-3, 6 / 7 * 1e-3, 6 / 7 * 1e-3]),
     ],
 )  # fmt: skip
-def test_run_that_goes_on_has_the_rates_of_its_file_as_the_table_says(saved, asked, expected, tmp_path, clips):
-    train_here(tmp_path, short(clips, **saved))
+def test_run_that_goes_on_has_the_rates_of_its_file_as_the_table_says(saved, asked, expected, tmp_path, clips, plain):
+    if saved:
+        train_here(tmp_path, short(clips, **saved))
+    else:
+        shutil.copytree(plain, tmp_path / 'experiments')
     folder = tmp_path / 'experiments/run'
     forget(folder, 4)
     asked = {'path__resume_changed_schedule': True, 'train__total_iter': 8, **asked}
@@ -288,11 +303,7 @@ def test_letters_that_basicsr_cannot_read_in_the_locale_are_one_line(tmp_path, c
 
 def test_blocks_that_an_alias_repeats_train_as_if_they_were_written_out(tmp_path, clips, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    changes = {'model_type': 'MultigridVideoGANModel', 'train__optim_d': {'type': 'Adam', 'lr': 1e-3}}
-    changes['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 4}
-    changes['train__gan_opt'] = {'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.01}
-    changes['train__optim_g'] = {'type': 'Adam', 'lr': 1e-3}
-    opt = short(clips, train__total_iter=2, **changes)
+    opt = short(clips, train__total_iter=2, train__optim_g={'type': 'Adam', 'lr': 1e-3}, **GAN)
     train_here(tmp_path, opt)
     opt['name'] = 'aliased'
     for key in ('optim_g', 'optim_d'):

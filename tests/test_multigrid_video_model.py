@@ -19,8 +19,10 @@ from probe import NETWORK, train_here
 from runs import options, write
 from torch._dynamo.utils import counters
 
+from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.models import acceleration
 from multigrid_vsr.models.multigrid_video_model import MultigridVideoModel
+from multigrid_vsr.models.preflight import preflight
 
 VAL = {'val_freq': 1, 'save_img': False}
 METRICS = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': False}}
@@ -82,11 +84,12 @@ def test_validation_logs_the_psnr_of_the_frames_it_saves(kind, ema, tmp_path, cl
     assert not ema or not model.net_g_ema.training
 
 
-def test_validation_without_metrics_runs(tmp_path, clips):
+@pytest.mark.parametrize(('val', 'frames'), [({}, 22), ({'flip_seq': True, 'center_frame_only': True}, 3)])
+def test_validation_without_metrics_runs(val, frames, tmp_path, clips):
     opt = options(clips, network_g=NETWORK, datasets__val=validation_set(clips))
-    model, (loader,) = build(tmp_path, {**opt, 'val': VAL})
+    model, (loader,) = build(tmp_path, {**opt, 'val': {**VAL, **val}})
     model.validation(loader, 7, None, save_img=True)
-    assert len(list((tmp_path / 'experiments/run/visualization').rglob('*_7.png'))) == 22
+    assert len(list((tmp_path / 'experiments/run/visualization').rglob('*_7.png'))) == frames
 
 
 def test_validation_of_two_sets_keeps_their_best_apart(tmp_path, clips):
@@ -104,13 +107,6 @@ def test_validation_of_two_sets_keeps_their_best_apart(tmp_path, clips):
     model.validation(loaders[1], 7, None, save_img=False)
     assert 20 < model.best_metric_results['REDS4']['psnr']['val'] < 40
     assert model.best_metric_results['Vid4']['psnr']['iter'] == -1  # all frames are equal: no number
-
-
-def test_validation_with_flip_seq_and_center_frame_runs(tmp_path, clips):
-    opt = options(clips, network_g=NETWORK, datasets__val=validation_set(clips))
-    model, (loader,) = build(tmp_path, {**opt, 'val': {**VAL, 'flip_seq': True, 'center_frame_only': True}})
-    model.validation(loader, 7, None, save_img=True)
-    assert len(list((tmp_path / 'experiments/run/visualization').rglob('*_7.png'))) == 3
 
 
 def changed(folder, first, second):
@@ -142,19 +138,6 @@ def test_fix_flow_holds_by_iteration_in_a_resumed_run_too(tmp_path, clips):
     assert [changed(tmp_path, n, n + 1) for n in range(3, 7)] == [(False, True)] * 2 + [(True, True)] * 2
     resumed = torch.load(tmp_path / 'experiments/run/models/net_g_7.pth', weights_only=True)['params']
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-
-
-def test_tensorboard_carries_shape_rate_and_loss(tmp_path, clips):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    train_here(tmp_path, options(clips, network_g=NETWORK, logger__use_tb_logger=True))
-    events = EventAccumulator(str(tmp_path / 'tb_logger/run')).Reload()
-    values = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()['scalars']}
-    assert values['multigrid/gt_size'] == [64] * 6 + [128] * 7
-    assert values['multigrid/num_frame'] == [2, 2, 3, 3, 4, 4, 2, 2, 3, 3, 4, 4, 4]
-    assert values['multigrid/batch_size_per_gpu'] == [2] * 6 + [1] * 7
-    assert values['lr/group_0'][0] == pytest.approx(1e-3)
-    assert len(values['losses/l_pix']) == 13
 
 
 def trained(folder, clips, **changes):
@@ -202,8 +185,6 @@ def test_run_in_half_precision_ends_near_the_one_in_float32(amp, tmp_path, clips
 
 
 def test_preflight_leaves_everything_as_it_was(tmp_path, clips):
-    from multigrid_vsr.models.preflight import preflight
-
     model, _ = build(tmp_path, options(clips))
     model.opt['train']['compile'] = True  # every shape; without it the largest, on a GPU alone
     before = {name: value.clone() for name, value in model.net_g.state_dict().items()}
@@ -224,8 +205,6 @@ def test_preflight_leaves_everything_as_it_was(tmp_path, clips):
 
 def test_preflight_tries_the_largest_part_first_for_all_gpus_of_the_process(tmp_path, clips, monkeypatch):
     """A batch of 8 small samples in parts of 2 needs less than one large one; two GPUs have twice the batch."""
-    from multigrid_vsr.models.preflight import preflight
-
     opt = options(clips, multigrid__batch_size_per_gpu=[8, 1], multigrid__micro_batch_size_per_gpu=1)
     opt['multigrid'].update(gt_size=[96, 128], num_frame=[4])
     model, _ = build(tmp_path, opt)
@@ -238,9 +217,6 @@ def test_preflight_tries_the_largest_part_first_for_all_gpus_of_the_process(tmp_
 
 
 def test_preflight_out_of_memory_says_what_to_change(tmp_path, clips, monkeypatch):
-    from multigrid_vsr.core.errors import InputError
-    from multigrid_vsr.models.preflight import preflight
-
     model, _ = build(tmp_path, options(clips))
     model.opt['train']['compile'] = True  # every shape; without it the largest, on a GPU alone
 
@@ -265,8 +241,6 @@ def test_preflight_out_of_memory_says_what_to_change(tmp_path, clips, monkeypatc
     ],
 )  # fmt: skip
 def test_run_with_an_unknown_arch_says_which_shape_does_not_fit_before_it_trains(arch, line, tmp_path, clips):
-    from multigrid_vsr.core.errors import InputError
-
     with pytest.raises(InputError, match=line):
         train_here(tmp_path, options(clips, network_g={'type': arch}))
     assert probe.seen == []
@@ -274,8 +248,6 @@ def test_run_with_an_unknown_arch_says_which_shape_does_not_fit_before_it_trains
 
 def test_preflight_of_an_even_sequence_does_not_pass_for_a_mirrored_one(tmp_path, clips, monkeypatch):
     """BasicVSR++ remembers for good that a sequence was mirrored, as zeros are, and then estimates one flow for both."""
-    from multigrid_vsr.models.preflight import preflight
-
     network = {'type': 'BasicVSRPlusPlus', 'mid_channels': 16, 'num_blocks': 1}
     monkeypatch.setattr(acceleration, 'compile_children', lambda *arguments: None)
     model, _ = build(tmp_path, options(clips, network_g=network, train__compile=True))
@@ -329,18 +301,6 @@ def test_flow_network_is_compiled_once_though_it_thaws_later(tmp_path, clips, gr
     assert graphs == [0] * 12 + [2 + 1 + 1] * 12
     for name, weight in plain.items():
         assert torch.allclose(weight, compiled[name], atol=1e-5), name
-
-
-def test_modules_that_hold_modules_are_compiled(monkeypatch):
-    from basicsr.archs.basicvsr_arch import BasicVSR
-
-    compiled = []
-    monkeypatch.setattr(torch.nn.Module, 'compile', lambda self, **options: compiled.append((self, options)))
-    network = BasicVSR(num_feat=4, num_block=1)
-    acceleration.compile_children(network, 'default', 6)
-    names = {module: name for name, module in network.named_children()}
-    assert [names[module] for module, _ in compiled] == ['spynet', 'backward_trunk', 'forward_trunk']
-    assert [options for _, options in compiled] == [{'mode': 'default', 'dynamic': False}] * 3
 
 
 @pytest.mark.filterwarnings(

@@ -23,7 +23,6 @@ from runs import (
     write,
 )
 
-SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1]
 RANK = f"""
 import sys
 sys.path.append({str(Path(__file__).parent)!r})
@@ -58,7 +57,7 @@ def states(folder):
     return [path.name for path in (folder / 'run/training_states').glob('*.state')]
 
 
-@pytest.mark.parametrize('number', SIGNALS)
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_run_asked_to_stop_in_the_middle_of_a_validation_saves_and_ends(number, tmp_path, clips):
     opt = stop_options(clips, tmp_path, **validated(clips, network_g={'type': 'SlowlyValidatedProbe'}))
     with started(*TRAIN_PROBE, write(tmp_path, opt), cwd=tmp_path) as process:

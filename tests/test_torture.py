@@ -77,8 +77,8 @@ def test_run_killed_at_random_moments_ends_with_the_bits_of_one_that_was_not(tmp
     moments = rng.sample([MOMENTS[number % 3] for number in range(kills)], kills)
     states = killed / 'run/training_states'
     starts_anew = 0
-    for moment, iteration in zip(moments, sorted(rng.choices(range(1, TOTAL + 1), k=kills))):
-        cwd, workers, prefetch = rng.choice(folders), rng.randrange(3), rng.choice([None, 'cpu'])
+    for number, (moment, iteration) in enumerate(zip(moments, sorted(rng.choices(range(1, TOTAL + 1), k=kills)))):
+        cwd, workers, prefetch = rng.choice(folders), number % 3, rng.choice([None, 'cpu'])
         opt = torture_options(clips, killed, num_worker_per_gpu=workers, prefetch_mode=prefetch)
         starts_anew += not list(states.glob('*.state'))
         with started(*TRAIN_PROBE, write(cwd, opt), '--auto_resume', cwd=cwd) as process:

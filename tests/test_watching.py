@@ -117,17 +117,8 @@ def test_gan_run_logs_the_norms_of_both_networks(tmp_path, clips):
     assert len(re.findall(r'grad_norm: \d\S+ grad_norm_d: \d', log)) == 6
 
 
-def test_line_has_rates_waiting_memory_and_no_negative_time_left(tmp_path, clips):
-    train_here(tmp_path, options(clips, network_g=NETWORK))
-    log = log_of(tmp_path)
-    assert len(re.findall(LINE, log)) == 13
-    assert 'eta: -' not in log
-    assert len(re.findall(r'Stage \d, segment \d of 6 done: \[', log)) == 6
-    assert len(re.findall(r' GB\. Next: \[\dx\dx\d+x\d+\], iterations ', log)) == 5
-
-
 def test_progress_bar_is_on_the_terminal_and_not_in_the_file(tmp_path, clips):
-    """``auto`` on a pseudo-terminal and on a pipe."""
+    """``auto`` on a pseudo-terminal and on a pipe; the lines have rates, waiting, memory and no negative time left."""
     path = write(tmp_path, options(clips, network_g=NETWORK))
     terminal, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack('HHHH', 40, 160, 0, 0))
@@ -145,14 +136,18 @@ def test_progress_bar_is_on_the_terminal_and_not_in_the_file(tmp_path, clips):
     assert re.search(r'run: 100%\|.*13/13', text)
     assert re.search(r'\[1x4x128x128\], \d:\d\d:\d\d left', text)
     assert len(losses(text)) == 13  # lines go on above it
-    assert len(losses(log_of(tmp_path))) == 13
-    assert '%|' not in log_of(tmp_path)
+    log = log_of(tmp_path)
+    assert len(re.findall(LINE, log)) == 13
+    assert 'eta: -' not in log
+    assert len(re.findall(r'Stage \d, segment \d of 6 done: \[', log)) == 6
+    assert len(re.findall(r' GB\. Next: \[\dx\dx\d+x\d+\], iterations ', log)) == 5
+    assert '%|' not in log
     assert '%|' not in run(*TRAIN_PROBE, path, cwd=tmp_path).stdout
 
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('kind', ['VideoRecurrentTestDataset', 'MultigridVideoTestDataset'])
-def test_tensorboard_gets_pictures_and_figures(kind, tmp_path, clips):
+def test_tensorboard_gets_pictures_shapes_rates_and_losses(kind, tmp_path, clips):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     opt = options(clips, network_g=NETWORK, datasets__val={**validation_set(clips), 'type': kind}, train__total_iter=6,
@@ -170,10 +165,14 @@ def test_tensorboard_gets_pictures_and_figures(kind, tmp_path, clips):
     assert (image[:, 352:] == truth).all()
     lq = cv2.imread(str(clips / 'lq/000/00000003.png'))
     assert (image[:, :176] == lq.repeat(4, 0).repeat(4, 1)).all()
-    scalars = events.Tags()['scalars']
-    assert {
-        f'multigrid/{n}' for n in ('samples_per_s', 'megapixels_per_s', 'waiting', 'peak_memory', 'seconds_left')
-    } <= set(scalars)
+    values = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()['scalars']}
+    figures = ('samples_per_s', 'megapixels_per_s', 'waiting', 'peak_memory', 'seconds_left')
+    assert {f'multigrid/{name}' for name in figures} <= values.keys()
+    assert values['multigrid/gt_size'] == [64] * 3 + [128] * 3
+    assert values['multigrid/num_frame'] == [2, 3, 4] * 2
+    assert values['multigrid/batch_size_per_gpu'] == [2] * 3 + [1] * 3
+    assert values['lr/group_0'][0] == pytest.approx(1e-3)
+    assert len(values['losses/l_pix']) == 6
 
 
 def test_wandb_records_a_run_offline(tmp_path, clips):
