@@ -85,7 +85,9 @@ class MultigridMixin(_Base):
                 rule, fix = 'stand beside a `multigrid` block or a Multigrid dataset', 'Add `multigrid: {}`.'
                 raise OptionError('train.degradation', rule, opt['train']['degradation'], fix)
             self._degradation = build_degradation(opt['train']['degradation'], self.device)
-            self._try_degradation()
+            for shape in (segment.shape for segment in self.schedule.segments):  # one that it does not take raises now
+                gt = torch.zeros(1, shape.num_frame, 3, shape.gt_size, shape.gt_size, device=self.device)
+                degrade(self._degradation, gt, [0], opt['scale'])
         optimizers.to_train_mode(self.optimizers)
         self.run.log_schedule(self.rate)
 
@@ -136,14 +138,6 @@ class MultigridMixin(_Base):
             if self.opt['datasets']['train'].get('target') == 'center':
                 data['gt'] = data['gt'][:, data['gt'].shape[1] // 2]
         super().feed_data(data)
-
-    def _try_degradation(self) -> None:
-        """Raises before the first iteration if a degradation does not take a shape of the run."""
-        assert self._degradation is not None
-        for segment in self.schedule.segments if self.schedule is not None else ():
-            shape = segment.shape
-            gt = torch.zeros(1, shape.num_frame, 3, shape.gt_size, shape.gt_size, device=self.device)
-            degrade(self._degradation, gt, [0], self.opt['scale'])
 
     def before_iteration(self, current_iter: int) -> None:
         """Called before each iteration, for what a model has to do by iteration."""
@@ -198,7 +192,7 @@ class MultigridMixin(_Base):
     def save_network(
         self, net: torch.nn.Module | list[torch.nn.Module], net_label: str, current_iter: int, param_key: Any = 'params'
     ) -> None:
-        """Writes weights, whole or not at all, in BasicSR's format."""
+        """Writes weights in BasicSR's format, whole or not at all."""
         if not self.run.writes:
             return
         nets, keys = ([value] if not isinstance(value, list) else value for value in (net, param_key))
@@ -218,7 +212,7 @@ class MultigridMixin(_Base):
     def load_network(
         self, net: torch.nn.Module, load_path: str, strict: bool = True, param_key: Any = 'params'
     ) -> None:
-        """BasicSR's; if a file has no average of its weights, the average begins as the weights."""
+        """Loads weights; if a file has no average of them, the average begins as the weights."""
         if param_key == 'params_ema':
             stored = checkpoints.read_weights('path.pretrain_network_g', load_path)
             if not checkpoints.has_average(stored):
@@ -288,8 +282,7 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         super().__init__(opt)
         if not self.is_train:
             return
-        self._frozen = (False, False)
-        self._has_tried = False
+        self._frozen = [False, False]
         self.gpus = 1 if opt['dist'] else max(opt['num_gpu'], 1)  # `DataParallel` has the batches of all its GPUs
         settle_amp(opt['train'], self.get_bare_model(self.net_g), self.device, self.gpus)
         self._amp_dtype = AMP_DTYPES[opt['train'].get('amp')]
@@ -341,14 +334,26 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         return net
 
     def before_iteration(self, current_iter: int) -> None:
-        """Tries the shapes before the first one, and freezes what ``train.fix_flow`` and ``train.tsa_iter`` say."""
-        # A subclass with a step of its own may feed its network otherwise.
-        has_our_step = type(self).optimize_parameters is MultigridVideoModel.optimize_parameters
-        if has_our_step and not self._has_tried:
+        """Tries the shapes before the first one, and freezes what ``train.fix_flow`` and ``train.tsa_iter`` say.
+
+        BasicSR freezes in iteration 1, which a resumed run never sees.
+        """
+        if type(self).optimize_parameters is MultigridVideoModel.optimize_parameters:  # others may feed it otherwise
             self.run.try_shapes(current_iter)
-        self._has_tried = True
         train_opt = self.opt['train']
-        self._freeze(*(current_iter < (train_opt.get(key) or 0) for key in _FREEZING_OPTIONS))
+        frozen = [current_iter < (train_opt.get(key) or 0) for key in _FREEZING_OPTIONS]
+        if frozen == self._frozen:
+            return
+        self._frozen = frozen
+        fixes_flow, trains_only_fusion = frozen
+        names = (train_opt.get('fix_modules') or _FLOW_MODULES) if fixes_flow else ()
+        for name, parameter in self.get_bare_model(self.net_g).named_parameters():
+            is_frozen = any(part in name for part in names) or (trains_only_fusion and 'fusion' not in name)
+            parameter.requires_grad_(not is_frozen)
+        words = ', '.join(names) if names else 'all but the TSA module'
+        get_root_logger().info(f'Frozen: {words}.' if any(frozen) else 'Train all the parameters.')
+        if isinstance(self.net_g, DistributedDataParallel):
+            self.net_g = wrap(self.net_g.module, self.opt, self.device, self.net_g.find_unused_parameters)
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One step; a subclass may have another, with :meth:`update` or without."""
@@ -459,20 +464,6 @@ class MultigridVideoModel(MultigridMixin, VideoRecurrentModel):
         ]
         return list(ema.parameters()), list(net.parameters()), buffers
 
-    def _freeze(self, fixes_flow: bool, trains_only_fusion: bool) -> None:
-        """Freezes in any iteration; BasicSR does so in iteration 1, which a resumed run never sees."""
-        if (fixes_flow, trains_only_fusion) == self._frozen:
-            return
-        self._frozen = (fixes_flow, trains_only_fusion)
-        names = (self.opt['train'].get('fix_modules') or _FLOW_MODULES) if fixes_flow else ()
-        for name, parameter in self.get_bare_model(self.net_g).named_parameters():
-            is_frozen = any(part in name for part in names) or (trains_only_fusion and 'fusion' not in name)
-            parameter.requires_grad_(not is_frozen)
-        frozen = ', '.join(names) if names else 'all but the TSA module'
-        get_root_logger().info(f'Frozen: {frozen}.' if any(self._frozen) else 'Train all the parameters.')
-        if isinstance(self.net_g, DistributedDataParallel):
-            self.net_g = wrap(self.net_g.module, self.opt, self.device, self.net_g.find_unused_parameters)
-
     def test(self) -> None:
         """Runs the EMA network where there is one, else the trained one, on ``self.lq`` (b, t, c, h, w)."""
         trained = self.net_g
@@ -519,7 +510,3 @@ class MultigridVideoGANModel(MultigridVideoModel, VideoRecurrentGANModel):
         losses['l_g_gan'] = self.cri_gan(self.net_d(self.output.flatten(0, 1)), True, is_disc=False)
         torch.stack(list(losses.values())).sum().backward()
         return losses
-
-    def read_losses(self) -> dict[str, float]:
-        """The losses of the last iteration, as BasicSR has reduced them."""
-        return self.log_dict

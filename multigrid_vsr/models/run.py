@@ -164,7 +164,7 @@ class Run:
         self._under_way = self._done = self._saved = 0
         self._error: InputError | None = None
         self._ends_with = None
-        self._is_stopping = self.is_alone = False
+        self._is_stopping = self._has_tried = self.is_alone = False
         if opt['dist']:
             sys.excepthook = partial(self._end_if_others_left, sys.excepthook)
 
@@ -180,12 +180,13 @@ class Run:
                 get_root_logger().info(text)
 
     def try_shapes(self, current_iter: int) -> None:
-        """Tries the shapes to come before the first iteration here: what does not fit, and what each takes.
+        """Tries the shapes to come, before the first iteration only: what does not fit, and what each takes.
 
         Raises:
             InputError: As :func:`preflight`.
         """
-        if self.clock is not None and self.schedule is not None:
+        if self.clock is not None and self.schedule is not None and not self._has_tried:
+            self._has_tried = True
             with self.counted_as('trial'):
                 preflight(self._model, self.schedule, current_iter)
                 self.clock.tried = time_shapes(self._model, self.schedule, current_iter)
