@@ -34,18 +34,15 @@ def test_average_is_the_mean_of_each_weight_and_counts_are_the_last(tmp_path):
     assert same_bits(average(paths), {'params': {'w': torch.tensor([2.5, 0.0]), 'n': torch.tensor(7)}})
 
 
-def test_average_sums_without_loss_and_keeps_the_type(tmp_path):
+def test_average_sums_without_loss_and_leaves_out_an_ema_that_one_file_lacks(tmp_path):
     """In half precision 2048 + 1 is 2048."""
     values = [{'w': torch.tensor([v], dtype=torch.float16)} for v in (2048, 1, 1, 1, 1)]
-    (mean,) = average(write_weights(tmp_path, params=values))['params'].values()
+    paths = write_weights(tmp_path, params=values, params_ema=values)
+    torch.save({'params': values[0]}, paths[0])
+    averaged = average(paths)
+    assert averaged.keys() == {'params'}
+    mean = averaged['params']['w']
     assert (mean.item(), mean.dtype) == (410.5, torch.float16)  # 2052 / 5 = 410.4, and halves are half apart there
-
-
-def test_average_leaves_out_an_ema_that_one_file_lacks(tmp_path):
-    one = {'w': torch.ones(1)}
-    paths = write_weights(tmp_path, params=[one, one], params_ema=[one, one])
-    torch.save({'params': one}, paths[0])
-    assert average(paths).keys() == {'params'}
 
 
 def test_last_checkpoints_are_sorted_by_iteration_and_numbered(tmp_path):
@@ -103,17 +100,14 @@ UNUSABLE = [
         r'net_g_2\.pth: must be of the same network as .*net_g_1\.pth, got other',
     ),
     ({'epoch': [0], 'optimizers': [[]]}, r'net_g_1\.pth: must be a weight file of BasicSR, got something else'),
+    (None, r'net_g_2\.pth: must be a whole weight file of plain data, got .*\. Leave it'),
 ]
 
 
 @pytest.mark.parametrize(('states', 'line'), UNUSABLE)
 def test_average_of_what_does_not_fit_names_the_file(states, line, tmp_path):
+    paths = write_weights(tmp_path, **(states or {'params': [ONE, ONE]}))
+    if states is None:  # damaged
+        paths[1].write_bytes(paths[1].read_bytes()[:100])
     with pytest.raises(InputError, match=line):
-        average(write_weights(tmp_path, **states))
-
-
-def test_average_of_a_damaged_file_names_it(tmp_path):
-    paths = write_weights(tmp_path, params=[ONE, ONE])
-    paths[1].write_bytes(paths[1].read_bytes()[:100])
-    with pytest.raises(InputError, match=r'net_g_2\.pth: must be a whole weight file of plain data, got .*\. Leave it'):
         average(paths)

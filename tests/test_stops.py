@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -12,9 +13,11 @@ import pytest
 import torch
 from runs import (
     TRAIN_PROBE,
+    free_port,
     options,
     processes_below,
     rest_of,
+    run,
     started,
     still_running,
     torchrun,
@@ -22,6 +25,9 @@ from runs import (
     wait_for_line,
     write,
 )
+from torch import distributed
+
+from multigrid_vsr.models.stop_signal import StopSignal
 
 RANK = f"""
 import sys
@@ -44,13 +50,22 @@ def stop_options(clips, folder, **changes):
     return options(clips, **changes)
 
 
-def validated(clips, **changes):
+def slowly_validated(clips):
     val = {'name': 'clips', 'type': 'MultigridVideoTestDataset', 'dataroot_gt': str(clips / 'gt'), 'dataroot_lq': str(clips / 'lq')}  # fmt: skip
     return {
         'datasets__val': val,
         'val': {'val_freq': 3, 'save_img': False, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}},
-        **changes,
+        'network_g': {'type': 'SlowlyValidatedProbe'},
     }
+
+
+def blocked(clips, folder, pattern):
+    """A copy of the clips in which some frames are pipes that nobody writes to, as on a file server that does not answer."""
+    shutil.copytree(clips, folder / 'clips')
+    for frame in (folder / 'clips/gt').glob(pattern):
+        frame.unlink()
+        os.mkfifo(frame)
+    return folder / 'clips'
 
 
 def states(folder):
@@ -59,7 +74,7 @@ def states(folder):
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_run_asked_to_stop_in_the_middle_of_a_validation_saves_and_ends(number, tmp_path, clips):
-    opt = stop_options(clips, tmp_path, **validated(clips, network_g={'type': 'SlowlyValidatedProbe'}))
+    opt = stop_options(clips, tmp_path, **slowly_validated(clips))
     with started(*TRAIN_PROBE, write(tmp_path, opt), cwd=tmp_path) as process:
         wait_for_line(process, 'validating')
         os.killpg(process.pid, number)
@@ -87,12 +102,8 @@ def test_run_asked_to_stop_in_training_saves_and_ends_its_workers(number, tmp_pa
 
 @pytest.mark.parametrize(('workers', 'prefetch'), [(0, None), (1, 'cpu')])
 def test_run_asked_to_stop_while_it_waits_for_data_saves_and_ends(workers, prefetch, tmp_path, clips):
-    """As a file server that does not answer: a frame that is a pipe nobody writes to."""
-    shutil.copytree(clips, tmp_path / 'clips')
-    frame = tmp_path / 'clips/gt/001/00000003.png'  # iteration 6 is the first that needs it
-    frame.unlink()
-    os.mkfifo(frame)
-    opt = stop_options(tmp_path / 'clips', tmp_path, train__total_iter=13, datasets__train__num_worker_per_gpu=workers)
+    clips = blocked(clips, tmp_path, '001/00000003.png')  # iteration 6 is the first that needs it
+    opt = stop_options(clips, tmp_path, train__total_iter=13, datasets__train__num_worker_per_gpu=workers)
     opt['datasets']['train']['prefetch_mode'] = prefetch
     with started(*TRAIN_PROBE, write(tmp_path, opt), cwd=tmp_path) as process:
         wait_for(process, 5)
@@ -105,11 +116,8 @@ def test_run_asked_to_stop_while_it_waits_for_data_saves_and_ends(workers, prefe
 
 
 def test_run_asked_to_stop_before_its_first_batch_ends_at_once(tmp_path, clips):
-    shutil.copytree(clips, tmp_path / 'clips')
-    for frame in tmp_path.glob('clips/gt/*/0*3.png'):
-        frame.unlink()
-        os.mkfifo(frame)
-    opt = stop_options(tmp_path / 'clips', tmp_path, datasets__train__batch_size_per_gpu=8, multigrid={})
+    clips = blocked(clips, tmp_path, '*/0*3.png')
+    opt = stop_options(clips, tmp_path, datasets__train__batch_size_per_gpu=8, multigrid={})
     with started(*TRAIN_PROBE, write(tmp_path, opt), cwd=tmp_path) as process:
         wait_for_line(process, 'Start training')
         os.kill(process.pid, signal.SIGTERM)
@@ -133,7 +141,7 @@ def test_ranks_asked_to_stop_in_a_validation_save_together(asked, tmp_path, clip
     """Each rank validates clips of its own; the rank that was not asked hears of it."""
     script = tmp_path / 'rank.py'
     script.write_text(RANK)
-    opt = stop_options(clips, tmp_path, **validated(clips, network_g={'type': 'SlowlyValidatedProbe'}))
+    opt = stop_options(clips, tmp_path, **slowly_validated(clips))
     with started(*torchrun(script, 'train', '-opt', write(tmp_path, opt)), cwd=tmp_path) as process:
         wait_for_line(process, 'validating', 2)
         ranks = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
@@ -151,11 +159,7 @@ def test_ranks_asked_to_stop_while_one_waits_for_data_save_once(tmp_path, clips)
     """The other one waits for its gradient and cannot save."""
     script = tmp_path / 'rank.py'
     script.write_text(RANK)
-    shutil.copytree(clips, tmp_path / 'clips')
-    frame = tmp_path / 'clips/gt/001/00000003.png'
-    frame.unlink()
-    os.mkfifo(frame)
-    opt = stop_options(tmp_path / 'clips', tmp_path, train__total_iter=13)
+    opt = stop_options(blocked(clips, tmp_path, '001/00000003.png'), tmp_path, train__total_iter=13)
     with started(*torchrun(script, 'train', '-opt', write(tmp_path, opt)), cwd=tmp_path) as process:
         wait_for(process, 2)
         time.sleep(3)
@@ -164,3 +168,62 @@ def test_ranks_asked_to_stop_while_one_waits_for_data_save_once(tmp_path, clips)
     assert process.returncode != 0
     assert 'rank.py", line' not in rest
     assert len(states(tmp_path)) == 1
+
+
+@pytest.fixture
+def one_rank():
+    distributed.init_process_group('gloo', init_method=f'tcp://127.0.0.1:{free_port()}', rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize('connects', [True, False])
+def test_stop_signal_is_known_one_iteration_later_on_all_ranks(connects, one_rank, monkeypatch):
+    """Also where no second group can be made, as on nodes whose interface gloo does not find."""
+    if not connects:
+
+        def new_group(backend, timeout):
+            raise RuntimeError('connectFullMesh failed:\n no route to host')
+
+        monkeypatch.setattr(distributed, 'new_group', new_group)
+    warnings = []
+    monkeypatch.setattr(logging.getLogger('basicsr'), 'warning', warnings.append)
+    stop = StopSignal(dist=True)
+    assert stop.after_iteration() == 0
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert [stop.after_iteration(), stop.after_iteration()] == [0, signal.SIGTERM]
+    stop.wait_for_all()
+    stop.restore()
+    assert distributed.is_initialized()
+    line = (
+        'gloo cannot connect the ranks (connectFullMesh failed: no route to host): signals go over the backend of the '
+        'run, which costs a wait an iteration. Set GLOO_SOCKET_IFNAME to the network interface of the nodes.'
+    )
+    assert warnings == ([] if connects else [line])
+
+
+GLOO_RANK = """
+import os
+from datetime import timedelta
+from torch import distributed
+from multigrid_vsr.models import stop_signal
+stop_signal._CONNECTS_WITHIN = timedelta(seconds=3)
+if os.environ['RANK'] == '1':
+    def new_group(backend, timeout):
+        raise RuntimeError('no interface')
+    distributed.new_group = new_group
+distributed.init_process_group('gloo')
+stop = stop_signal.StopSignal(dist=True)
+assert stop._group is distributed.group.WORLD
+assert [stop.after_iteration() for _ in range(3)] == [0, 0, 0]
+stop.wait_for_all()
+print('both go on')
+distributed.destroy_process_group()
+"""
+
+
+def test_rank_that_cannot_connect_over_gloo_does_not_hold_the_others(tmp_path):
+    """Those that can would wait for it for half an hour."""
+    script = tmp_path / 'rank.py'
+    script.write_text(GLOO_RANK)
+    assert run(*torchrun(script)[:-2], cwd=tmp_path, seconds=120).stdout.count('both go on') == 2
