@@ -51,14 +51,13 @@ _ENOUGH = 0.95  # share of the largest throughput from which on a larger batch i
 
 
 def try_batches(rate_of: Callable[[int], float | None], limit: int) -> dict[int, float]:
-    """Tries batches up to the largest that fits: doubling first, then halving the gap.
+    """Tries batches up to the largest that fits, or ``limit``: doubling first, then halving the gap.
 
     Args:
         rate_of: Gives the samples a second of a batch, or ``None`` where the memory does not hold it.
-        limit: Largest batch to try.
 
     Returns:
-        Samples a second of each batch that fits; empty where one sample does not.
+        Samples a second of each batch that fits.
     """
     rates: dict[int, float] = {}
     fits, too_large, batch = 0, limit + 1, 1
@@ -87,8 +86,8 @@ def batch_lines(model: Any, schedule: Schedule, has_entries: bool, limit: int, i
         model: A ``MultigridVideoModel`` on one device; its weights are spoilt.
         schedule: Shapes of the run.
         has_entries: Whether ``multigrid.stages`` writes each segment out.
-        limit: Largest batch to try.
-        iters: Iterations of which the median is taken, after two others.
+        limit: Largest batch.
+        iters: Iterations of which the median is taken.
 
     Yields:
         The lines of a table, each as soon as it is known, and the lines for the option file.

@@ -49,11 +49,7 @@ def save(value: Any, path: str | Path) -> None:
 
 
 def read(path: str | Path, mmap: bool = False) -> Any:
-    """Reads what :func:`save` wrote, onto the CPU, as data only.
-
-    Args:
-        path: File to read.
-        mmap: Whether tensors stay in the file until they are used; then they are not checked.
+    """Reads what :func:`save` wrote, onto the CPU, as data only. With ``mmap`` tensors stay in the file, unchecked.
 
     Raises:
         ValueError: If it is damaged, holds code, or cannot be read; the text is one line.
@@ -65,13 +61,7 @@ def read(path: str | Path, mmap: bool = False) -> Any:
 
 
 def save_training_state(model: Any, epoch: int, current_iter: int) -> None:
-    """Writes BasicSR's training state, and what an exact resume needs beside it; all ranks call it.
-
-    Args:
-        model: A model with ``MultigridMixin``.
-        epoch: BasicSR's epoch.
-        current_iter: BasicSR's iteration, counted from 1.
-    """
+    """Writes BasicSR's training state, and what an exact resume needs beside it; all ranks call it."""
     opt, run = model.opt, model.run
     rng = _random_states(opt, model.device, run.is_alone)
     if not run.writes:
@@ -106,12 +96,8 @@ def _random_states(opt: Mapping[str, Any], device: torch.device, alone: bool) ->
 def restore(model: Any, state: Mapping[str, Any], places: Sequence[Sequence[int | None]]) -> None:
     """Brings back what :func:`save_training_state` has written beside BasicSR's own.
 
-    A rank whose random state is not there keeps the one that it was seeded with, which no other rank has.
-
-    Args:
-        model: A model with ``MultigridMixin``.
-        state: The state.
-        places: Where it has each parameter of each optimizer.
+    A rank whose random state is not there keeps the one that it was seeded with, which no other rank has. ``places``
+    says where the state has each parameter of each optimizer.
     """
     optimizers.set_trained_weights(model.optimizers, state.get('trained_weights', []), places)
     amp = model.opt['train'].get('amp')
@@ -240,11 +226,7 @@ def check_optimizers(saved: int, asked: int, path: str | Path) -> None:
 def check_same_run(state: Mapping[str, Any], rows: list[list[int]], seed: int | None, may_differ: bool) -> None:
     """Refuses a state of another seed, or of another schedule from the next iteration on.
 
-    Args:
-        state: The training state; one without a schedule is not compared.
-        rows: :func:`schedule_rows` of the run.
-        seed: ``manual_seed`` of the option file.
-        may_differ: ``path.resume_changed_schedule``.
+    ``rows`` are the :func:`schedule_rows` of the run. A state without a schedule is not compared.
     """
     if may_differ or 'schedule' not in state:
         return
@@ -280,12 +262,7 @@ def has_average(stored: Any) -> bool:
 
 
 def check_pretrained(opt: Mapping[str, Any], label: str, network: torch.nn.Module) -> None:
-    """Compares ``path.pretrain_network_<label>`` with its network: the key asked for, names and shapes.
-
-    Args:
-        opt: The options of a training run, or of a test.
-        label: ``g`` or ``d``.
-        network: The network; it may be on the meta device.
+    """Compares ``path.pretrain_network_<label>`` with its network, on any device: the key asked for, names and shapes.
 
     Raises:
         OptionError: If BasicSR would fail on them, or none of them fits.
@@ -386,11 +363,7 @@ class KeptCheckpoints:
     def is_best(self, model: Any, dataset: str, current_iter: int | str) -> bool:
         """Whether a validation, which is just over, is the best of the run.
 
-        Args:
-            model: BasicSR's model: its ``best_metric_results`` have ``val``, ``iter`` and ``better`` of the best one in
-                this process, by test set and metric.
-            dataset: Name of the test set.
-            current_iter: Iteration of the weights.
+        BasicSR keeps ``val``, ``iter`` and ``better`` of the best one in this process, by test set and metric.
         """
         if self._asked is None or dataset != self._asked[0]:
             return False

@@ -59,13 +59,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def segment_seconds(schedule: Schedule, seconds_of: Callable[[BatchShape], float], done: int = 0) -> list[float]:
-    """Seconds of each segment, without the first ``done`` iterations of the run.
-
-    Args:
-        schedule: Shapes of the run.
-        seconds_of: Gives the seconds of an iteration of a shape.
-        done: Iterations that are over.
-    """
+    """Seconds of each segment, without the first ``done`` iterations of the run."""
     return [
         (segment.end - max(segment.start, done)) * seconds_of(segment.shape) if segment.end > done else 0.0
         for segment in schedule.segments
@@ -153,12 +147,6 @@ class Clock:
 
     A GPU computes behind the host's back. The clock waits for the GPU at a log line, where BasicSR waits anyway, and at
     a boundary. So sums are right, and single iterations in between are not.
-
-    Args:
-        schedule: Shapes of the run.
-        opt: Options of the run.
-        device: Where it computes.
-        now: Gives seconds.
 
     Attributes:
         tried: What each shape took before the run.
@@ -261,11 +249,7 @@ class Clock:
         }
 
     def seconds_left(self, current_iter: int) -> float:
-        """Seconds until the run ends; a validation or a save counts once there has been one.
-
-        Args:
-            current_iter: The iteration that is done; what BasicSR does after it is to come.
-        """
+        """Seconds until the run ends, validations and saves included once there has been one."""
         training = sum(segment_seconds(self._schedule, self._seconds_of, current_iter))
         return training + self._others_between(current_iter, self._schedule.total_iter, at_the_end=1)
 

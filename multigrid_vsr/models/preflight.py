@@ -69,11 +69,6 @@ def preflight(model: Any, schedule: Schedule, current_iter: int = 1) -> None:
     A small batch of every shape goes forward through an arch whose limits are not sure. The largest shape goes forward
     and backward where memory is that of a GPU. With ``train.compile`` every shape does, so that none is compiled later.
 
-    Args:
-        model: A ``MultigridVideoModel``.
-        schedule: Shapes of the run.
-        current_iter: The iteration that it begins with, counted from 1.
-
     Raises:
         InputError: If the arch does not take a shape, or the memory of the GPU does not hold the largest.
     """
@@ -95,15 +90,8 @@ def preflight(model: Any, schedule: Schedule, current_iter: int = 1) -> None:
 def time_shapes(model: Any, schedule: Schedule, current_iter: int) -> dict[BatchShape, StepTime]:
     """Times forward and backward of each shape to come; the model stays as it is.
 
-    The trial is eager: with ``train.cuda_graph`` an iteration takes less.
-
-    Args:
-        model: A ``MultigridVideoModel``, whose largest shape is known to fit.
-        schedule: Shapes of the run.
-        current_iter: The iteration that comes next, counted from 1.
-
-    Returns:
-        Nothing where there is one shape only, or where the trial would cost more than a 33rd of what is left.
+    The trial is eager: with ``train.cuda_graph`` an iteration takes less. Nothing is timed where there is one shape
+    only, or where the trial would cost more than a 33rd of what is left.
     """
     shapes = _ahead(schedule, current_iter)
     if len(shapes) < 2:

@@ -119,10 +119,7 @@ class _Progress:
 
 
 class Run:
-    """One training run: its schedule and clock, its losses, its checkpoints, and how it stops.
-
-    Args:
-        schedule: Shapes of the run; ``None`` without a schedule.
+    """One training run, with a schedule or without: its clock, its losses, its checkpoints, and how it stops.
 
     Attributes:
         clock: Times the iterations; ``None`` without a schedule, and until a model trains.
@@ -180,11 +177,7 @@ class Run:
                 get_root_logger().info(text)
 
     def try_shapes(self, current_iter: int) -> None:
-        """Tries the shapes to come, before the first iteration only: what does not fit, and what each takes.
-
-        Raises:
-            InputError: As :func:`preflight`.
-        """
+        """Tries the shapes to come, before the first iteration only: what does not fit, and what each takes."""
         if self.clock is not None and self.schedule is not None and not self._has_tried:
             self._has_tried = True
             with self.counted_as('trial'):
@@ -258,10 +251,7 @@ class Run:
             scaler.unscale_(optimizer)
 
     def log_values(self, losses: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """The values of a log line; all ranks ask for them.
-
-        Args:
-            losses: Gives the means over ranks; waits for the device.
+        """The values of a log line; all ranks ask for them, and wait for the device.
 
         Raises:
             OptionError: If the loss has not been finite for too long.
@@ -356,11 +346,7 @@ class Run:
         self.stop_signal.restore()
 
     def stop(self, stopped: Stopped) -> None:
-        """Saves what is not saved yet and ends the run, or this rank where it cannot meet the others.
-
-        Raises:
-            SystemExit: Always.
-        """
+        """Saves what is not saved yet and ends the run, or this rank where it cannot meet the others."""
         if not stopped.signal and self._opt['dist']:
             self._leave_alone()
         signal = stopped.signal or self.stop_signal.received
@@ -405,13 +391,10 @@ class Run:
             return bool(torch.isfinite(torch.stack([p.sum(dtype=torch.float64) for p in weights])).all())
 
     def give_up(self, count: int = 0) -> NoReturn:
-        """Ends a run whose loss is not finite, on all ranks; rank 0 says what to do.
-
-        Args:
-            count: Iterations in a row until now; 0 for weights that are not finite at the end of the run.
+        """Ends a run on all ranks, after ``count`` losses or at its end with weights that are not finite.
 
         Raises:
-            OptionError: On rank 0.
+            OptionError: On rank 0: what to do.
         """
         self._progress.close()
         if self._opt['rank'] != 0:
