@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _test_options(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """The options of the test, and what the user should know about them, a line each."""
-    from multigrid_vsr.models.inference import param_keys
     from multigrid_vsr.models.checkpoints import read_weights
+    from multigrid_vsr.models.inference import param_keys
 
     written = read_options(args.opt, args.force_yml)
     notes = settle(written)

@@ -33,7 +33,6 @@ from multigrid_vsr.models.acceleration import has_bf16
 from multigrid_vsr.models.checkpoints import KeptCheckpoints, ranks, saved_states
 from multigrid_vsr.models.clock import Clock, span
 from multigrid_vsr.models.failures import Failures
-from multigrid_vsr.models.optimizers import parameters_of
 from multigrid_vsr.models.preflight import preflight, time_shapes
 from multigrid_vsr.models.stop_signal import Stopped, StopSignal, end_at_once
 from multigrid_vsr.options.launches import known_run_launches
@@ -80,7 +79,11 @@ class GradClip:
         return {name: float(norm) for name, norm in self._norms.items()}
 
     def _clip(self, name: str, max_norm: float, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._norms[name] = torch.nn.utils.clip_grad_norm_(parameters_of(optimizer), max_norm)
+        self._norms[name] = torch.nn.utils.clip_grad_norm_(_parameters([optimizer]), max_norm)
+
+
+def _parameters(optimizers: Sequence[Optimizer]) -> list[torch.Tensor]:
+    return [p for optimizer in optimizers for group in optimizer.param_groups for p in group['params']]
 
 
 def shows_progress(opt: Mapping[str, Any]) -> bool:
@@ -387,8 +390,8 @@ class Run:
         if not is_last and self._guard.count(self.is_alone) > 0:
             return False
         with torch.no_grad():
-            weights = [p for optimizer in self._model.optimizers for p in parameters_of(optimizer)]
-            return bool(torch.isfinite(torch.stack([p.sum(dtype=torch.float64) for p in weights])).all())
+            sums = [p.sum(dtype=torch.float64) for p in _parameters(self._model.optimizers)]
+            return bool(torch.isfinite(torch.stack(sums)).all())
 
     def give_up(self, count: int = 0) -> NoReturn:
         """Ends a run on all ranks, after ``count`` losses or at its end with weights that are not finite.
