@@ -119,7 +119,7 @@ HARM = [
 
 
 @pytest.mark.parametrize('backend', ['disk', 'lmdb'])
-@pytest.mark.parametrize(('harm', 'line'), HARM, ids=str)
+@pytest.mark.parametrize(('harm', 'line'), HARM)
 def test_check_of_frames_that_do_not_pair_names_them(harm, line, backend, clips, tmp_path):
     root = shutil.copytree(clips, tmp_path / 'clips')
     if callable(harm):

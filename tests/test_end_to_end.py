@@ -83,6 +83,12 @@ def test_own_script_with_one_import_line_trains(place, tmp_path, clips, referenc
     _check(log, tmp_path / 'experiments', reference)
 
 
+@pytest.mark.parametrize('module', ['data.multigrid_dataset', 'models.multigrid_video_model'])
+def test_module_imported_before_basicsr_is_whole(module, tmp_path):
+    """As a spawned worker imports the dataset: it, or the model, is what imports BasicSR."""
+    run(sys.executable, '-c', f'import multigrid_vsr.{module}', cwd=tmp_path)
+
+
 def test_test_script_evaluates_a_trained_network(tmp_path, clips, reference):
     metrics = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': False}}
     opt = options(clips, multigrid=None, train=None, logger=None, datasets={'test': recurrent_set(clips)},
@@ -120,7 +126,7 @@ def test_stock_run_is_the_same_with_and_without_the_plugin(tmp_path, stock_clips
     assert same_bits(*(tmp_path / f'experiments/{name}/models/net_g_latest.pth' for name in ('with', 'without')))
 
 
-@pytest.mark.parametrize(('num_workers', 'prefetch_mode'), [(0, None), (0, 'cpu')])
+@pytest.mark.parametrize(('num_workers', 'prefetch_mode'), [(0, None), (0, 'cpu'), (2, None)])
 def test_damaged_frame_ends_the_run_with_one_line(num_workers, prefetch_mode, tmp_path, clips):
     shutil.copytree(clips, tmp_path / 'clips')
     (tmp_path / 'clips/gt/001/00000004.png').write_bytes(b'no image')

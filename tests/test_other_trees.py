@@ -11,7 +11,7 @@ from pathlib import Path
 
 import basicsr
 import pytest
-from runs import losses, options, run, write
+from runs import TRAIN_WITHOUT_PLUGIN, losses, options, run, same_bits, write
 
 INSTALLED = Path(basicsr.__file__).parent
 REPORT = """
@@ -161,7 +161,7 @@ def test_tree_without_basicvsrpp_says_so_and_trains_another_arch(without_basicvs
     ]
 
 
-def test_image_model_in_the_tree_without_basicvsrpp_trains_and_is_not_told(without_basicvsrpp, tmp_path, clips):
+def test_image_model_in_the_tree_without_basicvsrpp_is_not_touched(without_basicvsrpp, tmp_path, clips):
     opt = options(clips, model_type='SRModel', multigrid=None, datasets__train__type='PairedImageDataset',
                   datasets__train__gt_size=64, network_g={'type': 'MSRResNet', 'num_feat': 4, 'num_block': 1},
                   train__total_iter=3, path__experiments_root=str(tmp_path))  # fmt: skip
@@ -169,6 +169,9 @@ def test_image_model_in_the_tree_without_basicvsrpp_trains_and_is_not_told(witho
     log = run(sys.executable, '-m', 'basicsr.train', '-opt', write(tmp_path, opt), cwd=without_basicvsrpp).stdout
     assert len(losses(log)) == 3
     assert 'is not as it was' not in log
+    run(*TRAIN_WITHOUT_PLUGIN, write(tmp_path, {**opt, 'name': 'without'}), cwd=without_basicvsrpp)
+    runs = tmp_path / 'run', without_basicvsrpp / 'experiments/without'
+    assert same_bits(*(folder / 'models/net_g_latest.pth' for folder in runs))
 
 
 def test_plugin_that_lacks_a_library_lets_basicsr_be_and_says_so_when_asked(tmp_path, clips):
