@@ -18,7 +18,7 @@ from runs import refusal
 from benchmarks.train import matrix, tables
 from benchmarks.train.__main__ import main
 from benchmarks.train.claims import CLAIMS, interval, verdict
-from benchmarks.train.matrix import BENCH_PARTS
+from benchmarks.train.clips import BENCH_PARTS
 from benchmarks.train.plot import draw
 from benchmarks.train.results import read_runs, read_times
 from benchmarks.train.runs import NETWORKS, VARIANTS, Run, options
@@ -118,6 +118,10 @@ def test_options_of_a_variant_differ_from_the_papers_where_it_says_so():
     assert paper['train']['optim_g']['lr'] == 0.002
     weights = paper['network_g']['spynet_path'], paper['path']['pretrain_network_g']
     assert weights == ('data/spynet.pth', 'data/start_basicvsr.pth')
+    mixed = options(A_RUN._replace(data='mixed'))
+    paths = mixed['datasets']['train']['dataroot_gt'], mixed['path']['pretrain_network_g']
+    assert paths == ('data_mixed/store/gt', 'data_mixed/start_basicvsr.pth')
+    assert mixed['network_g']['spynet_path'] == 'data_mixed/spynet.pth'
 
     def of(name):
         return options(A_RUN._replace(variant=name))
@@ -228,8 +232,9 @@ def test_run_is_measured_at_its_checkpoints_and_not_where_it_was_stopped(tmp_pat
     for name in ('train_1.log', 'train_2.log'):
         (tmp_path / name).touch()
     monkeypatch.setattr(matrix, 'trained', lambda *arguments: contextlib.nullcontext(tmp_path))
-    monkeypatch.setattr(matrix, '_psnrs', lambda opt, weights, key, clips: [weights.stem, key])
-    matrix._train_one(tmp_path, A_RUN, '', tmp_path / 'results.jsonl', None, 2, {})
+    monkeypatch.setattr(matrix, '_held_out', lambda folder: ({}, {}))
+    monkeypatch.setattr(matrix, '_psnrs', lambda opt, weights, key, held_out: [weights.stem, key])
+    matrix._train_one(tmp_path, A_RUN, '', tmp_path / 'results.jsonl', None, 2)
     line = json.loads((tmp_path / 'results.jsonl').read_text())
     assert line['curve'] == [[180, ['net_g_180', 'params_ema']], [360, ['net_g_latest', 'params_ema']]]
     assert line['psnr_last'] == ['net_g_latest', 'params']
@@ -344,7 +349,7 @@ def test_claims_compare_variants_that_there_are():
         (('--rates', '0'), '--rates: must be numbers above 0, got 0.0. Write them as 2e-3 5e-4.'),
         (
             ('--arch', 'vsr'),
-            '--arch: must be of basicvsr, basicvsr_64x30, basicvsrpp, edvr, got vsr. Choose among them.',
+            '--arch: must be of basicvsr, basicvsr_48x10, basicvsr_64x30, basicvsrpp, edvr, got vsr. Choose among them.',
         ),
         (('--rows', 10), '--rows: must be of 1, 2, 3, 4, 5, 6, 7, 8, 9, got 10. Choose among them.'),
         (('--retime',), '--results: must be a file with runs that are done, got bench/results.jsonl. Train first.'),

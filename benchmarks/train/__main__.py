@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks import harness
 from benchmarks.train import tables
 from benchmarks.train.claims import CLAIMS
+from benchmarks.train.clips import DATA
 from benchmarks.train.results import read_runs, read_times
 from benchmarks.train.runs import NETWORKS, VARIANTS, Run
 from multigrid_vsr.cli.arguments import check_least
@@ -62,7 +63,7 @@ def _runs(args: argparse.Namespace) -> list[Run]:
         of_rows = {name for claim in CLAIMS if claim.row in args.rows for name in (claim.variant, claim.against)}
         names = [name for name in names if name in of_rows]
     return [
-        Run(name, args.arch, args.gt_size, args.num_frame, rate, args.iters, seed)
+        Run(name, args.arch, args.gt_size, args.num_frame, rate, args.iters, seed, args.clips)
         for seed in range(args.seeds)
         for rate in args.rates
         for name in names
@@ -99,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add('--rates', type=float, nargs='+', default=[2e-3], help='rates to begin with (default: 2e-3)')
     add('--arch', default='basicvsr', help=f'network: {", ".join(NETWORKS)} (default: basicvsr)')
     add('--gt_size', type=int, default=128, help='the full crop in pixels (default: 128)')
+    add('--clips', choices=DATA, default='films', help='what they train on: see clips.py (default: films)')
     add('--num_frame', type=int, default=7, help='the full number of frames (default: 7)')
     add('--jobs', type=int, help='runs at a time, each with one thread, or one GPU where there are any')
     add('--rounds', type=int, default=5, help='rounds of timing before and after (default: 5)')

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from pathlib import Path
@@ -22,23 +23,16 @@ import numpy as np
 import torch
 import yaml
 
-from benchmarks.train import flow_network, times
+from benchmarks.train import clips, flow_network, times
 from benchmarks.train.results import read_runs
-from benchmarks.train.runs import Run, options, start_of
+from benchmarks.train.runs import Run, options
 from multigrid_vsr.core.whole_file import whole_file
-from multigrid_vsr.demo import PARTS, Part, prepare, train_file
+from multigrid_vsr.demo import train_file
 from multigrid_vsr.measure import one_device
 from multigrid_vsr.models.inference import load_restorer, to_bgr_bytes
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 from multigrid_vsr.report.read import parse_log
 
-# More is held out than in the demo, and one video that no run has seen.
-BENCH_PARTS = (
-    *(part for part in PARTS if part.folder == 'train'),
-    Part('val', '000', 'bikes.mp4', None, 215, 24),
-    Part('val', '001', 'bigbuckbunny.mp4', 360, 115, 10),
-    Part('val', '002', 'carphone_pristine.mp4', None, 0, 24),
-)
 _START_ITERS, _LONGER = 240, {'edvr': 720}  # EDVR gives bilinear still after 240
 _WRITING = threading.Lock()
 
@@ -51,20 +45,19 @@ def train(root: Path, runs: Sequence[Run], results: Path, args: argparse.Namespa
     Raises:
         InputError: If the video of the demo is not installed, or a run fails.
     """
-    _prepare(root / 'data', args.flow_iters)
     done = read_runs(results)
     missing = [run for run in dict.fromkeys(runs) if run not in done]
-    for arch in dict.fromkeys(run.arch for run in missing):
-        _make_start(root, arch, args.start_iters or _LONGER.get(arch, _START_ITERS))
+    _prepare(root, runs, args.flow_iters)
+    for arch, data in dict.fromkeys((run.arch, run.data) for run in missing):
+        _make_start(root, arch, data, args.start_iters or _LONGER.get(arch, _START_ITERS))
     _measure(root, missing, results, args.rounds)
     threads = None if args.jobs is None else 1
     if threads is not None:
         torch.set_num_threads(threads)
-    clips = {kind: flow_network.read_clips(root / 'data/val' / kind) for kind in ('lq', 'gt')}
     with ThreadPoolExecutor(args.jobs or 1) as pool:
         labels = [f'{number}/{len(missing)} {run}' for number, run in enumerate(missing, 1)]
         pending = [
-            pool.submit(_train_one, root, run, label, results, threads, args.checkpoints, clips)
+            pool.submit(_train_one, root, run, label, results, threads, args.checkpoints)
             for run, label in zip(missing, labels)
         ]
         try:
@@ -81,29 +74,32 @@ def retime(root: Path, results: Path, rounds: int, flow_iters: int) -> None:
     Raises:
         InputError: If the video of the demo is not installed.
     """
-    _prepare(root / 'data', flow_iters)
+    runs = list(read_runs(results))
+    _prepare(root, runs, flow_iters)
     lines = [line for line in results.read_text().splitlines() if json.loads(line)['kind'] != 'time']
-    lines += [json.dumps(line) for line in times.measure(root, list(read_runs(results)), rounds)]
+    lines += [json.dumps(line) for line in times.measure(root, runs, rounds)]
     with whole_file(results) as file:
         file.write(('\n'.join(lines) + '\n').encode())
 
 
-def _prepare(data: Path, flow_iters: int) -> None:
-    prepare(data, BENCH_PARTS)
-    weights = data / 'spynet.pth'
-    if weights.exists():
-        return
-    flow_network.make(weights, data / 'train/lq', flow_iters)
-    moved, unmoved = flow_network.warping_error(weights, data / 'val/lq')
-    print(f'The flow network: held-out LQ frames are {moved:.2f}/255 from the next one warped, {unmoved:.2f} unmoved.')
+def _prepare(root: Path, runs: Iterable[Run], flow_iters: int) -> None:
+    """Makes the clips of the runs, and a flow network trained on each set of clips."""
+    for data, folder in dict.fromkeys((run.data, root / run.folder) for run in runs):
+        clips.make(data, folder)
+        weights = folder / 'spynet.pth'
+        if not weights.exists():
+            flow_network.make(weights, folder / 'train/lq', flow_iters)
+            moved, unmoved = flow_network.warping_error(weights, folder / 'val/lq')
+            print(f'The flow network of {data}: held-out LQ frames are {moved:.2f}/255 from the next one warped, '
+                  f'{unmoved:.2f} unmoved.')  # fmt: skip
 
 
-def _make_start(root: Path, arch: str, iters: int) -> None:
+def _make_start(root: Path, arch: str, data: str, iters: int) -> None:
     """Trains what the runs of an arch begin with, at 128 pixels and 7 frames under the paper's rule; kept if there."""
-    target = root / start_of(arch)
+    run = Run('untrained_full', arch, gt_size=128, num_frame=7, rate=2e-3, iters=iters, seed=0, data=data)
+    target = root / run.start
     if target.exists():
         return
-    run = Run('untrained_full', arch, gt_size=128, num_frame=7, rate=2e-3, iters=iters, seed=0)
     opt = {**options(run, one_device()), 'name': target.stem}
     with trained(root, opt, f'Train the start of {arch}', None) as folder:
         _weights_of(folder, iters)[-1][1].rename(target)
@@ -134,12 +130,11 @@ def _measure(root: Path, runs: Sequence[Run], results: Path, rounds: int) -> Non
         _add(results, line)
 
 
-def _train_one(
-    root: Path, run: Run, label: str, results: Path, threads: int | None, checkpoints: int, clips: dict[str, Any]
-) -> None:
+def _train_one(root: Path, run: Run, label: str, results: Path, threads: int | None, checkpoints: int) -> None:
     opt = options(run, one_device(), checkpoints)
     freq, last = opt['logger']['save_checkpoint_freq'], opt['train']['total_iter']
     segments = schedule_from_options(opt).segments
+    held_out = _held_out(root / run.folder / 'val')
     with trained(root, opt, label, threads) as folder:
         saved = _weights_of(folder, last)
         measured = [each for each in saved if each[0] % freq == 0 or each[0] == last]  # not where it was stopped
@@ -148,8 +143,8 @@ def _train_one(
             'kind': 'run',
             **run._asdict(),
             'segments': [[segment.num_iter, *astuple(segment.shape)] for segment in segments],
-            'curve': [(iteration, _psnrs(opt, weights, 'params_ema', clips)) for iteration, weights in measured],
-            'psnr_last': _psnrs(opt, saved[-1][1], 'params', clips),
+            'curve': [(iteration, _psnrs(opt, weights, 'params_ema', held_out)) for iteration, weights in measured],
+            'psnr_last': _psnrs(opt, saved[-1][1], 'params', held_out),
             'wall': None if was_interrupted else _wall_clock(folder),
         }
         _add(results, line)
@@ -169,14 +164,21 @@ def _wall_clock(folder: Path) -> float:
     return (log.saves[-1] - log.start).total_seconds()
 
 
-def _psnrs(opt: dict[str, Any], weights: Path, key: str, clips: dict[str, Any]) -> list[float]:
+@functools.cache
+def _held_out(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The clips that PSNR is measured on: LQ and ground truth."""
+    return flow_network.read_clips(folder / 'lq'), flow_network.read_clips(folder / 'gt')
+
+
+def _psnrs(opt: dict[str, Any], weights: Path, key: str, held_out: tuple[dict[str, np.ndarray], ...]) -> list[float]:
     """BasicSR's PSNR in dB of each held-out clip, RGB, no border left out: the mean over its frames."""
     from basicsr.metrics import calculate_psnr
 
     restore = load_restorer(opt, weights, key, torch.device('cuda' if torch.cuda.is_available() else 'cpu'))
     psnrs = []
-    for clip, gt in clips['gt'].items():
-        restored = to_bgr_bytes(restore(torch.from_numpy(clips['lq'][clip]))).numpy()
+    lq_clips, gt_clips = held_out
+    for clip, gt in gt_clips.items():
+        restored = to_bgr_bytes(restore(torch.from_numpy(lq_clips[clip]))).numpy()
         psnrs.append(round(float(np.mean([calculate_psnr(*pair, crop_border=0) for pair in zip(restored, gt)])), 4))
     return psnrs
 

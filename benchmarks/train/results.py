@@ -72,7 +72,7 @@ class Times:
 def read_runs(path: Path) -> dict[Run, Result]:
     """The runs that are done."""
     return {
-        Run(*(line[key] for key in Run._fields)): Result(
+        Run(**{key: line[key] for key in Run._fields if key in line}): Result(
             tuple((count, BatchShape(*shape)) for count, *shape in line['segments']),
             tuple((iteration, tuple(psnrs)) for iteration, psnrs in line['curve']),
             tuple(line['psnr_last']),

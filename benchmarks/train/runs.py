@@ -40,7 +40,7 @@ class Variant:
     scheduler: Mapping[str, Any] = field(default_factory=dict)  # more of `train.scheduler`
     train: Mapping[str, Any] = field(default_factory=dict)  # more of `train`
     network: Mapping[str, Any] = field(default_factory=dict)  # other values of `network_g`, where it has them
-    starts_trained: bool = True  # from the weights of `matrix.start_of`
+    starts_trained: bool = True  # from the weights of `Run.start`
     setup: str = 'multigrid'  # or `plain`: this project's parts without the block; or `stock`: BasicSR's
 
 
@@ -137,6 +137,7 @@ _EDVR = {'type': 'EDVR', 'num_feat': 16, 'num_frame': 5, 'num_extract_block': 1,
 _PLUS_PLUS = {'type': 'BasicVSRPlusPlus', 'mid_channels': 16, 'num_blocks': 1, 'is_low_res_input': True}
 NETWORKS: dict[str, dict[str, Any]] = {
     'basicvsr': {'type': 'BasicVSR', 'num_feat': 16, 'num_block': 2, **_SPYNET},
+    'basicvsr_48x10': {'type': 'BasicVSR', 'num_feat': 48, 'num_block': 10, **_SPYNET},  # 45 % of the work in the trunk
     'basicvsr_64x30': {'type': 'BasicVSR', 'num_feat': 64, 'num_block': 30, **_SPYNET},
     'basicvsrpp': {**_PLUS_PLUS, **_SPYNET},
     'edvr': {**_EDVR, 'deformable_groups': 4, 'center_frame_idx': 2},
@@ -153,6 +154,7 @@ class Run(NamedTuple):
     rate: float
     iters: int
     seed: int
+    data: str = 'films'  # or `mixed`: see benchmarks/train/clips.py
 
     def __str__(self) -> str:
         return f'{self.variant}, seed {self.seed}'
@@ -160,12 +162,18 @@ class Run(NamedTuple):
     @property
     def name(self) -> str:
         """The name of its folder."""
-        return '_'.join(f'{value:g}' if isinstance(value, float) else str(value) for value in self)
+        values = self[:-1] if self.data == 'films' else self
+        return '_'.join(f'{value:g}' if isinstance(value, float) else str(value) for value in values)
 
+    @property
+    def folder(self) -> str:
+        """Where its clips are, below the folder of the bench."""
+        return 'data' if self.data == 'films' else f'data_{self.data}'
 
-def start_of(arch: str) -> str:
-    """Weights that the runs of an arch begin with, below the folder of the bench."""
-    return f'data/start_{arch}.pth'
+    @property
+    def start(self) -> str:
+        """The weights that it begins with, if it begins trained, below the folder of the bench."""
+        return f'{self.folder}/start_{self.arch}.pth'
 
 
 def options(run: Run, num_gpu: int = 0, checkpoints: int = CHECKPOINTS) -> dict[str, Any]:
@@ -175,7 +183,7 @@ def options(run: Run, num_gpu: int = 0, checkpoints: int = CHECKPOINTS) -> dict[
     opt = base_run.options('stock' if variant.setup == 'stock' else 'multigrid', run.iters, run.seed)
     opt.update(name=run.name, num_gpu=num_gpu, network_g=network)
     if variant.starts_trained:
-        opt['path']['pretrain_network_g'] = start_of(run.arch)
+        opt['path']['pretrain_network_g'] = run.start
     opt['datasets']['train'].update(
         num_frame=network.get('num_frame', run.num_frame), gt_size=run.gt_size, batch_size_per_gpu=BATCH
     )
@@ -192,7 +200,13 @@ def options(run: Run, num_gpu: int = 0, checkpoints: int = CHECKPOINTS) -> dict[
         opt['multigrid'] = (_stages if variant.stages else _nested)(variant, run, 'num_frame' in network)
         _follow(opt, variant, run)
     opt['logger']['save_checkpoint_freq'] = -(-opt['train']['total_iter'] // checkpoints)
+    for block in (opt['datasets']['train'], opt['network_g']):
+        block |= {key: value.replace('data/', f'{run.folder}/', 1) for key, value in block.items() if _is_path(value)}
     return opt
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and value.startswith('data/')
 
 
 def _nested(variant: Variant, run: Run, is_fixed: bool) -> dict[str, Any]:

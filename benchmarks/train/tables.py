@@ -19,11 +19,15 @@ def groups(results: Results) -> list[list[Run]]:
     """Runs that can be compared: of one network, full shape, rate, length and start, in the order of the variants."""
 
     def shared(run: Run) -> tuple[Any, ...]:
-        return (*run[1:-1], VARIANTS[run.variant].starts_trained)
+        return (*_shared(run), VARIANTS[run.variant].starts_trained)
 
     order = list(VARIANTS)
     runs = sorted(results, key=lambda run: (shared(run), order.index(run.variant), run.seed))
     return [list(group) for _, group in itertools.groupby(runs, key=shared)]
+
+
+def _shared(run: Run) -> tuple[Any, ...]:
+    return (*run[1:-2], *([] if run.data == 'films' else [run.data]))
 
 
 def baseline(runs: Sequence[Run]) -> str:
@@ -36,13 +40,14 @@ def title(runs: Sequence[Run]) -> str:
     run = runs[0]
     start = 'a trained' if VARIANTS[run.variant].starts_trained else 'an untrained'
     shape = f'{run.num_frame} frames, gt_size {run.gt_size}'
-    return f'{run.arch}, {shape}, rate {run.rate:g}, {run.iters} iterations, from {start} network'
+    clips = '' if run.data == 'films' else f', {run.data} clips'
+    return f'{run.arch}, {shape}, rate {run.rate:g}, {run.iters} iterations, from {start} network{clips}'
 
 
 def stem(runs: Sequence[Run]) -> str:
     """The name of a group's picture."""
     start = '' if VARIANTS[runs[0].variant].starts_trained else '_untrained'
-    return '_'.join(map(str, runs[0][1:-1])) + start
+    return '_'.join(map(str, _shared(runs[0]))) + start
 
 
 def all_tables(results: Results, times: Times, runs: Sequence[Run]) -> str:
