@@ -8,11 +8,11 @@ import json
 import re
 from pathlib import Path
 
+import basicsr.test
 import pytest
 import torch
 import yaml
 from basicsr.archs import build_network
-from basicsr.test import test_pipeline
 from probe import own_log
 from runs import TRAIN_PROBE, options, refusal, run, torchrun, write
 from test_multigrid_video_model import METRICS
@@ -148,7 +148,7 @@ def test_training_file_in_basicsrs_own_script_is_pointed_to_the_command(tmp_path
     opt_file = write(tmp_path, options(clips, datasets__val=own_set(clips), val={'save_img': False, 'val_freq': 1}))
     line = r'^datasets\.train: must be left out of a test, got a training set\. Run: multigrid-vsr test, which takes'
     with own_log('test.py', '-opt', str(opt_file)), pytest.raises(InputError, match=line):
-        test_pipeline(str(tmp_path))
+        basicsr.test.test_pipeline(str(tmp_path))
     assert list(tmp_path.iterdir()) == [opt_file]
 
 

@@ -66,6 +66,7 @@ class StopSignal:
         self._group: Any = None
         self._store: Any = None
         if dist:
+            self._of_run = device
             self._group, self._device = _group_of_all(device)
             self._store = distributed.distributed_c10d._get_default_store()  # torch has no public name for it
         self._exchange: tuple[Any, torch.Tensor] | None = None  # what is under way
@@ -128,12 +129,14 @@ class StopSignal:
         """Waits for every rank: the launcher kills the others as soon as one has ended."""
         if self._group is not None:
             distributed.barrier(self._group)
-            self._end_exchange()
+            self._leave_group()
 
     def restore(self) -> None:
         """Gives the signals back to their handlers before, at the end of the run. Ranks can still :meth:`meet`."""
         self._has_ended.set()
-        self._end_exchange()
+        if self._group is not None:  # a validation at the end of the run still meets
+            self._leave_group()
+            self._group, self._device = distributed.group.WORLD, self._of_run
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
@@ -143,8 +146,15 @@ class StopSignal:
         tensor = torch.tensor(values, device=self._device)
         return distributed.all_reduce(tensor, distributed.ReduceOp.MAX, self._group, async_op=True), tensor
 
+    def _leave_group(self) -> None:
+        """Ends the group before Python ends: its threads would abort the process then."""
+        self._end_exchange()
+        if self._group is not distributed.group.WORLD:
+            distributed.destroy_process_group(self._group)
+        self._group = None
+
     def _end_exchange(self) -> int:
-        """What the exchange under way gives, or 0; one that Python's end interrupts would abort the process."""
+        """What the exchange under way gives, or 0."""
         if self._exchange is None:
             return 0
         (work, value), self._exchange = self._exchange, None
