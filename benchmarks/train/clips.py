@@ -6,20 +6,13 @@ their codec. Whole sources are held out, never frames of a source that is traine
 
 from __future__ import annotations
 
-import itertools
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
-from tqdm import tqdm
 
 from benchmarks.train import made_motion
-from multigrid_vsr.demo import PARTS, SCALE, Part, find_video, prepare, read_frames
-from multigrid_vsr.frames.pairs import open_sources, shrink
-from multigrid_vsr.frames.prepare import build
-from multigrid_vsr.frames.sources import default_workers
+from multigrid_vsr.demo import PARTS, Part, find_video, frames_of, prepare, write_clips
 
 # `films`: more is held out than in the demo, and one video that no run has seen.
 BENCH_PARTS = (
@@ -54,11 +47,11 @@ def make(data: str, folder: Path) -> None:
     if data == 'films':
         prepare(folder, BENCH_PARTS)
     else:
-        _write(folder, _mixed(folder.with_name('packages')))
+        write_clips(folder, _mixed(folder.with_name('packages')))
 
 
 def _mixed(packages: Path) -> Iterator[tuple[str, str, Iterable[np.ndarray]]]:
-    """Whether it is for training, the name and the frames of each clip."""
+    """``train`` or ``val``, the name and the frames of each clip."""
     pictures = (*made_motion.TRAINED, *made_motion.HELD_OUT)
     made_motion.unpack(packages, [*dict.fromkeys(package for package, *_ in pictures), _FILMS])
     for kind, of_kind, length in (
@@ -70,24 +63,4 @@ def _mixed(packages: Path) -> Iterator[tuple[str, str, Iterable[np.ndarray]]]:
     for part in _HALVED:
         is_packed = part.video.endswith('.avi')
         path = next((packages / _FILMS).rglob(part.video)) if is_packed else find_video(part.video)
-        film = itertools.islice(read_frames(path, part.height), part.start, part.start + part.num_frame)
-        yield part.folder, part.clip, film
-
-
-def _write(folder: Path, clips: Iterable[tuple[str, str, Iterable[np.ndarray]]]) -> None:
-    unfinished = folder.with_name(f'{folder.name}.unfinished')
-    shutil.rmtree(unfinished, ignore_errors=True)
-    lines = []
-    for kind, name, frames in tqdm(clips, 'Make the clips', unit='clip'):
-        number = -1
-        for number, frame in enumerate(frames):
-            for of, image in (('gt', frame), ('lq', shrink(frame, SCALE))):
-                path = unfinished / kind / of / name / f'{number:08d}.png'
-                path.parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(path), image)
-        if kind == 'train':
-            lines.append(f'{name} {number + 1} ({frame.shape[0]},{frame.shape[1]},3)\n')
-    (unfinished / 'train/meta_info.txt').write_text(''.join(lines))
-    sources = open_sources(unfinished / 'train/gt', unfinished / 'train/lq', SCALE)
-    build(sources, unfinished / 'store', default_workers())
-    unfinished.rename(folder)
+        yield part.folder, part.clip, frames_of(part, path)

@@ -19,14 +19,15 @@ def groups(results: Results) -> list[list[Run]]:
     """Runs that can be compared: of one network, full shape, rate, length and start, in the order of the variants."""
 
     def shared(run: Run) -> tuple[Any, ...]:
-        return (*_shared(run), VARIANTS[run.variant].starts_trained)
+        return (*_setting(run), VARIANTS[run.variant].starts_trained)
 
     order = list(VARIANTS)
     runs = sorted(results, key=lambda run: (shared(run), order.index(run.variant), run.seed))
     return [list(group) for _, group in itertools.groupby(runs, key=shared)]
 
 
-def _shared(run: Run) -> tuple[Any, ...]:
+def _setting(run: Run) -> tuple[Any, ...]:
+    """All of a run but its variant and its seed."""
     return (*run[1:-2], *([] if run.data == 'films' else [run.data]))
 
 
@@ -47,7 +48,7 @@ def title(runs: Sequence[Run]) -> str:
 def stem(runs: Sequence[Run]) -> str:
     """The name of a group's picture."""
     start = '' if VARIANTS[runs[0].variant].starts_trained else '_untrained'
-    return '_'.join(map(str, _shared(runs[0]))) + start
+    return '_'.join(map(str, _setting(runs[0]))) + start
 
 
 def all_tables(results: Results, times: Times, runs: Sequence[Run]) -> str:
