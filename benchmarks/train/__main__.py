@@ -88,6 +88,16 @@ def _check(args: argparse.Namespace) -> None:
                 raise OptionError(option, f'be of {", ".join(map(str, among))}', name, 'Choose among them.')
 
 
+def add_setting(commands: argparse.ArgumentParser) -> None:
+    """Adds what runs share that can be compared: length, network, full shape and clips."""
+    add = commands.add_argument
+    add('--iters', type=int, default=360, help='iterations of the full shape (default: 360)')
+    add('--arch', default='basicvsr', help=f'network: {", ".join(NETWORKS)} (default: basicvsr)')
+    add('--gt_size', type=int, default=128, help='the full crop in pixels (default: 128)')
+    add('--clips', choices=DATA, default='films', help='what they train on: see clips.py (default: films)')
+    add('--num_frame', type=int, default=7, help='the full number of frames (default: 7)')
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     commands = harness.parser(
         'train', __doc__, '--data matrix', '--data matrix --table', '--data matrix --variants stock paper --seeds 1'
@@ -96,12 +106,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add('--variants', nargs='+', metavar='NAME', help='default: all of benchmarks/train/runs.py')
     add('--rows', type=int, nargs='+', help='only what decides the claims of these rows')
     add('--seeds', type=int, default=3, help='number of seeds (default: 3)')
-    add('--iters', type=int, default=360, help='iterations of the full shape (default: 360)')
     add('--rates', type=float, nargs='+', default=[2e-3], help='rates to begin with (default: 2e-3)')
-    add('--arch', default='basicvsr', help=f'network: {", ".join(NETWORKS)} (default: basicvsr)')
-    add('--gt_size', type=int, default=128, help='the full crop in pixels (default: 128)')
-    add('--clips', choices=DATA, default='films', help='what they train on: see clips.py (default: films)')
-    add('--num_frame', type=int, default=7, help='the full number of frames (default: 7)')
+    add_setting(commands)
     add('--jobs', type=int, help='runs at a time, each with one thread, or one GPU where there are any')
     add('--rounds', type=int, default=5, help='rounds of timing before and after (default: 5)')
     add('--checkpoints', type=int, default=4, help='PSNR is measured so often in a run (default: 4)')
