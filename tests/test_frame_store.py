@@ -339,7 +339,7 @@ def test_store_with_a_byte_of_another_value_is_refused_before_a_run(kind, clip, 
     info = FrameStore(copy / kind).info
     flip(copy / kind / 'frames.bin', info.place(clip, frame)[0] + 7)
     opt = packed_options(copy, tmp_path)
-    line = f'clip {clip}, frame {frame}: {copy}/{kind} does not have the bytes that it was written with, as 1 of '
+    line = f'clip {clip}, frame {frame}: {copy}/{kind} does not have the bytes that it was written with: 1 of '
     assert refusal('plan', '-opt', write(tmp_path, opt)).splitlines()[-1].startswith(line)
     with pytest.raises(InputError, match=f'^{line}'):
         train_here(tmp_path, opt)

@@ -334,8 +334,7 @@ def test_list_that_cannot_be_used_gets_a_line(text, encoding, line, clips, tmp_p
 
 
 def test_store_is_built_where_the_system_lacks_calls_of_linux(clips, tmp_path, monkeypatch):
-    """macOS and Windows have neither of the first two, Windows none."""
-    for name in ('sched_getaffinity', 'posix_fallocate', 'posix_fadvise', 'pread', 'preadv', 'pwrite'):
+    for name in ('sched_getaffinity', 'posix_fallocate', 'posix_fadvise'):  # as on macOS
         monkeypatch.delattr(os, name)
     assert default_workers() == os.cpu_count()
     build(open_sources(clips / 'gt', clips / 'lq', 4), tmp_path / 'store', 1)

@@ -1,15 +1,13 @@
-"""Frames in one file, uncompressed, laid out so that a crop reads only its own bytes.
+"""Uncompressed frames in one file, laid out so that a crop reads only its own bytes.
 
-A frame is cut into vertical strips of ``STRIP`` pixels, and the rows of a strip follow each other. So a crop is a few
-contiguous blocks with all of its rows and at most one strip too many at each side. The frames of a clip follow each
-other.
+A frame is cut into vertical strips of ``STRIP`` pixels. The rows of a strip follow each other, so a crop is one
+contiguous block for each strip that it touches. The frames of a clip follow each other.
 
 A store is a folder of three files:
 
 - ``frames.bin``: for each clip, uint8 (num_frame, ceil(w / STRIP), h, STRIP, 3), BGR, the last strip padded with zeros;
 - ``checksums.bin``: for each frame, uint64, 2^32 + its CRC-32, or 0 where the frame is not written yet;
-- ``store.json``: what the store holds and what it is made of. It gets its name last, so an unfinished store does not
-  open.
+- ``store.json``: what the store holds and its source files. It gets its name last, so an unfinished store never opens.
 """
 
 from __future__ import annotations
@@ -35,52 +33,46 @@ from multigrid_vsr.frames.clip import Clip
 
 STRIP = 32
 VERSION = 1
-FINISHED, UNFINISHED = 'store.json', 'plan.json'  # the name of the description after and before a store is whole
+FINISHED, UNFINISHED = 'store.json', 'plan.json'  # names of the description: of a finished store, and before
 _WRITTEN = 1 << 32
 
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """The clips of a store, with the size of their frames in it, and the scale: ground truth side / LQ side."""
+    """The clips of a store with their size in it, and the scale: ground truth side / LQ side."""
 
     clips: tuple[Clip, ...]
     scale: int
 
     @cached_property
-    def offsets(self) -> dict[str, int]:
-        """The first byte of each clip, and under ``''`` the size of all."""
-        return self._sums(clip.num_frame * frame_size(clip) for clip in self.clips)
-
-    @cached_property
-    def firsts(self) -> dict[str, int]:
-        """The frames before each clip, and under ``''`` all."""
-        return self._sums(clip.num_frame for clip in self.clips)
-
-    def _sums(self, numbers: Iterator[int]) -> dict[str, int]:
-        return dict(zip([*(clip.name for clip in self.clips), ''], accumulate(numbers, initial=0)))
-
-    @cached_property
     def by_name(self) -> dict[str, Clip]:
         return {clip.name: clip for clip in self.clips}
 
+    @cached_property
+    def first_bytes(self) -> dict[str, int]:
+        return dict(zip(self.by_name, accumulate((c.num_frame * frame_size(c) for c in self.clips), initial=0)))
+
+    @cached_property
+    def first_frames(self) -> dict[str, int]:
+        return dict(zip(self.by_name, accumulate((clip.num_frame for clip in self.clips), initial=0)))
+
     @property
     def size(self) -> int:
-        """Bytes of all frames."""
-        return self.offsets['']
+        return sum(clip.num_frame * frame_size(clip) for clip in self.clips)
 
     @property
     def num_frame(self) -> int:
-        return self.firsts['']
+        return sum(clip.num_frame for clip in self.clips)
 
     def place(self, clip: str, frame: int) -> tuple[int, int, int]:
         """The first byte of a frame, its size in bytes, and its number among all frames."""
         size = frame_size(self.by_name[clip])
-        return self.offsets[clip] + frame * size, size, self.firsts[clip] + frame
+        return self.first_bytes[clip] + frame * size, size, self.first_frames[clip] + frame
 
     def to_json(self, made_of: Mapping[str, Any] | None = None) -> str:
-        """The text of ``store.json``: the first line says what the store holds, the second what it is made of.
+        """The text of ``store.json``: a line with what the store holds, and a line with the files it is made of.
 
-        Workers read only the first line: the files of Vimeo90K's 452,000 frames take 30 MB.
+        Workers read only the first line, because the second one has 30 MB for the 452,000 frames of Vimeo90K.
         """
         text = json.dumps({'version': VERSION, 'strip': STRIP, **asdict(self)})
         return text if made_of is None else f'{text[:-1]},\n"sources": {json.dumps(made_of)}}}\n'
@@ -90,8 +82,8 @@ def read_info(path: Path) -> StoreInfo:
     """What a store holds, from its ``store.json`` or ``plan.json``.
 
     Raises:
-        OSError: If it cannot be read.
-        InputError: If it is damaged, or another version wrote it.
+        OSError: If the file cannot be read.
+        InputError: If the file is damaged, or another version wrote it.
     """
     with open(path, encoding='utf-8') as file:
         text = file.readline()
@@ -106,10 +98,10 @@ def read_info(path: Path) -> StoreInfo:
 
 
 def read_made_of(path: Path) -> dict[str, Any]:
-    """What a store is made of: ``root``, ``is_shrunk``, ``files``; empty for a store from before that was recorded.
+    """The sources of a store: ``root``, ``is_shrunk``, ``files``; empty for an old store that did not record them.
 
     Raises:
-        OSError, ValueError: If it cannot be read.
+        OSError, ValueError: If the file cannot be read.
     """
     return json.loads(path.read_text(encoding='utf-8')).get('sources') or {}
 
@@ -120,7 +112,7 @@ def frame_size(clip: Clip) -> int:
 
 
 def pack(frame: np.ndarray) -> bytes:
-    """Lays a frame, uint8 (h, w, 3), out in strips."""
+    """The strips of a frame, uint8 (h, w, 3), one after another."""
     height, width = frame.shape[:2]
     if width % STRIP:
         frame = np.pad(frame, ((0, 0), (0, -width % STRIP), (0, 0)))
@@ -134,14 +126,14 @@ def checksum(packed: bytes | bytearray | memoryview) -> int:
 
 CHECKED_BYTES = 2_000_000_000  # before a run: all of REDS, in a second or two
 _DRAWN = 16
-_THREADS = 8  # most of the time goes into waiting for a disk
+_THREADS = 8  # which mostly wait for the disk
 
 
 class FrameStore:
     """A store opened for reading; a :class:`CropSource`.
 
     Raises:
-        InputError: If it is unfinished or truncated, or another version wrote it.
+        InputError: If the store is unfinished or truncated, or another version wrote it.
     """
 
     backend = 'packed'
@@ -151,7 +143,7 @@ class FrameStore:
         self.notes: list[str] = []
         try:
             self.info = read_info(self.root / FINISHED)
-            self._file = os.open(self.root / 'frames.bin', os.O_RDONLY | getattr(os, 'O_BINARY', 0))
+            self._file = os.open(self.root / 'frames.bin', os.O_RDONLY)
             weakref.finalize(self, os.close, self._file)
             self._checksums = np.fromfile(self.root / 'checksums.bin', '<u8')
         except (OSError, ValueError) as error:
@@ -160,8 +152,7 @@ class FrameStore:
                 'again: it goes on.'
             ) from None
         if hasattr(os, 'posix_fadvise'):  # not on macOS
-            # Reading ahead would fetch what no crop needs.
-            os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)
+            os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)  # reading ahead would fetch what no crop needs
         self.names = list(self.info.by_name)
         for name, found, expected in (
             ('frames.bin', os.fstat(self._file).st_size, self.info.size),
@@ -216,14 +207,14 @@ class FrameStore:
     def _rows(self, clip: Clip, frames: Sequence[int], strips: range, top: int, height: int) -> np.ndarray:
         """The rows of some strips of frames, (frames, strips, height, STRIP * 3).
 
-        They are read and not mapped: a file that is cut, or a disk that fails, would end the process by SIGBUS.
+        They are read, because with a mapped file a cut file or a failing disk would kill the process by SIGBUS.
         """
         row, num_strips = 3 * STRIP, -(-clip.width // STRIP)
         size = height * row
-        first = self.info.offsets[clip.name] + top * row
+        first = self.info.first_bytes[clip.name] + top * row
         starts = [first + (frame * num_strips + strip) * clip.height * row for frame in frames for strip in strips]
         if hasattr(os, 'posix_fadvise'):
-            for start in starts:  # all at once, or each piece that is not in memory is waited for
+            for start in starts:  # the disk gets all requests at once
                 os.posix_fadvise(self._file, start, size, os.POSIX_FADV_WILLNEED)
         rows = np.empty(len(starts) * size, np.uint8)
         for number, start in enumerate(starts):
@@ -233,23 +224,17 @@ class FrameStore:
 
     def _read_into(self, piece: memoryview[int], start: int, clip: str, frame: int) -> None:
         try:
-            if hasattr(os, 'preadv'):
-                count = os.preadv(self._file, [piece], start)
-            else:  # Windows
-                os.lseek(self._file, start, os.SEEK_SET)
-                found = os.read(self._file, len(piece))
-                count = len(found)
-                piece[:count] = found
+            count = os.preadv(self._file, [piece], start)
         except OSError as error:
             raise FrameError(f'clip {clip}, frame {frame}: cannot read {self.root} ({error.strerror})') from None
         if count != len(piece):
             raise FrameError(f'clip {clip}, frame {frame}: cannot read {self.root} (frames.bin was cut)')
 
     def read(self, clip: str, frame: int) -> bytearray | None:
-        """The strips of a whole frame; ``None`` where they do not have the checksum that they were written with.
+        """The strips of a whole frame; ``None`` if their checksum is wrong.
 
         Raises:
-            FrameError: If it cannot be read.
+            FrameError: If they cannot be read.
         """
         start, size, number = self.info.place(clip, frame)
         packed = bytearray(size)
@@ -259,7 +244,7 @@ class FrameStore:
     def check(self, names: Sequence[str], seed: int) -> None:
         """Compares the first and last frame of each clip, and a few drawn by a seed, with their checksums.
 
-        Beyond ``CHECKED_BYTES`` it checks only a part of the clips, drawn by the seed too.
+        If that is more than ``CHECKED_BYTES``, the seed draws which of them are compared.
 
         Raises:
             InputError: If a frame is not as it was written.
@@ -278,28 +263,23 @@ class FrameStore:
             wrong = [place for place, packed in zip(checked, found) if packed is None]
         if wrong:
             raise InputError(
-                f'{self._changed(*wrong[0])}, as {len(wrong)} of {len(checked)} frames that were looked at. Copy it '
-                f'anew; `multigrid-vsr prepare -o {self.root.parent} --verify` names every such frame.'
+                f'{self._changed(*wrong[0])}: {len(wrong)} of {len(checked)} checked frames are wrong. Copy it anew; '
+                f'`multigrid-vsr prepare -o {self.root.parent} --verify` names every such frame.'
             )
 
 
 class FrameStoreWriter:
-    """A store being built. Written frames stay when the process dies; :meth:`finish` makes the store whole.
-
-    Any process may write a frame, because each frame has its own place.
-    """
+    """A store being built, by any number of processes. Written frames stay if the build is interrupted."""
 
     def __init__(self, root: Path, info: StoreInfo) -> None:
         self.root = root
         self.info = info
 
     def reserve(self, made_of: Mapping[str, Any] | None = None) -> None:
-        """Makes the folder, writes the description, and reserves the room on the disk, so that it cannot run out.
-
-        Where the system cannot reserve room (macOS, Windows), a full disk shows later.
+        """Makes the folder, writes the description, and reserves disk space, which macOS cannot do.
 
         Raises:
-            InputError: If the folder cannot be written or the disk has no room.
+            InputError: If the folder cannot be written or the disk is full.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -319,10 +299,7 @@ class FrameStoreWriter:
             ) from None
 
     def read(self, clip: str, frame: int) -> bytes | None:
-        """The strips of a frame; ``None`` where it is not written, or damaged.
-
-        After a crash of the machine a frame may be missing though its checksum is there.
-        """
+        """The strips of a frame; ``None`` if it is not written, or damaged by a crash of the machine."""
         start, size, number = self.info.place(clip, frame)
         expected = int.from_bytes(self._pread('checksums.bin', 8, number * 8), 'little')
         if expected == 0:
@@ -347,7 +324,7 @@ class FrameStoreWriter:
             file.write(data)
 
     def finish(self) -> None:
-        """Makes the store whole: everything is on the disk before the description gets its final name."""
+        """Flushes everything to the disk, and then gives the description its final name."""
         for name in ('frames.bin', 'checksums.bin', UNFINISHED):
             with open(self.root / name, 'r+b') as file:
                 os.fsync(file.fileno())
