@@ -1,4 +1,4 @@
-"""What a clip is, and the lists that name clips."""
+"""A clip, and the lists that name clips."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from multigrid_vsr.core.errors import OptionError
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip of ``num_frame`` frames of ``height`` x ``width`` pixels; ground truth unless said otherwise."""
+    """A clip of frames of ``height`` x ``width`` pixels. Without another word it is ground truth."""
 
     name: str
     num_frame: int
@@ -19,7 +19,7 @@ class Clip:
     width: int
 
     def shrunk(self, scale: int) -> Clip:
-        """Its LQ clip: 1/scale of the size."""
+        """The LQ clip, with 1/scale of the size."""
         return Clip(self.name, self.num_frame, self.height // scale, self.width // scale)
 
 
@@ -32,23 +32,23 @@ def _clip_of(line: str) -> Clip | None:
 
 
 def _read_lines(option: str, path: Path, fix: str) -> list[str]:
-    """The lines of a text in UTF-8, with or without a byte order mark; ``fix`` is what to do about a missing file."""
+    """The lines of a text file in UTF-8, with or without a byte order mark; ``fix`` is for a missing file."""
     try:
         text = path.read_text(encoding='utf-8-sig')
     except OSError as error:
         raise OptionError(option, 'be a file that can be read', f'{path} ({error.strerror})', fix) from error
     except UnicodeDecodeError:
         text = '\0'
-    if '\0' in text:  # as UTF-16 without a mark has
+    if '\0' in text:  # UTF-16 without a mark
         raise OptionError(option, 'be text in UTF-8', f'{path} in another encoding', 'Save it as UTF-8.')
     return text.splitlines()
 
 
 def read_meta_info(option: str, path: Path) -> list[Clip]:
-    """The clips of BasicSR's list, ``000 100 (720,1280,3)`` a line.
+    """The clips of a list of BasicSR, with lines such as ``000 100 (720,1280,3)``.
 
     Raises:
-        OptionError: If it cannot be read.
+        OptionError: If the list cannot be read.
     """
     clips = []
     lines = _read_lines(option, path, 'Correct the path, or leave meta_info_file out to use every clip.')
@@ -61,10 +61,10 @@ def read_meta_info(option: str, path: Path) -> list[Clip]:
 
 
 def read_clip_names(option: str, path: Path) -> dict[str, Clip | None]:
-    """The clips of a list of names, one a line, or of BasicSR's list, which gives their length and size too.
+    """The clips of a list: a name in each line, or a line of BasicSR's, which also gives length and size.
 
     Raises:
-        OptionError: If it cannot be read, is empty, or names a clip twice.
+        OptionError: If the list cannot be read, is empty, or names a clip twice.
     """
     names: dict[str, Clip | None] = {}
     for number, line in enumerate(_read_lines(option, path, 'Correct the path.'), 1):
@@ -81,7 +81,7 @@ def read_clip_names(option: str, path: Path) -> dict[str, Clip | None]:
 
 
 def read_lmdb_names(option: str, root: Path) -> list[str]:
-    """The clips of a BasicSR LMDB, from its list, whose lines are ``000/00000000.png (720,1280,3) 1``.
+    """The clips of a BasicSR LMDB, by its list with lines such as ``000/00000000.png (720,1280,3) 1``.
 
     Raises:
         OptionError: If the list cannot be read, or the frames of a clip have several sizes.
@@ -103,11 +103,10 @@ def read_lmdb_names(option: str, root: Path) -> list[str]:
     return list(sizes)
 
 
-_SYSTEM = frozenset('__macosx thumbs.db ehthumbs.db desktop.ini @eadir $recycle.bin lost+found __pycache__'.split()) | {
-    'system volume information'
-}
+_SYSTEM = {'__macosx', 'thumbs.db', 'ehthumbs.db', 'desktop.ini', '@eadir', '$recycle.bin', 'lost+found', '__pycache__'}
+_SYSTEM.add('system volume information')
 
 
 def is_system(name: str) -> bool:
-    """Whether a file or folder of this name is hidden (``._a.png``, ``.ipynb_checkpoints``) or a system's own."""
+    """Whether a name is that of a hidden file or folder (``._a.png``) or of one that systems make."""
     return name.startswith('.') or name.lower() in _SYSTEM

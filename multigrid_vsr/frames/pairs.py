@@ -20,7 +20,7 @@ from multigrid_vsr.frames.sources import ClipSource, Payload, open_source
 
 @dataclass(frozen=True)
 class OptionNames:
-    """The names of the options that say which clips to pair."""
+    """The names of the options that give the clips, for messages."""
 
     gt: str = '--gt'
     lq: str = '--lq'
@@ -29,7 +29,7 @@ class OptionNames:
 
     @classmethod
     def of(cls, name: str) -> OptionNames:
-        """The names in a dataset such as ``datasets.val``."""
+        """Those of a dataset such as ``datasets.val``."""
         return cls(f'{name}.dataroot_gt', f'{name}.dataroot_lq', 'scale', f'{name}.meta_info_file')
 
 
@@ -38,8 +38,8 @@ class Pair:
     """A clip and its LQ clip.
 
     Attributes:
-        clip: The ground truth as it is stored, its size a multiple of the scale.
-        gt, lq: The clips in their sources; ``lq`` is ``None`` where it is made from the ground truth.
+        clip: The ground truth, cropped to a multiple of the scale.
+        gt, lq: The clips in their sources; ``lq`` is ``None`` if it is made from the ground truth.
     """
 
     clip: Clip
@@ -49,14 +49,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Sources:
-    """Paired clips and where they come from.
+    """Two sources and their paired clips.
 
     Attributes:
         gt: Ground truth.
         lq: LQ frames; ``None`` to shrink the ground truth with BasicSR's bicubic ``imresize``.
         scale: Ground truth side / LQ side.
         pairs: The clips.
-        notes: What the user should know, a line each.
+        notes: Lines for the user.
     """
 
     gt: ClipSource
@@ -67,7 +67,7 @@ class Sources:
 
     @property
     def clips(self) -> tuple[Clip, ...]:
-        """The ground truth as it is stored."""
+        """The ground truth, cropped to a multiple of the scale."""
         return tuple(pair.clip for pair in self.pairs)
 
     @property
@@ -75,7 +75,7 @@ class Sources:
         return sum(clip.num_frame for clip in self.clips)
 
     def where(self, clips: Pair, frame: int) -> str:
-        """The files that hold a frame, for messages."""
+        """The files of a frame, for messages."""
         places = [self.gt.where(clips.gt.name, frame)]
         if self.lq is not None and clips.lq is not None:
             places.append(self.lq.where(clips.lq.name, frame))
@@ -91,10 +91,10 @@ def open_sources(
     min_frames: int = 1,
     is_strict: bool = False,
 ) -> Sources:
-    """Opens and pairs the clips of ``multigrid-vsr prepare``; each argument is an option of that command.
+    """Opens and pairs the clips of ``multigrid-vsr prepare``, whose options the arguments are.
 
     Raises:
-        OptionError: If a clip of one is missing in the other, or length or size do not fit.
+        OptionError: If the clips do not pair, or none is long enough.
     """
     gt = open_source('--gt', gt_root, is_strict)
     lq = open_source('--lq', lq_root, is_strict) if lq_root is not None else None
@@ -116,10 +116,10 @@ def open_sources(
 
 
 def open_eval_clips(name: str, opt: Mapping[str, Any]) -> Sources:
-    """Opens the clips of a ``MultigridVideoTestDataset`` of a dotted name, such as ``datasets.val``.
+    """Opens the clips of a ``MultigridVideoTestDataset``, whose dotted name is ``name``, such as ``datasets.val``.
 
     Raises:
-        OptionError: If clips do not pair, or the back end is another one.
+        OptionError: If the clips do not pair, or ``io_backend`` names another back end.
         InputError: If a frame store was not finished.
     """
     options, path = OptionNames.of(name), opt.get('meta_info_file')
@@ -138,22 +138,14 @@ def open_eval_clips(name: str, opt: Mapping[str, Any]) -> Sources:
 
 
 def check_names(option: str, names: Iterable[str]) -> None:
-    """Asks for names in UTF-8: OpenCV crashes when it writes a picture under another name.
-
-    Raises:
-        OptionError: If a clip has another name.
-    """
+    """Raises an OptionError for a clip whose name is not UTF-8, because OpenCV would crash at such a file name."""
     for name in names:
         if name != name.encode(errors='ignore').decode():
             raise OptionError(option, 'hold clips with names in UTF-8', os.fsencode(name), 'Rename it.')
 
 
 def check_backend(name: str, source: ClipSource, opt: Mapping[str, Any]) -> None:
-    """Compares ``io_backend.type`` of a dataset, where it is given, with what its root is.
-
-    Raises:
-        OptionError: If they differ.
-    """
+    """Raises an OptionError if a dataset gives an ``io_backend.type`` and its root is of another kind."""
     asked = (opt.get('io_backend') or {}).get('type')
     if asked not in (None, source.backend):
         rule = f'be {source.backend} for {source.root}'
@@ -168,19 +160,19 @@ def pair(
     options: OptionNames = OptionNames(),
     is_training: bool = False,
 ) -> Sources:
-    """Pairs clips of ground truth and LQ frames by name, and their frames by order.
+    """Pairs ground truth and LQ clips by name, and their frames by order.
 
     If each source has only one clip, their names do not matter.
 
     Args:
-        gt, lq: The frames.
+        gt, lq: The sources; without ``lq`` LQ frames are made from the ground truth.
         scale: Ground truth side / LQ side.
-        listed: The names of the clips to take, with what the list says about each; ``None`` takes all.
+        listed: The clips to take, by name, with the length and size that a list gives; ``None`` takes all.
         options: The names of the options, for messages.
-        is_training: LQ frames may not be larger than 1/scale, and a list may have fewer frames than there are.
+        is_training: LQ frames may not be larger than 1/scale, and the list may give fewer frames than the clip has.
 
     Raises:
-        OptionError: If a clip of one is missing in the other, or length or size do not fit.
+        OptionError: If a clip is missing in a source, or lengths or sizes do not match.
     """
     gt_names = _by_composed_name(gt, options.gt)
     wanted = gt_names.keys() if listed is None else {_composed(name) for name in listed}
@@ -213,7 +205,7 @@ def pair(
 
 
 def _composed(name: str) -> str:
-    """A name in one of the two forms of Unicode: macOS writes accents apart from their letters."""
+    """A name in NFC, because macOS writes names in NFD, with accents apart from their letters."""
     return unicodedata.normalize('NFC', name)
 
 
@@ -262,7 +254,7 @@ def _pair(
 
 
 def _too_many(gt: ClipSource, lq: ClipSource, gt_clip: Clip, lq_clip: Clip) -> str:
-    """Names the frame that is too many, where names tell."""
+    """Names one of the extra frames, if the other clip has a file of the same name for each of the others."""
     fewer, more = sorted((_places(gt, gt_clip), _places(lq, lq_clip)), key=len)
     stems = {Path(place).stem for place in fewer}
     extra = [place for place in more if Path(place).stem not in stems]
@@ -274,7 +266,7 @@ def _places(source: ClipSource, clip: Clip) -> list[str]:
 
 
 def _folder(source: ClipSource, clip: Clip) -> str:
-    """The folder of a clip, or the file that holds all of it."""
+    """The folder of a clip, or the file with all of its frames."""
     places = _places(source, clip)
     return os.path.dirname(places[0]) if places[0] != places[-1] else places[0]
 
@@ -284,7 +276,7 @@ def _say(clip: Clip) -> str:
 
 
 def crop_notes(pairs: Iterable[Pair], option: str) -> list[str]:
-    """A line where ground truth is cropped; ``option`` is the name of the scale."""
+    """A line for the user if ground truth is cropped; ``option`` names the scale."""
     cropped = [pair for pair in pairs if (pair.clip.height, pair.clip.width) != (pair.gt.height, pair.gt.width)]
     if not cropped:
         return []
@@ -296,10 +288,10 @@ def crop_notes(pairs: Iterable[Pair], option: str) -> list[str]:
 
 
 def decode(clips: Pair, scale: int, kind: str, payload: Payload) -> np.ndarray:
-    """A frame as it is stored, uint8 (h, w, 3) BGR; ``kind`` is ``lq`` for a frame of the LQ clip, else ``gt``.
+    """A frame, uint8 (h, w, 3), BGR, cropped to the size of :attr:`Pair.clip`, or 1/scale of it in an LQ clip.
 
     Raises:
-        FrameError: If it does not decode, or has another size than its clip.
+        FrameError: If the frame does not decode, or its size is not that of its clip.
     """
     clip, stored, what = clips.gt, clips.clip, 'the ground truth'
     if kind == 'lq' and clips.lq is not None:
@@ -313,12 +305,10 @@ def decode(clips: Pair, scale: int, kind: str, payload: Payload) -> np.ndarray:
 
 
 def read_frames(sources: Sources, place: int, kind: str) -> Iterator[np.ndarray]:
-    """The frames of a clip in order, uint8 (h, w, 3), BGR, cropped to a size that fits the scale.
-
-    ``kind`` is ``gt`` or ``lq``; without LQ clips that is the ground truth by BasicSR's bicubic ``imresize``.
+    """The frames of a clip in order, uint8 (h, w, 3), BGR, cropped as :attr:`Pair.clip`; ``kind`` is ``gt`` or ``lq``.
 
     Raises:
-        FrameError: If a frame is missing, damaged or of another size than its clip.
+        FrameError: If a frame is missing or damaged, or its size is not that of its clip.
     """
     clips = sources.pairs[place]
     source, name = sources.gt, clips.gt.name
@@ -334,7 +324,7 @@ def read_frames(sources: Sources, place: int, kind: str) -> Iterator[np.ndarray]
 
 
 def shrink(frame: np.ndarray, scale: int) -> np.ndarray:
-    """BasicSR's bicubic ``imresize`` by 1/scale, rounded: uint8 (h, w, 3) to uint8 (h/scale, w/scale, 3)."""
+    """Shrinks a frame, uint8 (h, w, 3), by BasicSR's bicubic ``imresize`` to uint8 (h/scale, w/scale, 3)."""
     from basicsr.utils.matlab_functions import imresize
 
     return (imresize(frame / 255.0, 1 / scale) * 255).round().clip(0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Builds and verifies a pair of frame stores, in several processes."""
+"""Builds and verifies frame stores of ground truth and LQ frames, in several processes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _KINDS = ('gt', 'lq')
 
 @dataclass(frozen=True)
 class Task:
-    """A frame of a pair, with what both sources gave for it."""
+    """A frame of a pair, as both sources gave it."""
 
     pair: Pair
     frame: int
@@ -47,11 +47,7 @@ class Task:
     lq: Payload
 
     def decode(self, scale: int, kinds: Collection[str] = _KINDS) -> dict[str, np.ndarray]:
-        """The frames as they are stored, uint8 (h, w, 3) BGR.
-
-        Raises:
-            FrameError: If one does not decode, or has another size than its clip.
-        """
+        """The frames to store, uint8 (h, w, 3), BGR; errors are those of :func:`decode`."""
         frames = {}
         if 'gt' in kinds or self.pair.lq is None:
             frames['gt'] = decode(self.pair, scale, 'gt', self.gt)
@@ -62,7 +58,7 @@ class Task:
         return frames
 
 
-Work = Callable[[Task], object]  # raises a FrameError for a frame that cannot be used
+Work = Callable[[Task], object]  # which raises a FrameError for a frame that cannot be used
 
 
 def tasks(sources: Sources) -> Iterator[Task]:
@@ -75,13 +71,13 @@ def tasks(sources: Sources) -> Iterator[Task]:
             yield Task(pair, *task)
 
 
-_IN_FLIGHT = 4  # frames that wait for each process, so that memory stays bounded
+_IN_FLIGHT = 4  # frames that may wait for each process: memory has to hold them
 
 
 def in_processes(work: Work, tasks: Iterator[Task], workers: int) -> Iterator[tuple[Task, str | None]]:
-    """Does the tasks, and gives them in order with what is wrong with each; reads only a few of them ahead."""
-    # A forked process would inherit locks of OpenCV's and torch's threads without the threads. Each process gets the
-    # work once, because that on Vimeo90K knows 64,612 clips.
+    """Does the tasks in order; gives each one with its error, if it has one."""
+    # A forked process would inherit the locks of OpenCV's and torch's threads, but not the threads. Each process gets
+    # the work only once, because the work of Vimeo90K holds 64,612 clips.
     context = multiprocessing.get_context('spawn')
     with ProcessPoolExecutor(workers, context, initializer=_take_work, initargs=(work,)) as pool:
         waiting: collections.deque[tuple[Task, Future]] = collections.deque()
@@ -98,7 +94,7 @@ _work: list[Work] = []
 
 
 def _take_work(work: Work) -> None:
-    cv2.setNumThreads(1)  # the processes share the cores already
+    cv2.setNumThreads(1)  # there is a process for each core
     _work[:] = [work]
 
 
@@ -111,14 +107,14 @@ def _do_work(task: Task) -> str | None:
 
 
 def _problems(work: Work, sources: Sources, workers: int) -> Iterator[str | None]:
-    """A line for each frame that cannot be used, ``None`` for each of the others."""
+    """Gives for each frame ``None``, or a line if it cannot be used."""
     for task, problem in in_processes(work, tasks(sources), workers):
         where = sources.where(task.pair, task.frame) if problem else ''
         yield problem and f'clip {task.pair.clip.name}, frame {task.frame}: {problem} ({where})'
 
 
 def _show(title: str, total: int, problems: Iterator[str | None]) -> int:
-    """Shows the progress and every problem; returns how many there were."""
+    """Shows the progress and every problem; returns the number of problems."""
     bad = 0
     with tqdm(total=total, desc=title, unit='frame', smoothing=0.05) as bar:
         for problem in problems:
@@ -135,7 +131,7 @@ def build(sources: Sources, out: Path, workers: int, rebuild: bool = False) -> N
     ``rebuild`` replaces a store of other frames, or of files that have changed.
 
     Raises:
-        InputError: If ``out`` holds another store, a frame cannot be used (each is named first), or there is no room.
+        InputError: If ``out`` holds another store, a frame cannot be used (each is printed), or the disk is full.
     """
     made_of = _made_of(sources)
     shrunk = tuple(clip.shrunk(sources.scale) for clip in sources.clips)
@@ -156,7 +152,7 @@ def build(sources: Sources, out: Path, workers: int, rebuild: bool = False) -> N
         return
     _check_room(due, out)
     for root in others:
-        (root / FINISHED).unlink(missing_ok=True)  # before its frames: a store without them must not open
+        (root / FINISHED).unlink(missing_ok=True)  # first, so that a store without its frames never opens
         shutil.rmtree(root)
     for kind, writer in due.items():
         writer.reserve(made_of[kind])
@@ -170,7 +166,7 @@ def build(sources: Sources, out: Path, workers: int, rebuild: bool = False) -> N
 
 
 def _made_of(sources: Sources) -> dict[str, dict[str, Any]]:
-    """What each store is made of: for each clip its files, with their size in bytes and time of change in ns."""
+    """The sources of each store: for each clip its files, with their size in bytes and time of change in ns."""
     made_of = {}
     for kind, source in (('gt', sources.gt), ('lq', sources.lq or sources.gt)):
         root, files = source.root.absolute(), {}
@@ -187,7 +183,7 @@ def _made_of(sources: Sources) -> dict[str, dict[str, Any]]:
 
 
 def _is_of(description: Path, info: StoreInfo, made_of: Mapping[str, Any]) -> bool:
-    """Whether a store holds these clips, made of these files as they are now."""
+    """Whether a store holds these clips, and was made of these files in their present state."""
     try:
         there = read_made_of(description)
         return read_info(description) == info and all(there.get(key) == made_of[key] for key in ('is_shrunk', 'files'))
@@ -202,12 +198,12 @@ def _check_room(writers: Mapping[str, FrameStoreWriter], out: Path) -> None:
     free = shutil.disk_usage(folder).free
     print(f'{out}: {size / 1e9:.2f} GB, {needed / 1e9:.2f} to write, {free / 1e9:.2f} free.')
     if needed > free:
-        fix = 'Make room.' if os.access(folder, os.W_OK) else 'Choose another place: that one cannot be written.'
+        fix = 'Make room.' if os.access(folder, os.W_OK) else 'Choose another folder: you may not write to that one.'
         raise InputError(f'-o: must have {needed / 1e9:.2f} GB free, got {free / 1e9:.2f} GB in {folder}. {fix}')
 
 
 def _write(writers: Mapping[str, FrameStoreWriter], scale: int, task: Task) -> None:
-    """Writes the frames that are not there yet."""
+    """Writes those frames of a task that are not stored yet."""
     clip, frame = task.pair.clip.name, task.frame
     missing = [kind for kind, writer in writers.items() if writer.read(clip, frame) is None]
     frames = task.decode(scale, missing) if missing else {}
@@ -219,10 +215,10 @@ def _write(writers: Mapping[str, FrameStoreWriter], scale: int, task: Task) -> N
 
 
 def verify(out: Path, sources: Sources | None, workers: int) -> None:
-    """Checks every stored frame against its checksum and, where there are sources, against them.
+    """Compares every stored frame with its checksum and, if sources are given, with its source.
 
     Raises:
-        InputError: If a frame is wrong; each is named first.
+        InputError: If a frame is wrong; each is printed.
     """
     stores = {kind: FrameStore(out / kind) for kind in _KINDS}
     clips = stores['gt'].info.clips

@@ -1,4 +1,4 @@
-"""One clip, from a video or a folder of images, and back to either."""
+"""The clips of ``infer``: read from a video or images, and written as a video or images."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ _WRITABLE = {  # FFmpeg's name of the container, the encoder and its options
     '.m4v': ('mp4', *_X264),
     '.mov': ('mov', *_X264),
     '.mkv': ('matroska', *_X264),
-    '.avi': ('avi', 'libx264', {'crf': '12', 'bf': '0'}),  # it has no times, and frames in the order of decoding
+    '.avi': ('avi', 'libx264', {'crf': '12', 'bf': '0'}),  # AVI has no times, so no B-frames
     '.ts': ('mpegts', *_X264),
     '.flv': ('flv', *_X264),
     '.webm': ('webm', *_VP9),
 }
-_TRANSFERS = {5: 6, 9: 14}  # of a matrix, where H.273 numbers it differently
-_TICKS = 90000  # a second, at least: times of any frame rate are kept to 6 us
+_TRANSFERS = {5: 6, 9: 14}  # the transfer characteristics of a matrix, if H.273 gives them another number
+_TICKS = 90000  # a second, at least: times are exact to 6 us
 
 
 @dataclass(frozen=True)
 class FrameSequence:
-    """A clip that can be read.
+    """A clip to read.
 
     Attributes:
         path: Video file, folder or image.
@@ -49,7 +49,7 @@ class FrameSequence:
         num_frame: Frames; for a video those that its header promises, or ``None``.
         height, width: Size of the first frame.
         video: The video; ``None`` for images.
-        times: When each frame of a video that was read is shown, in seconds.
+        times: When each frame is shown, in seconds; filled while the frames are read.
     """
 
     path: Path
@@ -64,7 +64,7 @@ class FrameSequence:
         """The frames in order, uint8 (h, w, 3), BGR.
 
         Raises:
-            FrameError: If an image cannot be read, or a frame has another size than the first.
+            FrameError: If an image cannot be read, or a frame differs in size from the first.
         """
         self.times.clear()
         images = ((Fraction(), decode_image(_read(path))) for path in self.files)
@@ -83,7 +83,7 @@ def open_clip(path: Path) -> FrameSequence:
     """Opens a video, an image, or a folder of images under any names, in natural order: 9.png before 10.png.
 
     Raises:
-        InputError: If there is no frame in it, or its images cannot be used.
+        InputError: If it holds no frame, or its images cannot be used.
     """
     if path.is_file() and kind_of(path) != 'image':
         try:
@@ -110,11 +110,7 @@ def _read(path: Path) -> bytes:
 
 
 def check_suffix(out: Path) -> None:
-    """Asks for no suffix, for a folder, or for the suffix of a video that can be written.
-
-    Raises:
-        OptionError: If it has another suffix, or PyAV was built without the encoder.
-    """
+    """Raises an OptionError for a suffix that is not that of a video which PyAV can write here."""
     suffixes = [suffix for suffix, (_, coder, _) in _WRITABLE.items() if coder in av.codecs_available]
     if out.suffix and out.suffix.lower() not in suffixes:
         rule = f'end in {", ".join(suffixes)} for a video, or have no suffix for a folder of PNG'
@@ -122,18 +118,17 @@ def check_suffix(out: Path) -> None:
 
 
 def open_writer(out: Path, clip: FrameSequence, fps: float | None) -> Writer:
-    """Writes a folder of PNG, or a video where the name ends like one, with the names or times and sound of the clip.
+    """Writes a folder of PNG files, or a video if the name has a suffix.
 
-    ``fps`` is frames a second; ``None`` takes the times of the clip, or 25 for images.
+    ``fps`` is frames a second; ``None`` keeps the times of a video, and takes 25 for images.
     """
     return _VideoWriter(out, clip, fps) if out.suffix else Writer(out, clip)
 
 
 class Writer:
-    """A folder of PNG files with the names of the images they come from, or numbers.
+    """A folder of PNG files, named like the images of the clip, or numbered.
 
-    The result appears under its name when the ``with`` block ends without an error. Else what is written stays under
-    another name.
+    The result gets its name when the ``with`` block ends without an error. After an error it stays ``.unfinished``.
     """
 
     def __init__(self, out: Path, clip: FrameSequence) -> None:
@@ -162,7 +157,7 @@ class Writer:
 
     @contextlib.contextmanager
     def _explaining(self) -> Iterator[None]:
-        """Turns an error into the line for what cannot be written."""
+        """Turns an error of the disk or of FFmpeg into one line."""
         try:
             yield
         except (OSError, av.FFmpegError) as raised:
@@ -196,7 +191,7 @@ class Writer:
         pass
 
     def _abort(self) -> OSError | None:
-        """Gives up after an error; returns what the disk said, where that is known better."""
+        """Gives up after an error; returns the error of the disk, if there is one behind it."""
         return None
 
 
@@ -208,18 +203,18 @@ class _VideoWriter(Writer):
         rate = Fraction(fps) if fps else clip.video.rate if clip.video else None
         self._rate = (rate or Fraction(25)).limit_denominator(1001)
         self._name, self._coder, self._options = _WRITABLE[out.suffix.lower()]
-        # A frame of one rate falls on a tick. AVI has a tick a frame.
+        # At a constant frame rate each frame falls on a tick. AVI has one tick for each frame.
         times = 1 if self._name == 'avi' else -(-_TICKS // self._rate.numerator)
         self._tick = Fraction(1, self._rate.numerator * times) if times > 1 else 1 / self._rate
         self._last, self._late = -1, Fraction(0)
         self._file: _File | None = None
         self._stream: VideoStream | None = None
-        self._lost, self._sound_start = 0, Fraction(0)  # packets of sound that cannot be copied
+        self._lost, self._sound_start = 0, Fraction(0)  # packets of sound that cannot be copied; seconds
         super().__init__(out, clip)
 
     def _open(self) -> None:
         self._file = _File(self._unfinished, 'w')
-        # All sound waits in memory until the pictures of its time are there.
+        # All sound waits in memory for the pictures that belong to it.
         options = {'max_interleave_delta': '0'}
         self._container = av.open(self._file, 'w', self._name, buffer_size=1 << 18, options=options)
 
@@ -234,7 +229,7 @@ class _VideoWriter(Writer):
         self._container.mux(self._stream.encode(converted))
 
     def _time(self) -> Fraction:
-        """When the next frame is shown; a time that a container has rounded goes back to the frame rate."""
+        """When the next frame is shown. A time that the input rounded to milliseconds becomes exact again."""
         if not self._keeps_times:
             return self._count / self._rate
         assert self._clip.video is not None
@@ -262,7 +257,7 @@ class _VideoWriter(Writer):
         return stream
 
     def _copy_sound(self, video: Video) -> None:
-        """Copies sound and subtitles packet by packet, before the first picture."""
+        """Copies the packets of sound and subtitles, before the first picture."""
         with opened(video.path) as (source, _):
             others = [stream for stream in source.streams if stream.type in ('audio', 'subtitle')]
             taken = [stream for stream in others if _takes(self._name, stream)]
@@ -275,7 +270,7 @@ class _VideoWriter(Writer):
             if left_out:
                 print(f'{video.path}: {", ".join(left_out)} left out: {self._name} does not take it.')
             copies = {stream.index: self._container.add_stream_from_template(stream) for stream in taken}
-            last: dict[int, int] = {}  # times of a stream have to rise
+            last: dict[int, int] = {}  # the times of a stream have to rise
             for packet in source.demux(taken) if taken else ():
                 if packet.dts is None:
                     self._lost += packet.size > 0
@@ -295,7 +290,7 @@ class _VideoWriter(Writer):
                         raise
                     self._lost += 1
 
-    def _close(self, is_whole: bool) -> None:  # after an error too, so that what is written can be played
+    def _close(self, is_whole: bool) -> None:  # after an error too, so that the part that is written can be played
         assert self._file is not None
         if self._file.closed:
             return
@@ -320,12 +315,12 @@ class _VideoWriter(Writer):
     def _abort(self) -> OSError | None:
         if self._file is None:
             return None
-        self._file.close()  # before the container, which would write its end
+        self._file.close()  # before the container, which would write to it
         return self._file.error
 
 
 class _File(FileIO):
-    """A file that remembers what its disk said, because a muxer may say something else."""
+    """A file that remembers the error of its disk, because a muxer may raise another one."""
 
     error: OSError | None = None
 
@@ -341,7 +336,7 @@ class _File(FileIO):
 
 
 def _takes(container: str, stream: Any) -> bool:
-    """Whether a container takes the packets of a stream as they are, tried by writing a header."""
+    """Whether a container takes the packets of a stream unchanged: a trial writes a header."""
     try:
         trial = av.open(BytesIO(), 'w', container)
         trial.add_stream_from_template(stream)

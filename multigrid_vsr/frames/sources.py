@@ -1,4 +1,4 @@
-"""Where clips come from: folders of images, BasicSR's LMDBs, frame stores and videos, all as a :class:`ClipSource`."""
+"""Sources of clips, each a :class:`ClipSource`: folders of images, BasicSR's LMDBs, frame stores and videos."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ Payload = bytes | np.ndarray | None  # an encoded image, a decoded frame, or Non
 
 
 class ClipSource(Protocol):
-    """Clips, and their frames in order. Each process opens its own.
+    """Clips and their frames. Each process opens its own source.
 
     Attributes:
-        backend: The name of its kind in ``io_backend.type``.
-        root: The folder or file that was given.
+        backend: Its name in ``io_backend.type``.
+        root: The folder or file that the user gave.
         names: The names of all clips.
-        notes: What the user should know, a line each.
+        notes: Lines for the user.
     """
 
     backend: str
@@ -51,21 +51,21 @@ class ClipSource(Protocol):
         """The files of a clip below ``root``: one for each frame, or the one that holds them all."""
 
     def frames(self, name: str) -> Iterator[Payload]:
-        """The frames of a clip, not decoded where another process can do that."""
+        """The frames of a clip in order. Images are not decoded, so that another process can do that."""
 
     def where(self, name: str, frame: int) -> str:
-        """The file, or the key in an LMDB, of a frame, for messages."""
+        """The file of a frame, or its key in an LMDB, for messages."""
 
 
 class CropSource(ClipSource, Protocol):
-    """A source that training reads: anything but videos."""
+    """A source for training: any but videos."""
 
     def crop(self, clip: str, frames: Sequence[int], top: int, left: int, out: np.ndarray) -> None:
         """Copies a square out of frames.
 
         Args:
             clip: Name of the clip.
-            frames: Numbers of the t frames, from 0.
+            frames: Numbers of t frames, from 0.
             top, left: Corner of the square, in pixels.
             out: uint8 (t, size, size, 3), BGR; filled. The pixels of a row are adjacent, the rows need not be.
 
@@ -78,13 +78,13 @@ def open_source(option: str, root: Path, is_strict: bool = False, names: Collect
     """Opens a folder of images or of such folders, a BasicSR LMDB, a frame store, a video or a folder of videos.
 
     Args:
-        option: The option that names it, for messages.
-        root: What was given.
+        option: The option that gives ``root``, for messages.
+        root: A folder or a file.
         is_strict: Whether to refuse a video with frames that do not decode.
-        names: The clips of images that are needed; ``None`` looks for all.
+        names: The clips to take from images; ``None`` looks for all.
 
     Raises:
-        OptionError: If it is none of these.
+        OptionError: If ``root`` is none of these.
     """
     if (root / 'data.mdb').is_file():
         return Lmdb(option, root, read_lmdb_names(option, root) if names is None else names)
@@ -107,9 +107,9 @@ def open_source(option: str, root: Path, is_strict: bool = False, names: Collect
 
 
 class Images:
-    """Images under any names, a folder for each clip, in natural order.
+    """Folders of images: each folder is a clip, and its images under any names are the frames, in natural order.
 
-    ``files`` has the files of each clip below the root, where they are known; others are listed when they are needed.
+    ``files`` gives known files of clips, below the root. Other folders are listed when their files are needed.
     """
 
     backend = 'disk'
@@ -160,7 +160,7 @@ class Images:
         return self._frames[name]
 
     def _list(self, name: str) -> list[str]:
-        is_root = len(self.names) == 1 and not (self.root / name).is_dir()  # the root itself holds the images
+        is_root = len(self.names) == 1 and not (self.root / name).is_dir()  # the images are in the root
         folder = f'{name}/' if name and not is_root else ''
         try:
             found = sorted(os.listdir(self.root / folder), key=_natural)
@@ -172,7 +172,7 @@ class Images:
         return files
 
     def _read(self, frame: str) -> bytes | None:
-        """An encoded frame; ``None`` or an OSError where it cannot be read."""
+        """An encoded frame; ``None`` or an OSError if it cannot be read."""
         with open(f'{self.root}/{frame}', 'rb') as file:
             return file.read()
 
@@ -214,15 +214,15 @@ class Images:
 
 _ENVS: dict[tuple[int, str], tuple[lmdb.Environment, int]] = {}  # by process and path
 _ENVS_LOCK = threading.Lock()  # clips are measured in threads
-_UNWRITTEN = 16  # pages at the end of an LMDB may be free, and not in the file
+_UNWRITTEN = 16  # free pages at the end of an LMDB need not be in its file
 
 
 def _open_env(root: str) -> tuple[lmdb.Environment, int]:
-    """Opens an LMDB once in a process, as LMDB asks, and gives the least number of bytes of its file."""
+    """Opens an LMDB only once in a process, as LMDB requires. Also returns the least size of its file in bytes."""
     process = os.getpid()
     with _ENVS_LOCK:
         if (process, root) not in _ENVS:
-            for key in [key for key in _ENVS if key[0] != process]:  # from before a fork
+            for key in [key for key in _ENVS if key[0] != process]:  # the parent's, after a fork
                 _ENVS.pop(key)[0].close()
             try:
                 env = lmdb.open(root, readonly=True, lock=False, readahead=False)
@@ -254,7 +254,7 @@ class Lmdb(Images):
         return None if encoded is None else bytes(encoded)
 
     def _begin(self) -> lmdb.Transaction:
-        """Compares the size of the file first: reading the map of a file that was cut ends the process by SIGBUS."""
+        """Checks the size of the file first, because reading a mapped file that was cut kills the process by SIGBUS."""
         env, least = _open_env(str(self.root))
         if (self.root / 'data.mdb').stat().st_size < least:
             raise OSError(errno.EIO, 'data.mdb was cut')
@@ -311,23 +311,18 @@ class VideoSource:
 
 
 def default_workers() -> int:
-    """The number of cores that this process may use."""
-    if hasattr(os, 'sched_getaffinity'):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """The number of cores that this process may use, or on macOS of all cores."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def in_threads(function: Callable[[Any], Any], items: Collection[Any], title: str, threads: int = 16) -> list[Any]:
-    """Maps in order. On the first rank, it shows the progress of what takes longer than a second.
-
-    Most of the time goes into waiting where the frames are on another machine.
-    """
+    """Maps items in order, in threads that mostly wait for a disk. The first rank shows a bar after a second."""
     is_quiet = os.environ.get('RANK', '0') != '0'
     shown = {'desc': title, 'delay': 1, 'leave': False, 'disable': is_quiet}
     return thread_map(function, items, max_workers=threads, tqdm_class=tqdm, **shown)
 
 
-# By suffix, so that the frames of a data set need not be opened. A file with another suffix is looked into.
+# Files with these suffixes are not opened to see what they are. Others are.
 _IMAGES = frozenset(
     '.avif .bmp .dib .exr .hdr .jp2 .jpe .jpeg .jpg .pbm .pfm .pgm .png .pnm .ppm .ras .sr .tif .tiff .webp'.split()
 )
@@ -337,7 +332,7 @@ _VIDEOS = frozenset(
 
 
 def kind_of(path: Path) -> str:
-    """``image``, ``video`` or ``other``: by the suffix, or else by what the file holds."""
+    """``image``, ``video`` or ``other``: by a known suffix, or else by the content."""
     suffix = path.suffix.lower()
     if suffix in _IMAGES or suffix in _VIDEOS:
         return 'image' if suffix in _IMAGES else 'video'
@@ -348,10 +343,10 @@ def kind_of(path: Path) -> str:
 
 
 class _Tree:
-    """The clips below a folder: each folder of images is one, and each video. All paths are below the root.
+    """The clips below a folder: each folder of images, or each video. Paths are relative to the root.
 
     Raises:
-        OptionError: If a folder mixes images, videos and folders, is empty, or two videos have one name.
+        OptionError: If a folder mixes images, videos and folders, or is empty, or if two videos share a name.
     """
 
     def __init__(self, option: str, root: Path) -> None:
@@ -408,7 +403,7 @@ class _Tree:
 
 
 def _natural(name: str) -> list[int | str]:
-    """The key of the natural order, in which 10 comes after 9."""
+    """A sort key: numbers within names sort by value, 9 before 10."""
     return [int(part) if place % 2 else part for place, part in enumerate(re.split(r'(\d+)', name))]
 
 
@@ -422,7 +417,7 @@ def _refuse_equal_names(option: str, root: Path, paths: Sequence[str]) -> None:
 
 
 def _refuse_gap(option: str, root: Path, files: Sequence[str]) -> None:
-    """Names a missing frame, where most names are numbered in equal steps."""
+    """Refuses a missing frame. Which one is missing is known only if most names are numbered in equal steps."""
     parts = [re.split(r'(\d+)', os.path.splitext(os.path.basename(path))[0]) for path in files]
     if len(parts) < 3 or len({len(part) for part in parts}) > 1:
         return

@@ -12,6 +12,7 @@ from multigrid_vsr.frames.clip import read_meta_info
 from multigrid_vsr.frames.pairs import OptionNames, check_backend, crop_notes, pair
 from multigrid_vsr.frames.sources import ClipSource, CropSource, Images, VideoSource, open_source
 from multigrid_vsr.frames.store import FrameStore
+from multigrid_vsr.options.kinds import refuse
 
 VAL_PARTITIONS = {'REDS4': ('000', '011', '015', '020'), 'official': tuple(f'{v:03d}' for v in range(240, 270))}
 _TRAIN = 'datasets.train'
@@ -23,7 +24,7 @@ class MissingData(OptionError):
 
 
 def is_vimeo(dataset_opt: Mapping[str, Any]) -> bool:
-    """Whether a sample of ``datasets.train`` is a clip, as in Vimeo90K; else it is a frame of a clip, as in REDS."""
+    """Whether a sample of ``datasets.train`` is a whole clip, as in Vimeo90K, and not a frame of a clip, as in REDS."""
     return dataset_opt.get('type') == 'MultigridVimeo90KDataset'
 
 
@@ -33,9 +34,9 @@ def kinds_of_frames(dataset_opt: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def frames_needed(dataset_opt: Mapping[str, Any]) -> tuple[int, int, int]:
-    """The frames of a clip, those of the sample, and the largest interval between them, for the longest sample.
+    """The frames that a clip needs for the longest sample, the frames of that sample, and their largest interval.
 
-    ``dataset_opt`` is ``datasets.train``, with the :class:`Schedule` as ``multigrid`` where there is one.
+    ``dataset_opt`` is ``datasets.train``, with the :class:`Schedule`, if there is one, as ``multigrid``.
     """
     schedule = dataset_opt.get('multigrid')
     num_frame = max(s.shape.num_frame for s in schedule.segments) if schedule else dataset_opt['num_frame']
@@ -46,14 +47,14 @@ def frames_needed(dataset_opt: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 class TrainingSet:
-    """The clips below one ``dataroot_gt`` and its ``dataroot_lq``: those listed, without the validation partition.
+    """The clips of one ``dataroot_gt`` and its ``dataroot_lq``, without the validation partition.
 
-    The list is ``meta_info_file`` in BasicSR's form, or else every clip of ``dataroot_gt``. ``skip_short_clips`` leaves
-    out clips that are too short for :func:`frames_needed`.
+    ``meta_info_file`` lists the clips as BasicSR does; without it every clip of ``dataroot_gt`` is taken.
+    ``skip_short_clips`` leaves out clips that are shorter than :func:`frames_needed`.
 
     Attributes:
         clips: The clips, with the size of the ground truth.
-        num_left_out: How many were too short.
+        num_left_out: How many clips were too short.
 
     Raises:
         MissingData: If a folder does not exist.
@@ -115,15 +116,15 @@ class TrainingSet:
         return cast(CropSource, source)
 
     def check(self, seed: int) -> list[str]:
-        """Compares every clip with both trees, by one header of each clip and a few checksums of a store.
+        """Compares ground truth, LQ frames and list, by names and one header of each clip.
 
-        The seed draws the frames whose checksums are compared.
+        Of a store it compares the checksums of a few frames, which the seed draws.
 
         Returns:
-            What the user should know, a line each.
+            Lines for the user.
 
         Raises:
-            OptionError: If a clip differs, naming it and both values.
+            OptionError: If a clip differs.
             InputError: If a store does not have the bytes that it was written with.
         """
         listed = {clip.name: clip for clip in self.clips}
@@ -151,22 +152,20 @@ def training_sets(dataset_opt: Mapping[str, Any]) -> list[TrainingSet]:
         value = dataset_opt.get(key)
         if value is None or (key == 'dataroot_lq' and 'lq' not in kinds_of_frames(dataset_opt)):
             continue
-        if not isinstance(roots, list):
-            if isinstance(value, list):
-                fix = 'Make dataroot_gt a list too.'
-                raise OptionError(f'{_TRAIN}.{key}', 'be one, as dataroot_gt is', value, fix)
-        elif not isinstance(value, list) or len(value) != len(roots):
+        option, several[key] = f'{_TRAIN}.{key}', value
+        if isinstance(roots, list):
             rule = f'be a list of {len(roots)}, one for each dataroot_gt'
-            raise OptionError(f'{_TRAIN}.{key}', rule, value, 'Add or remove entries.')
+            is_other = not isinstance(value, list) or len(value) != len(roots)
+            refuse(is_other, option, rule, value, 'Add or remove entries.')
         else:
-            several[key] = value
+            refuse(isinstance(value, list), option, 'be one, as dataroot_gt is', value, 'Make dataroot_gt a list too.')
     if not isinstance(roots, list):
         return [TrainingSet(dataset_opt)]
     return [TrainingSet({**dataset_opt, **dict(zip(several, values))}) for values in zip(*several.values())]
 
 
 def samples_of_each(sets: Sequence[TrainingSet], dataset_opt: Mapping[str, Any]) -> list[int]:
-    """The samples of each root in a pass over the data: all, some several times where ``weight`` asks for it."""
+    """The samples of each root in a pass over the data. ``weight`` repeats samples, and leaves none out."""
     weights = dataset_opt.get('weight')
     if weights is None:
         return [len(of_root) for of_root in sets]

@@ -1,4 +1,4 @@
-"""Videos, decoded by PyAV: upright frames with their times, and a line for what is lost."""
+"""Videos, decoded by PyAV: upright frames with their times, and lines for what is lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from av.video.stream import VideoStream
 
 from multigrid_vsr.core.errors import FrameError
 
-# AVColorSpace of ITU-T H.273, and the names of FFmpeg's scale filter.
+# Matrices by their numbers in ITU-T H.273, with their names in FFmpeg's scale filter.
 MATRICES = {1: 'bt709', 4: 'fcc', 5: 'bt601', 6: 'bt601', 7: 'smpte240m', 9: 'bt2020'}
 UNTAGGED = 2
 _HDR = {16: 'PQ', 18: 'HLG'}  # transfer characteristics of H.273
@@ -34,17 +34,17 @@ _HDR = {16: 'PQ', 18: 'HLG'}  # transfer characteristics of H.273
 
 @dataclass
 class Count:
-    """What decoding a video gave."""
+    """The result of decoding a video."""
 
     decoded: int = 0  # whole frames
     lost: int = 0  # packets that gave an error, and frames that FFmpeg marks as damaged
-    missing: int = 0  # frames that the header or the times of the others promise, and that are not in the file
+    missing: int = 0  # frames that the header or gaps in the times promise, but that are not in the file
     packets: int = 0
     unshown: int = 0  # packets with frames that an edit list leaves out
     times: list[int] = field(default_factory=list)  # when each frame is shown, in ticks
 
     def problem(self, path: Path | str) -> str | None:
-        """The line for a video that lost frames."""
+        """A line if frames are lost or missing."""
         total = self.decoded + self.lost + self.missing
         line = f'{path}: {self.decoded} of {total} frames decode, the others are damaged or cut off'
         return line if total > self.decoded else None
@@ -55,14 +55,14 @@ class Video:
 
     Attributes:
         path: The file.
-        num_frame: Frames that its header promises, or ``None``.
+        num_frame: Frames that the header promises, or ``None``.
         height, width: Size of the first frame, upright, in pixels.
         rate: Frames a second, or ``None``.
         start: When the pictures or the sound start, whichever is first, in seconds.
         aspect: Width of a pixel / its height.
-        colours: Matrix, primaries and transfer characteristics as H.273 numbers them; 2 where untagged.
+        colours: Matrix, primaries and transfer characteristics as H.273 numbers them; 2 if untagged.
         loss: A line for what 8 bits cannot hold, or ``None``.
-        count: What decoding gave last.
+        count: The result of the last decoding.
 
     Raises:
         FrameError: If no frame decodes, or the colours cannot be converted.
@@ -90,7 +90,7 @@ class Video:
         self.loss = _loss(path, frame, self.colours[2], context.name == 'gif')
 
     def frames(self, threads: str = 'SLICE') -> Iterator[tuple[Fraction, np.ndarray]]:
-        """Gives the frames that decode: when each is shown, in seconds, and uint8 (h, w, 3), BGR.
+        """The frames that decode: when each is shown, in seconds, and its pixels, uint8 (h, w, 3), BGR.
 
         ``AUTO`` threads are faster, but lose frames of some damaged videos.
         """
@@ -108,7 +108,7 @@ class Video:
                 yield time, frame
 
     def survey(self) -> tuple[Count, str]:
-        """Decodes all frames without converting them: what that gives, and the fastest threads that give it."""
+        """Decodes all frames without converting them; returns the result, and the fastest threads that lose nothing."""
         for threads in ('AUTO', 'SLICE'):
             for _ in self._decoded(threads):
                 pass
@@ -128,13 +128,13 @@ def is_video(path: Path) -> bool:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Opens a file and its video; the cover of a song is none.
+    """Opens a file and its first video stream, which is not the cover picture of a song.
 
     Raises:
-        FrameError: If it cannot be read, or is no video.
+        FrameError: If the file cannot be read, or is no video.
     """
     try:
-        # Opened by number, because FFmpeg takes a file called .txt for a video.
+        # Without a name, because FFmpeg takes a file called .txt for a video.
         with open(os.open(path, os.O_RDONLY), 'rb') as file, av.open(file, 'r', metadata_errors='replace') as container:
             videos = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)
             stream = next((stream for stream in videos if stream.codec_context), None)
@@ -148,7 +148,7 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def _seconds(stream: VideoStream) -> float | None:
-    """The seconds that the header, or Matroska's tag, says a stream lasts."""
+    """The length of a stream in seconds, by the header or by Matroska's tag."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     tag = re.fullmatch(r'(\d+):(\d+):([\d.]+)', stream.metadata.get('DURATION', ''))
@@ -161,7 +161,7 @@ def _packets(container: InputContainer) -> Iterator[Packet]:
 
 
 def _decode(container: InputContainer, stream: VideoStream, count: Count, threads: str) -> Iterator[VideoFrame]:
-    """Gives the frames that decode, and counts."""
+    """The frames that decode; fills ``count``."""
     stream.thread_type = threads
     container.flags &= ~Flags.gen_pts.value  # type: ignore[operator]  # or an AVI would begin a frame late
     damaged: set[int | None] = set()
@@ -193,71 +193,71 @@ def _decode(container: InputContainer, stream: VideoStream, count: Count, thread
             if frame.pts is not None:
                 count.times.append(frame.pts)
             yield frame
-    promised = 0 if count.unshown else stream.frames  # the header counts what an edit list leaves out
-    if container.format.name == 'avi':  # the header counts a frame that is shown for longer several times
+    promised = 0 if count.unshown else stream.frames  # the header also counts frames that an edit list leaves out
+    if container.format.name == 'avi':  # the header counts a frame once for each tick that it is shown
         promised -= last_place + 1 - count.packets
     if not promised:
         count.missing = _missing_by_time(container, stream, count, ends)
-    elif count.packets < promised or count.lost:  # else a packet holds a field, or a frame that is never shown
+    elif count.packets < promised or count.lost:  # else packets hold fields, or frames that are never shown
         count.missing = max(promised - count.decoded - count.lost, 0)
 
 
 def _missing_by_time(container: InputContainer, stream: VideoStream, count: Count, ends: Mapping[int, float]) -> int:
-    """Counts the missing frames of a file whose header does not count frames: holes in the times, and a cut end."""
+    """Counts missing frames by gaps in the times and a cut end, for a header without a number of frames."""
     steps = np.diff(count.times)
     step = float(np.median(steps)) if len(steps) else 0.0
     if step <= 0:
         return 0
     missing = 0
-    if np.mean(np.abs(steps - step) <= 1) >= 0.9:  # one frame rate, so a hole is a missing frame
+    if np.mean(np.abs(steps - step) <= 1) >= 0.9:  # at a constant frame rate a gap is a missing frame
         missing = max(int(np.round(steps / step).sum()) - len(steps) - count.lost, 0)
     assert stream.time_base is not None
     return missing + round(_seconds_cut(container, stream, ends) / (step * float(stream.time_base)))
 
 
 def _seconds_cut(container: InputContainer, stream: VideoStream, ends: Mapping[int, float]) -> float:
-    """How much is cut off the end of a video, by the length in its header."""
+    """The seconds that are cut off the end of a video, by the length in its header."""
     end = ends.get(stream.index, 0)
     if length := _seconds(stream):
         frame = float(1 / stream.average_rate) if stream.average_rate else 0
         return length - end if length - end > 1.5 * frame else 0
     if not container.format.name.startswith(('matroska', 'flv')) or not container.duration:
         return 0
-    # The duration is that of the longest stream, which need not be the video. Where all end early, the file was cut.
+    # The duration is that of the longest stream, perhaps of the sound. If all streams end early, the file was cut.
     cut = container.duration / 1e6 - max(ends.values(), default=0)
     return cut if cut > 0.5 and max(ends.values()) - end < 1 else 0
 
 
 def _loss(path: Path, frame: VideoFrame, transfer: int, is_gif: bool) -> str | None:
-    """The line for what 8 bits a channel cannot hold."""
+    """A line for what 8 bits a channel cannot hold."""
     components, lost = frame.format.components, []
     if transfer in _HDR:
         lost.append(f'HDR ({_HDR[transfer]}), whose brightness is not mapped to SDR')
     if (bits := max(component.bits for component in components)) > 8:
         lost.append(f'{bits} bits a channel, of which 8 are kept')
-    if any(component.is_alpha for component in components) and not is_gif:  # a GIF has it for what is not drawn yet
+    if any(component.is_alpha for component in components) and not is_gif:  # in a GIF alpha means "not drawn yet"
         lost.append('an alpha channel, which is left out')
     return f'{path}: has {" and ".join(lost)}' if lost else None
 
 
 def matrix_of(tagged: int, height: int) -> int:
-    """The matrix of colours, a key of ``MATRICES``: the tagged one, or else one by the height, as players do."""
+    """The colour matrix, a key of ``MATRICES``: the tagged one, or else by the height, as players do it."""
     return tagged if tagged in MATRICES else 1 if height >= 720 else 6
 
 
 class Scaler:
-    """Converts frames between formats, exactly rounded.
+    """Converts frames between pixel formats, with exact rounding.
 
-    ``VideoFrame.reformat`` dithers, and places the colours of 4:2:0 differently: 5 % of the bytes differ, by up to 28.
-    ``source`` and ``target`` are FFmpeg's names of the formats, ``colours`` are options of its scale filter.
+    ``VideoFrame.reformat`` dithers and places 4:2:0 chroma differently: 5 % of the bytes differ, by up to 28.
+    ``source`` and ``target`` are FFmpeg's names of formats, ``colours`` are options of its scale filter.
     """
 
-    # Without these flags 8-bit grey is off by up to 2.4 of 255. Dithering adds noise to 10 bits.
+    # Without these flags 8-bit grey is off by up to 2.4 of 255, and dithering adds noise to 10 bits.
     EXACT = 'flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact:sws_dither=none'
 
     def __init__(self, width: int, height: int, source: str, target: str, colours: str) -> None:
         self._graph = graph = av.filter.Graph()
-        graph.threads = 1  # other threads would be gone after a fork
+        graph.threads = 1  # a forked process would have no other threads
         graph.link_nodes(
             graph.add('buffer', f'video_size={width}x{height}:pix_fmt={source}:time_base=1/25'),
             graph.add('scale', f'{colours}:{self.EXACT}'),
@@ -274,13 +274,13 @@ class Scaler:
 
 @lru_cache(16)
 def _to_planes(thread: int, width: int, height: int, form: str, matrix: str, color_range: int) -> Scaler:
-    """A converter has a state, so each thread has one. To planes is three times as fast as to bgr24, and equal."""
+    """A converter for one thread, because it has a state. Planes take a third of the time of bgr24 and are equal."""
     in_range = {1: ':in_range=tv', 2: ':in_range=pc'}.get(color_range, '')
     return Scaler(width, height, form, 'gbrp', f'in_color_matrix={matrix}{in_range}')
 
 
 def to_bgr(frame: VideoFrame) -> np.ndarray:
-    """Turns a decoded frame into uint8 (h, w, 3), BGR, by its tags, upright."""
+    """The pixels of a decoded frame, uint8 (h, w, 3), BGR, upright, with its colour tags applied."""
     matrix = MATRICES[matrix_of(frame.colorspace, frame.height)]
     convert = _to_planes(threading.get_ident(), frame.width, frame.height, frame.format.name, matrix, frame.color_range)
     planes: Any = convert(frame).planes
