@@ -1,4 +1,4 @@
-"""Batches in shared memory, from the workers to the network's input."""
+"""Batches, from the shared memory of the workers to the input of the network."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from multigrid_vsr.core.schedule import BatchShape, SampleRequest
 def to_float_rgb(frames: torch.Tensor) -> torch.Tensor:
     """Turns uint8 BGR (..., h, w, 3) into float32 RGB (..., 3, h, w) in [0, 1], on the tensor's device.
 
-    The values are bit-identical to BasicSR's, ``image.astype(float32) / 255.``: a tensor divides a tensor, since
-    CUDA would multiply by the rounded reciprocal of a Python number.
+    The bits are those of BasicSR's ``image.astype(float32) / 255.``. The divisor is a tensor, because CUDA would
+    multiply by the rounded reciprocal of a Python number.
     """
     *lead, height, width, channels = frames.shape
     images = torch.empty(*lead, channels, height, width, device=frames.device)
-    largest = torch.full((), 255.0, device=frames.device)  # made there: a copy from the host would wait for the device
+    largest = torch.full((), 255.0, device=frames.device)  # made on the device, because a copy would wait for it
     for place in range(channels):
         torch.div(frames[..., channels - 1 - place], largest, out=images[..., place, :, :])
     return images
@@ -35,7 +35,7 @@ def to_float_rgb(frames: torch.Tensor) -> torch.Tensor:
 def to_device(frames: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copies frames to the device without waiting for it.
 
-    ``prefetch_mode: cuda`` has copied them on another stream, which may reuse their memory once this one is done.
+    ``prefetch_mode: cuda`` has copied them already, on another stream, which must not reuse their memory too early.
     """
     if frames.is_cuda:
         frames.record_stream(torch.cuda.current_stream(frames.device))
@@ -44,10 +44,7 @@ def to_device(frames: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 @contextmanager
 def seeded(seed: int, device: torch.device | str = 'cpu') -> Iterator[None]:
-    """Seeds Python's, NumPy's and torch's random states, and that of a GPU; afterwards they are as they were.
-
-    NumPy gets the lower 32 bits of the seed.
-    """
+    """Seeds the random states of Python, NumPy (by the lower 32 bits), torch and a GPU, and restores them."""
     device = torch.device(device)
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
@@ -64,8 +61,8 @@ def seeded(seed: int, device: torch.device | str = 'cpu') -> Iterator[None]:
             np.random.set_state(numpy)
 
 
-Empty = Callable[..., torch.Tensor]  # shape to a uint8 tensor to fill
-Answer = tuple[int, dict[str, Any] | InputError]  # of a worker: the slot, and what is in it or why there is nothing
+Empty = Callable[..., torch.Tensor]  # takes a shape, gives a uint8 tensor to fill
+Answer = tuple[int, dict[str, Any] | InputError]  # of a worker: its slot, and the batch or an error
 
 
 def fresh(*shape: int) -> torch.Tensor:
@@ -75,18 +72,18 @@ def fresh(*shape: int) -> torch.Tensor:
 
 @runtime_checkable
 class BatchLoader(Protocol):
-    """A dataset that loads a batch into tensors that it is given; its length is the number of samples."""
+    """A dataset that loads a batch into given tensors; its length is the number of samples."""
 
     def load(self, requests: Sequence[SampleRequest], empty: Empty) -> dict[str, Any]:
         """Loads a batch.
 
         Args:
-            requests: Which samples, their shape, which is one for all, and the seed of what each draws.
-            empty: Takes a shape and gives a uint8 tensor of it to fill.
+            requests: The index and seed of each sample, and the shape, which is the same for all.
+            empty: Takes a shape, gives a uint8 tensor to fill.
 
         Returns:
-            ``lq`` (b, t, h, w, 3) and ``gt`` (b, t, scale*h, scale*w, 3), or without t for one target frame, BGR as
-            images are read: contiguous tensors that ``empty`` gave, or views of them. Other entries are no tensors.
+            ``lq`` (b, t, h, w, 3) and ``gt`` (b, t, scale*h, scale*w, 3), or without t for one target frame, BGR:
+            contiguous tensors that ``empty`` gave, or views of them. No other entry is a tensor.
         """
 
     def num_bytes(self, shape: BatchShape) -> int:
@@ -94,7 +91,7 @@ class BatchLoader(Protocol):
 
 
 def load_batch(dataset: BatchLoader, requests: Sequence[SampleRequest], empty: Empty = fresh) -> dict[str, Any]:
-    """Loads a batch, with the ``seed`` of each sample beside it."""
+    """Loads a batch, and adds the ``seed`` of each sample."""
     return {**dataset.load(requests, empty), 'seed': [request.seed for request in requests]}
 
 
@@ -106,17 +103,17 @@ class _Place(NamedTuple):
 
 
 class SharedSlots(Dataset):
-    """A dataset whose workers load into slots of shared memory, mapped once by all.
+    """A dataset whose workers load batches into slots of shared memory that are mapped once.
 
-    Fresh memory for each batch costs as much as loading into it, because the kernel clears it page by page. So a batch
-    is asked for together with a free slot, and the slot is free again once the last tensor that lies in it is gone.
+    New memory for each batch would cost as much as loading, because the kernel clears it page by page. So each index
+    names a free slot. The slot is free again when its last tensor is gone.
 
     Args:
         dataset: Loads the batches.
-        requests_at: What a batch is made of, by its iteration; worked out by the workers.
+        requests_at: Gives the requests of an iteration; called in the workers.
         num_bytes: Bytes of the largest batch.
-        num_ahead: Batches that may be asked for and not taken.
-        num_held: Batches that have been taken and may stay in their slots; :meth:`take` copies those beyond it.
+        num_ahead: Batches that may be requested and not taken.
+        num_held: Batches that may stay in their slots after they are taken; :meth:`take` copies any beyond them.
     """
 
     def __init__(
@@ -135,12 +132,12 @@ class SharedSlots(Dataset):
         self._free = deque(range(num_slots))
 
     def assign(self, iterations: Iterable[int]) -> Iterator[tuple[int, int]]:
-        """Gives each batch a free slot when it is asked for: the indices of this dataset."""
+        """The indices of this dataset: a free slot, found when the index is asked for, and an iteration."""
         for iteration in iterations:
             yield self._free.pop(), iteration
 
     def __getitem__(self, index: tuple[int, int]) -> Answer:
-        """Loads a batch, in a worker; gives its slot and, for each tensor, its shape, or what was wrong."""
+        """Loads a batch in a worker; returns the slot, and the batch with the places of its tensors, or an error."""
         place, iteration = index
         slot, start = self._slots[place], 0
 
@@ -155,7 +152,7 @@ class SharedSlots(Dataset):
         try:
             batch = load_batch(self._dataset, self._requests_at(iteration), empty)
             return place, {key: self._placed(key, value, slot) for key, value in batch.items()}
-        except InputError as error:  # raised here, it would arrive as the text of a traceback
+        except InputError as error:  # if it were raised, DataLoader would make a traceback of it
             return place, error
 
     def _placed(self, key: str, value: Any, slot: torch.Tensor) -> Any:
@@ -168,7 +165,7 @@ class SharedSlots(Dataset):
         return _Place(start, value.shape)
 
     def take(self, answer: Answer, pin_memory: bool) -> dict[str, Any]:
-        """The batch, in the process that trains: in its slot, or a copy if no other slot is free or to pin it.
+        """The batch, in the process that trains. It is copied to be pinned, or if no other slot is free.
 
         Raises:
             InputError: If the worker could not load it.
@@ -181,11 +178,11 @@ class SharedSlots(Dataset):
         array = self._slots[place, :size].numpy()
         if pin_memory or not self._free:
             own = torch.empty(size, dtype=torch.uint8, pin_memory=pin_memory)
-            # Not by torch: a second thread with an OpenMP team of its own slows down that of the one that trains.
+            # Not by torch, whose OpenMP threads for this copy would slow down those of the training thread.
             np.copyto(own.numpy(), array)
             self._free.append(place)
         else:
-            own = torch.from_numpy(array)  # each tensor that shares its storage keeps the array
+            own = torch.from_numpy(array)  # its views keep the array alive
             weakref.finalize(array, self._free.append, place).atexit = False
         views = {key: own[start : start + shape.numel()].view(shape) for key, (start, shape) in places.items()}
         return {**batch, **views}

@@ -1,4 +1,4 @@
-"""Whether the training set and the test sets fit the options, the arch and the schedule, before a run."""
+"""Checks the training set and the test sets against the options, the arch and the schedule, before a run."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from multigrid_vsr.options.archs import (
     target_of,
     window_of,
 )
-from multigrid_vsr.options.kinds import did_you_mean
+from multigrid_vsr.options.kinds import did_you_mean, refuse
 from multigrid_vsr.options.multigrid_block import uses_multigrid
 
 
 def check_data(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> tuple[str, list[str]]:
-    """Checks the training set without decoding a frame; a frame store also compares the checksums of some frames.
+    """Checks the training set without decoding frames. A frame store also compares the checksums of some frames.
 
-    From a dataset of BasicSR or the user's own, one sample of each shape is loaded.
+    A dataset of BasicSR or the user's own loads one sample of each shape.
 
     Returns:
-        How much data there is, in words, and what the user should know, a line each.
+        A sentence about the size of the data, and lines for the user.
 
     Raises:
         MissingData: If the training set is not on this machine.
         OptionError: If ground truth, LQ frames and list disagree, a clip is too short, its frames are too small, or a
-            global batch holds more samples than the data.
+            global batch needs more samples than there are.
         InputError: If a frame store cannot be opened.
     """
     dataset_opt = {
@@ -49,7 +49,7 @@ def check_data(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> t
         'degraded': opt['train'].get('degradation') is not None,
     }
     if uses_multigrid(opt) and dataset_opt['type'] not in DATASET_TYPES:
-        from multigrid_vsr.data.dataset_adapter import layout_of, try_dataset  # with BasicSR, which takes seconds
+        from multigrid_vsr.data.dataset_adapter import layout_of, try_dataset  # imports BasicSR, which takes seconds
 
         layout = layout_of(dataset_opt['type'])
         if layout is None:
@@ -64,23 +64,16 @@ def check_data(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> t
     if left_out:
         notes.insert(0, f'datasets.train.skip_short_clips: {left_out} clips of fewer than {needed} frames left out.')
     clips = [clip for of_root in sets for clip in of_root.clips]
-    shortest = min(clips, key=lambda clip: clip.num_frame)
-    if shortest.num_frame < needed:
-        raise OptionError(
-            'datasets.train.num_frame',
-            f'fit every clip ({needed} frames needed with an interval of {interval})',
-            f'{num_frame} for clip {shortest.name} of {shortest.num_frame} frames',
-            'Lower it, or set datasets.train.skip_short_clips: true.',
-        )
+    clip = min(clips, key=lambda clip: clip.num_frame)
+    rule = f'fit every clip ({needed} frames needed with an interval of {interval})'
+    got = f'{num_frame} for clip {clip.name} of {clip.num_frame} frames'
+    fix = 'Lower it, or set datasets.train.skip_short_clips: true.'
+    refuse(clip.num_frame < needed, 'datasets.train.num_frame', rule, got, fix)
     gt_size = max(segment.shape.gt_size for segment in schedule.segments)
-    smallest = min(clips, key=lambda clip: min(clip.height, clip.width))
-    if min(smallest.height, smallest.width) < gt_size:
-        raise OptionError(
-            'datasets.train.gt_size',
-            'fit into every frame',
-            f'{gt_size} for clip {smallest.name} of {smallest.height}x{smallest.width}',
-            'Lower it, or leave the clip out of meta_info_file.',
-        )
+    clip = min(clips, key=lambda clip: min(clip.height, clip.width))
+    got = f'{gt_size} for clip {clip.name} of {clip.height}x{clip.width}'
+    fix = 'Lower it, or leave the clip out of meta_info_file.'
+    refuse(min(clip.height, clip.width) < gt_size, 'datasets.train.gt_size', 'fit into every frame', got, fix)
     samples = samples_of_each(sets, dataset_opt)
     _check_batches(sum(samples), schedule, world_size)
     summary = f'{len(clips)} clips of {sum(clip.num_frame for clip in clips)} frames.'
@@ -92,19 +85,16 @@ def check_data(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> t
 
 def _check_batches(num_samples: int, schedule: Schedule, world_size: int) -> None:
     for shape in (segment.shape for segment in schedule.segments):
-        if shape.batch_size_per_gpu * world_size > num_samples:
+        batch = shape.batch_size_per_gpu
+        if batch * world_size > num_samples:
             block = 'datasets.train' if shape == schedule.full_shape else 'multigrid'
-            raise OptionError(
-                f'{block}.batch_size_per_gpu',
-                f'be at most the {num_samples} samples of the data',
-                f'{shape.batch_size_per_gpu} on {world_size} GPUs at gt_size {shape.gt_size} and num_frame '
-                f'{shape.num_frame}',
-                'Lower it.',
-            )
+            rule = f'be at most the {num_samples} samples of the data'
+            got = f'{batch} on {world_size} GPUs at gt_size {shape.gt_size} and num_frame {shape.num_frame}'
+            raise OptionError(f'{block}.batch_size_per_gpu', rule, got, 'Lower it.')
 
 
 def count_samples(opt: Mapping[str, Any]) -> int | None:
-    """Samples of the training set of a stock file; ``None`` where it is not on this machine or cannot be read."""
+    """Samples of the training set of a stock file; ``None`` if it is not on this machine or cannot be read."""
     dataset_opt = opt['datasets']['train']
     dataset_opt = {**dataset_opt, 'type': STOCK_DATASETS.get(dataset_opt.get('type'))}
     try:
@@ -113,17 +103,17 @@ def count_samples(opt: Mapping[str, Any]) -> int | None:
         return None
 
 
-_NAMES = ('vid4', 'reds4', 'redsofficial')  # BasicSR's test sets take no others
+_NAMES = ('vid4', 'reds4', 'redsofficial')  # the only ones that BasicSR's test sets take
 _LEAST_SIDES = {'calculate_psnr': 1, 'calculate_ssim': 11}  # SSIM's window
 _PADDINGS = ('replicate', 'reflection', 'reflection_circle', 'circle')
 
 
 def check_test_set(name: str, opt: Mapping[str, Any]) -> None:
-    """Compares a test set with what its class, the scale, the arch and the metrics ask for.
+    """Checks a test set against its class, the scale, the arch and the metrics.
 
     Args:
         name: Its dotted name, such as ``datasets.val``.
-        opt: The options of a training run or a test, with the folders of this test set in place.
+        opt: The options of a training run or a test; the folders of this test set exist.
 
     Raises:
         OptionError: If something does not fit.
@@ -131,11 +121,11 @@ def check_test_set(name: str, opt: Mapping[str, Any]) -> None:
     val_opt = opt['datasets'][name.removeprefix('datasets.')]
     kind, scale = val_opt['type'], int(opt.get('scale', 1))
     _check_name(name, opt['datasets'])
-    if 'meta_info_file' in val_opt and val_opt['meta_info_file'] is None:
-        raise OptionError(f'{name}.meta_info_file', 'be a file or left out', None, 'Remove the line.')
+    is_empty = 'meta_info_file' in val_opt and val_opt['meta_info_file'] is None
+    refuse(is_empty, f'{name}.meta_info_file', 'be a file or left out', None, 'Remove the line.')
     if kind in TEST_SET_TYPES:
-        if val_opt.get('padding') not in (None, *_PADDINGS):
-            raise OptionError(f'{name}.padding', f'be {", ".join(_PADDINGS)}', val_opt['padding'], 'Choose one.')
+        padding = val_opt.get('padding') or _PADDINGS[0]
+        refuse(padding not in _PADDINGS, f'{name}.padding', f'be {", ".join(_PADDINGS)}', padding, 'Choose one.')
         sources, limits = open_eval_clips(name, {**val_opt, 'scale': scale}), limits_in(opt) or ArchLimits()
     elif kind in STOCK_TEST_SETS:
         _check_stock_options(name, val_opt, window_of(opt))
@@ -143,11 +133,10 @@ def check_test_set(name: str, opt: Mapping[str, Any]) -> None:
     else:
         return
     for clips in sources.pairs:
-        clip = clips.clip
-        if clip.num_frame < limits.min_num_frame:
-            rule = f'hold clips of at least {limits.min_num_frame} frames for this arch'
-            got = f'{clip.num_frame} in {clip.name}'
-            raise OptionError(f'{name}.dataroot_gt', rule, got, 'Leave the clip out by meta_info_file.')
+        clip, least = clips.clip, limits.min_num_frame
+        rule, got = f'hold clips of at least {least} frames for this arch', f'{clip.num_frame} in {clip.name}'
+        fix = 'Leave the clip out by meta_info_file.'
+        refuse(clip.num_frame < least, f'{name}.dataroot_gt', rule, got, fix)
         if kind in STOCK_TEST_SETS and clips.lq is not None:
             _check_size(name, clips, scale, limits.lq_divisor)
         for key, source, of_kind in (('gt', sources.gt, clips.gt), ('lq', sources.lq, clips.lq)):
@@ -158,7 +147,7 @@ def check_test_set(name: str, opt: Mapping[str, Any]) -> None:
 
 
 def _check_name(name: str, datasets: Mapping[str, Any]) -> None:
-    """Pictures, figures and the best iteration of a test set go by its name."""
+    """Refuses two test sets of one name, by which pictures, figures and the best iteration are kept."""
     key = name.removeprefix('datasets.')
     for other, dataset_opt in datasets.items():
         if other == key:
@@ -169,39 +158,32 @@ def _check_name(name: str, datasets: Mapping[str, Any]) -> None:
 
 
 def _check_stock_options(name: str, val_opt: Mapping[str, Any], window: int | None) -> None:
-    """Compares the options with the asserts of BasicSR's test sets; ``window`` is the frames that the arch takes."""
-    kind, num_frame, cached, padding = (
-        val_opt['type'],
-        val_opt['num_frame'],
-        val_opt['cache_data'],
-        val_opt.get('padding'),
-    )
+    """Checks what BasicSR's test sets assert; ``window`` is the number of frames that the arch takes."""
+
+    def must(key: str, is_right: bool, rule: str, fix: str) -> None:
+        refuse(not is_right, f'{name}.{key}', f'be {rule}', val_opt.get(key), fix)
+
+    kind, num_frame, test_set = val_opt['type'], val_opt['num_frame'], val_opt['name'].lower()
+    backend = val_opt['io_backend'].get('type')
     is_recurrent, is_vimeo = kind == 'VideoRecurrentTestDataset', kind == 'VideoTestVimeo90KDataset'
-    test_set, backend = val_opt['name'], val_opt['io_backend'].get('type')
-    named = did_you_mean(test_set.lower(), _NAMES, 'Or set type: MultigridVideoTestDataset, which takes any.')
-    # For each option: whether it is right, what it must be, its value, the fix.
-    rules = {'io_backend.type': (backend == 'disk', 'disk for a test set', backend, 'Change it.')}
+    refuse(backend != 'disk', f'{name}.io_backend.type', 'be disk for a test set', backend, 'Change it.')
     if not is_vimeo:
-        known = test_set.lower() in _NAMES
-        rules['name'] = known, 'Vid4, REDS4 or REDSofficial, as BasicSR asks', test_set, named
+        fix = did_you_mean(test_set, _NAMES, 'Or set type: MultigridVideoTestDataset, which takes any.')
+        must('name', test_set in _NAMES, 'Vid4, REDS4 or REDSofficial, as BasicSR asks', fix)
     if is_recurrent or is_vimeo:
-        right = str(is_recurrent).lower()
-        rules['cache_data'] = cached is is_recurrent, f'{right} for a {kind}', cached, 'Change it.'
+        value = str(is_recurrent).lower()
+        must('cache_data', val_opt['cache_data'] is is_recurrent, f'{value} for a {kind}', 'Change it.')
     if is_vimeo:
-        rules['num_frame'] = 1 <= num_frame <= 7, '1 to 7', num_frame, 'A septuplet has 7.'
-        rules['meta_info_file'] = 'meta_info_file' in val_opt, 'given', None, 'BasicSR needs it.'
+        must('num_frame', 1 <= num_frame <= 7, '1 to 7', 'A septuplet has 7.')
+        must('meta_info_file', 'meta_info_file' in val_opt, 'given', 'BasicSR needs it.')
     elif not is_recurrent:
-        rules['padding'] = padding in _PADDINGS, ', '.join(_PADDINGS), padding, 'Choose one.'
-        is_window = window in (None, num_frame)
-        rules['num_frame'] = is_window, f'that of the arch ({window})', num_frame, 'Make them equal.'
-    for key, (is_right, rule, value, fix) in rules.items():
-        if not is_right:
-            raise OptionError(f'{name}.{key}', f'be {rule}', value, fix)
+        must('padding', val_opt.get('padding') in _PADDINGS, ', '.join(_PADDINGS), 'Choose one.')
+        must('num_frame', window in (None, num_frame), f'that of the arch ({window})', 'Make them equal.')
 
 
 def _stock_clips(name: str, val_opt: Mapping[str, Any], scale: int) -> Sources:
     """The clips of one of BasicSR's test sets: the folders of its list, or all folders."""
-    options = OptionNames(f'{name}.dataroot_gt', f'{name}.dataroot_lq', 'scale', f'{name}.meta_info_file')
+    options = OptionNames.of(name)
     listed = _listed(options.clips, val_opt['meta_info_file']) if 'meta_info_file' in val_opt else None
     sources = {}
     for kind in ('gt', 'lq'):
@@ -215,7 +197,7 @@ def _stock_clips(name: str, val_opt: Mapping[str, Any], scale: int) -> Sources:
         if val_opt['type'] == 'VideoTestVimeo90KDataset':
             num_frame = val_opt['num_frame']
             first = (9 - num_frame) // 2
-            # BasicSR compares the result with the ground truth of the frame in the middle only.
+            # BasicSR compares only the middle frame with its ground truth.
             numbers = [4] * num_frame if kind == 'gt' else range(first, first + num_frame)
             files = {clip: [f'{clip}/im{number}.png' for number in numbers] for clip in names}
             for path in (root / file for of_clip in files.values() for file in of_clip):
@@ -237,7 +219,7 @@ def _frames(option: str, root: Path, clip: str) -> list[str]:
 
 
 def _listed(option: str, path: str) -> list[str]:
-    """The first word of each line, as BasicSR reads it: a name without a space behind it keeps its line end."""
+    """The first word of each line, as BasicSR reads it: without a space the line end belongs to the name."""
     try:
         lines = Path(path).read_text(encoding='utf-8').splitlines(keepends=True)
     except (OSError, UnicodeDecodeError) as error:
@@ -252,7 +234,7 @@ def _listed(option: str, path: str) -> list[str]:
 
 
 def _check_size(name: str, clips: Pair, scale: int, divisor: int) -> None:
-    """BasicSR's test sets neither crop nor pad."""
+    """Refuses sizes that need a crop or padding, because BasicSR's test sets do neither."""
     gt, lq = clips.gt, clips.lq
     assert lq is not None
     if (gt.height, gt.width) != (lq.height * scale, lq.width * scale):
@@ -279,13 +261,11 @@ def _check_frames(option: str, clip: str, expected: Size, frames: Iterator[Path]
 
 
 def _check_metrics(opt: Mapping[str, Any], clip: str, gt: Size) -> None:
-    """Whether borders leave something to measure: BasicSR's PSNR and SSIM give NaN where they do not."""
+    """Refuses borders that leave nothing to measure: BasicSR's PSNR and SSIM would be NaN."""
     for metric, metric_opt in ((opt.get('val') or {}).get('metrics') or {}).items():
         least, border = _LEAST_SIDES.get(metric_opt.get('type')), metric_opt.get('crop_border', 0)
         if least is not None and min(gt) - 2 * border < least:
-            raise OptionError(
-                f'val.metrics.{metric}.crop_border',
-                f'leave {least} pixels or more of each side for {metric_opt["type"]}',
-                f'{border} for frames of {gt[0]}x{gt[1]} in clip {clip}',
-                'Lower it, or leave the metric or the clip out.',
-            )
+            rule = f'leave {least} pixels or more of each side for {metric_opt["type"]}'
+            got = f'{border} for frames of {gt[0]}x{gt[1]} in clip {clip}'
+            fix = 'Lower it, or leave the metric or the clip out.'
+            raise OptionError(f'val.metrics.{metric}.crop_border', rule, got, fix)

@@ -1,4 +1,4 @@
-"""A dataset in BasicSR's manner, one sample an index, driven by requests; and its trial before a run."""
+"""Requests for datasets in BasicSR's manner, which give one sample for an index; and their trial before a run."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _SHAPE = ('num_frame', 'gt_size')
 
 
 class DatasetAdapter(Dataset):
-    """Gives batches of a dataset whose crop and frames follow ``opt['gt_size']`` and ``opt['num_frame']``.
+    """Gives batches of a dataset whose samples follow its ``opt['gt_size']`` and ``opt['num_frame']``.
 
-    For each item the shape is set in the dataset's ``opt`` and in attributes of these names. Python's, NumPy's and
-    torch's random states follow from the request, and so does the sample.
+    For each sample these are set to those of the request, and so are attributes of the same names. The random states of
+    Python, NumPy and torch are seeded from the request.
 
     Args:
         dataset: Gives a dict for an int: ``lq`` (t, c, h, w) and ``gt`` (t, c, scale*h, scale*w), or without t for one
@@ -56,26 +56,26 @@ class DatasetAdapter(Dataset):
 
         Raises:
             InputError: If the dataset fails.
-            OptionError: If the sample is not of the shape of the request.
+            OptionError: If the sample has another shape than the request.
         """
         try:
             with seeded(request.seed), self._shaped(request):
                 sample = self.dataset[request.index]
         except Exception as error:  # whatever a dataset raises
             where = traceback.extract_tb(error.__traceback__)[-1]
-            raise InputError(  # which one rank may meet
+            raise InputError(  # no OptionError, because perhaps only one rank meets it
                 f'datasets.train: must give sample {request.index} of {self.name}, got {_words(error)} '
                 f'({Path(where.filename).name}, line {where.lineno}). Mend the data or the dataset.'
             ) from error
         self._check(sample, request)
-        # A stack of tensors in another order of memory would have that order, but not in the shared memory of a worker.
+        # `stack` keeps an unusual memory order, but not in a worker, where results would differ.
         return {key: value.contiguous() if torch.is_tensor(value) else value for key, value in sample.items()}
 
     @contextmanager
     def _shaped(self, request: SampleRequest) -> Iterator[None]:
-        """Sets the shape, and afterwards everything as it was."""
+        """Sets the shape, and restores everything afterwards."""
         attributes = vars(self.dataset)
-        # BasicSR's Vimeo90K datasets reverse a list of theirs in place: later samples would depend on earlier ones.
+        # BasicSR's Vimeo90K datasets reverse one of their lists in place, on which later samples would depend.
         lists = [(value, list(value)) for value in attributes.values() if isinstance(value, list)]
         holders = (attributes.get('opt', {}), attributes)
         before = [{key: holder[key] for key in _SHAPE if key in holder} for holder in holders]
@@ -90,7 +90,7 @@ class DatasetAdapter(Dataset):
                 value[:] = entries
 
     def _check(self, sample: Mapping[str, Any], request: SampleRequest) -> None:
-        """Compares a sample with the shape of its request, channels aside."""
+        """Compares the shape of a sample, except for its channels, with that of the request."""
         num_frame, gt_size = request.num_frame, request.gt_size
         lq_size = gt_size // self._scale
         expected: dict[str, tuple[int, ...]] = {
@@ -123,7 +123,7 @@ def _words(error: Exception) -> str:
 
 
 def layout_of(dataset_type: str) -> str | None:
-    """The dataset of this project that a registered one is, or is derived from; ``None`` for another one."""
+    """The dataset of this project that a registered one is, or is derived from; ``None`` for any other."""
     kind = DATASET_REGISTRY.get(dataset_type)
     return kind.layout if issubclass(kind, MultigridREDSDataset) else None
 
@@ -136,11 +136,11 @@ def try_dataset(dataset_opt: Mapping[str, Any], schedule: Schedule) -> int:
 
     Raises:
         MissingData: If it fails, and one of its paths is not on this machine.
-        InputError: If it fails, gives another shape than it is asked for, or not the same sample for the same request.
+        InputError: If it fails, gives a wrong shape, or gives two samples for one request.
     """
     kind = DATASET_REGISTRY.get(dataset_opt['type'])
     try:
-        with seeded(0), mock.patch.dict(initialized_logger, basicsr=True):  # the run's log is not there yet
+        with seeded(0), mock.patch.dict(initialized_logger, basicsr=True):  # else it would set up a logger
             try:
                 dataset = kind(copy.deepcopy(dict(dataset_opt)))
                 num_samples = len(dataset)

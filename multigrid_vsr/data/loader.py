@@ -23,13 +23,13 @@ from multigrid_vsr.core.schedule import SampleRequest, Schedule
 from multigrid_vsr.data.batches import BatchLoader, SharedSlots, load_batch
 from multigrid_vsr.data.dataset_adapter import DatasetAdapter
 
-# What workers ignore: a job's end, Ctrl-C, a terminal that closes, and SLURM's --signal.
+# Workers ignore the end of a job, Ctrl-C, a closed terminal, and SLURM's --signal.
 LEFT_TO_THE_RUN = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _REASONS = {
     signal.SIGBUS: 'a file that it read was cut, its disk has failed, or shared memory is full (/dev/shm)',
     signal.SIGKILL: 'memory is short, or somebody has ended it',
 }
-_LONGEST_END = 1.0  # seconds; a process that waits for a dead disk does not even end when it is killed
+_LONGEST_END = 1.0  # seconds; a killed process that waits for a dead disk does not end
 
 _PREFETCH_FACTOR = 2  # batches that a worker may be ahead; DataLoader's own default
 
@@ -37,9 +37,9 @@ _workers: list[BaseProcess] = []
 
 
 def init_worker(worker_id: int, num_workers: int, rank: int, seed: int) -> None:
-    """BasicSR's ``worker_init_fn``, which seeds the worker; the signals that stop a run are left to the run.
+    """Seeds a worker by BasicSR's ``worker_init_fn``, and lets it ignore the signals that stop a run.
 
-    They reach all its processes, and it needs its workers until it has saved.
+    These signals reach all processes of a run, but the run needs its workers until it has saved.
     """
     for number in LEFT_TO_THE_RUN:
         signal.signal(number, signal.SIG_IGN)
@@ -48,10 +48,11 @@ def init_worker(worker_id: int, num_workers: int, rank: int, seed: int) -> None:
 
 
 def from_workers(loader: DataLoader) -> Iterator[Any]:
-    """Iterates over a loader whose workers start so that no signal ends one before it can ignore it.
+    """Iterates over a loader; no signal ends a worker before the worker can ignore it.
 
-    Forked workers have this process's handlers. Those of a launcher's ranks are spawned and import for seconds. torch
-    would raise for a dead worker in the middle of an iteration, whose weights cannot be saved; here its batch does.
+    Forked workers have the handlers of this process. Spawned workers import for seconds first, so they start with the
+    signals blocked. For a dead worker torch would raise in the middle of an iteration, when weights cannot be saved.
+    Here the error comes with the next batch.
 
     Raises:
         InputError: If a signal has ended a worker.
@@ -61,7 +62,7 @@ def from_workers(loader: DataLoader) -> Iterator[Any]:
     if context.get_start_method(allow_none=True) in (None, 'fork'):
         iterator = iter(loader)
     else:
-        resource_tracker.ensure_running()  # it would let the signals through in the middle
+        resource_tracker.ensure_running()  # now, because its start unblocks signals
         before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_THE_RUN)
         try:
             iterator = iter(loader)
@@ -79,7 +80,7 @@ def from_workers(loader: DataLoader) -> Iterator[Any]:
 
 
 def _dead_worker() -> InputError | None:
-    """The line for a worker that a signal has ended; ``None`` where all live."""
+    """The line for a worker that a signal has ended; ``None`` if there is none."""
     for worker in _workers:
         if worker.exitcode is not None and worker.exitcode < 0:
             number = signal.Signals(-worker.exitcode)
@@ -89,8 +90,8 @@ def _dead_worker() -> InputError | None:
 
 
 def kill_workers() -> None:
-    """Ends the workers started here: after an error they may wait for work, and ignore being asked to stop."""
-    watcher = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would take these ends for another error
+    """Kills the workers, because after an error they may wait for work and ignore SIGTERM."""
+    watcher = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would report each dead worker as an error
     for worker in _workers:
         worker.kill()
     for worker in _workers:
@@ -101,14 +102,14 @@ def kill_workers() -> None:
 
 
 class BatchRequests:
-    """The requests of one rank for each iteration in ``[start_iter, total_iter)``.
+    """The requests of one process for each iteration in ``[start_iter, total_iter)``.
 
     Args:
         schedule: Shapes of the run.
         num_samples: Samples in the dataset.
         seed: Seed of the run, the same on all ranks.
-        world_size: Number of shares that a global batch is cut into.
-        ranks: The shares that this process loads: one, or several for ``DataParallel``.
+        world_size: Ranks that share a global batch.
+        ranks: The ranks that this process loads for: one, or several for ``DataParallel``.
         start_iter: Iterations already done.
     """
 
@@ -123,7 +124,7 @@ class BatchRequests:
     ) -> None:
         self.schedule = schedule
         self.ranks = ranks
-        self.iterations = range(start_iter, schedule.total_iter)  # those that are left, counted from 0
+        self.iterations = range(start_iter, schedule.total_iter)  # counted from 0
         self._of_rank = partial(batch_requests, schedule, num_samples=num_samples, seed=seed, world_size=world_size)
 
     def at(self, iteration: int) -> list[SampleRequest]:
@@ -132,19 +133,19 @@ class BatchRequests:
 
 
 class MultigridLoader:
-    """Gives every batch of the run in one virtual epoch.
+    """Gives every batch of the run in one epoch.
 
-    BasicSR's loop computes its epochs from one batch size, and asks for a new iterator at each. The first epoch gives
-    the whole run, and the others are empty.
+    BasicSR's loop computes its epochs from one batch size, and makes an iterator for each. Here the first epoch is the
+    whole run, and the others are empty.
 
     Args:
         dataset: A :class:`BatchLoader`, or a :class:`DatasetAdapter`.
-        requests: Which samples make each batch.
-        epoch_sampler: BasicSR's sampler, which knows the epoch; ``None`` where every iteration gives the whole run.
-        num_prefetch_queue: Batches that workers may be ahead beside two each.
-        pin_memory: Whether batches lie in memory from which a GPU copies faster; nothing without a GPU.
-        run: The run (models/run.py) that the batches are for. It hears when an iteration is over, and is saved before
-            a frame that cannot be read ends it.
+        requests: The samples of each batch.
+        epoch_sampler: BasicSR's sampler, which knows the epoch; with ``None`` every iterator gives the whole run.
+        num_prefetch_queue: Batches that workers may load ahead, besides two for each worker.
+        pin_memory: Whether to pin batches, if there is a GPU.
+        run: The run (models/run.py). It is told when an iteration ends, and saved before a frame that cannot be read
+            ends it.
         options: Passed to ``torch.utils.data.DataLoader``.
     """
 
@@ -164,15 +165,15 @@ class MultigridLoader:
         self._num_prefetch_queue = num_prefetch_queue
         self._pin_memory = pin_memory and torch.cuda.is_available()
         self._run = run
-        # A random state of its own: each start of an iterator draws from it, so a run that went on would otherwise have
-        # other random numbers in its network than one that did not stop.
+        # Each iterator draws from this generator. If it drew from the global one, a resumed run would have other random
+        # numbers in its network than a run without a stop.
         self._options = {'generator': torch.Generator(), **options}
 
     def __len__(self) -> int:
         return len(self.requests.iterations)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Starts workers at the first batch, because BasicSR makes an iterator that it never uses."""
+        """The batches. Workers start with the first one, because BasicSR makes an iterator that it never uses."""
         if self._epoch_sampler is not None and self._epoch_sampler.epoch > 0:
             return
         batches, run = self._batches(), self._run
@@ -204,7 +205,7 @@ class MultigridLoader:
                 yield batch
             return
         prefetch_factor = _PREFETCH_FACTOR + -(-self._num_prefetch_queue // num_workers)
-        slots = self._slots(num_workers * prefetch_factor + 1)  # it asks for the next one before it gives one out
+        slots = self._slots(num_workers * prefetch_factor + 1)  # DataLoader asks for one more before it gives one out
         sampler = slots.assign(self.requests.iterations)
         for answer in from_workers(DataLoader(slots, sampler=sampler, prefetch_factor=prefetch_factor, **options)):
             yield slots.take(answer, self._pin_memory)
@@ -212,7 +213,7 @@ class MultigridLoader:
     def _slots(self, num_ahead: int) -> SharedSlots:
         largest = max(self.dataset.num_bytes(segment.shape) for segment in self.requests.schedule.segments)
         num_bytes = largest * len(self.requests.ranks)
-        num_held = 2  # the one that is trained on, and one on its way
+        num_held = 2  # the batch that is trained on, and the next one
         try:
             return SharedSlots(self.dataset, self.requests.at, num_bytes, num_ahead, num_held)
         except RuntimeError as error:
@@ -224,7 +225,7 @@ class MultigridLoader:
 
 
 class _FreshBatches(Dataset):
-    """A dataset whose index is an iteration; each batch has memory of its own."""
+    """A dataset of batches, by iteration; each batch has memory of its own."""
 
     def __init__(self, dataset: Any, requests_at: Callable[[int], Sequence[SampleRequest]]) -> None:
         self._dataset = dataset
@@ -233,7 +234,7 @@ class _FreshBatches(Dataset):
     def __getitem__(self, iteration: int) -> dict[str, Any] | InputError:
         try:
             return load_batch(self._dataset, self._requests_at(iteration))
-        except InputError as error:  # raised in a worker, it would arrive as the text of a traceback
+        except InputError as error:  # if a worker raised it, DataLoader would make a traceback of it
             return error
 
 
@@ -251,28 +252,28 @@ def build_multigrid_loader(
 ) -> MultigridLoader:
     """Builds the loader of a run from the arguments that BasicSR gives to ``build_dataloader``.
 
-    Without a launcher one process feeds all its GPUs (``DataParallel``), so it loads the shares of all of them. Workers
-    are ahead by themselves, so ``prefetch_mode: cpu`` only lets them be further ahead; without any, it starts one.
+    Without a launcher one process loads the batches of all its GPUs (``DataParallel``). Workers load ahead anyway;
+    ``prefetch_mode: cpu`` lets them be further ahead, and starts one if there is none.
 
     Args:
-        dataset: The training set: a :class:`BatchLoader`, or any dataset of BasicSR's manner.
+        dataset: The training set: a :class:`BatchLoader`, or a dataset in BasicSR's manner.
         dataset_opt: ``datasets.train``, with the :class:`Schedule` as ``multigrid`` and, in a resumed run, the
             iterations already done as ``start_iter``.
-        num_gpu: Number of GPUs of this process, where there is no launcher.
+        num_gpu: GPUs of this process, without a launcher.
         dist: Whether there is a launcher.
         sampler: BasicSR's sampler, which knows the epoch.
         seed: Seed of the run, the same on all ranks.
     """
     rank, world_size = get_dist_info()
-    processes_gpus = 1 if dist else max(num_gpu, 1)
+    gpus_here = 1 if dist else max(num_gpu, 1)
     is_ahead = dataset_opt.get('prefetch_mode') == 'cpu'
-    num_workers = max(dataset_opt['num_worker_per_gpu'] * processes_gpus, int(is_ahead))
+    num_workers = max(dataset_opt['num_worker_per_gpu'] * gpus_here, int(is_ahead))
     requests = BatchRequests(
         dataset_opt['multigrid'],
         len(dataset),  # type: ignore[arg-type]
         seed,
-        world_size=world_size * processes_gpus,
-        ranks=range(rank * processes_gpus, (rank + 1) * processes_gpus),
+        world_size=world_size * gpus_here,
+        ranks=range(rank * gpus_here, (rank + 1) * gpus_here),
         start_iter=dataset_opt.get('start_iter', 0),
     )
     return MultigridLoader(

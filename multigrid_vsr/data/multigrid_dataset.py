@@ -1,4 +1,4 @@
-"""The training sets, whose crop and frame count come with each request, and a test set of any name."""
+"""The training sets, which take crop size and frame count from each request, and a test set of any name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Rng = random.Random | ModuleType  # Python's `random`, or a generator of its kin
 
 @dataclass(frozen=True)
 class Crop:
-    """The crop of a sample: its corner in the LQ frame, in pixels, and what is done with it, in this order."""
+    """The crop of a sample: its corner in the LQ frame, in pixels, and its flips, in this order."""
 
     top: int
     left: int
@@ -39,7 +39,7 @@ class Crop:
     rot90: bool  # swaps height and width
 
     def cut(self, source: CropSource, clip: str, frames: list[int], scale: int, out: np.ndarray) -> None:
-        """Cuts frames of ``scale`` times the LQ size into ``out``, uint8 (t, n, n, 3)."""
+        """Crops frames of ``scale`` times the LQ size into ``out``, uint8 (t, n, n, 3)."""
         crops = np.empty_like(out) if self.rot90 else out
         rows = crops[:, ::-1] if self.vflip else crops
         source.crop(clip, frames, self.top * scale, self.left * scale, rows)
@@ -52,7 +52,7 @@ class Crop:
 
 
 def draw_crop(rng: Rng, lq_height: int, lq_width: int, lq_size: int, use_hflip: bool, use_rot: bool) -> Crop:
-    """Draws the crop and the flips: BasicSR's ``paired_random_crop`` and ``augment``, in their order."""
+    """Draws the crop and the flips in the order of BasicSR's ``paired_random_crop`` and ``augment``."""
     top = rng.randint(0, lq_height - lq_size)
     left = rng.randint(0, lq_width - lq_size)
     hflip = use_hflip and rng.random() < 0.5
@@ -62,15 +62,15 @@ def draw_crop(rng: Rng, lq_height: int, lq_width: int, lq_size: int, use_hflip: 
 
 
 class MultigridDataset(Dataset, ABC):
-    """A training set whose crop and frame count come with each request: a subclass has a length and :meth:`cut`.
+    """A training set that takes crop size and frame count from each request. A subclass has a length and :meth:`cut`.
 
     A list of :class:`SampleRequest` of one shape as index gives a batch: ``lq`` uint8 (b, t, h, w, c) and ``gt`` uint8
-    (b, t, scale*h, scale*w, c), BGR as stored, which the model converts on the device; and ``key``, a list. An int
-    gives a sample of the full shape as BasicSR's datasets do, drawn from Python's ``random``: ``lq`` float32
-    (t, c, h, w) and ``gt`` float32 (t, c, scale*h, scale*w), RGB in [0, 1].
+    (b, t, scale*h, scale*w, c), BGR, which the model converts on the device; and ``key``, a list. An int gives a sample
+    of the full shape as BasicSR's datasets do, drawn from Python's ``random``: ``lq`` float32 (t, c, h, w) and ``gt``
+    float32 (t, c, scale*h, scale*w), RGB in [0, 1].
 
-    With ``target: center`` ``gt`` has only the frame in the middle, without t. With ``degraded`` there is no ``lq``,
-    because the model makes it, and ``gt`` has every frame.
+    With ``target: center`` ``gt`` is only the middle frame, without t. With ``degraded`` there is no ``lq``, because
+    the model makes it, and ``gt`` has every frame.
 
     Args:
         opt (dict): Config for the training dataset: ``scale``, ``num_frame``, ``gt_size``, ``target`` (optional),
@@ -90,13 +90,13 @@ class MultigridDataset(Dataset, ABC):
 
     @abstractmethod
     def cut(self, index: int, rng: Rng, lq: np.ndarray | None, gt: np.ndarray) -> str:
-        """Cuts one sample into the arrays that it is given, whose shape is the one to cut.
+        """Fills the given arrays with one sample of their shape.
 
         Args:
-            index: Which sample, below the length.
-            rng: What to draw from: a generator that follows from the request, so that the sample does too.
-            lq: uint8 (t, h, w, 3), BGR; ``None`` where the model makes it.
-            gt: uint8 (t, scale*h, scale*w, 3), BGR; with ``target: center`` beside ``lq``, (1, scale*h, scale*w, 3).
+            index: Number of the sample.
+            rng: The generator to draw from, seeded by the request.
+            lq: uint8 (t, h, w, 3), BGR; ``None`` if the model makes it.
+            gt: uint8 (t, scale*h, scale*w, 3), BGR; with ``target: center`` and ``lq`` (1, scale*h, scale*w, 3).
 
         Returns:
             The key of the sample.
@@ -109,7 +109,7 @@ class MultigridDataset(Dataset, ABC):
         return {key: value[0] if key == 'key' else to_float_rgb(value[0]) for key, value in batch.items()}
 
     def load(self, requests: Sequence[SampleRequest], empty: Empty) -> dict[str, Any]:
-        """Loads a batch, as with a list as index, into the uint8 tensors that ``empty`` gives for a shape."""
+        """Loads a batch into uint8 tensors, which ``empty`` gives for a shape."""
         samples = [(request.index, random.Random(request.seed)) for request in requests]
         return self._cut_batch(samples, requests[0].num_frame, requests[0].gt_size, empty)
 
@@ -145,13 +145,13 @@ class MultigridREDSDataset(MultigridDataset):
 
     Raises:
         OptionError: If the list of clips cannot be read.
-        FrameError: On reading, if a frame is missing, damaged or of another size than the clip or 1/scale of it.
+        FrameError: On reading, if a frame is missing or damaged, or its size is not that of its clip.
     """
 
     layout = 'MultigridREDSDataset'
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
-        super().__init__({**opt, 'type': self.layout})  # a subclass has the files of its base
+        super().__init__({**opt, 'type': self.layout})  # a subclass reads files as its base does
         self._sets = training_sets(self.opt)
         self.clips = [clip for of_root in self._sets for clip in of_root.clips]
         self._ends = list(accumulate(samples_of_each(self._sets, self.opt)))
@@ -163,10 +163,10 @@ class MultigridREDSDataset(MultigridDataset):
         return self._ends[-1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, '_sources': None}  # open files stay in the process that opened them
+        return {**self.__dict__, '_sources': None}  # each process opens its own files
 
     def cut(self, index: int, rng: Rng, lq: np.ndarray | None, gt: np.ndarray) -> str:
-        """Cuts a sample out of its clip: frames, crop and flips are BasicSR's draws, in their order."""
+        """Cuts a sample out of its clip. Frames, crop and flips are drawn in BasicSR's order."""
         if not 0 <= index < len(self):
             raise IndexError(f'sample {index} is outside [0, {len(self)})')
         if self._sources is None:
@@ -174,7 +174,7 @@ class MultigridREDSDataset(MultigridDataset):
             self._sources = [{kind: of_root.open(kind) for kind in kinds} for of_root in self._sets]
         root = bisect_right(self._ends, index)
         first = self._ends[root - 1] if root else 0
-        sample = (index - first) % len(self._sets[root])  # with `weight` a root may come several times
+        sample = (index - first) % len(self._sets[root])  # `weight` may repeat a root
         clip, frames, targets, key = self._draw_frames(root, sample, len(gt if lq is None else lq), rng)
         height, width, size = clip.height // self.scale, clip.width // self.scale, gt.shape[1] // self.scale
         crop = draw_crop(rng, height, width, size, self.opt['use_hflip'], self.opt['use_rot'])
@@ -184,10 +184,10 @@ class MultigridREDSDataset(MultigridDataset):
         return key
 
     def _draw_frames(self, root: int, sample: int, num_frame: int, rng: Rng) -> tuple[Clip, list[int], list[int], str]:
-        """The clip of a sample, its frames in the order of training, those that are targets, and its key.
+        """The clip of a sample, its frames in order, its target frames, and its key.
 
-        The draws and their order are those of BasicSR's ``REDSRecurrentDataset``, or with ``target: center``
-        ``REDSDataset``, with the clip's own length for its 100.
+        The draws are those of BasicSR's ``REDSRecurrentDataset``, or of ``REDSDataset`` with ``target: center``, but
+        with the length of the clip in place of 100.
         """
         place = bisect_right(self._clip_ends[root], sample)
         clip = self._sets[root].clips[place]
@@ -213,8 +213,8 @@ class MultigridREDSDataset(MultigridDataset):
 class MultigridVimeo90KDataset(MultigridREDSDataset):
     """Vimeo90K septuplets. A key is a septuplet, ``00001/0001`` with frames ``im1`` to ``im7``.
 
-    Fewer frames begin at a random one. With ``flip_sequence`` a sample of t frames is t / 2 frames of the clip, then
-    the same backwards, so 14 is the full one.
+    A sample of fewer frames starts at a random one. With ``flip_sequence`` a sample of t frames is t / 2 frames of the
+    clip and then the same frames backwards, so a full sample has 14.
 
     Args:
         opt (dict): Config for the training dataset, as for :class:`MultigridREDSDataset`, and ``flip_sequence``.
@@ -249,12 +249,12 @@ class MultigridVideoTestDataset(Dataset):
         opt (dict): Config of the test set: ``name``; ``scale``; ``dataroot_gt`` and ``dataroot_lq``, each a folder of
             clips (images under any names, or videos), an LMDB of BasicSR, or a frame store; without ``dataroot_lq`` LQ
             frames are BasicSR's bicubic of the ground truth; ``io_backend`` (optional); ``meta_info_file`` (optional):
-            the clips to use, names or BasicSR's lines; ``padding`` (optional): how windows of a sliding-window arch go
-            on past the ends of a clip, ``reflection_circle`` without it.
+            the clips to use, names or BasicSR's lines; ``padding`` (optional, ``reflection_circle``): how the windows
+            of a sliding-window arch continue past the ends of a clip.
 
     Raises:
-        OptionError: If clips do not pair.
-        FrameError: On reading, if a frame is missing, damaged or of another size than its clip.
+        OptionError: If the clips do not pair.
+        FrameError: On reading, if a frame is missing or damaged, or its size is not that of its clip.
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
@@ -263,7 +263,7 @@ class MultigridVideoTestDataset(Dataset):
         self.clips = open_eval_clips(f'datasets.{opt["phase"]}', opt)
         for note in self.clips.notes:
             get_root_logger().info(note)
-        # BasicSR's models count the frames of each clip by it.
+        # BasicSR's models count the frames of each clip in this list.
         self.data_info = {'folder': [clip.name for clip in self.clips.clips for _ in range(clip.num_frame)]}
 
     def __len__(self) -> int:
