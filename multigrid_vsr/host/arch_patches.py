@@ -1,6 +1,6 @@
-"""BasicSR's archs on frames of any size, without a GPU, with fewer kernels and without waits for the device.
+"""Patches of BasicSR's archs: frames of any size, no GPU needed, fewer kernels, and no waits for the device.
 
-Fewer kernels and waits give the same bits in float32. Not measured on a GPU yet.
+Results in float32 keep their bits. The gain of fewer kernels and waits is not measured on a GPU yet.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from multigrid_vsr.host.patch import HostChangedError, patch, replace, without
 
 @patch(
     '`SpyNet.process`',
-    why='LQ frames of 32 pixels and below get a start flow of size 0, half of the coarsest level',
-    needed='a side below 64 after padding; that flow is zero everywhere, and so is its upsampling, so starting the '
-    'coarsest level from zeros gives the same bits where BasicSR works, and works below',
+    why='for LQ frames of 32 pixels and below the start flow, half of the coarsest level, has size 0',
+    needed='a side is below 64 after padding. The coarsest level then starts from zeros, as the upsampled start flow '
+    'of BasicSR is zero too: the same bits where BasicSR works',
     goes="from 64 pixels (after padding) BasicSR's code runs",
 )
 def small_flows() -> None:
@@ -65,7 +65,7 @@ def alignment_without_gpu() -> None:
 
     @functools.wraps(original)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        with mock.patch.object(torch.cuda, 'is_available', return_value=True):  # all that it asks of CUDA
+        with mock.patch.object(torch.cuda, 'is_available', return_value=True):  # its only question about CUDA
             original(self, *args, **kwargs)
 
     BasicVSRPlusPlus.__init__ = __init__
@@ -73,7 +73,7 @@ def alignment_without_gpu() -> None:
 
 @patch(
     '`BasicVSRPlusPlus.forward`',
-    why='it asserts 64 pixels because of SPyNet, which takes less with its patch; nothing else in it needs that size',
+    why='it asserts 64 pixels, which only SPyNet needs, and with its patch not even that',
     needed='there is an `assert` in its source; below 64 pixels the same source runs without it',
     goes="from 64 pixels on BasicSR's code runs",
 )
@@ -99,7 +99,7 @@ PATCHES = (small_flows, alignment_without_gpu, small_frames)
 @patch(
     '`flow_warp`',
     why='it makes its grid on the CPU at each call, and the host waits for the copy to the device',
-    needed='it asks for `type_as`; the grid is made on the device and kept by size and device, in float32: '
+    needed='it calls `type_as`; here the grid is made on the device and kept by size and device, in float32: '
     "in bf16 BasicSR's is off by a pixel from 257 on",
     goes='when BasicSR makes it on the device',
 )
@@ -112,8 +112,8 @@ def grid_on_device() -> None:
         return torch.stack(torch.meshgrid(rows, columns, indexing='ij')[::-1], 2)  # x, y
 
     # A network uses seven grids: one for its frames, and one for each level of its flow network. A CUDA graph reads the
-    # grids that it was captured with, so none may be evicted while it lives. Only other shapes and validations make new
-    # ones, and `IterationGraph.drop` comes before both.
+    # grids of its capture, so none may be evicted before the graph is dropped. Only other shapes and validations make
+    # new grids, and `IterationGraph.drop` comes before both.
     kept_grid = functools.lru_cache(maxsize=32)(new_grid)
 
     def warping(original: Any) -> Any:
@@ -126,7 +126,7 @@ def grid_on_device() -> None:
         ) -> torch.Tensor:
             assert x.size()[-2:] == flow.size()[1:3]
             height, width = x.shape[-2:]
-            # Compiled, a grid is no kernel of its own.
+            # In compiled code a grid needs no kernel of its own.
             grid_of = new_grid if torch.compiler.is_compiling() else kept_grid
             place = grid_of(height, width, x.device) + flow
             across = 2.0 * place[:, :, :, 0] / max(width - 1, 1) - 1.0
@@ -163,9 +163,9 @@ def unscaled_blocks() -> None:
 
 @patch(
     '`DCNv2Pack.forward`, `BasicVSRPlusPlus.check_if_mirror_extended`',
-    why='each looks at values on the device, and the host waits: the first at the size of its offsets, only for a '
-    'warning, 20 times an iteration of EDVR; the second compares the halves of each even sequence',
-    needed='`train.arch_checks: false`, or `train.cuda_graph`: the data say what is mirrored, by `flip_sequence`',
+    why='each reads values from the device, and the host waits: the first reads its offsets, only for a warning, 20 '
+    'times an iteration of EDVR; the second compares the halves of each even sequence',
+    needed='`train.arch_checks: false`, or `train.cuda_graph`: then `flip_sequence` says what is mirrored',
     goes="without these BasicSR's code runs",
 )
 def unchecked_values() -> None:
@@ -182,7 +182,7 @@ def unchecked_values() -> None:
 
     @functools.wraps(comparing)
     def check_if_mirror_extended(self: Any, lqs: torch.Tensor) -> None:
-        if self.checks_values and not self.is_mirror_extended:  # which never changes back
+        if self.checks_values and not self.is_mirror_extended:  # once true, it stays true
             comparing(self, lqs)
 
     DCNv2Pack.forward, DCNv2Pack.checks_values = forward, True
@@ -191,7 +191,7 @@ def unchecked_values() -> None:
 
 @patch(
     '`IconVSR.get_keyframe_feature`',
-    why='it picks the frames of its padding by lists, and the host waits until these are on the device',
+    why='it indexes the frames of its padding by lists, and the host waits until these are on the device',
     needed='it has `temporal_padding`; the same frames are taken as views',
     goes='when BasicSR picks them by slices',
 )

@@ -1,14 +1,14 @@
-"""Waits for ``import basicsr``. Runs at the start of every Python, so it imports only what is there already."""
+"""Waits for ``import basicsr``. It runs at the start of every Python, so it imports only modules that are loaded."""
 
 import os
 import sys
 
 _HOST = 'basicsr'
-_NEEDED = 'models/video_recurrent_model.py'  # other projects' trees called basicsr lack it
+_NEEDED = 'models/video_recurrent_model.py'  # the folders called basicsr of other projects lack it
 
 
 def arm() -> None:
-    """Prepares BasicSR when it is imported; at once where it already is. Calling it again changes nothing."""
+    """Prepares BasicSR when it is imported, or at once if it already is. A second call changes nothing."""
     if _HOST in sys.modules:
         folders = getattr(sys.modules[_HOST], '__path__', ())
         if _is_basicsr(folders):
@@ -18,7 +18,7 @@ def arm() -> None:
 
 
 class _HostFinder:
-    """Finds ``basicsr`` as the other finders do. Where it is BasicSR, its loader prepares it."""
+    """Finds ``basicsr`` by the other finders. If it is BasicSR, its loader prepares it."""
 
     def find_spec(self, name, path=None, target=None):
         if name != _HOST:
@@ -37,7 +37,7 @@ def _prepare(loader, folders) -> None:
     original = loader.exec_module
 
     def exec_module(module):
-        del loader.exec_module  # a reload is BasicSR's own
+        del loader.exec_module  # so that a reload is plain
         from multigrid_vsr.host import install
 
         install.before_import()
@@ -56,7 +56,7 @@ def _after_import(folders) -> None:
 
 
 def _is_basicsr(folders) -> bool:
-    """Whether the tree is BasicSR. In another tree this plugin imports nothing more, unless ``-opt`` is given."""
+    """Whether the tree is BasicSR. In any other tree this plugin does nothing, unless ``-opt`` is given."""
     if any(os.path.exists(os.path.join(folder, _NEEDED)) for folder in folders):
         return True
     _refuse_if_asked(folders, f'the tree has no {_NEEDED}')

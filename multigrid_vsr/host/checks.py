@@ -1,6 +1,6 @@
-"""All checks of a run that need BasicSR, torch or this machine: the same for ``plan`` and ``train``.
+"""The checks of a run that need BasicSR, torch or this machine, for ``plan`` and ``train``.
 
-What can be built is built. Every check raises an ``InputError`` of one line before anything is written.
+They build what can be built. Every check raises an ``InputError`` of one line before anything is written.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ _OWN = ' One of your own has to be imported first: see docs/your_own_parts.md.'
 
 
 def check_run(opt: dict[str, Any], schedule: Schedule, may_miss: bool = False) -> list[OptionError]:
-    """Tries what a run will look up, build and read, except its training set. Nothing is written.
+    """Tries what a run will look up, build and read, except its training set.
 
     Returns:
-        With ``may_miss`` a line for each file or folder that is not on this machine; what needs it is not checked.
+        With ``may_miss`` a line for each path that is not on this machine; what needs that path is not checked.
     """
     missing = missing_paths(opt)
     if missing and not may_miss:
@@ -88,7 +88,7 @@ def check_run(opt: dict[str, Any], schedule: Schedule, may_miss: bool = False) -
 
 
 def check_test(opt: dict[str, Any]) -> None:
-    """Tries what a test will look up, build and read. Nothing is written."""
+    """Tries what a test will look up, build and read."""
     check_test_options(opt)
     missing = missing_paths(opt)
     if missing:
@@ -104,7 +104,7 @@ def check_test(opt: dict[str, Any]) -> None:
 def check_state(
     opt: dict[str, Any], schedule: Schedule | None, world_size: int, models: str, seed: int | None
 ) -> tuple[dict[str, Any], dict[str, str], dict[str, str | None]]:
-    """Reads ``path.resume_state`` and compares it with the run, before anything is written.
+    """Reads ``path.resume_state`` and compares it with the run.
 
     Args:
         opt: The options, settled.
@@ -114,7 +114,7 @@ def check_state(
         seed: ``manual_seed`` of the option file.
 
     Returns:
-        The state; and by network that resumes, the file of its weights and their key in it.
+        The state, and for each network the file of its weights and their key in that file.
     """
     state = checkpoints.load_state(opt['path']['resume_state'])
     if schedule is not None:
@@ -128,22 +128,22 @@ def check_state(
 
 
 def counted(opt: dict[str, Any]) -> dict[str, Any]:
-    """The options with the GPUs of this machine for ``num_gpu: auto``."""
+    """The options, in which ``num_gpu: auto`` is replaced by the number of GPUs of this machine."""
     return {**opt, 'num_gpu': torch.cuda.device_count()} if opt.get('num_gpu') == 'auto' else opt
 
 
 def check_num_gpu(opt: dict[str, Any], has_launcher: bool = False) -> None:
-    """Compares ``num_gpu`` with this machine. With a launcher each process takes one GPU, whatever the file says."""
+    """Compares ``num_gpu`` with this machine. With a launcher each process takes one GPU, so more are fine."""
     num_gpu, found = opt['num_gpu'], torch.cuda.device_count()
     if num_gpu != 'auto' and num_gpu > found and not (has_launcher and found):
         raise OptionError('num_gpu', f'be at most the {found} GPUs of this machine', num_gpu, 'Set num_gpu: auto.')
 
 
 def check_machine(opt: dict[str, Any], has_launcher: bool) -> list[str]:
-    """Looks for what a training run needs of this machine and its launcher.
+    """Checks that this machine and its launcher have what a training run needs.
 
     Returns:
-        A line if one process has several GPUs, by torch's ``DataParallel``.
+        A line if one process trains on several GPUs, by torch's ``DataParallel``.
     """
     check_num_gpu(opt, has_launcher)
     ranks = int(os.environ.get('WORLD_SIZE') or os.environ.get('SLURM_NTASKS') or 1)
@@ -155,21 +155,21 @@ def check_machine(opt: dict[str, Any], has_launcher: bool) -> list[str]:
         try:
             vgg_type = opt['train']['perceptual_opt'].get('vgg_type', 'vgg19')
             getattr(torchvision.models, vgg_type)(weights='IMAGENET1K_V1')
-        except (OSError, RuntimeError):  # no network, a full disk, or a file whose hash is another
+        except (OSError, RuntimeError):  # no network, a full disk, or a file with a wrong hash
             raise missing from None
     gpus, train_opt = opt['num_gpu'], opt['train']
     if has_launcher or gpus < 2:
         return []
     start = f'torchrun --nproc_per_node={gpus} ... --launcher pytorch'
-    for key in ('compile', 'cuda_graph', 'amp'):  # the copies of the network would run GPU 0's weights
-        if train_opt.get(key) not in (None, False, 'fp16', 'auto'):  # and take fp16 for bf16, without a scaler
+    for key in ('compile', 'cuda_graph', 'amp'):  # DataParallel's copies would use GPU 0's weights
+        if train_opt.get(key) not in (None, False, 'fp16', 'auto'):  # and fp16 in place of bf16, without a scaler
             rule = f'be left out where one process has {gpus} GPUs'
             raise OptionError(f'train.{key}', rule, train_opt[key], f'Start a process for each: {start}.')
     return [f'num_gpu: {gpus} GPUs in one process, several times slower than a process for each: {start}']
 
 
 def check_bf16(opt: dict[str, Any]) -> None:
-    """Refuses bf16 if a GPU of the run only emulates it. All ranks have to call it, each with its GPU."""
+    """Refuses bf16 if a GPU of the run only emulates it. Every rank has to call it."""
     if opt['train'].get('amp') != 'bf16' or opt['num_gpu'] == 0 or not torch.cuda.is_available():
         return
     lacking = None if has_bf16(torch.device('cuda')) else torch.cuda.get_device_name()
@@ -180,7 +180,7 @@ def check_bf16(opt: dict[str, Any]) -> None:
 
 
 def missing_vgg(opt: Mapping[str, Any]) -> OptionError | None:
-    """The line for a perceptual loss whose network is not on this machine: BasicSR fetches it with the model."""
+    """The line for a perceptual loss whose VGG weights are not on this machine, so that BasicSR would fetch them."""
     loss_opt = opt['train'].get('perceptual_opt') or {}
     if loss_opt.get('type') != 'PerceptualLoss':
         return None
@@ -194,7 +194,7 @@ def missing_vgg(opt: Mapping[str, Any]) -> OptionError | None:
 
 
 def build_on_meta(option: str, network_opt: Mapping[str, Any]) -> torch.nn.Module:
-    """Builds a network without memory for its weights; weights that it loads itself are compared with it."""
+    """Builds a network without memory for its weights. Weights that it loads itself are compared with it."""
     arch = _registered(f'{option}.type', network_opt.get('type'), ARCH_REGISTRY, _OWN)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.device('meta'):
         warnings.simplefilter('ignore')
@@ -202,13 +202,13 @@ def build_on_meta(option: str, network_opt: Mapping[str, Any]) -> torch.nn.Modul
 
 
 def _check_names_and_arguments(opt: Mapping[str, Any], schedule: Schedule) -> None:
-    """Tries all that BasicSR will construct out of options, except the networks and the data."""
+    """Tries everything that BasicSR will build from options, except networks and data."""
     train_opt = opt['train']
     model = _check_model(opt)
     _registered('datasets.train.type', opt['datasets']['train']['type'], DATASET_REGISTRY, _OWN)
     of_gan = is_gan(opt)
     for key in ('optim_g', 'optim_d')[: 1 + of_gan]:
-        if train_opt.get(key):  # whether it is needed is checked elsewhere
+        if train_opt.get(key):  # another check says whether it is needed
             _check_optimizer(f'train.{key}', train_opt[key], model)
     _check_scheduler(train_opt['scheduler'])
     for key in ('pixel_opt', 'perceptual_opt', 'gan_opt')[: 2 + of_gan]:
@@ -224,11 +224,11 @@ def _check_names_and_arguments(opt: Mapping[str, Any], schedule: Schedule) -> No
 
 
 def _check_model(opt: Mapping[str, Any]) -> type[BaseModel]:
-    """A model of the user's own follows the schedule by its class, whatever its name."""
+    """The class of the model; one of the user's own follows the schedule if it is derived from ours."""
     model = _registered('model_type', opt['model_type'], MODEL_REGISTRY, _OWN)
     if not issubclass(model, MultigridMixin):
         raise wrong_model(opt['model_type'])
-    losses_of = (SRModel, VideoRecurrentGANModel)  # else the model sets up its own
+    losses_of = (SRModel, VideoRecurrentGANModel)  # any other model sets up losses of its own
     needs_loss = model.init_training_settings in [kind.init_training_settings for kind in losses_of]
     if needs_loss and not opt['train'].get('pixel_opt') and not opt['train'].get('perceptual_opt'):
         raise OptionError('train.pixel_opt', 'be given, or train.perceptual_opt', None, 'A run needs a loss.')
@@ -240,7 +240,7 @@ def _check_model(opt: Mapping[str, Any]) -> type[BaseModel]:
 
 
 def _refuse_ours(opt: Mapping[str, Any], model: type, options: Iterable[str]) -> None:
-    """Refuses what a model of the user's own does not do."""
+    """Refuses options that a model with its own step ignores."""
     for option in options:
         if lookup(opt, option):
             rule = f'be left out for {model.__name__}, which has a step and a validation of its own'
@@ -248,7 +248,7 @@ def _refuse_ours(opt: Mapping[str, Any], model: type, options: Iterable[str]) ->
 
 
 def _check_on_device(opt: dict[str, Any], network: torch.nn.Module) -> None:
-    """Refuses what needs a GPU in a run on a CPU."""
+    """Refuses options that need a GPU in a run on a CPU."""
     if opt['num_gpu'] != 0:
         return
     if opt['datasets']['train'].get('prefetch_mode') == 'cuda':
@@ -261,7 +261,7 @@ def _check_on_device(opt: dict[str, Any], network: torch.nn.Module) -> None:
 
 
 def _check_forward(opt: Mapping[str, Any], network: torch.nn.Module) -> None:
-    """Refuses an arch of the user's own that takes more than the frames, or gives something else than one tensor."""
+    """Refuses an arch of the user's own that takes more than the frames, or does not return one tensor."""
     arch = opt['network_g']['type']
     try:
         inspect.signature(network.forward).bind(None)
@@ -272,7 +272,7 @@ def _check_forward(opt: Mapping[str, Any], network: torch.nn.Module) -> None:
     try:
         with torch.no_grad():
             output = network(torch.zeros(1, dataset_opt['num_frame'], 3, size, size, device='meta'))
-    except Exception:  # an operation that needs values: the trial of shapes before iteration 1 has them
+    except Exception:  # an operation that needs values; the trial of shapes before iteration 1 has them
         return
     if not isinstance(output, torch.Tensor):
         raise not_one_tensor(arch, output)
@@ -284,7 +284,7 @@ def _check_optimizer(option: str, optim_opt: Mapping[str, Any], model: type[Base
         optimizer = optimizer_class(name)
     except LookupError as error:
         if any('get_optimizer' in vars(kind) for kind in model.__mro__ if kind not in (MultigridMixin, BaseModel)):
-            return  # it knows others
+            return  # this model knows other optimizers
         if not str(error):
             _check_known(f'{option}.type', name, known_names())
         rule = 'be an optimizer of torch, a registered one or module.Class of an installed library'
@@ -310,7 +310,7 @@ def _check_scheduler(scheduler_opt: Mapping[str, Any]) -> None:
 
 
 def _check_loss(option: str, loss_opt: Mapping[str, Any]) -> None:
-    """Builds a loss and calls it as BasicSR's models do: a GAN loss is none of two images, and the other way round."""
+    """Builds a loss and calls it as BasicSR's models do, which tells a GAN loss from a loss of two images."""
     loss, arguments = _registered(f'{option}.type', loss_opt.get('type'), LOSS_REGISTRY), _arguments(loss_opt)
     if loss.__name__ == 'PerceptualLoss' and option != 'train.perceptual_opt':
         raise OptionError(f'{option}.type', 'be another loss', loss.__name__, 'That one is train.perceptual_opt.')
@@ -336,7 +336,7 @@ def _check_loss(option: str, loss_opt: Mapping[str, Any]) -> None:
 
 
 class _Untrained:
-    """Torchvision's VGGs without weights and memory, which BasicSR would fetch."""
+    """Torchvision's VGGs on the meta device, without the weights that BasicSR would fetch."""
 
     def __getattr__(self, name: str) -> Callable[..., torch.nn.Module]:
         def build(pretrained: bool) -> torch.nn.Module:
@@ -360,7 +360,7 @@ def _check_degradation(degradation_opt: Any, schedule: Schedule, scale: int) -> 
 
 
 def _check_test_names(opt: Mapping[str, Any]) -> None:
-    """Looks up test sets and metrics of a training run or a test."""
+    """Looks up the test sets and metrics of a training run or a test."""
     for name in test_sets(opt):
         _registered(f'{name}.type', lookup(opt, name)['type'], DATASET_REGISTRY, _OWN)
     for name, metric_opt in (lookup(opt, 'val.metrics') or {}).items():
@@ -380,7 +380,7 @@ def _check_test_sets(opt: Mapping[str, Any], absent: Iterable[str] = ()) -> None
 
 
 def _registered(option: str, name: Any, registry: Any, more: str = '', where: str = 'BasicSR') -> Any:
-    """What is registered under a name, or under it with BasicSR's suffix."""
+    """The entry of a registry under a name, or under the name with BasicSR's suffix."""
     try_to_register()
     for known in (name, f'{name}_basicsr'):
         if known in registry:
@@ -397,14 +397,14 @@ def _check_known(option: str, name: object, known: Iterable[str]) -> None:
 
 
 def _arguments(block: Mapping[str, Any]) -> dict[str, Any]:
-    """What a block of options hands to its type; a copy, from which a constructor may take."""
+    """The arguments in a block of options: a copy, because a constructor may change it."""
     return {key: copy.deepcopy(value) for key, value in block.items() if key != 'type'}
 
 
 def _built(
     option: str, called: Any, arguments: dict[str, Any], *first: Any, given: Iterable[str] = (), rule: str = ''
 ) -> Any:
-    """What a class or a function makes of arguments, after those that are given to it anyway."""
+    """Calls a class or a function with arguments, after the positional ones of the names ``given``."""
     _check_signature(option, called, arguments, given)
     with _as_one_line(option, rule or f'hold arguments of {called.__name__}', arguments):
         return called(*first, **arguments)
@@ -413,9 +413,9 @@ def _built(
 def _check_signature(
     option: str, called: Callable[..., Any], arguments: Mapping[str, Any], given: Iterable[str] = ()
 ) -> None:
-    """Compares arguments with those that a class or a function takes.
+    """Refuses arguments that a class or a function does not take, and a lack of those that it needs.
 
-    If it also takes any other keyword, only those that are nearly a name of its own are refused.
+    If it takes any keyword, only a near miss of one of its names is refused.
     """
     parameters = dict(inspect.signature(called).parameters)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -447,7 +447,7 @@ def run_test(root: str, opt: dict[str, Any]) -> dict[str, Any]:
     """Runs ``basicsr/test.py`` with the command line of this process, whose options are ``opt``.
 
     Returns:
-        By test set what :func:`~multigrid_vsr.models.validation.figures` gives; only on rank 0 it is complete.
+        The :func:`~multigrid_vsr.models.validation.figures` of each test set, complete only on rank 0.
     """
     from basicsr import test as script
 

@@ -1,4 +1,4 @@
-"""Where a run begins: its options are checked before BasicSR writes anything, and its schedule goes to the data."""
+"""The start of a run: options are checked before BasicSR writes anything, and the schedule goes to the data."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ Parsed = tuple[dict[str, Any], argparse.Namespace]
 
 @patch(
     '`parse_options`',
-    why='it is the first call of every entry, before anything is written: options are checked here, and the schedule '
-    'goes into `datasets.train`. BasicSR 1.4.2 ignores `path.experiments_root` and `path.results_root`, and exits at '
-    '`--local-rank`, as `torch.distributed.launch` spells it',
-    needed='always; the folders of a plain run go where its file says, and nothing else of it changes',
+    why='every entry calls it first, before anything is written: here options are checked, and the schedule goes into '
+    '`datasets.train`. BasicSR 1.4.2 ignores `path.experiments_root` and `path.results_root`, and exits at '
+    '`--local-rank`, the spelling of `torch.distributed.launch`',
+    needed='always; a plain run only gets the folders that its file names',
     goes='never; git master honours both paths',
     vital=True,
 )
@@ -49,7 +49,7 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
             _check_host(line.asked)
         is_ours = uses_multigrid(line.options) if is_train else line.asked is not None
         schedule = _check_options(line, is_train) if is_ours else None
-        argv = [re.sub('^--local-rank', '--local_rank', word) for word in sys.argv]  # as BasicSR spells it
+        argv = [re.sub('^--local-rank', '--local_rank', word) for word in sys.argv]  # BasicSR's spelling
         with mock.patch.object(sys, 'argv', argv), mock.patch.dict(original.__globals__, osp=_PATHS_OR_LISTS):
             opt, args = original(root_path, is_train)
         _honour_roots(line.options.get('path') or {}, opt)
@@ -65,16 +65,16 @@ def _checking(original: Callable[..., Any]) -> Callable[..., Any]:
     return parse_options
 
 
-# `os.path` for BasicSR, which expands `~` in `dataroot_gt`: several roots are a list.
+# `os.path` for BasicSR, which would fail to expand `~` in a `dataroot_gt` that is a list.
 _PATHS_OR_LISTS = types.SimpleNamespace(
     **{**vars(os.path), 'expanduser': lambda path: path if isinstance(path, list) else os.path.expanduser(path)}
 )
 
 
 def _check_host(asked: tuple[str, Any]) -> None:
-    """Says what could not be patched, or refuses where no run can do without it."""
+    """Says what could not be patched; refuses the run if that was vital."""
     try:
-        register()  # what could not be imported together with BasicSR
+        register()  # the types that could not be registered while BasicSR was imported
     except (ImportError, AttributeError) as error:
         raise InputError(launch.refusal(*asked, one_line(error))) from error
     for unit, reason in left_out:
@@ -85,12 +85,12 @@ def _check_host(asked: tuple[str, Any]) -> None:
 
 
 def _check_options(line: launch.CommandLine, is_train: bool) -> Schedule | None:
-    """Checks a run before anything is written; gives the schedule of a training run.
+    """Checks a run before anything is written; returns the schedule of a training run.
 
     Raises:
         InputError: If an option cannot be used here.
     """
-    from multigrid_vsr.host import checks  # with libraries that a plain run does without
+    from multigrid_vsr.host import checks  # imports libraries that a plain run does without
 
     launch.check_torchrun()
     opt = checks.counted(line.options)
@@ -105,7 +105,7 @@ def _check_options(line: launch.CommandLine, is_train: bool) -> Schedule | None:
 
 
 def _hand_over(opt: dict[str, Any], schedule: Schedule, written: Mapping[str, Any]) -> None:
-    """Checks what the ranks have to agree on, and gives the training set what it needs beside its options.
+    """Checks data and state, and adds the schedule and what else the training set needs to its options.
 
     Raises:
         InputError: If the data or the state to resume do not fit the run.
@@ -119,7 +119,7 @@ def _hand_over(opt: dict[str, Any], schedule: Schedule, written: Mapping[str, An
     train_set, seed = opt['datasets']['train'], written.get('manual_seed')
     train_set.update(checked('datasets.train', written['datasets']['train']))
     launch.print_first(check_data(opt, schedule, ranks(opt))[1])
-    opt['manual_seed'] = launch.from_rank_0(opt['manual_seed'])  # without one in the file each rank draws its own
+    opt['manual_seed'] = launch.from_rank_0(opt['manual_seed'])  # without one in the file each rank has drawn its own
     opt['seed_is_given'] = seed is not None
     train_set['target'] = target_of(opt)
     train_set['degraded'] = opt['train'].get('degradation') is not None
@@ -140,7 +140,7 @@ def _honour_roots(written: Mapping[str, Any], opt: dict[str, Any]) -> None:
 
 
 def _print_input_errors_as_one_line() -> None:
-    """Ends the process with the line and no traceback where an option or a frame cannot be used."""
+    """Lets an InputError end the process with its line and no traceback."""
     previous = sys.excepthook
     if getattr(previous, 'prints_input_errors', False):
         return
@@ -157,8 +157,7 @@ def _print_input_errors_as_one_line() -> None:
 
 @patch(
     '`build_dataloader`',
-    why='BasicSR has one batch size and ends with an epoch: a training set that follows a schedule gets a loader of '
-    'its own',
+    why='BasicSR has one batch size and counts epochs by it; a training set with a schedule gets a loader of its own',
     needed='`datasets.train.multigrid`, which only a schedule sets',
     goes='never',
     vital=True,
@@ -182,7 +181,7 @@ def scheduled_loader() -> None:
 @patch(
     '`CUDAPrefetcher`',
     why='it asks for the first batch when it is made, and again when the loop begins: the workers start twice',
-    needed='its loader is a `MultigridLoader`; it is a subclass, which on another loader is the original',
+    needed='its loader is a `MultigridLoader`; with another loader the subclass changes nothing',
     goes='when it waits for its `reset`',
 )
 def first_batch_once() -> None:
@@ -202,7 +201,7 @@ def first_batch_once() -> None:
 @patch(
     '`MessageLogger`',
     why='its time left is a mean over iterations of all shapes',
-    needed='`datasets.train.multigrid`; it is a subclass, which without a schedule is the original',
+    needed='`datasets.train.multigrid`; without a schedule the subclass changes nothing',
     goes='never',
 )
 def log_line() -> None:
@@ -213,11 +212,11 @@ def log_line() -> None:
 
 @patch(
     '`init_wandb_logger`, `init_tb_logger`',
-    why='where wandb has no network, or the disk of TensorBoard is full, the run ends with a traceback; the first one '
-    'asks `wandb.util` for `generate_id`, which newer wandb does not have',
-    needed='an option file that asks for this plugin: its run says what failed and goes on. `wandb.util` has no such '
-    'function, and that of `wandb.sdk.lib.runid` stands in',
-    goes='when BasicSR goes on without them, and lets wandb draw the id',
+    why='if wandb has no network, or TensorBoard has a full disk, the run ends with a traceback; newer wandb has no '
+    '`wandb.util.generate_id`',
+    needed='the option file asks for this plugin: its run reports the failure and continues. If `wandb.util` lacks the '
+    'function, that of `wandb.sdk.lib.runid` replaces it',
+    goes='when BasicSR continues without them, and lets wandb draw the id',
 )
 def loggers_beside() -> None:
     def having_ids(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""What is done before and after ``import basicsr``. A plain run trains as without this plugin."""
+"""What happens before and after ``import basicsr``. A plain run trains as it does without this plugin."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ _is_done = False
 
 
 def before_import() -> None:
-    """Gives back what BasicSR's own import needs; where that fails, BasicSR says what is missing."""
+    """Adds what BasicSR's own import needs. If that fails, BasicSR's import says what is missing."""
     functional_tensor.apply()
 
 
 def after_import() -> str | None:
-    """Applies the patches and registers the types. Calling it again changes nothing.
+    """Applies the patches and registers the types, once.
 
     Returns:
-        What keeps option files from being checked in this host: then nothing is changed.
+        Why options cannot be checked in this host, in which case nothing is changed; else ``None``.
     """
     global _is_done
     if _is_done:

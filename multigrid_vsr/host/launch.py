@@ -1,4 +1,4 @@
-"""How this process was started: its command line, the option file that it names, and its launcher."""
+"""The start of this process: its command line, option file and launcher, and what its ranks say and decide."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from multigrid_vsr.options.option_file import read_options, settle
 
 
 class CommandLine:
-    """What the command line asks of BasicSR.
+    """A command line of BasicSR.
 
     Attributes:
         words: The arguments.
-        opt_file: The path of the option file; ``None`` without one.
+        opt_file: The path of the option file, or ``None``.
         has_launcher: Whether each process is one rank, with a device of its own.
-        notes: A line for each number that YAML would read as text; there once the options are.
+        notes: Lines for the user, once :attr:`options` is read: numbers that YAML reads as text.
     """
 
     def __init__(self, words: list[str]) -> None:
@@ -36,7 +36,7 @@ class CommandLine:
         parser.add_argument('--force_yml', nargs='+', default=[])
         try:
             self._known = parser.parse_known_args(words)[0]
-        except argparse.ArgumentError:  # BasicSR's parser says so
+        except argparse.ArgumentError:  # BasicSR's parser will refuse it
             self._known = parser.parse_known_args([])[0]
         self.words = words
         self.opt_file: str | None = self._known.opt
@@ -45,11 +45,7 @@ class CommandLine:
 
     @functools.cached_property
     def options(self) -> dict[str, Any]:
-        """The option file with the changes of the command line; empty without one.
-
-        Raises:
-            InputError: If it cannot be read.
-        """
+        """The option file, changed by the command line; empty without a file. Raises an InputError if unreadable."""
         if self.opt_file is None:
             return {}
         opt = read_options(self.opt_file, self._known.force_yml)
@@ -60,7 +56,7 @@ class CommandLine:
 
     @functools.cached_property
     def asked(self) -> tuple[str, Any] | None:
-        """What the option file asks of this plugin, as ``asked_for`` finds it."""
+        """The option that asks for this plugin, and its value, as ``asked_for`` finds them."""
         return asked_for(self.options)
 
 
@@ -73,32 +69,31 @@ def current() -> CommandLine:
 
 
 def read() -> CommandLine:
-    """The command line of this process, with the option file as it is now."""
+    """The command line of this process, with the option file read anew."""
     global _current
     _current = CommandLine(sys.argv[1:])
     return _current
 
 
 def refuse_if_asked(lacking: str) -> None:
-    """Ends the process if the option file asks for what this ``basicsr`` cannot do; ``lacking`` says what it lacks."""
+    """Ends the process if the option file asks for this plugin, which cannot work with this ``basicsr``."""
     try:
         asked = CommandLine(sys.argv[1:]).asked
-    except InputError:  # the host says so
+    except InputError:  # this ``basicsr`` will refuse the file
         return
     if asked is not None:
         raise SystemExit(refusal(*asked, lacking) if os.environ.get('RANK', '0') == '0' else 1)
 
 
 def refusal(option: str, value: Any, lacking: str) -> str:
-    """The line for a host that cannot do what an option asks for."""
+    """The line for a ``basicsr`` that cannot do what an option asks for; ``lacking`` says what it lacks."""
     return f'{option}: must be run with BasicSR 1.4.2 or later, got {value}. Here {lacking}.'
 
 
 @patch(
     '`_init_dist_pytorch`, `_init_dist_slurm`',
-    why='without a GPU BasicSR takes the rank modulo 0, and its backend is NCCL, with `num_gpu: 0` too; here ranks on '
-    'CPUs meet over gloo. A variable, `scontrol` or a port that is not there is a traceback or hangs; SLURM overwrites '
-    '`MASTER_ADDR`',
+    why='without a GPU BasicSR takes the rank modulo 0, and it always uses NCCL; here ranks on CPUs use gloo. A '
+    'missing variable, a missing `scontrol` or a busy port gives a traceback or hangs; SLURM overwrites `MASTER_ADDR`',
     needed='they count GPUs',
     goes="on GPUs BasicSR's code runs, with launch mistakes as one line and the `MASTER_ADDR` that was set",
 )
@@ -142,7 +137,7 @@ _SET_BY = {
 
 
 def _check_launcher(launcher: str) -> None:
-    """Names the variables that BasicSR would miss in the environment."""
+    """Refuses a launcher whose environment variables are not set."""
     names, by = _SET_BY[launcher]
     lacking = [name for name in names if not os.environ.get(name)]
     if lacking:
@@ -151,7 +146,7 @@ def _check_launcher(launcher: str) -> None:
 
 
 def _first_node(command: str) -> str:
-    """The ``MASTER_ADDR`` that was set; else what BasicSR's command finds."""
+    """The ``MASTER_ADDR`` of the environment, or else the output of BasicSR's command."""
     found = os.environ.get('MASTER_ADDR') or subprocess.run(command, shell=True, capture_output=True, text=True).stdout
     if not re.fullmatch(r'\S+', found.strip()):
         fix = 'Set MASTER_ADDR to the name of the first node.'
@@ -160,11 +155,7 @@ def _first_node(command: str) -> str:
 
 
 def check_torchrun() -> None:
-    """Looks for ``torchrun`` around processes that are not told of it: each would train the same run.
-
-    Raises:
-        OptionError: If it has started several processes.
-    """
+    """Refuses several processes of ``torchrun`` without ``--launcher``, because each would train the same run."""
     processes = os.environ.get('WORLD_SIZE', '1')
     if not current().has_launcher and 'TORCHELASTIC_RUN_ID' in os.environ and processes != '1':
         rule = 'be pytorch where torchrun starts several processes'
@@ -172,7 +163,7 @@ def check_torchrun() -> None:
 
 
 def print_first(lines: list[str]) -> None:
-    """Prints lines on the first rank, which speaks for all, and in each process without a launcher."""
+    """Prints lines, with a launcher only on the first rank."""
     rank = os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))
     if lines and (rank == '0' or not current().has_launcher):
         print(*lines, sep='\n')
@@ -181,16 +172,16 @@ def print_first(lines: list[str]) -> None:
 def should_print(error: InputError) -> bool:
     """Whether this rank prints the line of an error.
 
-    All ranks of a machine find the same mistake in an option, and the first one prints it. Another machine may have
-    other files. Another error, such as a frame that cannot be read, may be known to one rank only.
+    A wrong option is found by every rank, and printed by the first rank of each machine, whose files may differ.
+    Another error, such as a damaged frame, may be met by only one rank, so every rank prints it.
     """
     local_rank = os.environ.get('SLURM_LOCALID', os.environ.get('LOCAL_RANK', '0'))
-    is_rank = current().has_launcher or 'TORCHELASTIC_RUN_ID' in os.environ  # else it may be left over
+    is_rank = current().has_launcher or 'TORCHELASTIC_RUN_ID' in os.environ  # else the variable may be a leftover
     return local_rank == '0' or not is_rank or not isinstance(error, OptionError)
 
 
 def from_rank_0(value: Any) -> Any:
-    """Rank 0's value, on all ranks; without a launcher the value itself."""
+    """The value of rank 0, on all ranks; without a launcher the value itself."""
     from torch import distributed
 
     values = [value]
@@ -200,11 +191,11 @@ def from_rank_0(value: Any) -> Any:
 
 
 def decided_by_rank_0(rank: int, decide: Callable[[], Any]) -> Any:
-    """What rank 0 decides, on all ranks: each may see another file system.
+    """The decision of rank 0, on all ranks, because each may see another file system.
 
     Raises:
-        InputError: On rank 0, if it cannot decide.
-        SystemExit: On the others then.
+        InputError: On rank 0, if ``decide`` raises it.
+        SystemExit: Then, on the other ranks.
     """
     decision, error = None, None
     if rank == 0:

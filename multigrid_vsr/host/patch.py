@@ -1,4 +1,4 @@
-"""What this plugin does to BasicSR: patches with their reasons, and types in its registries."""
+"""Patches of BasicSR, each with its reason, and types in BasicSR's registries."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from multigrid_vsr.core.errors import one_line
 
 
 class HostChangedError(Exception):
-    """The code that a patch would change is gone, or is no longer what the patch was written for."""
+    """The code that a patch changes is gone, or differs from the code that the patch was written for."""
 
 
 @dataclass(frozen=True)
 class Patch:
-    """One change of BasicSR, or of what it imports, from outside.
+    """A change of BasicSR, or of a module that it imports. docs/patches.md lists all.
 
     Attributes:
-        what: What is changed, as docs/patches.md names it.
-        why: Why it is there.
-        needed: How it is known to be needed.
-        goes: When it goes, or where it does nothing.
+        what: The name of the code that is changed.
+        why: The reason.
+        needed: How the patch is known to be needed.
+        goes: When the patch can go, or where it does nothing.
         change: Makes the change.
-        vital: Whether no Multigrid run can do without it.
+        vital: Whether every Multigrid run needs the patch.
     """
 
     what: str
@@ -41,7 +41,7 @@ class Patch:
     vital: bool = False
 
     def apply(self) -> bool:
-        """Makes the change, or notes in :data:`left_out` why the host, which is not as it was, was left alone."""
+        """Makes the change. If the host has changed, adds the patch and the reason to :data:`left_out` instead."""
         try:
             self.change()
         except (HostChangedError, ImportError, AttributeError, OSError) as error:
@@ -51,7 +51,7 @@ class Patch:
 
 
 left_out: list[tuple[Patch, str]] = []  # with the reason
-_replaced: list[tuple[str, Any, Any]] = []  # name, what it was, what it is now; a later one may replace it again
+_replaced: list[tuple[str, Any, Any]] = []  # name, original, replacement; a later entry may replace a replacement
 
 
 def patch(what: str, *, why: str, needed: str, goes: str, vital: bool = False) -> Callable[[Callable[[], None]], Patch]:
@@ -60,9 +60,9 @@ def patch(what: str, *, why: str, needed: str, goes: str, vital: bool = False) -
 
 
 def replace(module: str, name: str, wrap: Callable[[Any], Any]) -> None:
-    """Replaces a function or a class wherever BasicSR and the script have it: its modules import by name.
+    """Replaces a function or a class in all modules of BasicSR, which import by name, and in the script.
 
-    ``wrap`` gives the replacement of what was there.
+    ``wrap`` takes the original and gives the replacement.
     """
     original = getattr(importlib.import_module(module), name)
     _replaced.append((name, original, wrap(original)))
@@ -72,14 +72,14 @@ def replace(module: str, name: str, wrap: Callable[[Any], Any]) -> None:
 
 
 def replace_names(names: dict[str, Any]) -> None:
-    """Puts the replacements into a module's names."""
+    """Replaces originals among the names of a module."""
     for name, original, replacement in _replaced:
         if names.get(name) is original:
             names[name] = replacement
 
 
 def replace_copies(names: dict[str, Any]) -> None:
-    """Reaches what ``python basicsr/train.py`` defines after importing BasicSR: a second ``load_resume_state``."""
+    """Replaces copies of originals too: ``python basicsr/train.py`` defines ``load_resume_state`` a second time."""
     for name, original, replacement in _replaced:
         own = names.get(name)
         if isinstance(own, types.FunctionType) and _code(own) == _code(original):
@@ -88,10 +88,10 @@ def replace_copies(names: dict[str, Any]) -> None:
 
 
 def without(function: Any, what: str, is_left_out: Callable[[ast.stmt], bool]) -> Any:
-    """Makes a function of the same source, without the statements of its body that ``is_left_out`` names.
+    """Compiles the source of a function without those statements of its body for which ``is_left_out`` is true.
 
     Raises:
-        HostChangedError: If there is none; ``what`` they are is said there.
+        HostChangedError: If there are none; the message calls them ``what``.
     """
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     definition = tree.body[0]
@@ -100,7 +100,7 @@ def without(function: Any, what: str, is_left_out: Callable[[ast.stmt], bool]) -
     if kept == definition.body:
         raise HostChangedError(f'it has no {what} to leave out')
     definition.body = kept
-    ast.increment_lineno(tree, function.__code__.co_firstlineno - 1)  # so that a traceback shows the right lines
+    ast.increment_lineno(tree, function.__code__.co_firstlineno - 1)  # the right lines in a traceback
     defined: dict[str, Any] = {}
     exec(compile(tree, function.__code__.co_filename, 'exec'), function.__globals__, defined)
     return defined[function.__name__]
@@ -115,30 +115,26 @@ _REGISTERING = ('data.multigrid_dataset', 'models.multigrid_video_model', 'model
 
 
 def register() -> None:
-    """Imports the modules that register datasets, models and degradations. Calling it again changes nothing.
-
-    Raises:
-        ImportError: If the host, or the environment, lacks what a type needs.
-    """
+    """Imports the modules that register datasets, models and degradations; an ImportError if one cannot be imported."""
     for module in _REGISTERING:
         importlib.import_module(f'multigrid_vsr.{module}')
 
 
 def try_to_register() -> None:
-    """Registers what can be registered now; ``parse_options`` says what cannot, if a run asks for it.
+    """Registers the types that can be registered now.
 
-    A module of this plugin that is being imported, and has brought BasicSR, is not whole yet. Then this is called
-    again when a public name or a registered type is asked for.
+    If a module of this plugin is importing BasicSR, that module is not complete yet. So this is called again for each
+    public name and registered type that is asked for. ``parse_options`` reports a type that cannot be registered.
     """
     with contextlib.suppress(ImportError, AttributeError):
         register()
 
 
 def follows_schedules(model_type: str) -> bool:
-    """Whether a model is of this project: by its class, since a user's own has another name."""
+    """Whether a model type is a class of this project, or derived from one."""
     from basicsr.utils.registry import MODEL_REGISTRY
 
-    models = sys.modules.get('multigrid_vsr.models.multigrid_video_model')  # without it no class is
+    models = sys.modules.get('multigrid_vsr.models.multigrid_video_model')  # not imported: no class is derived from it
     return (
         models is not None
         and model_type in MODEL_REGISTRY

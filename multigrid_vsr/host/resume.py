@@ -1,7 +1,7 @@
-"""How a run resumes, and the lock that keeps a second run out of its folder.
+"""Resumes runs, and locks the folder of a run against a second one.
 
 The lock file ``.NAME.lock`` lies beside the run's folder and names host, process and time. The process holds a POSIX
-lock on it, which ends with the process. Workers that outlive it do not inherit it, as they would a lock of ``flock``.
+lock on this file. It ends with the process, even if workers live on, which would inherit a lock of ``flock``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from multigrid_vsr.host.patch import follows_schedules, patch, replace
 from multigrid_vsr.options.option_file import leaves
 
 _held: dict[Path, IO[str]] = {}
-_holder = 0  # the process that holds them
+_holder = 0  # the process that holds these locks
 
 
 def claim(folders: Iterable[str | Path]) -> None:
@@ -36,7 +36,7 @@ def claim(folders: Iterable[str | Path]) -> None:
     """
     global _holder
     locks = [_lock_of(folder) for folder in folders]
-    if os.getpid() != _holder:  # the first claim of this process, which may be a fork of one that has claimed
+    if os.getpid() != _holder:  # this process may be a fork of one that holds locks
         _holder = os.getpid()
         _held.clear()
         atexit.register(release)
@@ -51,7 +51,7 @@ def claim(folders: Iterable[str | Path]) -> None:
 
 
 def check(folders: Iterable[str | Path]) -> None:
-    """Raises the :class:`InputError` of :func:`claim` without locking anything."""
+    """Raises the InputError of :func:`claim`, but keeps no lock."""
     for lock in map(_lock_of, folders):
         if lock not in _held and lock.exists():
             with contextlib.suppress(OSError), open(lock, 'r+') as file:
@@ -85,15 +85,15 @@ def _claimed(lock: Path) -> IO[str]:
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
                     break
-            file.close()  # its last owner has just removed it
+            file.close()  # its last owner has just removed the file
         now = datetime.datetime.now().astimezone().strftime('%Y-%m-%d %H:%M:%S %z')
         file.truncate(0)
         file.write(json.dumps({'host': socket.gethostname(), 'pid': os.getpid(), 'since': now}))
         file.flush()
-        os.fsync(file.fileno())  # another machine may read it
+        os.fsync(file.fileno())  # for other machines
     except OSError as error:
         rule, value = 'be a folder that this process can write to', f'{lock.parent} ({error.strerror})'
-        raise OptionError('path.experiments_root', rule, value, 'Give another, or the right.') from error
+        raise OptionError('path.experiments_root', rule, value, 'Change the folder, or its permissions.') from error
     return file
 
 
@@ -116,7 +116,7 @@ def _lock(file: IO[str], lock: Path) -> None:
 
 @patch(
     '`load_resume_state`',
-    why='BasicSR moves the folder of a running run of the same name away. It resumes on CUDA only, runs code that a '
+    why='BasicSR moves away the folder of a running run of the same name. It resumes only on CUDA, runs code that a '
     'state holds, fails on a damaged state, and looks for `--auto_resume` below the current folder',
     needed='the folder of the run is locked, or `model_type` is one of this plugin',
     goes='when BasicSR resumes on any device, from plain data, and moves no running run; a plain run locks nothing',
@@ -127,7 +127,7 @@ def whole_states() -> None:
 
 
 def _loading_resume_state(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Resumes on any device, from the newest whole checkpoint of the run, at the next iteration."""
+    """Resumes on any device, from the newest whole checkpoint of the run."""
 
     @functools.wraps(original)
     def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
@@ -153,12 +153,12 @@ def _loading_resume_state(original: Callable[..., Any]) -> Callable[..., Any]:
         if schedule is not None and not opt['seed_is_given']:
             opt['manual_seed'] = state.get('seed', opt['manual_seed'])
         check_resume(opt, state['iter'])
-        path |= given  # keys of the first weights: those of a checkpoint may differ
+        path |= given  # a checkpoint may have other keys than the first weights
         for network, file in weights.items():
             path |= {f'pretrain_{network}': file, f'param_key_{network.removeprefix("network_")}': keys[network]}
         for name in ('models', 'training_states', 'visualization'):
             os.makedirs(path[name], exist_ok=True)
-        state['epoch'] = 0  # the whole run is one virtual epoch
+        state['epoch'] = 0  # the whole run is one epoch
         opt['datasets']['train']['start_iter'] = state['iter']
         return state
 
@@ -166,7 +166,7 @@ def _loading_resume_state(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _folders(opt: dict[str, Any]) -> list[str]:
-    """The folders of a run that BasicSR moves away when another of its name starts."""
+    """The folders that BasicSR moves away when another run of this name starts."""
     folders = [opt['path']['experiments_root']]
     if opt['logger'].get('use_tb_logger') and 'debug' not in opt['name']:
         folders.append(os.path.join(opt['root_path'], 'tb_logger', opt['name']))
@@ -187,7 +187,7 @@ def _check_moved(opt: dict[str, Any]) -> None:
 
 
 def read_and_moved(opt: dict[str, Any], folder: str, opt_file: str) -> Iterator[OptionError]:
-    """A line for each file or folder that a new run reads in its own folder, which BasicSR moves away first."""
+    """A line for each path that a new run reads in its own folder, because BasicSR moves that folder away first."""
     if not os.path.isdir(folder):
         return
     root = os.path.join(os.path.realpath(folder), '')
