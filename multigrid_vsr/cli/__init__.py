@@ -1,6 +1,6 @@
-"""The command ``multigrid-vsr``. Each command is a module of this package with ``add_parser`` and ``run``.
+"""The command ``multigrid-vsr``. Each of its commands is a module here, with ``add_parser`` and ``run``.
 
-``run`` raises an ``InputError`` where the user can mend what its one line says.
+``run`` raises an ``InputError`` for a mistake that the user can correct.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command.
 
-    Its exit status is 1 where the user can mend what the one line says, 2 where the command line cannot be read, 130
-    after Ctrl-C and 141 where nobody reads its output any more.
+    The exit status is 1 after a line about a mistake of the user, 2 for a wrong command line, 130 after Ctrl-C, and 141
+    if the reader of its output has gone.
     """
     with _silent_without_a_reader():
         argv = sys.argv[1:] if argv is None else argv
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors='backslashreplace')  # a file's name may be no UTF-8
+            sys.stdout.reconfigure(errors='backslashreplace')  # for file names that are not UTF-8
         args, others = build_parser().parse_known_args(argv)
         args.argv = argv[1:]
-        if others and args.run is not train.run:  # those BasicSR may know
+        if others and args.run is not train.run:  # `train` passes them to BasicSR
             args.parser_below.error(f'unrecognized arguments: {" ".join(others)}')
         try:
             args.run(args)
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def _silent_without_a_reader() -> Iterator[None]:
-    """Ends as a program in C does where standard output is a pipe that has been closed, as by ``head``."""
+    """Ends without a traceback if the reader of standard output, such as ``head``, has gone."""
     try:
         try:
             yield
@@ -81,6 +81,6 @@ def _silent_without_a_reader() -> Iterator[None]:
         watched = select.poll()
         watched.register(sys.stdout.fileno(), 0)
         if not any(event & select.POLLERR for _, event in watched.poll(0)):
-            raise  # another pipe, of a worker say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in the buffer
+            raise  # another pipe, perhaps of a worker
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the rest of the buffer
         sys.exit(141)

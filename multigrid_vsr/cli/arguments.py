@@ -1,4 +1,4 @@
-"""The parser of every command, how it says a mistake, and the files that commands write."""
+"""What commands share: their parser and its errors, options as BasicSR parses them, and the files that they write."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Shows examples below the options, and says a mistake in the form of all errors."""
+    """Shows examples below the options, and prints mistakes in the form of all errors."""
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
         if examples:
@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
         self.examples = examples
 
     def error(self, message: str) -> NoReturn:
-        """Ends with exit status 2, the usage and one line; under a launcher one rank says it."""
+        """Ends with exit status 2, the usage and one line, which only the first rank prints."""
         error = _in_our_words(message, [option for action in self._actions for option in action.option_strings])
         if should_print(error):
             self.print_usage(sys.stderr)
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _in_our_words(message: str, options: Iterable[str]) -> OptionError:
-    """What ``argparse`` says of a command line, as ``<option>: must <rule>, got <value>. <fix>``."""
+    """A message of ``argparse`` in the form ``<option>: must <rule>, got <value>. <fix>``."""
     if match := re.fullmatch(r"argument (\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)", message):
         name, value, choices = match[1], match[2], match[3].replace("'", '').split(', ')
         fix = did_you_mean(value, choices, 'Choose among them.')
@@ -60,8 +60,16 @@ def _in_our_words(message: str, options: Iterable[str]) -> OptionError:
     return OptionError('arguments', 'be as --help says', message, 'Correct them.')
 
 
+def parsed_by_basicsr(opt_file: str, force_yml: Sequence[str]) -> dict[str, Any]:
+    """The options of a training run. BasicSR parses the command line of this process, so this sets it."""
+    import basicsr.utils.options
+
+    sys.argv[1:] = ['-opt', opt_file, *(['--force_yml', *force_yml] if force_yml else [])]
+    return basicsr.utils.options.parse_options(os.getcwd(), is_train=True)[0]
+
+
 def check_least(args: argparse.Namespace, least: Mapping[str, int]) -> None:
-    """Asks for the least value of each option that is given."""
+    """Refuses a value below the least one of its option."""
     for option, bound in least.items():
         value = vars(args)[option.lstrip('-').replace('-', '_')]
         is_below = value is not None and value < bound
@@ -69,13 +77,13 @@ def check_least(args: argparse.Namespace, least: Mapping[str, int]) -> None:
 
 
 def check_writable(option: str, path: Path) -> None:
-    """Asks for a file name in a folder that exists, before the work is done."""
+    """Refuses a file that could not be written, before the work begins."""
     refuse(not path.parent.is_dir(), option, 'lie in a folder that exists', path, f'Make {path.parent} first.')
     refuse(os.path.isdir(path), option, 'be a file', f'the folder {path}', 'Give the name of a file.')
 
 
 def write_whole(option: str, path: Path, content: bytes) -> None:
-    """Writes a file that appears under its name as a whole."""
+    """Writes a file completely or not at all."""
     try:
         with whole_file(path) as file:
             file.write(content)

@@ -33,11 +33,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Averages and writes.
-
-    Raises:
-        InputError: If there are too few checkpoints, or one cannot be used.
-    """
+    """Averages and writes."""
     folder: Path = args.experiment
     if not folder.is_dir():
         raise OptionError('EXPERIMENT', 'be the folder of a run', folder, 'Correct the path.')
@@ -56,11 +52,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def last_checkpoints(folder: Path, count: int) -> list[Path]:
-    """The weight files of the last iterations that a run has kept, oldest first.
-
-    Raises:
-        OptionError: If there are fewer.
-    """
+    """The weight files of the last iterations of a run, oldest first; an OptionError if there are fewer."""
     found = {int(path.stem[6:]): path for path in folder.glob('models/net_g_*.pth') if path.stem[6:].isdigit()}
     if len(found) < count:
         rule = f'be at most the {len(found)} checkpoints net_g_*.pth in {folder / "models"}'
@@ -69,14 +61,14 @@ def last_checkpoints(folder: Path, count: int) -> list[Path]:
 
 
 def average(paths: Sequence[Path]) -> Weights:
-    """The mean of each parameter over weight files, summed in float64. Whole numbers are those of the last file.
+    """The mean of each parameter over weight files, summed in float64. Integers are taken from the last file.
 
     Returns:
         For each of ``params`` and ``params_ema`` that all files have, the tensors of a network.
 
     Raises:
-        InputError: If a file cannot be read, is of another network, or holds BatchNorm's running statistics. The
-            statistics of an averaged network are not the mean of those of the networks.
+        InputError: If a file cannot be read, is of another network, or holds BatchNorm's running statistics: those of
+            an averaged network are not the mean of the networks' statistics.
     """
     sums: Weights = {}
     last: Weights = {}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from typing import Any
 
-from multigrid_vsr.cli.arguments import check_least
-from multigrid_vsr.core.errors import OptionError
+from multigrid_vsr.cli.arguments import check_least, parsed_by_basicsr
+from multigrid_vsr.options.kinds import refuse
 from multigrid_vsr.options.multigrid_block import uses_multigrid
 from multigrid_vsr.options.option_file import read_options
 
@@ -30,26 +28,16 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measures on one device, without compiling and without parts, and prints.
-
-    Raises:
-        InputError: If the file or an option of it cannot be used, or one sample of a shape does not fit.
-    """
+    """Measures on one device, without compiling and without micro-batches, and prints."""
     check_least(args, {'--limit': 1, '--iters': 1})
     written = read_options(args.opt, args.force_yml)
-    if not uses_multigrid(written):
-        raise OptionError(
-            'multigrid', 'be a block of options', None, 'A plain run has no shapes to try: add the block.'
-        )
-    import basicsr.utils.options
-
+    fix = 'A plain run has no shapes to try: add the block.'
+    refuse(not uses_multigrid(written), 'multigrid', 'be a block of options', None, fix)
     from multigrid_vsr.measure import batch_lines, build, one_device
 
     num_gpu = one_device() if written.get('num_gpu') == 'auto' else written.get('num_gpu')
     force_yml = [*args.force_yml, *([f'num_gpu={min(num_gpu, 1)}'] if isinstance(num_gpu, int) else [])]
-    # BasicSR parses the command line itself.
-    sys.argv[1:] = ['-opt', args.opt, *(['--force_yml', *force_yml] if force_yml else [])]
-    opt, _ = basicsr.utils.options.parse_options(os.getcwd(), is_train=True)
+    opt = parsed_by_basicsr(args.opt, force_yml)
     for key in ('compile', 'cuda_graph'):
         opt['train'].pop(key, None)
     block = opt.get('multigrid') or {}

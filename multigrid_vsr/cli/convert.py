@@ -1,4 +1,4 @@
-"""``multigrid-vsr convert``: makes an option file of this project out of one of BasicSR's."""
+"""``multigrid-vsr convert``: turns an option file of BasicSR into one of this project."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         '--fill',
         action=argparse.BooleanOptionalAction,
-        help='more samples at a time in small shapes, at equal samples (default: as the recipe has it, fast alone)',
+        help='more samples at a time in small shapes, at equal samples (default: only with --recipe fast)',
     )
     return parser
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def read_with_numbers(opt_file: str) -> dict[str, Any]:
-    """Reads an option file, and says which text it takes for a number; paths stay as they are written."""
+    """Reads an option file, and prints which texts it reads as numbers. Paths stay unchanged."""
     opt = read_options(opt_file)
     check_read_alike(opt_file, Path(opt_file).read_text(encoding='utf-8'))
     print(*(f'{note}\n' for note in (*take_new_names(opt), *take_numbers(opt))), sep='', end='')
@@ -58,7 +58,7 @@ def read_with_numbers(opt_file: str) -> dict[str, Any]:
 
 
 def check_out(out: Path) -> None:
-    """Asks for a new file in a folder that exists."""
+    """Refuses a file that exists, or that could not be written."""
     refuse(os.path.lexists(out), '-o', 'not exist yet', out, 'Give another name.')
     check_writable('-o', out)
 

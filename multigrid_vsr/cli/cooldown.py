@@ -1,4 +1,4 @@
-"""``multigrid-vsr cooldown``: makes an option file that ends a run under way in so many iterations."""
+"""``multigrid-vsr cooldown``: makes an option file that ends a run in a given number of iterations."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     schedule = checked_schedule(opt)
     root = Path(lookup(opt, 'path.experiments_root') or 'experiments').expanduser()
     path, state = _checkpoint(opt, args.folder or root / str(opt.get('name')), vars(args)['from'])
-    # The rate at the state against the first one, as the full batch would have it.
+    # The rate of the state relative to the first rate, without batch scaling.
     group = state['optimizers'][0]['param_groups'][0]
     factor = batch_factor(schedule, state['iter'] - 1, opt['train']['scheduler'].get('batch_scaling') or 'none')
     rate = float(group['lr']) / factor / float(group['initial_lr'])
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _checkpoint(opt: Mapping[str, Any], folder: Path, start: int | None) -> tuple[Path, dict[str, Any]]:
-    """The state of an iteration, or the newest whole one."""
+    """The path and the content of the state of an iteration, or of the newest whole state."""
     from multigrid_vsr.models.checkpoints import newest_good
 
     paths = {'training_states': folder / 'training_states', 'models': folder / 'models'}

@@ -1,4 +1,4 @@
-"""``multigrid-vsr fit``: makes an option file fit other GPUs, another batch or a part of the samples."""
+"""``multigrid-vsr fit``: fits an option file to other GPUs, another batch or a part of the samples."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _fill(text: str | None) -> Any:
-    """A number or a list; the line that ``multigrid-vsr batch`` prints is one too."""
+    """A number or a list, perhaps in the line that ``multigrid-vsr batch`` prints."""
     if text is None:
         return None
     try:

@@ -55,11 +55,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Restores the clip, or measures what the overlap does.
-
-    Raises:
-        InputError: If an argument, the weights or a frame cannot be used.
-    """
+    """Restores the clip, or measures the effect of the overlap."""
     _check(args)
     opt = read_options(args.opt or _option_file(args.weights))
     import torch
@@ -102,7 +98,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _option_file(weights: Path) -> Path:
-    """The copy in the run's folder, which holds ``models/``, which holds the weights."""
+    """The copy in the folder of the run, if the weights are in its ``models/``."""
     found = copy_in_run_folder(weights.absolute().parent.parent)
     if found is None:
         raise OptionError('-opt', 'be given where the weights lie in no folder of a run', None, 'Give its option file.')
@@ -110,7 +106,7 @@ def _option_file(weights: Path) -> Path:
 
 
 def _restore_in_pieces(args: argparse.Namespace, restorer: Restorer, clip: FrameSequence) -> None:
-    """Restores the clip in the windows that were asked for, or else in windows and tiles that memory holds."""
+    """Restores the clip in the given windows and tiles, or else in those that fit in memory."""
     from multigrid_vsr.models.inference import Tiling, choose_tiling, need_and_memory
     from multigrid_vsr.models.preflight import is_out_of_memory
 

@@ -1,4 +1,4 @@
-"""``multigrid-vsr plan``: checks an option file and says what the run will do, and with ``--measure`` how long."""
+"""``multigrid-vsr plan``: checks an option file and prints the stages of the run, and with ``--measure`` its time."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import io
 import json
 import logging
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from multigrid_vsr.cli.arguments import check_least, check_writable, write_whole
+from multigrid_vsr.cli.arguments import check_least, check_writable, parsed_by_basicsr, write_whole
 from multigrid_vsr.core.errors import OptionError, one_line
 from multigrid_vsr.core.plan import Launches, comparison, plan_data, shape_notes, stage_table
 from multigrid_vsr.core.schedule import Schedule
@@ -44,7 +43,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints the table; files and folders that are not on this machine are notes, not errors."""
+    """Prints the table. Paths that are not on this machine give notes, not errors."""
     check_least(args, {'--gpus': 1})
     if args.plot is not None:
         is_other = args.plot.suffix.lower() not in ('.png', '.svg')
@@ -83,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def launches_of(opt: Mapping[str, Any], schedule: Schedule) -> tuple[Launches | None, list[str]]:
-    """Kernel launches of a run on a GPU, by the table or counted; with a note where they cannot be counted here."""
+    """Kernel launches of a run on a GPU, by the table or counted, or a note if they cannot be counted here."""
     if opt.get('num_gpu') == 0:
         return None, []
     known = known_run_launches(opt, schedule)
@@ -93,28 +92,24 @@ def launches_of(opt: Mapping[str, Any], schedule: Schedule) -> tuple[Launches | 
 
     try:
         return run_launches(opt, schedule, count_run(opt, schedule)), []
-    except Exception as error:  # whatever an arch raises that has never seen such tensors
+    except Exception as error:  # whatever an arch raises for such tensors
         return None, [f'Kernel launches not counted: {one_line(error) or type(error).__name__}']
 
 
 def _predict(args: argparse.Namespace, opt: Mapping[str, Any]) -> Any:
-    """Times the run here; what BasicSR says while it builds is left out."""
+    """Times the run here, without the output of BasicSR."""
     is_plain = not uses_multigrid(opt)
     refuse(is_plain, '--measure', 'stand beside a Multigrid run', 'a plain run', 'Convert the file first.')
-    import basicsr.utils.options
-
     from multigrid_vsr.measure import predict
 
-    # BasicSR parses the command line itself.
-    sys.argv[1:] = ['-opt', args.opt, *(['--force_yml', *args.force_yml] if args.force_yml else [])]
     with contextlib.redirect_stdout(io.StringIO()):
-        run_opt, _ = basicsr.utils.options.parse_options(os.getcwd(), is_train=True)
+        run_opt = parsed_by_basicsr(args.opt, args.force_yml)
     logging.getLogger('basicsr').setLevel('ERROR')
     return predict(run_opt, rounds=3)
 
 
 def data_lines(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> list[str]:
-    """Compares the training set with the shapes; says what it is, or why it could not be looked at."""
+    """Lines about the training set, or why it was not checked."""
     try:
         summary, notes = check_data(opt, schedule, world_size)
     except MissingData as error:
@@ -125,7 +120,7 @@ def data_lines(opt: Mapping[str, Any], schedule: Schedule, world_size: int) -> l
 def _for_this_machine(
     opt: dict[str, Any], opt_file: str, schedule: Schedule, world_size: int, counts_gpus: bool
 ) -> list[str]:
-    """Makes the checks that need BasicSR; returns a line for all that ``train`` would refuse only on this machine."""
+    """Makes the checks that need BasicSR; returns lines for what ``train`` would refuse only on this machine."""
     import basicsr  # noqa: F401  # its registries
 
     from multigrid_vsr.host.checks import check_num_gpu, check_run, check_state, missing_vgg

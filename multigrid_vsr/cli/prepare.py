@@ -49,11 +49,7 @@ def _path(text: str) -> Path:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Builds or verifies.
-
-    Raises:
-        InputError: If an argument, a frame or the disk does not do.
-    """
+    """Builds or verifies a store."""
     from multigrid_vsr.frames.pairs import open_sources
     from multigrid_vsr.frames.prepare import build, verify
     from multigrid_vsr.frames.sources import default_workers

@@ -31,7 +31,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes the page; one that is there is replaced."""
+    """Writes the page, over an older one."""
     for folder in args.experiments:
         refuse(not folder.is_dir(), 'EXPERIMENT', 'be the folder of a run', folder, 'Correct the path.')
     check_writable('-o', args.out)

@@ -1,4 +1,4 @@
-"""``multigrid-vsr schema``: the JSON Schema of an option file, for editors, from the table of options."""
+"""``multigrid-vsr schema``: the JSON Schema of option files, for editors, from the table of options."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def schema_text() -> str:
-    """JSON Schema of an option file, draft 7, which editors know; BasicSR's blocks may hold other keys."""
+    """The JSON Schema (draft 7) of an option file. BasicSR's blocks may hold other keys."""
     head = {'$schema': 'http://json-schema.org/draft-07/schema#', 'title': 'Option file of multigrid_vsr'}
     return json.dumps({**head, **_schema_of('')}, indent=1, ensure_ascii=False) + '\n'
 
 
 def _schema_of(name: str) -> dict[str, Any]:
-    """The schema of an option or a block of them, by its dotted name; of the whole file for the empty one."""
+    """The schema of an option or a block, by its dotted name; of the whole file for an empty name."""
     schema = _described(_ROWS[name]) if name in _ROWS else {}
     if f'{name}[]' in STRICT:  # a list of blocks
         return {**schema, 'anyOf': [{**_ROWS[name].type.schema, 'items': _schema_of(f'{name}[]')}, {'type': 'null'}]}

@@ -46,11 +46,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Tests.
-
-    Raises:
-        InputError: If the file or an option of it cannot be used.
-    """
+    """Tests, and prints the figures."""
     is_first = args.launcher == 'none' or os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0'
     with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
         opt, notes = _test_options(args)
@@ -64,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _test_options(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """The options of the test, and what the user should know about them, a line each."""
+    """The options of the test, and lines for the user."""
     from multigrid_vsr.models.checkpoints import read_weights
     from multigrid_vsr.models.inference import param_keys
 
@@ -78,7 +74,7 @@ def _test_options(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     if not os.path.isfile(weights):
         raise OptionError(option, 'be a path that exists', weights, 'Correct the path.')
     keys = param_keys(read_weights(option, weights))
-    # The weights that the run validates, or the key that BasicSR takes for a test.
+    # A run validates the first of its keys. BasicSR's test takes `params`.
     key = next(iter(keys), None) if is_run else (written.get('path') or {}).get('param_key_g', 'params')
     others = [] if is_run else [f' (it has {other} too: path.param_key_g)' for other in keys if other != key]
     opt, changes = as_test(written, weights, key)

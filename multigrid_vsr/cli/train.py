@@ -35,7 +35,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Trains; ``args.argv`` are the arguments, which BasicSR parses itself, with those that it alone knows."""
+    """Trains. BasicSR parses the arguments ``args.argv`` itself, because it knows more than are listed here."""
     from basicsr.train import train_pipeline
 
     sys.argv[1:] = args.argv
