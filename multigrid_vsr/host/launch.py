@@ -101,7 +101,6 @@ def ranks_on_cpus() -> None:
     from basicsr.utils import dist_util
 
     def on_any_device(original: Callable[..., None]) -> Callable[..., None]:
-
         @functools.wraps(original)
         def init_dist(backend: str, **kwargs: Any) -> None:
             import torch

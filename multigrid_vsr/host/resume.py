@@ -208,7 +208,6 @@ def read_and_moved(opt: dict[str, Any], folder: str, opt_file: str) -> Iterator[
 )
 def copy_that_is_there() -> None:
     def copying(original: Callable[..., None]) -> Callable[..., None]:
-
         @functools.wraps(original)
         def copy_opt_file(opt_file: str, experiments_root: str) -> None:
             copy = os.path.join(experiments_root, os.path.basename(opt_file))

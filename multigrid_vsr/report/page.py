@@ -1,4 +1,4 @@
-"""The page of ``multigrid-vsr report``: what several runs say together."""
+"""The page of ``multigrid-vsr report``, which compares runs."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from multigrid_vsr.report.pictures import rows_of_crops
 from multigrid_vsr.report.read import Experiment, Point
 
 AXES = ('iterations', 'time', 'samples')
-_SIZE = 1000  # units of the plot in each direction; it is stretched to the width of the page
+_SIZE = 1000  # units of a chart in each direction; the page stretches it to its width
 _MOST_POINTS, _MOST_DOTS = 500, 80
 _TIME_STEPS = [1, 2, 5, 10, 20, 30, *(60 * n for n in (1, 2, 5, 10, 20, 30)), *(3600 * n for n in (1, 2, 4, 6, 12))]
 _UNITS = ((86400, 'd'), (3600, 'h'), (60, 'min'), (1, 's'))
-# Any two runs differ in their folder and name, and the page shows the schedule by its options.
+# Settings that differ between any two runs, and the schedule, whose options the page shows.
 _OWN = {'name', 'root_path', 'rank', 'is_train', 'auto_resume', 'datasets.train.multigrid', 'path.experiments_root'}
 _OWN |= {f'path.{folder}' for folder in ('models', 'training_states', 'log', 'visualization')}
 
-Metric = tuple[str, str]  # the name of the test set, and that of the metric
+Metric = tuple[str, str]  # the names of the test set and of the metric
 
 
 class Series(NamedTuple):
     """A curve over iterations."""
 
-    run: int  # the place of its run on the page
+    run: int  # the number of its run on the page
     xs: Sequence[float]
     ys: Sequence[float]
     style: str = 'line'  # or `faint`, or `dots`
 
 
 def render(experiments: Sequence[Experiment]) -> str:
-    """The whole page, one file that needs no other; the first run is the one to compare with."""
+    """The whole page, in one self-contained file. The other runs are compared with the first one."""
     template = Path(__file__).with_name('page.html').read_text(encoding='utf-8')
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(count=lambda n: f'{n:,}', png=_png)
@@ -67,13 +67,13 @@ def _png(image: np.ndarray) -> str:
 
 
 def _names(experiments: Sequence[Experiment]) -> list[str]:
-    """The names of the runs; two of the same name get their folders beside it."""
+    """The names of the runs, with their folders if two have the same name."""
     names = [experiment.name for experiment in experiments]
     return [name if names.count(name) == 1 else f'{name} ({e.folder})' for name, e in zip(names, experiments)]
 
 
 def _metrics(experiments: Sequence[Experiment]) -> list[Metric]:
-    """What the last validations of all runs measured, PSNR first."""
+    """The metrics of the last validations of all runs, PSNR first."""
     found = [
         (dataset, metric)
         for experiment in experiments
@@ -89,20 +89,20 @@ def _measured(experiment: Experiment, metric: Metric) -> list[Point]:
 
 
 def _sign(experiment: Experiment, metric: Metric) -> int:
-    """-1 where the option file says that less of a metric is better, else 1."""
+    """-1 if the option file says that a lower value is better, else 1."""
     options = experiment.options.get('val', {}).get('metrics', {}).get(metric[1], {})
     return -1 if options.get('better') == 'lower' else 1
 
 
 def first_reaching(experiment: Experiment, metric: Metric, value: float) -> Point | None:
-    """The first validation that is as good as a value; nothing is interpolated between validations."""
+    """The first validation that is as good as a value, without interpolation."""
     sign = _sign(experiment, metric)
     points = _measured(experiment, metric)
     return next((point for point in points if sign * point.values[metric[1]] >= sign * value), None)
 
 
 def verdict(experiments: Sequence[Experiment]) -> list[str]:
-    """When each other run was as good as the first at its end, a sentence for each."""
+    """For each other run a sentence about when it became as good as the first run at its end."""
     first, *others = experiments
     metric = next((m for m in _metrics(experiments) if _measured(first, m)), None)
     if metric is None:
@@ -124,7 +124,7 @@ def verdict(experiments: Sequence[Experiment]) -> list[str]:
 
 
 def _card(experiment: Experiment, metrics: Sequence[Metric]) -> tuple[str, list[tuple[str, str]]]:
-    """(state, rows) of a run."""
+    """The card of a run: (state, rows)."""
     total, done = experiment.schedule.total_iter, experiment.iteration
     state = 'finished' if experiment.has_ended else f'under way or stopped: {done / total:.0%}'
     rows = []
@@ -155,7 +155,7 @@ def _card(experiment: Experiment, metrics: Sequence[Metric]) -> tuple[str, list[
 
 
 class SegmentCost(NamedTuple):
-    """What one shape cost; ``None`` where no line tells it."""
+    """The cost of one shape; ``None`` if no line of the log tells it."""
 
     segment: Segment
     seconds_per_iter: float | None  # without validation and saving
@@ -190,7 +190,7 @@ def segment_costs(experiment: Experiment) -> list[SegmentCost]:
 
 
 def _differing_settings(experiments: Sequence[Experiment]) -> list[tuple[str, list[str]]]:
-    """The options in which runs differ, by their dotted names, and each run's value; a dash where it has none."""
+    """The options in which runs differ, by their dotted names, with the value of each run, or a dash."""
     flat = [dict(_flatten(experiment.options)) for experiment in experiments]
     keys = dict.fromkeys(key for options in flat for key in options if key not in _OWN)
     rows = [(key, [options.get(key, '–') for options in flat]) for key in keys]
@@ -223,7 +223,7 @@ def _figures(experiments: Sequence[Experiment], metrics: Sequence[Metric]) -> li
 
 
 def _series(runs: Iterable[Sequence[Point]], name: str, style: str = 'line') -> list[Series]:
-    """A figure of each run's points, where it is a number."""
+    """The finite values of a name among the points of each run."""
     found = [[p for p in points if math.isfinite(p.values.get(name, math.nan))] for points in runs]
     return [
         Series(run, [p.iteration for p in points], [p.values[name] for p in points], style)
@@ -238,9 +238,9 @@ def _running_median(values: Sequence[float]) -> list[float]:
 
 
 def _figure(title: str, note: str, experiments: Sequence[Experiment], series: Sequence[Series]) -> dict[str, Any]:
-    """Curves as a chart over each axis, each with the shapes of each run below it.
+    """A chart over each axis, with the shapes of each run below it.
 
-    Every second spatial stage of the first run that has several is shaded.
+    Every second spatial stage is shaded, for the first run with several shapes.
     """
     staged = [e for e in experiments if len(e.schedule.segments) > 1]
     views = []
@@ -254,7 +254,7 @@ def _figure(title: str, note: str, experiments: Sequence[Experiment], series: Se
 
 
 def _along(experiment: Experiment, axis: str, iteration: float) -> float:
-    """Where an iteration lies on an axis; one that is not done lies at the end of what is done."""
+    """The place of an iteration on an axis, at most that of the last one that is done."""
     done = min(int(iteration), experiment.iteration)
     if axis == 'iterations':
         return done
@@ -262,7 +262,7 @@ def _along(experiment: Experiment, axis: str, iteration: float) -> float:
 
 
 def _ribbon(experiment: Experiment, axis: str, x_most: float) -> list[tuple[float, str, str, float]]:
-    """The shapes of a run: (width in percent, label, words under the pointer, strength of the colour)."""
+    """The shapes of a run: (width in percent, label, tooltip, opacity)."""
     full = experiment.schedule.full_shape.pixels or 1
     parts = []
     for segment in experiment.schedule.segments:
@@ -278,7 +278,7 @@ def _ribbon(experiment: Experiment, axis: str, x_most: float) -> list[tuple[floa
 
 
 def _bands(experiment: Experiment, axis: str, x_most: float) -> list[tuple[float, float]]:
-    """(left, width) in thousandths of every second spatial stage."""
+    """Every second spatial stage: (left, width) in thousandths."""
     stages: dict[int, list[float]] = {}
     for segment in experiment.schedule.segments:
         ends = (_along(experiment, axis, segment.start), _along(experiment, axis, segment.end))
@@ -290,8 +290,8 @@ def draw(series: Sequence[Series], axis: str, x_most: float) -> dict[str, Any]:
     """Lays out a chart from 0 to ``x_most`` on one of :data:`AXES`, time in seconds.
 
     Returns:
-        ``curves``, each with its run, style, SVG path and dots (x, y, words under the pointer), and ``x_ticks`` and
-        ``y_ticks`` (place in percent, label).
+        ``curves``, each with its run, style, SVG path and dots (x, y, tooltip), and ``x_ticks`` and ``y_ticks`` (place
+        in percent, label).
     """
     low, high, step = _y_range(series)
     x_step = _time_step(x_most) if axis == 'time' else max(1.0, _nice(x_most / 5))
@@ -306,7 +306,7 @@ def draw(series: Sequence[Series], axis: str, x_most: float) -> dict[str, Any]:
 
 
 def _curve(series: Series, axis: str, x_most: float, low: float, high: float) -> dict[str, Any]:
-    """A curve of at most 500 points, each the mean of those that it stands for."""
+    """A curve of at most 500 points, each the mean of several."""
     points = list(zip(series.xs, series.ys))
     every = math.ceil(len(points) / _MOST_POINTS)
     groups = [points[start : start + every] for start in range(0, len(points), every)]
@@ -320,7 +320,7 @@ def _curve(series: Series, axis: str, x_most: float, low: float, high: float) ->
 
 
 def _y_range(series: Sequence[Series]) -> tuple[float, float, float]:
-    """Lowest, highest and step. Of a long curve the wildest hundredth at each end may run out of the frame."""
+    """Lowest, highest and step. The frame may cut off the lowest and the highest hundredth of a long curve."""
     sorted_ys = [sorted(one.ys) for one in series]
     low = min((ys[len(ys) // 100] for ys in sorted_ys), default=0.0)
     high = max((ys[-1 - len(ys) // 100] for ys in sorted_ys), default=1.0)
@@ -331,7 +331,7 @@ def _y_range(series: Sequence[Series]) -> tuple[float, float, float]:
 
 
 def _nice(value: float) -> float:
-    """The smallest of 1, 2, 2.5, 5 times a power of ten that is not below a value."""
+    """A value rounded up to 1, 2, 2.5 or 5 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(value))
     return next(n * power for n in (1, 2, 2.5, 5, 10) if n * power >= value * 0.9999)
 
@@ -343,7 +343,7 @@ def _time_step(seconds: float) -> float:
 def _y_label(value: float, step: float, largest: float) -> str:
     if largest >= 0.01:
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
-        return f'{value:.{digits + (step * 10**digits % 1 > 1e-6)}f}'  # a step of 0.25 has one digit more
+        return f'{value:.{digits + (step * 10**digits % 1 > 1e-6)}f}'  # 0.25 needs one digit more
     power = math.floor(math.log10(largest))
     return f'{value / 10**power:.3g}e{power}' if abs(value) > step / 2 else '0'
 
@@ -357,7 +357,7 @@ def _count_label(value: float) -> str:
 
 
 def duration(seconds: float, short: bool = False) -> str:
-    """A time in its two largest units, without the smaller one where that is 0."""
+    """A time in its two largest units, or in one if the second is 0."""
     if seconds < 10 and not short:
         return f'{seconds:.1f} s'
     left = round(seconds)

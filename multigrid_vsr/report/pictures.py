@@ -1,4 +1,4 @@
-"""The same crop of every run's pictures, where validation saved them."""
+"""Crops of the pictures that validation saved, the same place for every run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_ROWS = 4
 
 
 class Crop(NamedTuple):
-    """A crop, uint8 BGR, and its caption; ``run`` is the place of its run, ``None`` for LQ and ground truth."""
+    """A crop, uint8 BGR, and its caption; ``run`` is the number of its run, ``None`` for LQ and ground truth."""
 
     label: str
     run: int | None
@@ -37,10 +37,10 @@ class Row(NamedTuple):
 
 
 def rows_of_crops(experiments: Sequence[Experiment]) -> list[Row]:
-    """Crops of up to four clips: LQ and ground truth if they are on this machine, and each run's last picture.
+    """Crops of up to four clips: each run's last picture, and LQ and ground truth if they are on this machine.
 
-    The crop is where a run is farthest from the ground truth. Without ground truth it is where the runs differ most,
-    and for a single run where its last picture differs most from its first.
+    A crop lies where the error of a run is largest. Without ground truth it lies where runs differ most, or where the
+    last picture of a single run differs most from its first.
     """
     saved = {run: pictures for run, e in enumerate(experiments) if (pictures := _saved(e.folder / 'visualization'))}
     clips: dict[str, list[str]] = {}
@@ -53,7 +53,7 @@ def rows_of_crops(experiments: Sequence[Experiment]) -> list[Row]:
 
 
 def _saved(root: Path) -> dict[str, dict[int, Path]]:
-    """The pictures of a run: the path without the iteration, and the file of each iteration."""
+    """The pictures of a run: for each path without the iteration, the files by iteration."""
     found: dict[str, dict[int, Path]] = {}
     for path in root.rglob('*.png'):
         if match := re.fullmatch(r'(.+)_(\d+)', path.stem):
@@ -68,7 +68,7 @@ def _row(
     paths = [files[min(files)], *(each[max(each)] for each in saved.values())]
     decoded = [image for path in paths if (image := decode_image(path.read_bytes())) is not None]
     if len(decoded) < len(paths) or any(image.shape != decoded[0].shape for image in decoded):
-        return None  # a picture is being written, or is of another test set under the same name
+        return None  # a picture is being written, or is from another test set of this name
     first, *images = decoded
     lq, truth, missing = _originals(experiments[run], frame, opened)
     if truth is not None and truth.shape != first.shape:
@@ -103,12 +103,10 @@ def _place_of_largest(error: np.ndarray) -> tuple[int, int]:
 def _originals(
     experiment: Experiment, frame: str, opened: dict[str, Sources]
 ) -> tuple[np.ndarray | None, np.ndarray | None, str]:
-    """LQ frame and ground truth as the test set reads them, and what to say if there is no ground truth.
+    """LQ frame and ground truth as the test set reads them, and a note if there is no ground truth.
 
-    Args:
-        experiment: The run that saved the picture.
-        frame: Path of the picture: the name of the test set, the clip, and the name or the number of the frame.
-        opened: Test sets that are open, by their folder of ground truth.
+    ``frame`` is the path of a picture: the name of the test set, the clip, and the name or number of the frame.
+    ``opened`` keeps test sets open, by their folder of ground truth.
     """
     name, *parts = Path(frame).parts
     root = Path(experiment.options.get('root_path') or '.')
@@ -140,7 +138,7 @@ def _of_our_set(sources: Sources, parts: Sequence[str]) -> list[np.ndarray | Non
 
 
 def _of_stock_set(opt: Mapping[str, Any], parts: Sequence[str]) -> list[np.ndarray | None]:
-    """As BasicSR pairs frames, by the alphabet; a picture has the name of its LQ frame, or its number."""
+    """Frames in alphabetical order, as BasicSR pairs them; a picture has the name or the number of its LQ frame."""
     if opt.get('type') == 'VideoTestVimeo90KDataset':  # 00001_0266_im4
         parts = parts[-1].split('_')
     folders = [Path(opt.get(f'dataroot_{kind}') or '', *parts[:-1]) for kind in ('lq', 'gt')]

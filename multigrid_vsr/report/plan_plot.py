@@ -1,4 +1,4 @@
-"""``plan --plot``: the shapes of a run as area, and below them batch and learning rate."""
+"""``plan --plot``: draws the shapes of a run as areas, and below them batch and learning rate."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from multigrid_vsr.core.lr import Rate
 from multigrid_vsr.core.plan import StockRun, fewer_pixels
 from multigrid_vsr.core.schedule import Schedule
 
-_STAGE_COLOURS = ('#9ecae1', '#4292c6', '#08519c', '#08306b')  # light to dark as shapes grow; any stage more is darkest
+_STAGE_COLOURS = ('#9ecae1', '#4292c6', '#08519c', '#08306b')  # the last one for all later stages too
 _LINE, _RATE, _GREY = '#222222', '#D55E00', '#888888'
 _POINTS = 1000
 _LEAST_WIDTH = 0.065  # share of the axis that a label needs
 
 
 def plot_plan(schedule: Schedule, rate: Rate | None, stock: StockRun | None, title: str, kind: str) -> bytes:
-    """Draws a schedule as ``png`` or ``svg``; a rate or a stock run that is not known is ``None``.
+    """Draws a schedule as ``png`` or ``svg``; an unknown rate or stock run is ``None``.
 
     Raises:
         InputError: If matplotlib is not installed.
@@ -51,7 +51,7 @@ def plot_plan(schedule: Schedule, rate: Rate | None, stock: StockRun | None, tit
 
 
 def _draw_cost(axis: Any, schedule: Schedule) -> None:
-    """Draws the share of the full shape's pixels over iterations; the area is what the run trains on."""
+    """Draws pixels an iteration, relative to the full shape. The area is the number of pixels of the run."""
     segments = schedule.segments
     costs = [segment.shape.pixels / schedule.full_shape.pixels for segment in segments]
     colours = [_STAGE_COLOURS[min(segment.stage, len(_STAGE_COLOURS) - 1)] for segment in segments]
@@ -76,7 +76,7 @@ def _draw_batch(axis: Any, schedule: Schedule) -> None:
 
 
 def _draw_rate(axis: Any, schedule: Schedule, rate: Rate) -> None:
-    """At evenly spaced iterations, and right before and at each boundary, where it jumps."""
+    """Draws the rate at evenly spaced iterations, and right before and after each jump."""
     total = schedule.total_iter
     edges = [i for segment in schedule.segments for i in (segment.start, segment.end - 1)]
     iterations = sorted({*(n * (total - 1) // _POINTS for n in range(_POINTS + 1)), *edges})

@@ -1,4 +1,4 @@
-"""Reads a run from its folder: what its logs say, on one clock of training."""
+"""Reads a run from the logs, option file and checkpoints in its folder, with one clock for all logs."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _METRIC = re.compile(rf'^\t # (.+?): ({_NUMBER})', re.MULTILINE)
 
 
 class Point(NamedTuple):
-    """What the log says after an iteration, counted from 1: a line of training, or the means of a validation."""
+    """A line of training, or the means of a validation, after an iteration, counted from 1."""
 
     iteration: int
     time: datetime  # of the record
-    values: Mapping[str, float]  # `lr`, `time`, `data_time`, losses and all else of the line; or metrics
-    eta: str | None = None  # the time left, as the line has it
-    # Wall-clock of training until then. Validation and saving count; start-up and work that a resume repeated do not.
+    values: Mapping[str, float]  # `lr`, `time`, `data_time`, losses and whatever else the line has; or metrics
+    eta: str | None = None  # the time left, as the line gives it
+    # Wall-clock time of training until then, with validation and saving, without start-up and repeated work.
     seconds: float = 0.0
-    # Seconds and iterations since the line before, if no validation, checkpoint or new start lies between them.
+    # Seconds and iterations since the line before, if no validation, checkpoint or resume lies between them.
     since: tuple[float, int] | None = None
 
 
 @dataclass
 class Log:
-    """What one log file says."""
+    """The content of a log file."""
 
     options: dict[str, Any] = field(default_factory=dict)  # as BasicSR resolved them, --force_yml included
     parameters: int | None = None  # of network_g
@@ -55,11 +55,11 @@ class Log:
 
 
 def parse_log(text: str) -> Log:
-    """Reads a log. Lines of other kinds and an unfinished last line are left out."""
+    """Reads a log, without unknown lines and an unfinished last line."""
     log = Log()
     pieces = _RECORD.split(text[: text.rfind('\n') + 1])
     records = list(zip(pieces[1::2], pieces[2::2]))
-    if records and records[-1][1].startswith('\n  '):  # the options, perhaps not all of them
+    if records and records[-1][1].startswith('\n  '):  # the options, perhaps cut off
         records.pop()
     for stamp, message in records:
         log.last_time = datetime.strptime(stamp, '%Y-%m-%d %H:%M:%S,%f')
@@ -92,10 +92,10 @@ def _add(log: Log, time: datetime, message: str) -> None:
 
 
 def _validated(log: Log, dataset: str) -> int:
-    """The iteration of the validation that comes next in a log, which does not say it.
+    """The iteration of a validation, which the log does not say.
 
-    It is the next multiple of ``val.val_freq`` that is not before the last line and not yet validated on that set. The
-    validation after the end of training is of the last iteration.
+    It is the first multiple of ``val.val_freq`` from the last line on that is not yet validated on that set, or after
+    the end of training the last iteration.
     """
     if log.has_ended:
         return int(log.options.get('train', {}).get('total_iter', log.lines[-1].iteration if log.lines else 0))
@@ -107,7 +107,7 @@ def _validated(log: Log, dataset: str) -> int:
 
 
 def parse_options(text: str) -> dict[str, Any]:
-    """The options in BasicSR's ``dict2str``: ``key: value`` lines, blocks between ``key:[`` and ``]``."""
+    """The options in the output of BasicSR's ``dict2str``: ``key: value`` lines, blocks in ``key:[`` and ``]``."""
     root: dict[str, Any] = {}
     blocks = [root]
     for line in map(str.strip, text.splitlines()):
@@ -149,14 +149,14 @@ class Experiment:
 
     @cached_property
     def _points(self) -> list[Point]:
-        """A point for each iteration that was logged or validated, in order."""
+        """The last point of each iteration that was logged or validated, in order."""
         validated = (point for points in self.validations.values() for point in points)
         points = {point.iteration: point for point in (*validated, *self.lines)}
         return [points[iteration] for iteration in sorted(points)]
 
     @property
     def iteration(self) -> int:
-        """The last iteration that is known to be done."""
+        """The last iteration that is done, as far as known."""
         done = (point.iteration for point in self._points[-1:])
         return self.schedule.total_iter if self.has_ended else max([0, *done, *self.checkpoints])
 
@@ -181,7 +181,7 @@ def read_experiment(folder: Path) -> Experiment:
     """Reads the folder of a run: logs, option file and the names of checkpoints.
 
     Raises:
-        InputError: If there is no run in it, or its options cannot be read.
+        InputError: If the folder holds no run, or the options cannot be read.
     """
     logs = sorted(
         (parse_log(path.read_text(encoding='utf-8', errors='replace')) for path in folder.glob('train_*.log')),
@@ -225,9 +225,9 @@ def read_experiment(folder: Path) -> Experiment:
 
 
 def _on_one_clock(logs: Sequence[Log]) -> tuple[list[Point], dict[str, list[Point]]]:
-    """Joins the logs of a run: its lines, and its validations by the name of the test set.
+    """Joins the logs of a run: returns lines, and validations by the name of the test set.
 
-    A resumed run continues at the clock of the iteration it was resumed from. Later work of the log before is lost, and
+    A resumed run continues the clock at the iteration that it resumed from. Later work of the log before was lost, and
     does not count.
     """
     lines: list[Point] = []
@@ -246,15 +246,15 @@ def _on_one_clock(logs: Sequence[Log]) -> tuple[list[Point], dict[str, list[Poin
         at = {point.iteration: point.seconds for point in lines}
         for dataset, found in log.validations:
             points = validations.setdefault(dataset, [])
-            points[:] = [point for point in points if point.iteration != found.iteration]  # the last comes twice
-            # The weights were there before the validation began.
+            points[:] = [point for point in points if point.iteration != found.iteration]  # the last one comes twice
+            # The weights were complete before the validation.
             seconds = at.get(found.iteration, offset + (found.time - log.start).total_seconds())
             points.append(found._replace(seconds=seconds))
     return lines, validations
 
 
 def _clock(points: Sequence[Point], iteration: int) -> float:
-    """The clock after an iteration, in proportion between the points around it; 0 before the first iteration."""
+    """The clock after an iteration, interpolated between points; 0 before the first iteration."""
     place = bisect_right(points, iteration, key=lambda point: point.iteration)
     before = points[place - 1] if place else Point(0, datetime.min, {})
     if place == len(points):
