@@ -97,7 +97,7 @@ ONE = {'w': torch.ones(1)}
 UNUSABLE = [
     (
         {'params': [ONE, {'w': torch.ones(2)}]},
-        r'net_g_2\.pth: must be of the same network as .*net_g_1\.pth, got other',
+        r'net_g_2\.pth: must hold the same network as .*net_g_1\.pth, got other',
     ),
     ({'epoch': [0], 'optimizers': [[]]}, r'net_g_1\.pth: must be a weight file of BasicSR, got something else'),
     (None, r'net_g_2\.pth: must be a whole weight file of plain data, got .*\. Leave it'),

@@ -187,7 +187,7 @@ OF_BASICSR = [
     ({**VAL, 'datasets__val__meta_info_file': '@names.txt'}, "datasets.val.meta_info_file: must have lines like '000 100"),
     ({**VAL, 'datasets__val__meta_info_file': '@utf16.txt'}, 'datasets.val.meta_info_file: must be a list in UTF-8, got'),
     ({**VAL, **WINDOWS, 'datasets__val__padding': 'mirror'}, 'datasets.val.padding: must be replicate, .*, got mirror.'),
-    ({**VAL, **WINDOWS, **EDVR}, r'datasets.val.num_frame: must be that of the arch \(5\), got 3. Make them equal.'),
+    ({**VAL, **WINDOWS, **EDVR}, r'datasets.val.num_frame: must be 5, as in the arch, got 3. Change it.'),
     ({**VAL, **SEPTUPLETS, 'datasets__val__num_frame': 7}, 'datasets.val.meta_info_file: must be given, got nothing.'),
     ({**VAL, **septuplets_with('large')}, 'datasets.val.dataroot_lq: must be datasets.val.dataroot_gt at 1/4, 8x8 for 32x32, got 32x32 in'),
     ({**VAL, **septuplets_with('mixed')}, 'datasets.val.dataroot_lq: must hold clips of one size, got 6x8 for 8x8 in clip 1/2: '),

@@ -196,7 +196,7 @@ LEAVE = 'in clip 000. Lower it, or leave the metric or the clip out.'
     [
         (PSNR_OF_NOTHING, ['clips'], f'val.metrics.m.crop_border: must leave 1 pixels or more of each side for calculate_psnr, got 72 for frames of 144x176 {LEAVE}'),
         (SSIM_OF_NOTHING, ['clips'], f'val.metrics.m.crop_border: must leave 11 pixels or more of each side for calculate_ssim, got 67 for frames of 144x176 {LEAVE}'),
-        (PSNR, ['clips', 'clips'], 'datasets.val_2.name: must differ from that of datasets.val, got clips. Give each test set a name of its own.'),
+        (PSNR, ['clips', 'clips'], 'datasets.val_2.name: must differ from the name of datasets.val, got clips. Give each test set a name of its own.'),
     ],
 )  # fmt: skip
 def test_metric_of_nothing_or_name_given_twice_is_refused_before_a_run(metric, names, line, tmp_path, clips):

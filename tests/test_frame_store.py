@@ -317,7 +317,7 @@ def test_prepare_without_room_exits_before_it_writes(tmp_path, clips, monkeypatc
 def test_prepare_into_an_unfinished_store_of_other_clips_is_refused(septuplets, tmp_path):  # noqa: F811
     FrameStoreWriter(tmp_path / 'store/gt', StoreInfo((Clip('001', 3, 8, 8),), 4)).reserve()
     command = ('--gt', septuplets / 'gt', '-o', tmp_path / 'store')
-    assert f'got {tmp_path}/store/gt, which is damaged, of other clips' in refusal('prepare', *command)
+    assert f'got {tmp_path}/store/gt, which is damaged, has other clips' in refusal('prepare', *command)
     prepare(*command, '--rebuild')
     assert len(FrameStore(tmp_path / 'store/gt').names) == 4
 

@@ -302,7 +302,7 @@ REFUSED = [
     (lambda gt, lq, frames: shutil.copytree(lq / '002', lq / '009'),
      r'--lq: must hold only the clips of --gt, got 009 too, which is not in \S+gt \(1 too many\). Move it'),
     (lambda gt, lq, frames: (gt / '001/00000000.png').write_bytes(b'<html>'),
-     r'--gt: must hold images, got \S+001/00000000.png, which is none. Replace or remove it.'),
+     r'--gt: must hold images, got \S+001/00000000.png, which is no image. Replace or remove it.'),
     (lambda gt, lq, frames: empty(gt), r'--gt: must hold at least one clip, got none in \S+gt. Correct the path.'),
 ]  # fmt: skip
 

@@ -107,8 +107,8 @@ def damaged(root):
 
 CHANGES = [a_frame, a_clip_less, under_another_name, without_a_record, damaged]
 REFUSED = (
-    r'^-o: must be the folder of the same frames, got \S+store/{}, which is damaged, of other clips, or of files that have '
-    r'changed since. Add --rebuild, or take another folder.$'
+    r'^-o: must hold the same frames, got \S+store/{}, which is damaged, has other clips, or was made from files that have '
+    r'changed. Add --rebuild, or take another folder.$'
 )
 
 

@@ -77,7 +77,7 @@ def average(paths: Sequence[Path]) -> Weights:
         sums = {key: sums.get(key, {}) for key in last if key in sums or path == paths[0]}
         for key, total in sums.items():
             if total and _shapes(total) != _shapes(last[key]):
-                raise InputError(f'{path}: must be of the same network as {paths[0]}, got other weights. Leave it out.')
+                raise InputError(f'{path}: must hold the same network as {paths[0]}, got other weights. Leave it out.')
             for name, value in last[key].items():
                 total[name] = total.get(name, 0) + value.double()
     return {

@@ -22,7 +22,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument('-opt', required=True, help='path to the option YAML file')
     parser.add_argument('--limit', type=int, default=128, help='largest batch to try (default: 128)')
-    parser.add_argument('--iters', type=int, default=5, help='iterations of which the median is taken (default: 5)')
+    parser.add_argument('--iters', type=int, default=5, help='iterations to time for each batch (default: 5)')
     parser.add_argument('--force_yml', nargs='+', default=[], metavar='KEY:KEY=VALUE', help="as BasicSR's")
     return parser
 

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     check_least(args, {'--iter': 1, '--from': 1})
     check_out(args.out)
     opt = read_with_numbers(args.opt)
-    fix = 'Give that of a run with its types.'
+    fix = 'Give the file of a run with the Multigrid types.'
     refuse(not uses_multigrid(opt), '-opt', 'be a file of this project', args.opt, fix)
     schedule = checked_schedule(opt)
     root = Path(lookup(opt, 'path.experiments_root') or 'experiments').expanduser()

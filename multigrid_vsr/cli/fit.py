@@ -29,8 +29,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument('-opt', required=True, help="path to the option YAML file, BasicSR's or this project's")
     parser.add_argument('-o', dest='out', type=Path, required=True, metavar='FILE', help='file to write')
-    parser.add_argument('--gpus', type=int, help='GPUs that it will train on; default: those of the file')
-    parser.add_argument('--batch', type=int, help='global batch, on all GPUs; default: that of the file')
+    parser.add_argument('--gpus', type=int, help='GPUs to train on; default: as in the file')
+    parser.add_argument('--batch', type=int, help='batch on all GPUs together; default: as in the file')
     parser.add_argument(
         '--sample-fraction', '--samples', type=float, default=1.0, help="fraction of the run's samples (default: 1)"
     )

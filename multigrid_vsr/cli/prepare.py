@@ -20,7 +20,7 @@ _EXAMPLES = (
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         'prepare',
-        help='pack frames into a store of which a crop reads only its own bytes',
+        help='pack frames into a store, from which a crop reads only its own bytes',
         description='Writes STORE/gt and STORE/lq for `io_backend: {type: packed}`. Run it again to go on after an '
         'interruption.',
         examples=_EXAMPLES,
@@ -38,7 +38,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         '--rebuild', action='store_true', help='replace a store of other frames, or of sources that have changed'
     )
-    parser.add_argument('--strict', action='store_true', help='refuse a video of which frames do not decode')
+    parser.add_argument('--strict', action='store_true', help='refuse a video with frames that do not decode')
     parser.add_argument('--workers', type=int, help='processes (default: one for each core)')
     parser.add_argument('--verify', action='store_true', help='check a store, against --gt and --lq too if given')
     return parser

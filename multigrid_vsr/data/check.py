@@ -153,7 +153,7 @@ def _check_name(name: str, datasets: Mapping[str, Any]) -> None:
         if other == key:
             return
         if other != 'train' and isinstance(dataset_opt, Mapping) and dataset_opt.get('name') == datasets[key]['name']:
-            rule = f'differ from that of datasets.{other}'
+            rule = f'differ from the name of datasets.{other}'
             raise OptionError(f'{name}.name', rule, datasets[key]['name'], 'Give each test set a name of its own.')
 
 
@@ -178,7 +178,7 @@ def _check_stock_options(name: str, val_opt: Mapping[str, Any], window: int | No
         must('meta_info_file', 'meta_info_file' in val_opt, 'given', 'BasicSR needs it.')
     elif not is_recurrent:
         must('padding', val_opt.get('padding') in _PADDINGS, ', '.join(_PADDINGS), 'Choose one.')
-        must('num_frame', window in (None, num_frame), f'that of the arch ({window})', 'Make them equal.')
+        must('num_frame', window in (None, num_frame), f'{window}, as in the arch', 'Change it.')
 
 
 def _stock_clips(name: str, val_opt: Mapping[str, Any], scale: int) -> Sources:

@@ -145,8 +145,8 @@ def build(sources: Sources, out: Path, workers: int, rebuild: bool = False) -> N
             continue
         due[kind] = writer
     if others and not rebuild:
-        value = f'{others[0]}, which is damaged, of other clips, or of files that have changed since'
-        raise OptionError('-o', 'be the folder of the same frames', value, 'Add --rebuild, or take another folder.')
+        value = f'{others[0]}, which is damaged, has other clips, or was made from files that have changed'
+        raise OptionError('-o', 'hold the same frames', value, 'Add --rebuild, or take another folder.')
     if not due:
         print(f'{out}: whole already.')
         return

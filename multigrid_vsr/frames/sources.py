@@ -143,7 +143,7 @@ class Images:
         _refuse_gap(self._option, self.root, frames)
         size = self._size(frames)
         if size is None:
-            value = f'{self.where(name, 0)}, which is none'
+            value = f'{self.where(name, 0)}, which is no image'
             raise OptionError(self._option, 'hold images', value, 'Replace or remove it.')
         return Clip(name, len(frames), *size)
 
