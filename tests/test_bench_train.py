@@ -139,8 +139,10 @@ def test_options_of_a_variant_differ_from_the_papers_where_it_says_so():
         assert opt['train']['scheduler'].get('restart_weights') == rates
     assert of('last_sixth')['multigrid']['stage_iter'] == [300, 60]
     assert of('full')['multigrid'] == {'stages': [{'iter': 60, 'gt_size': 128, 'num_frame': 7}] * 6}
-    filled = [(entry['iter'], entry.get('batch_size_per_gpu')) for entry in of('fill4_late')['multigrid']['stages']]
-    assert filled == [(144, None), (45, 8), (81, 8), (18, None)]  # 324 are 144 and 180 / 4
+    filled = [
+        (entry['iter'], entry.get('batch_size_per_gpu')) for entry in of('fill4_late_options')['multigrid']['stages']
+    ]
+    assert filled == [(36, None), (72, 8), (81, 8), (18, None)]  # 324 are 36 and 288 / 4
     # 180 iterations of 2 samples a stage, a third of them at each shape of 8, 6, 4 and of 4, 2, 2 samples
     # (volume: 2 x 7 x 4 / 3 = 18, 11, 8 and 4, 2, 2; at most 8): 15 + 15 + 15 + 30 + 60 + 60
     assert of('volume_samples')['train']['total_iter'] == 195
@@ -370,7 +372,7 @@ def started(name, *arguments, monkeypatch):
     return end.value.code
 
 
-PARSED = ['acceleration', 'checkpointing', 'gpu', 'growth', 'launches', 'loader', 'scale', 'step',
+PARSED = ['acceleration', 'checkpointing', 'gpu', 'growth', 'launches', 'law', 'loader', 'scale', 'step',
           'time_predicted', 'train', 'validation']  # fmt: skip
 
 

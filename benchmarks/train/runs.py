@@ -14,7 +14,7 @@ from multigrid_vsr.core.schedule import split
 from multigrid_vsr.demo import SCALE
 from multigrid_vsr.measure import model_of_windows
 from multigrid_vsr.options.archs import target_of
-from multigrid_vsr.options.conversion import HALF, QUARTER, RECIPES, THREE_QUARTERS
+from multigrid_vsr.options.conversion import HALF, QUARTER, RECIPES, THREE_QUARTERS, unfilled_start
 from multigrid_vsr.options.multigrid_block import schedule_from_options, total_iter_of
 from multigrid_vsr.options.table import PAPER_WARMUP_PART
 
@@ -30,7 +30,9 @@ class Variant:
     stage_shares: tuple[int, ...] = ()  # lengths of the spatial stages; empty for equal ones
     stages: tuple[Stage, ...] = ()  # instead: each segment's iterations as a share of --iters, its crop, its frames
     fill: int = 1  # with `stages`: how many times the batch smaller shapes have, at equal samples
-    unfilled: float = 0  # share of --iters for which the first segment keeps the batch, before it is filled
+    unfilled: float | None = (
+        0  # share of --iters that keep the batch, before the first segment is filled; None as `convert`
+    )
     least_lq: int = 0  # LQ side in pixels that no crop is below
     batch: int = 1  # how many times the batch; the iterations are divided by it
     rate: str = 'linear'  # how the rate follows `batch`: none, sqrt or linear
@@ -116,10 +118,10 @@ VARIANTS: dict[str, Variant] = {
     'fill4_linear': _filled(scaling='linear'),
     'fill4_none': _filled(scaling=None),
     'fill2': _filled(fill=2),
-    'fill4_late': _filled(unfilled=0.4),
     'fill4_options': _filled(train=_OPTIONS),
     'fill2_options': _filled(fill=2, train=_OPTIONS),
     'fill4_late_options': _filled(unfilled=0.1, train=_OPTIONS),
+    'fill4_start_options': _filled(unfilled=None, train=_OPTIONS),
 }
 VARIANTS |= {
     f'untrained_{name}': replace(variant, starts_trained=False)
@@ -230,12 +232,13 @@ def _stages(variant: Variant, run: Run, is_fixed: bool) -> dict[str, Any]:
         entries.append(entry)
     if variant.fill == 1:
         return {'stages': entries}
-    unfilled = round(run.iters * variant.unfilled)
+    wished = unfilled_start(run.iters) if variant.unfilled is None else round(run.iters * variant.unfilled)
+    unfilled = min(wished, entries[0]['iter'])
     early = [{**entries[0], 'iter': unfilled}] if unfilled else []
     entries[0]['iter'] -= unfilled
     for entry in entries[:-1]:
         entry |= {'iter': round(entry['iter'] / variant.fill), 'batch_size_per_gpu': BATCH * variant.fill}
-    return {'stages': [*early, *entries]}
+    return {'stages': [entry for entry in (*early, *entries) if entry['iter']]}
 
 
 def _side(run: Run, share: float | Fraction, least_lq: int) -> int:

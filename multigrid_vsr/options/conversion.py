@@ -192,6 +192,18 @@ def _num_frames(opt: Mapping[str, Any], recipe: Recipe, full: int) -> _Sizes:
 _FILL_LR_SCALING = 'sqrt'
 
 
+def unfilled_start(stock_iter: int) -> int:
+    """How many iterations a filled run keeps the batch of the file for: until its network has left bilinear."""
+    return max(1000, stock_iter // 20)
+
+
+def _with_start(stages: list[dict[str, int]], length: int) -> list[dict[str, int]]:
+    """Makes the first so many iterations an entry of their own, unless the first entry is no longer."""
+    first, *others = stages
+    rest = first['iter'] - length
+    return [{**first, 'iter': length}, {**first, 'iter': rest}, *others] if rest > 0 else stages
+
+
 def convert(
     stock: Mapping[str, Any], recipe_name: str = 'paper', fill: bool | None = None, num_samples: int | None = None
 ) -> Edit:
@@ -272,11 +284,19 @@ def _add_schedule(edit: Edit, recipe: Recipe, full: BatchShape, num_samples: int
         'gt_size': f'spatial stages, equally long: LQ {lq_sides}',
         'num_frame': f'equal parts of {"every stage" if "gt_size" in block else "the run"}',
     }
-    edit.add_shapes(block, comments)
     stock_iter = int(opt['train']['total_iter'])
+    # The nested lists of `paper` have no place for it.
+    starts_unfilled = is_filled and 'stages' in block and not (opt.get('path') or {}).get('pretrain_network_g')
+    if starts_unfilled:
+        block['stages'] = _with_start(block['stages'], unfilled_start(stock_iter))
+        told = 'keeps the batch, because an untrained network needs iterations more than samples'
+        edit.reasons.append(f'multigrid.stages[0]: {told}')
+    edit.add_shapes(block, comments)
     if is_filled:
         batches = batches_that_fill(edit, full, gpus_of(opt), num_samples)
         batches[-1][-1] = full.batch_size_per_gpu
+        if starts_unfilled:
+            batches[0][0] = full.batch_size_per_gpu
         set_batches(edit, batches, stock_iter, _FILL_LR_SCALING)
     total_iter = total_iter_of(opt) or stock_iter
     _set_rule(edit, recipe, len(sides), total_iter)
