@@ -122,7 +122,7 @@ def _of_process(file: str, name: str) -> int:
 
 
 def _decode(root: Path) -> float:
-    """Frames a second of decoding alone."""
+    """Frames a second of only decoding."""
     return _frames_a_second(
         lambda: list(prepare.in_processes(_decode_one, prepare.tasks(sources(root)), default_workers()))
     )

@@ -366,7 +366,7 @@ def test_convert_fits_the_shapes_to_the_run(changes, model, dataset, gt_size, nu
 @pytest.mark.parametrize(
     ('changes', 'line'),
     [
-        (CASES['gan'][0], 'multigrid.gt_size: left out, the VGGStyleDiscriminator takes 256 pixels alone'),
+        (CASES['gan'][0], 'multigrid.gt_size: left out, the VGGStyleDiscriminator takes only 256 pixels'),
         (CASES['gan'][0], 'train.scheduler: MultiStepLR stays as it is: the rate does not start again with the shapes'),
         (CASES['gan, cosine'][0], 'train.scheduler: MultigridCosineLR without periods and restart_weights, restart: shape, anneal: last, warmup_iter: -1'),
         (CASES['edvr'][0], 'train.scheduler: MultigridCosineLR without periods and restart_weights, restart: shape, anneal: last, warmup_iter: -1, restart_weights: [0.5, 1]'),
@@ -550,7 +550,7 @@ def test_recipe_of_the_paper_gives_edvr_half_the_rate_in_the_small_stage():
 
 
 BAD = [
-    ({'multigrid': {'gt_size': [64, 256]}}, 'multigrid: must not be there yet, or hold lq_divisor, min_lq_size, min_num_frame alone, got a block. Change it'),
+    ({'multigrid': {'gt_size': [64, 256]}}, 'multigrid: must not be there yet, or hold only lq_divisor, min_lq_size, min_num_frame, got a block. Change it'),
     ({'network_g': 'BasicVSR'}, 'network_g: must be a block of options, got BasicVSR. A training run needs it.'),
     ({'train__scheduler': None}, 'train.scheduler: must be a block of options, got nothing.'),
     ({'model_type': 'VideoRecurentModel'}, 'model_type: must be one of VideoRecurrentModel, VideoRecurrentGANModel, EDVRModel, VideoBaseModel, got VideoRecurentModel. Did you mean `VideoRecurrentModel`?'),
@@ -562,7 +562,7 @@ BAD = [
     ({'train__scheduler__last_epoch': 1}, 'train.scheduler.last_epoch: must be one of .*, got last_epoch.'),
     ({**network('EDVR'), 'datasets__train__gt_size': 200}, 'datasets.train.gt_size: must be a multiple of 16 for EDVR'),
     (gan(128, **VGG), 'datasets.train.gt_size: must be 256 throughout for a VGGStyleDiscriminator'),
-    ({'datasets__train__gt_size': 4, 'datasets__train__num_frame': 2}, 'multigrid: must let gt_size or num_frame grow, got gt_size 4 and num_frame 2 alone. No smaller shape'),
+    ({'datasets__train__gt_size': 4, 'datasets__train__num_frame': 2}, 'multigrid: must let gt_size or num_frame grow, got only gt_size 4 and num_frame 2. No smaller shape'),
     (network('DUF', scale=2), 'scale: must be 2 for DUF, which has it built in, got 4. Change it.'),
     ({'--recipe': 'plain', '--fill': None}, r'--fill: must stand beside a recipe with small shapes, got plain\. Leave it out'),
     ({**gan(256, **VGG), **LENGTH, '--recipe': 'fast'}, 'multigrid.stages: must have fewer pixels than the stock run, got 137% of them: crops are 256. Use --recipe paper'),

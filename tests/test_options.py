@@ -51,7 +51,7 @@ BAD_BLOCKS = [
     ({**G, **VOLUME, 'max_batch_size_per_gpu': 2}, 'max_batch_size_per_gpu: must be at least datasets.train.batch_size_per_gpu (4), got 2. Raise it'),
     ({**G, 'max_batch_size_per_gpu': 2}, 'max_batch_size_per_gpu: must stand beside batch_size_per_gpu: volume, got 2. For micro-batches set'),
     # the explicit form
-    ({**G, 'stages': [{'iter': 300}]}, "stages: must stand alone in the block, got 'gt_size' beside it. Keep"),
+    ({**G, 'stages': [{'iter': 300}]}, 'stages: must be the only key of shapes in the block, got also gt_size. Keep'),
     ({'stages': []}, 'stages: must be a list of {iter, gt_size, num_frame, batch_size_per_gpu}, got []. Give at least one entry.'),
     ({'stages': [300]}, 'stages[0]: must be {iter, gt_size, num_frame, batch_size_per_gpu}, got 300. Name each value.'),
     ({'stages': [{'iters': 300}]}, 'stages[0].iters: must be one of iter, gt_size, num_frame, batch_size_per_gpu, got iters. Did you mean `iter`?'),

@@ -1,1 +1,1 @@
-"""The schedule and everything computed from it: pure functions on the standard library alone."""
+"""The schedule and everything computed from it: pure functions that need only the standard library."""

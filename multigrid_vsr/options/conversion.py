@@ -144,7 +144,7 @@ def _shapes_of(recipe: Recipe, edit: Edit, full: BatchShape) -> dict[str, Any]:
         if len(grown) > 1:
             block[key] = grown
         reasons.append(f'multigrid.{key}: {block.get(key, "left out")}, {sizes[key].reason(shares)}')
-    got = f'gt_size {full.gt_size} and num_frame {full.num_frame} alone'
+    got = f'only gt_size {full.gt_size} and num_frame {full.num_frame}'
     fix = 'No smaller shape that the recipe has fits this run: use --recipe plain.'
     refuse(not block, 'multigrid', 'let gt_size or num_frame grow', got, fix)
     return block
@@ -166,7 +166,7 @@ def _stages(recipe: Recipe, sizes: Mapping[str, _Sizes], stock_iter: int) -> lis
 
 def _gt_sizes(opt: Mapping[str, Any], recipe: Recipe, full: int) -> _Sizes:
     if fixed_gt_size(opt) is not None:
-        return _Sizes(full, 1, full, f'the {opt["network_d"]["type"]} takes {full} pixels alone')
+        return _Sizes(full, 1, full, f'the {opt["network_d"]["type"]} takes only {full} pixels')
     if has_built_in_size(opt):
         size = opt['network_g']['img_size']
         why = f'network_g.img_size builds the arch for {size}; state multigrid.lq_divisor if it takes others'
@@ -218,7 +218,7 @@ def convert(
     recipe = RECIPES[recipe_name]
     stated = stock.get('multigrid', {})
     is_other = not isinstance(stated, Mapping) or not stated.keys() <= {*STATED_LIMITS}
-    rule = f'not be there yet, or hold {", ".join(STATED_LIMITS)} alone'
+    rule = f'not be there yet, or hold only {", ".join(STATED_LIMITS)}'
     refuse(is_other, 'multigrid', rule, 'a block', 'Change it by hand.')
     check_blocks(stock, 'datasets', 'datasets.train', 'train', 'train.scheduler', 'network_g')
     edit = Edit(stock)

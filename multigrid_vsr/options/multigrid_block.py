@@ -187,7 +187,9 @@ def _from_stages(block: Mapping[str, Any], full: BatchShape, total_iter: int, sc
     """The explicit form: any sequence of shapes that ends with the full one."""
     others = [key for key in block if key not in ('stages', 'micro_batch_size_per_gpu', *STATED_LIMITS)]
     fix = 'Keep either `stages` or the other keys.'
-    refuse(others, 'multigrid.stages', 'stand alone in the block', f'{next(iter(others), None)!r} beside it', fix)
+    refuse(
+        others, 'multigrid.stages', 'be the only key of shapes in the block', f'also {next(iter(others), None)}', fix
+    )
     shapes: list[tuple[int, BatchShape]] = []
     for place, entry in enumerate(checked('multigrid', block)['stages']):
         name = f'multigrid.stages[{place}]'
@@ -225,7 +227,7 @@ def _check_divisible(name: str, gt_size: int, scale: int) -> None:
 
 
 def _growing(block: Mapping[str, Any], key: str, full: int) -> list[int]:
-    """A strictly growing list that ends with the full value; the full value alone where it is left out."""
+    """A strictly growing list that ends with the full value; only the full value if it is left out."""
     name, values = f'multigrid.{key}', block.get(key, [full])
     falls = any(small >= large for small, large in pairwise(values))
     refuse(falls, name, 'grow strictly', values, 'Sort it, without repeats; other orders go into `stages`.')

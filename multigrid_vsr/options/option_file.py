@@ -88,7 +88,7 @@ def _nodes(root: Any) -> Iterator[Any]:
 
 
 def _only_shared(root: Any) -> set[str]:
-    """The keys of the top that hold what aliases elsewhere repeat: such blocks are for the file alone."""
+    """The keys of the top that hold what aliases elsewhere repeat: only the file itself uses such blocks."""
     below = {key.value: {id(node) for node in _nodes(value)} for key, value in root.value}
     return {key for key, nodes in below.items() if any(nodes & others for k, others in below.items() if k != key)}
 
@@ -111,7 +111,7 @@ def _apply(opt: dict[str, Any], change: str) -> None:
 
 
 def _parse_value(text: str) -> Any:
-    """The value that BasicSR makes of the text; a list may hold literals alone."""
+    """The value that BasicSR makes of the text; a list may hold only literals."""
     constants = {'~': None, 'none': None, 'true': True, 'false': False}
     if text.lower() in constants:
         return constants[text.lower()]
