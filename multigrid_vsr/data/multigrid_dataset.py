@@ -240,7 +240,7 @@ class MultigridVimeo90KDataset(MultigridREDSDataset):
 
 @DATASET_REGISTRY.register()
 class MultigridVideoTestDataset(Dataset):
-    """Whole clips for recurrent and sliding-window archs, paired by name, under any name of the set.
+    """Whole clips for recurrent and sliding-window archs, paired by name. The set may have any name.
 
     An item is what BasicSR's ``VideoRecurrentTestDataset`` gives: ``lq`` (t, c, h, w) and ``gt``
     (t, c, scale*h, scale*w), float32 RGB in [0, 1], and ``folder``.

@@ -11,7 +11,7 @@ from multigrid_vsr.core.errors import OptionError
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip of frames of ``height`` x ``width`` pixels. Without another word it is ground truth."""
+    """A clip of frames of ``height`` x ``width`` pixels: ground truth, unless stated otherwise."""
 
     name: str
     num_frame: int

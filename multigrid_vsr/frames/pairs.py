@@ -29,7 +29,7 @@ class OptionNames:
 
     @classmethod
     def of(cls, name: str) -> OptionNames:
-        """Those of a dataset such as ``datasets.val``."""
+        """The names for a dataset such as ``datasets.val``."""
         return cls(f'{name}.dataroot_gt', f'{name}.dataroot_lq', 'scale', f'{name}.meta_info_file')
 
 
@@ -288,7 +288,9 @@ def crop_notes(pairs: Iterable[Pair], option: str) -> list[str]:
 
 
 def decode(clips: Pair, scale: int, kind: str, payload: Payload) -> np.ndarray:
-    """A frame, uint8 (h, w, 3), BGR, cropped to the size of :attr:`Pair.clip`, or 1/scale of it in an LQ clip.
+    """A frame, uint8 (h, w, 3), BGR, cropped to the size of :attr:`Pair.clip`, or for ``lq`` to 1/scale of it.
+
+    ``kind`` is ``lq`` for a frame of the LQ clip, if there is one, and else ``gt``.
 
     Raises:
         FrameError: If the frame does not decode, or its size is not that of its clip.

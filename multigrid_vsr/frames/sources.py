@@ -417,7 +417,7 @@ def _refuse_equal_names(option: str, root: Path, paths: Sequence[str]) -> None:
 
 
 def _refuse_gap(option: str, root: Path, files: Sequence[str]) -> None:
-    """Refuses a missing frame. Which one is missing is known only if most names are numbered in equal steps."""
+    """Refuses a clip with a missing frame, if most of its names are numbered in equal steps."""
     parts = [re.split(r'(\d+)', os.path.splitext(os.path.basename(path))[0]) for path in files]
     if len(parts) < 3 or len({len(part) for part in parts}) > 1:
         return

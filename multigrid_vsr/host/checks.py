@@ -133,7 +133,7 @@ def counted(opt: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_num_gpu(opt: dict[str, Any], has_launcher: bool = False) -> None:
-    """Compares ``num_gpu`` with this machine. With a launcher each process takes one GPU, so more are fine."""
+    """Compares ``num_gpu`` with this machine. With a launcher each process takes one GPU: any number is fine."""
     num_gpu, found = opt['num_gpu'], torch.cuda.device_count()
     if num_gpu != 'auto' and num_gpu > found and not (has_launcher and found):
         raise OptionError('num_gpu', f'be at most the {found} GPUs of this machine', num_gpu, 'Set num_gpu: auto.')
@@ -404,7 +404,7 @@ def _arguments(block: Mapping[str, Any]) -> dict[str, Any]:
 def _built(
     option: str, called: Any, arguments: dict[str, Any], *first: Any, given: Iterable[str] = (), rule: str = ''
 ) -> Any:
-    """Calls a class or a function with arguments, after the positional ones of the names ``given``."""
+    """Calls a class or a function with arguments, after positional ones, whose names are ``given``."""
     _check_signature(option, called, arguments, given)
     with _as_one_line(option, rule or f'hold arguments of {called.__name__}', arguments):
         return called(*first, **arguments)
