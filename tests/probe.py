@@ -1,4 +1,4 @@
-"""An arch that remembers what it was fed, for runs inside the test's own process."""
+"""Archs for tests, one of which remembers what it was fed, and runs with them: inside the test's process or by this script."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 from basicsr.archs.basicvsr_arch import BasicVSR
 from basicsr.train import train_pipeline
 from basicsr.utils.logger import initialized_logger
 from basicsr.utils.registry import ARCH_REGISTRY
 from runs import same_bits, write
+
+from multigrid_vsr.cli import main
+from multigrid_vsr.core.errors import InputError
 
 NETWORK = {'type': 'ShapeProbe'}
 seen: list[tuple[tuple[int, ...], float]] = []  # shape of the input (b, t, c, h, w) and a number that it determines
@@ -57,6 +61,23 @@ def train_here(folder: Path, opt: dict[str, Any], *arguments: str) -> list[tuple
     with own_log('train.py', '-opt', str(write(folder, opt)), *arguments):
         train_pipeline(str(folder))
     return list(seen)
+
+
+def refused(folder: Path, opt: dict[str, Any], line: str, *arguments: str) -> str:
+    """Trains with options that end it with one line, before anything is written; returns the line, which has to fit."""
+    with pytest.raises(InputError, match=line) as error:
+        train_here(folder, opt, *arguments)
+    assert '\n' not in str(error.value)
+    assert [path.name for path in folder.iterdir()] == ['run.yml']
+    return str(error.value)
+
+
+def refused_by_plan_too(folder: Path, opt: dict[str, Any], line: str, *arguments: str) -> None:
+    """As :func:`refused`, and ``plan`` says the same."""
+    said = refused(folder, opt, line, *arguments)
+    with pytest.raises(SystemExit) as error:
+        main(['plan', '-opt', str(folder / 'run.yml')])
+    assert str(error.value) == said
 
 
 def resume_here(folder: Path, opt: dict[str, Any], run_folder: Path, *lost: int) -> list[tuple[tuple[int, ...], float]]:
@@ -203,3 +224,7 @@ class SlowlyValidatedProbe(ShapeProbe):
             print('validating', flush=True)
             time.sleep(3600)
         return super().forward(lq)
+
+
+if __name__ == '__main__':
+    main()

@@ -40,15 +40,9 @@ TRAIN_WITHOUT_PLUGIN = (
     'assert not {"multigrid_vsr.host.install", "multigrid_vsr.host.entry"} & set(sys.modules)',
     '-opt',
 )
-# With the plugin, and the archs of probe.py.
-TRAIN_PROBE = (
-    sys.executable,
-    '-c',
-    'from multigrid_vsr.cli import main; import sys; '
-    f'sys.path.append({str(Path(__file__).parent)!r}); import probe; main()',
-    'train',
-    '-opt',
-)
+PROBE = Path(__file__).with_name('probe.py')  # ``multigrid-vsr`` with the archs of that file
+TRAIN_PROBE = (sys.executable, PROBE, 'train', '-opt')
+METRICS = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': False}}
 
 _OPTIONS = """
 name: run
@@ -123,11 +117,24 @@ def real_options(clips: Path, folder: Path, **changes: Any) -> dict[str, Any]:
     )
 
 
-def recurrent_set(clips: Path) -> dict[str, Any]:
-    """The clips as one of BasicSR's test sets."""
+def validation_set(
+    clips: Path, kind: str = 'VideoRecurrentTestDataset', name: str = 'REDS4', **changes: Any
+) -> dict[str, Any]:
+    """The clips as a test set of BasicSR's."""
+    stock = {'cache_data': True, 'io_backend': {'type': 'disk'}, 'padding': 'reflection_circle'}
+    return {
+        **own_set(clips, name),
+        'type': kind,
+        'num_frame': 3 if kind == 'VideoTestDataset' else -1,
+        **stock,
+        **changes,
+    }
+
+
+def own_set(clips: Path, name: str = 'Mine', **changes: Any) -> dict[str, Any]:
+    """The clips as a test set of this project's."""
     roots = {f'dataroot_{kind}': str(clips / kind) for kind in ('gt', 'lq')}
-    return {'name': 'REDS4', 'type': 'VideoRecurrentTestDataset', 'cache_data': True, 'io_backend': {'type': 'disk'},
-            'num_frame': -1, **roots}  # fmt: skip
+    return {'name': name, 'type': 'MultigridVideoTestDataset', **roots, **changes}
 
 
 def benchmark(name: str, *arguments: Any, cwd: Path, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -292,6 +299,17 @@ def torchrun(*arguments: Any, nodes: int = 1, node: int = 0, port: int | None = 
 def losses(log: str) -> list[str]:
     """The losses in a log, as printed, in order."""
     return re.findall(r'l_pix: (\S+)', log)
+
+
+def log_of(run_folder: Path) -> str:
+    """The newest log of a run."""
+    return max(run_folder.glob('train_*.log'), key=lambda path: path.stat().st_mtime_ns).read_text()
+
+
+def loaded(run_folder: Path, name: int | str) -> dict[str, Any]:
+    """A training state by its name, or the weights ``net_g`` of an iteration."""
+    path = f'training_states/{name}' if str(name).endswith('.state') else f'models/net_g_{name}.pth'
+    return torch.load(run_folder / path, weights_only=True)
 
 
 def same_bits(first: Any, second: Any) -> bool:

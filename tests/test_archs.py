@@ -11,13 +11,12 @@ import torch
 from basicsr.archs.basicvsrpp_arch import BasicVSRPlusPlus
 from basicsr.data.reds_dataset import REDSDataset
 from basicsr.data.vimeo90k_dataset import Vimeo90KDataset
-from probe import resume_here, train_here
-from runs import options, same_bits
+from probe import refused, resume_here, train_here
+from runs import METRICS, loaded, log_of, options, same_bits, validation_set
 from test_multigrid_reds_dataset import assert_same_sample, dataset_options
 from test_multigrid_video_model import build
 from test_multigrid_vimeo90k_dataset import septuplets, vimeo_options  # noqa: F401
 
-from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import SampleRequest
 from multigrid_vsr.data.multigrid_dataset import MultigridREDSDataset, MultigridVimeo90KDataset
 from multigrid_vsr.models.preflight import random_batch
@@ -47,16 +46,14 @@ def arch_options(clips, network, scale, gt_size, num_frame, **changes):
 
 def one_clip(folder, clips, target, scale, num_frame):
     """A test set of seven whole frames, of the kind that the arch is tested on."""
-    roots = {}
     for kind in ('gt', 'lq'):
         (folder / kind / '002').mkdir(parents=True)
-        roots[f'dataroot_{kind}'] = str(folder / kind)
         side = 64 // scale if kind == 'lq' else 64  # of whole frames, small ones
         for path in (clips / (kind if scale > 1 else 'gt') / '002').iterdir():
             cv2.imwrite(str(folder / kind / '002' / path.name), cv2.imread(str(path))[:side, :side])
-    kind = 'VideoTestDataset' if target == 'center' else 'VideoRecurrentTestDataset'
-    return {'name': 'REDS4', 'type': kind, **roots, 'cache_data': True, 'io_backend': {'type': 'disk'},
-            'num_frame': num_frame if target == 'center' else -1, 'padding': 'reflection_circle'}  # fmt: skip
+    if target == 'center':
+        return validation_set(folder, 'VideoTestDataset', num_frame=num_frame)
+    return validation_set(folder)
 
 
 @pytest.mark.filterwarnings('ignore')  # what the archs and torch say to each other
@@ -67,13 +64,12 @@ def test_arch_trains_validates_resumes_and_ends_the_same(
     opt = arch_options(stock_clips, network, scale, gt_size, num_frame, train__total_iter=6, train__ema_decay=0.9,
                        logger__save_checkpoint_freq=2)  # fmt: skip
     opt['datasets']['val'] = one_clip(tmp_path / 'val', clips, LIMITS[network['type']].target, scale, num_frame[-1])
-    opt['val'] = {'val_freq': 6, 'save_img': False, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}}
+    opt['val'] = {'val_freq': 6, 'save_img': False, 'metrics': METRICS}
     train_here(tmp_path, opt)
     folder = tmp_path / 'experiments/run'
-    log = next(folder.glob('train_*.log')).read_text()
-    assert re.findall(r'# psnr: \d+\.\d+\t # 002: \d+\.\d+', log)
+    assert re.findall(r'# psnr: \d+\.\d+\t # 002: \d+\.\d+', log_of(folder))
     resume_here(tmp_path, opt, folder, 4, 6)
-    first, last = (torch.load(folder / f'models/net_g_{n}.pth', weights_only=True) for n in (2, 6))
+    first, last = (loaded(folder, iteration) for iteration in (2, 6))
     assert first.keys() == last.keys() == {'params', 'params_ema'}
     assert not same_bits(first['params'], last['params'])
 
@@ -103,13 +99,13 @@ def test_edvr_trains_its_fusion_alone_at_first_in_a_resumed_run_too(tmp_path, st
     train_here(tmp_path, opt)
     folder = tmp_path / 'experiments/run'
     resume_here(tmp_path, opt, folder, 3, 4, 5)
-    weights = [torch.load(folder / f'models/net_g_{n}.pth', weights_only=True)['params'] for n in range(1, 6)]
+    weights = [loaded(folder, iteration)['params'] for iteration in range(1, 6)]
     changed = [
         {'fusion' in name for name in first if not torch.equal(first[name], second[name])}
         for first, second in pairwise(weights)
     ]
     assert changed == [{True}, {True}, {True, False}, {True, False}]
-    groups = torch.load(folder / 'training_states/5.state', weights_only=True)['optimizers'][0]['param_groups']
+    groups = loaded(folder, '5.state')['optimizers'][0]['param_groups']
     assert [group['initial_lr'] for group in groups] == [1e-3, 5e-4]
 
 
@@ -177,6 +173,4 @@ def test_run_with_a_shape_that_the_arch_does_not_take_says_so(network, changes, 
     opt['datasets']['train'].update(changes)
     if 'num_frame' in changes:
         del opt['multigrid']['num_frame']
-    with pytest.raises(OptionError, match=line):
-        train_here(tmp_path, opt)
-    assert [path.name for path in tmp_path.iterdir()] == ['run.yml']
+    refused(tmp_path, opt, line)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from basicsr.utils.registry import METRIC_REGISTRY
 from probe import train_here
-from runs import options, refusal, run, torchrun, write
+from runs import log_of, options, own_set, refusal, run, torchrun, write
 
 from multigrid_vsr.core.errors import InputError
 
@@ -69,13 +69,12 @@ PSNR = {'type': 'calculate_psnr', 'crop_border': 0}
 
 
 def beside_options(clips, folder, val, **changes):
-    test_set = {'name': 'clips', 'type': 'MultigridVideoTestDataset', 'dataroot_gt': str(clips / 'gt'), 'dataroot_lq': str(clips / 'lq')}  # fmt: skip
     changes = {
         'path__experiments_root': str(folder),
         'network_g': {'type': 'ShapeProbe'},
         'train__total_iter': 6,
         'train__scheduler': {'type': 'MultigridCosineLR'},
-        'datasets__val': test_set,
+        'datasets__val': own_set(clips, 'clips'),
         'val': {**VALIDATION, **val},
         **changes,
     }
@@ -88,16 +87,16 @@ def script(folder, text=SCRIPT):
     return path
 
 
-def log_of(folder, opt):
+def trained(folder, opt):
     """The log of a run in this process."""
     train_here(folder, opt)
-    return next((folder / 'run').glob('train_run_*.log')).read_text()
+    return log_of(folder / 'run')
 
 
 def test_metric_that_raises_is_left_out_after_three_times_and_the_run_ends_well(tmp_path, clips):
     metrics = {'picky': {'type': 'calculate_picky'}, 'psnr': PSNR, 'late': {'type': 'calculate_late'}}
     opt = beside_options(clips, tmp_path, {'metrics': metrics}, logger__keep_best='picky')
-    log = log_of(tmp_path, opt)
+    log = trained(tmp_path, opt)
     failures = [line.partition('ERROR: ')[2] for line in log.splitlines() if 'Metric ' in line]
     why = 'ValueError: no picture of this size'
     assert failures == [
@@ -115,7 +114,7 @@ def test_metric_that_raises_is_left_out_after_three_times_and_the_run_ends_well(
 
 def test_only_metric_that_raises_does_not_end_a_run(tmp_path, clips):
     opt = beside_options(clips, tmp_path, {'metrics': {'picky': {'type': 'calculate_picky'}}}, train__total_iter=1)
-    assert [line.partition('ERROR: ')[2] for line in log_of(tmp_path, opt).splitlines() if 'ERROR' in line] == [
+    assert [line.partition('ERROR: ')[2] for line in trained(tmp_path, opt).splitlines() if 'ERROR' in line] == [
         'Metric picky of clips failed: ValueError: no picture of this size. Training goes on.',
         'Metric picky of clips failed, 2 times in a row: ValueError: no picture of this size. Training goes on.',
     ]
@@ -176,7 +175,7 @@ def test_figures_of_frames_that_are_equal_are_numbers(tmp_path, clips):
     opt['datasets']['train'].update(dataroot_gt=str(clips / 'gt'), dataroot_lq=str(clips / 'lq'))
     weights = {'conv.weight': torch.zeros(48, 3, 1, 1), 'conv.bias': torch.zeros(48)}
     torch.save({'params': weights}, tmp_path / 'w.pth')
-    log = log_of(tmp_path, opt)
+    log = trained(tmp_path, opt)
     assert 'psnr of clips is infinite or NaN for frames, as PSNR is for equal ones (2 of 000): the mean is' in log
     assert not re.search(r'\b(inf|nan)\b', log)
     best = json.loads((tmp_path / 'run/models/best.json').read_text(), parse_constant=refuse)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from probe import NETWORK, train_here
-from runs import TRAIN, options, run, same_bits, write
+from runs import TRAIN, loaded, log_of, options, run, same_bits, write
 
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
@@ -40,10 +40,6 @@ def forget(folder, last):
     for path in (*folder.glob('training_states/*'), *folder.glob('models/*')):
         if int((re.findall(r'\d+', path.stem) or ['1000'])[0]) > last:
             path.unlink()
-
-
-def log_of(folder):
-    return max(folder.glob('train_*.log'), key=lambda path: path.stat().st_mtime_ns).read_text()
 
 
 def rates(folder):
@@ -179,7 +175,7 @@ def test_run_that_goes_on_with_other_groups_keeps_the_moments_of_each_parameter(
     train_here(tmp_path, short(clips, network_g=BASICVSR, **after), '--auto_resume')
     assert rates(folder) == expected
     assert 'begin anew' not in log_of(folder)
-    saved = [torch.load(folder / f'training_states/{i}.state', weights_only=True) for i in (4, 6)]
+    saved = [loaded(folder, f'{iteration}.state') for iteration in (4, 6)]
     steps = [
         {
             name: float(state['optimizers'][0]['state'][place]['step'])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from probe import NETWORK, train_here
-from runs import options, write
+from runs import log_of, options, write
 
 from multigrid_vsr.cli import main
 
@@ -45,8 +45,7 @@ def written(folder):
 
 
 def rates(folder):
-    log = next(folder.glob('train_*.log')).read_text()
-    return [float(rate) for rate in re.findall(r'lr:\((\S+),\)', log)]
+    return [float(rate) for rate in re.findall(r'lr:\((\S+),\)', log_of(folder))]
 
 
 def test_cooldown_goes_on_at_the_full_shape_and_anneals_from_the_rate_that_the_run_had(under_way, capsys):

@@ -12,10 +12,10 @@ import probe
 import pytest
 import torch
 from basicsr.archs import build_network
-from graph_stand_in import StandIn, StandInGraph
+from graph_stand_in import StandIn
 from probe import train_here
-from runs import options, run, same_bits, torchrun, write
-from test_multigrid_video_model import build, validation_set
+from runs import loaded, log_of, options, run, same_bits, torchrun, validation_set, write
+from test_multigrid_video_model import build
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import BatchShape, Schedule
@@ -53,21 +53,14 @@ def end_of(folder, clips, *arguments, **changes):
 
     with mock.patch.object(MultigridVideoModel, 'backward', backward_that_looks):
         train_here(folder, opt, *arguments)
-    run_folder = folder / 'experiments/a'
-    weights, state = (
-        torch.load(run_folder / name, weights_only=True) for name in ('models/net_g_28.pth', 'training_states/28.state')
-    )
-    return weights, state['optimizers'], state['rng']
+    state = loaded(folder / 'experiments/a', '28.state')
+    return loaded(folder / 'experiments/a', 28), state['optimizers'], state['rng']
 
 
 def assert_graphs_end_as_eager(folder, clips, **changes):
     (folder / 'eager').mkdir(exist_ok=True)
     eager = end_of(folder / 'eager', clips, **changes)
     assert same_bits(end_of(folder, clips, **changes, train__cuda_graph=True), eager)
-
-
-def log_of(folder):
-    return next((folder / 'experiments/a').glob('train_a_*.log')).read_text()
 
 
 @pytest.mark.parametrize(
@@ -83,18 +76,8 @@ def log_of(folder):
 def test_run_by_graphs_ends_with_the_bits_of_an_eager_one(changes, tmp_path, clips, stand_in):
     assert_graphs_end_as_eager(tmp_path, clips, **changes)
     assert stand_in.log == CAPTURED * 3 + CAPTURED[:-2]  # nothing is dropped at the end of the run
-    found = re.findall(r'Captured an iteration of (\d x \d x \d+) as', log_of(tmp_path))
+    found = re.findall(r'Captured an iteration of (\d x \d x \d+) as', log_of(tmp_path / 'experiments/a'))
     assert [shape[4:] for shape in found] == ['3 x 64', '4 x 64', '3 x 128', '4 x 128']
-
-
-def test_graph_that_is_not_replayed_after_its_capture_would_be_seen(tmp_path, clips, stand_in, monkeypatch):
-    """Of the stand-in itself: as on a GPU nothing is computed while an iteration is captured."""
-    eager = end_of(tmp_path, clips)
-    replay = StandInGraph.replay
-    monkeypatch.setattr(StandInGraph, 'replay', lambda self: stand_in.log[-1] == 'capture' or replay(self))
-    # What is left of a gradient that nobody computed may be no number.
-    wrong = end_of(tmp_path, clips, train__cuda_graph=True, train__stop_on_nan=0)
-    assert not same_bits(wrong, eager)
 
 
 def test_gradients_that_somebody_lets_go_of_are_there_again(tmp_path, clips, stand_in, monkeypatch):
@@ -132,7 +115,7 @@ def test_arch_that_cannot_be_captured_stays_eager_and_says_why(asks, reason, tmp
     assert_graphs_end_as_eager(tmp_path, clips, **ONE_SHAPE)
     assert 'replay' not in stand_in.log
     assert stand_in.log.count('tried') == 1
-    lines = re.findall(r'No CUDA graph of 1 x 4 x 128: (.*)\.\n', log_of(tmp_path))
+    lines = re.findall(r'No CUDA graph of 1 x 4 x 128: (.*)\.\n', log_of(tmp_path / 'experiments/a'))
     assert len(lines) == 1
     assert re.fullmatch(reason, lines[0])
 
@@ -144,7 +127,7 @@ def test_capture_that_memory_does_not_hold_leaves_the_run_eager(where, tmp_path,
     assert_graphs_end_as_eager(tmp_path, clips, **ONE_SHAPE)
     assert stand_in.log == (['tried', 'capture', 'empty'] if where == 'fails' else ['tried', 'empty'])
     line = r'No CUDA graph of 1 x 4 x 128: CUDA out of memory\. Tried to allocate 2\.00 GiB\. \(graph_stand_in\.py, line \d+\)\.'
-    assert len(re.findall(line, log_of(tmp_path))) == 1
+    assert len(re.findall(line, log_of(tmp_path / 'experiments/a'))) == 1
 
 
 BROKEN = RuntimeError('CUDA error: operation failed due to a previous error during capture')
@@ -194,7 +177,7 @@ def test_validation_gets_the_memory_of_the_graph_back(tmp_path, clips, stand_in)
 def test_without_a_gpu_an_iteration_is_eager_and_says_so(tmp_path, clips):
     opt = options(clips, name='a', network_g=probe.NETWORK, train__cuda_graph=True, train__total_iter=2, multigrid=None)
     train_here(tmp_path, opt)
-    assert log_of(tmp_path).count('train.cuda_graph is off: there is no GPU.\n') == 1
+    assert log_of(tmp_path / 'experiments/a').count('train.cuda_graph is off: there is no GPU.\n') == 1
 
 
 def test_model_that_a_graph_does_not_fit_is_left_eager(tmp_path, clips, stand_in, caplog, monkeypatch):

@@ -13,15 +13,16 @@ import basicsr
 import pytest
 import torch
 from runs import (
+    PROBE,
     TRAIN,
-    TRAIN_PROBE,
     assert_same_end,
     free_port,
+    loaded,
+    log_of,
     losses,
     options,
     processes_below,
     real_options,
-    recurrent_set,
     rest_of,
     run,
     started,
@@ -34,7 +35,6 @@ from runs import (
 
 TRAIN_SCRIPT = Path(basicsr.__file__).parent / 'train.py'
 COMMAND = Path(sys.executable).parent / 'multigrid-vsr'
-PSNR = re.compile(r'# psnr: ([\d.]+)(.*)')
 
 
 def test_ranks_of_the_old_launcher_train(tmp_path, clips):
@@ -70,32 +70,12 @@ def test_ranks_that_share_the_batch_train_the_same_bits(tmp_path, clips):
             train(tmp_path, opt_file)
         else:
             run(*torchrun(TRAIN_SCRIPT, '-opt', opt_file), cwd=tmp_path)
-        log = next((tmp_path / name).glob(f'train_{name}_*.log')).read_text()
-        found.append([float(loss) for loss in losses(log)])
+        found.append([float(loss) for loss in losses(log_of(tmp_path / name))])
     assert len(found[0]) == 20
     assert found[0] == pytest.approx(found[1], rel=2e-3)
-    files = [tmp_path / name / 'models/net_g_latest.pth' for name in ('one', 'two')]
-    first, second = (torch.load(file, weights_only=True)['params'] for file in files)
+    first, second = (loaded(tmp_path / name, 'latest')['params'] for name in ('one', 'two'))
     for key, weight in first.items():
         assert torch.allclose(weight, second[key], rtol=0, atol=1e-6), key
-
-
-def test_validation_of_two_ranks_logs_the_figures_of_one(tmp_path, clips):
-    metrics = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': False}}
-    found = []
-    for name in ('one', 'two'):
-        # A rate of nothing, so that the weights are the same whatever the batch is.
-        opt = options(clips, name=name, multigrid=None, train__total_iter=1, datasets__val=recurrent_set(clips),
-                      val={'val_freq': 1, 'save_img': False, 'metrics': metrics}, train__optim_g__lr=1e-20,
-                      path__experiments_root=str(tmp_path))  # fmt: skip
-        opt_file = write(tmp_path, opt)
-        if name == 'one':
-            log = train(tmp_path, opt_file)
-        else:
-            log = run(*torchrun(COMMAND, 'train', '-opt', opt_file), cwd=tmp_path).stdout
-        found.append(PSNR.findall(log))
-    assert len(found[0]) == 2  # after the iteration, and at the end
-    assert found[0] == found[1]
 
 
 def test_dead_rank_ends_the_run_with_an_error(tmp_path, clips):
@@ -167,14 +147,14 @@ def test_ranks_that_go_on_have_their_own_random_states_again(tmp_path, clips, tw
     opt_file = write(tmp_path, real_options(clips, tmp_path))
     shutil.copytree(two_ranks[0] / 'run', tmp_path / 'run')
     states = tmp_path / 'run/training_states'
-    state = torch.load(states / '10.state', weights_only=True)
+    state = loaded(tmp_path / 'run', '10.state')
     assert [sorted(state['rng']), torch.equal(state['rng'][0][0], state['rng'][1][0])] == [[0, 1], False]
     drawn = torch.Generator().manual_seed(5).get_state()
     state['rng'][1][0] = drawn
     torch.save(state, states / '10.state')
     (states / '12.state').unlink()
     run(*torchrun(COMMAND, 'train', '-opt', opt_file, '--auto_resume'), cwd=tmp_path)
-    rng = torch.load(states / '12.state', weights_only=True)['rng']
+    rng = loaded(tmp_path / 'run', '12.state')['rng']
     assert torch.equal(rng[1][0], drawn)
     assert torch.equal(rng[0][0], state['rng'][0][0])
 
@@ -192,9 +172,7 @@ def test_arch_that_leaves_layers_out_keeps_the_search_for_unused_parameters(tmp_
     """The first iteration has a gradient of each; that says nothing of the second."""
     opt = options(clips, network_g={'type': 'SkippingProbe'}, find_unused_parameters=True, multigrid=None,
                   train__total_iter=6, path__experiments_root=str(tmp_path))  # fmt: skip
-    script = tmp_path / 'rank.py'
-    script.write_text(TRAIN_PROBE[2])
-    log = run(*torchrun(script, 'train', '-opt', write(tmp_path, opt)), cwd=tmp_path).stdout
+    log = run(*torchrun(PROBE, 'train', '-opt', write(tmp_path, opt)), cwd=tmp_path).stdout
     assert len(losses(log)) == 6
     assert 'find_unused_parameters is off' not in log
 

@@ -9,7 +9,19 @@ from pathlib import Path
 
 import basicsr
 import pytest
-from runs import SHAPES, TRAIN, TRAIN_WITHOUT_PLUGIN, losses, options, recurrent_set, run, same_bits, train, write
+from runs import (
+    METRICS,
+    SHAPES,
+    TRAIN,
+    TRAIN_WITHOUT_PLUGIN,
+    losses,
+    options,
+    run,
+    same_bits,
+    train,
+    validation_set,
+    write,
+)  # fmt: skip
 
 INSTALLED = Path(basicsr.__file__).parent
 SHAPE_IN_LOG = re.compile(r'gt_size: (\d+) num_frame: (\d+) batch_size_per_gpu: (\d+)')
@@ -90,10 +102,9 @@ def test_module_imported_before_basicsr_is_whole(module, tmp_path):
 
 
 def test_test_script_evaluates_a_trained_network(tmp_path, clips, reference):
-    metrics = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': False}}
-    opt = options(clips, multigrid=None, train=None, logger=None, datasets={'test': recurrent_set(clips)},
+    opt = options(clips, multigrid=None, train=None, logger=None, datasets={'test': validation_set(clips)},
                   path={'pretrain_network_g': str(reference[1]), 'results_root': str(tmp_path)},
-                  val={'save_img': True, 'suffix': None, 'metrics': metrics})  # fmt: skip
+                  val={'save_img': True, 'suffix': None, 'metrics': METRICS})  # fmt: skip
     log = run(sys.executable, INSTALLED / 'test.py', '-opt', write(tmp_path, opt), cwd=tmp_path).stdout
     assert re.search(r'# psnr: \d\d\.\d{4}', log)
     assert len(list((tmp_path / 'run/visualization/REDS4').rglob('*.png'))) == len(list((clips / 'lq').rglob('*.png')))
@@ -124,18 +135,6 @@ def test_stock_run_is_the_same_with_and_without_the_plugin(tmp_path, stock_clips
     assert not re.search(r'multigrid_vsr|Multigrid|\.lock', logs[0])
     assert {path.name for path in (tmp_path / 'experiments').iterdir()} == {'with', 'without'}
     assert same_bits(*(tmp_path / f'experiments/{name}/models/net_g_latest.pth' for name in ('with', 'without')))
-
-
-@pytest.mark.parametrize(('num_workers', 'prefetch_mode'), [(0, None), (0, 'cpu'), (2, None)])
-def test_damaged_frame_ends_the_run_with_one_line(num_workers, prefetch_mode, tmp_path, clips):
-    shutil.copytree(clips, tmp_path / 'clips')
-    (tmp_path / 'clips/gt/001/00000004.png').write_bytes(b'no image')
-    opt = options(tmp_path / 'clips', train__total_iter=200, multigrid=None, path={'experiments_root': 'e'})
-    opt['datasets']['train'].update(num_worker_per_gpu=num_workers, prefetch_mode=prefetch_mode)
-    done = run(sys.executable, INSTALLED / 'train.py', '-opt', write(tmp_path, opt), cwd=tmp_path, ok=False)
-    assert done.returncode == 1
-    assert re.fullmatch(r'clip 001, frame 4: \S+ holds no image that can be decoded', done.stdout.splitlines()[-1])
-    assert 'Traceback' not in done.stdout
 
 
 def test_error_while_workers_wait_ends_the_run_with_its_line(tmp_path, clips):

@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from probe import NETWORK, train_here
-from runs import options
-from test_multigrid_video_model import METRICS, validation_set
+from runs import METRICS, loaded, log_of, options, validation_set
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.models.checkpoints import KeptCheckpoints
@@ -134,13 +132,12 @@ def test_run_keeps_the_last_checkpoints_and_the_best_and_goes_on(tmp_path, clips
     fed = train_here(tmp_path, opt)
     folder = tmp_path / 'experiments/run'
     best = json.loads((folder / 'models/best.json').read_text())
-    log = next(folder.glob('train_*.log')).read_text()
-    psnrs = [float(text.split()[0]) for text in log.split('# psnr: ')[1:]]
+    psnrs = [float(text.split()[0]) for text in log_of(folder).split('# psnr: ')[1:]]
     assert best['value'] == pytest.approx(max(psnrs), abs=1e-4)
     weights = {f'net_g_{i}.pth' for i in (10, 12, best['iter'])} | {'net_g_latest.pth'}
     assert {path.name for path in (folder / 'models').glob('*.pth')} == weights
     assert {path.name for path in (folder / 'training_states').iterdir()} == {'10.state', '12.state'}
-    assert 'params_ema' in torch.load(folder / f'models/net_g_{best["iter"]}.pth', weights_only=True)
+    assert 'params_ema' in loaded(folder, best['iter'])
     (folder / 'training_states/12.state').unlink()
     assert train_here(tmp_path, opt, '--auto_resume') == fed[10:]
 

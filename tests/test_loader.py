@@ -14,13 +14,11 @@ from functools import partial
 import pytest
 import torch
 from runs import processes_below
-from test_multigrid_reds_dataset import dataset_options
 from test_schedule import run_options
 
-from multigrid_vsr.core.errors import FrameError, InputError
+from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.data.batches import SharedSlots
 from multigrid_vsr.data.loader import BatchRequests, MultigridLoader, init_worker, kill_workers
-from multigrid_vsr.data.multigrid_dataset import MultigridREDSDataset
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 
 
@@ -180,17 +178,3 @@ def test_loader_iterator_that_is_never_asked_starts_nothing():
     iterator = iter(loader(num_workers=2, num_prefetch_queue=2))
     assert multiprocessing.active_children() == before
     del iterator
-
-
-@pytest.mark.parametrize('num_workers', [0, 1, 2])
-def test_loader_with_damaged_frame_raises_one_line(num_workers, tmp_path):
-    for name in ('gt', 'lq'):
-        (tmp_path / name / '000').mkdir(parents=True)
-        (tmp_path / name / '000/00000000.png').write_bytes(b'no image')
-    (tmp_path / 'meta_info.txt').write_text('000 22 (512,512,3)\n')
-    dataset = MultigridREDSDataset(dataset_options(tmp_path, meta_info_file=str(tmp_path / 'meta_info.txt')))
-    batches = loader(dataset, num_workers=num_workers)
-    with pytest.raises(
-        FrameError, match=r'^clip 000, frame \d+: not in \S+, where the clip has 1$|^clip 000, frame 0: \S+ holds no'
-    ):
-        list(batches)

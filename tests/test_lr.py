@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 from probe import NETWORK, train_here
-from runs import options
+from runs import log_of, options
 
 from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.lr import CosineOptions, CosineSchedule
@@ -178,18 +178,6 @@ def test_cosine_options_of_a_run_without_its_block_keep_the_weight_of_the_full_s
     assert cosine_options(weights, schedule((8, 1, 2, 128))).restart_weights == (0.8,)
 
 
-def test_run_logs_the_rates_of_its_option_file(tmp_path, clips):
-    cosine = {'type': 'MultigridCosineLR', 'eta_min': 0, 'warmup_iter': -1}
-    opt = options(clips, network_g=NETWORK, train__scheduler=cosine, logger__use_tb_logger=True)
-    opt['multigrid'] = {'gt_size': [64, 128], 'stage_iter': [4, 9]}
-    train_here(tmp_path, opt)
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(tmp_path / 'tb_logger/run')).Reload()
-    rates = [event.value for event in events.Scalars('lr/group_0')]
-    assert rates[:5] == pytest.approx([1e-3, 0.853553e-3, 0.5e-3, 0.146447e-3, 1e-3], rel=1e-5)
-
-
 COSINE = [1.0, 0.985471, 0.942728, 0.87426, 0.784032, 0.677303, 0.560268, 0.439732, 0.322698, 0.215968, 0.12574]
 BASICSRS = {  # the factor of the batch is 2 in the first six iterations, 1 after
     'MultiStepLR': ({'milestones': [3, 9], 'gamma': 0.5}, [2, 2, 2, 1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]),
@@ -207,8 +195,8 @@ def test_scheduler_of_basicsr_with_batch_scaling_neither_compounds_nor_drifts(sc
     opt['train']['scheduler'] = {'type': scheduler, 'batch_scaling': 'sqrt', **scheduler_opt}
 
     def rates():
-        logs = sorted((tmp_path / 'experiments/run').glob('train_*.log'), key=lambda path: path.stat().st_mtime_ns)
-        return [float(rate) * 1000 for rate in re.findall(r'lr:\((\S+),\)', logs[-1].read_text())]
+        log = log_of(tmp_path / 'experiments/run')
+        return [float(rate) * 1000 for rate in re.findall(r'lr:\((\S+),\)', log)]
 
     train_here(tmp_path, opt)
     assert rates()[:11] == pytest.approx(expected, abs=1e-3)

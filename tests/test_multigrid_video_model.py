@@ -16,7 +16,7 @@ from basicsr.data import build_dataloader, build_dataset
 from basicsr.models import build_model
 from basicsr.utils.options import parse_options
 from probe import NETWORK, train_here
-from runs import options, write
+from runs import METRICS, loaded, options, same_bits, validation_set, write
 from torch._dynamo.utils import counters
 
 from multigrid_vsr.core.errors import InputError
@@ -25,20 +25,6 @@ from multigrid_vsr.models.multigrid_video_model import MultigridVideoModel
 from multigrid_vsr.models.preflight import preflight
 
 VAL = {'val_freq': 1, 'save_img': False}
-METRICS = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': False}}
-
-
-def validation_set(clips, kind='VideoRecurrentTestDataset', name='REDS4'):
-    return {
-        'name': name,
-        'type': kind,
-        'dataroot_gt': str(clips / 'gt'),
-        'dataroot_lq': str(clips / 'lq'),
-        'cache_data': True,
-        'io_backend': {'type': 'disk'},
-        'num_frame': 3 if kind == 'VideoTestDataset' else -1,
-        'padding': 'reflection',
-    }
 
 
 def build(folder, opt):
@@ -109,42 +95,11 @@ def test_validation_of_two_sets_keeps_their_best_apart(tmp_path, clips):
     assert model.best_metric_results['Vid4']['psnr']['iter'] == -1  # all frames are equal: no number
 
 
-def changed(folder, first, second):
-    """Whether the flow network and whether the rest changed between two checkpoints."""
-    first, second = (
-        torch.load(folder / f'experiments/run/models/net_g_{n}.pth', weights_only=True)['params']
-        for n in (first, second)
-    )
-    names = {flow: [name for name in first if ('spynet.basic' in name) is flow] for flow in (True, False)}
-    return tuple(any(not torch.equal(first[name], second[name]) for name in names[flow]) for flow in (True, False))
-
-
-def test_fix_flow_holds_by_iteration_in_a_resumed_run_too(tmp_path, clips):
-    """Iterations 1 to 5 leave the flow network alone, iteration 6 is the first that trains it."""
-    opt = options(
-        clips,
-        train__fix_flow=6,
-        train__total_iter=7,
-        train__scheduler__periods=[7],
-        multigrid={'gt_size': [64, 128]},
-        logger__save_checkpoint_freq=1,
-    )
-    train_here(tmp_path, opt)
-    assert [changed(tmp_path, n, n + 1) for n in range(1, 7)] == [(False, True)] * 4 + [(True, True)] * 2
-    for number in (4, 5, 6, 7):
-        (tmp_path / f'experiments/run/training_states/{number}.state').unlink()
-    whole = torch.load(tmp_path / 'experiments/run/models/net_g_7.pth', weights_only=True)['params']
-    train_here(tmp_path, opt, '--auto_resume')
-    assert [changed(tmp_path, n, n + 1) for n in range(3, 7)] == [(False, True)] * 2 + [(True, True)] * 2
-    resumed = torch.load(tmp_path / 'experiments/run/models/net_g_7.pth', weights_only=True)['params']
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-
-
 def trained(folder, clips, **changes):
     """The weights that four iterations end with."""
     opt = options(clips, name='a', **{'train__total_iter': 4, 'train__scheduler__periods': [4], **changes})
     train_here(folder, opt)
-    return torch.load(folder / 'experiments/a/models/net_g_latest.pth', weights_only=True)
+    return loaded(folder / 'experiments/a', 'latest')
 
 
 def test_iteration_trains_the_bits_of_basicsrs_own(tmp_path, clips, monkeypatch):
@@ -155,8 +110,7 @@ def test_iteration_trains_the_bits_of_basicsrs_own(tmp_path, clips, monkeypatch)
     for name in ('optimize_parameters', 'model_ema', 'get_current_log'):
         monkeypatch.setattr(MultigridVideoModel, name, getattr(VideoRecurrentModel, name))
     stock = trained(tmp_path, clips, train__ema_decay=0.9)
-    for key in ('params', 'params_ema'):
-        assert all(torch.equal(ours[key][name], stock[key][name]) for name in stock[key])
+    assert same_bits(ours, stock)
 
 
 @pytest.mark.parametrize('reduction', ['mean', 'sum'])
@@ -326,14 +280,12 @@ def test_run_with_perceptual_loss_sees_every_frame_as_an_image(tmp_path, clips, 
 
 
 def test_run_from_pretrained_weights_begins_with_them(tmp_path, clips):
-    trained(tmp_path, clips, network_g=NETWORK, train__ema_decay=0.9)
+    weights = trained(tmp_path, clips, network_g=NETWORK, train__ema_decay=0.9)
     path = tmp_path / 'experiments/a/models/net_g_latest.pth'
-    model, _ = build(
-        tmp_path, options(clips, network_g=NETWORK, path__pretrain_network_g=str(path), train__ema_decay=0.9)
-    )
-    weights = torch.load(path, weights_only=True)
-    for key, network in (('params', model.net_g), ('params_ema', model.net_g_ema)):
-        assert all(torch.equal(weights[key][name], value) for name, value in network.state_dict().items())
+    opt = options(clips, network_g=NETWORK, path__pretrain_network_g=str(path), train__ema_decay=0.9)
+    model, _ = build(tmp_path, opt)
+    begun = {'params': dict(model.net_g.state_dict()), 'params_ema': dict(model.net_g_ema.state_dict())}
+    assert same_bits(begun, weights)
 
 
 @pytest.mark.parametrize('arch', ['BasicVSR', 'BasicVSRPlusPlus'])

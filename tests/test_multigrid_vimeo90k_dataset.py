@@ -7,11 +7,10 @@ import shutil
 
 import pytest
 from basicsr.data.vimeo90k_dataset import Vimeo90KRecurrentDataset
-from probe import NETWORK, train_here
+from probe import NETWORK, refused, train_here
 from runs import options
 from test_multigrid_reds_dataset import assert_same_sample, dataset_options
 
-from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.schedule import SampleRequest
 from multigrid_vsr.data.multigrid_dataset import MultigridVimeo90KDataset
 from multigrid_vsr.frames.clip import Clip
@@ -90,5 +89,4 @@ def test_run_with_frames_that_septuplets_do_not_have_says_so(num_frame, flip_seq
     opt = options(septuplets, network_g=NETWORK, datasets__train__type='MultigridVimeo90KDataset')
     opt['datasets']['train'].update(num_frame=num_frame[-1], flip_sequence=flip_sequence)
     opt['multigrid']['num_frame'] = num_frame
-    with pytest.raises(OptionError, match=line):
-        train_here(tmp_path, opt)
+    refused(tmp_path, opt, line)

@@ -8,12 +8,11 @@ import numpy as np
 import own_parts  # registers
 import pytest
 import torch
-from probe import NETWORK, train_here
+from probe import NETWORK, refused, refused_by_plan_too, resume_here, train_here
 from runs import SHAPES, make_lmdbs, options, same_bits, write
 from test_multigrid_vimeo90k_dataset import septuplets  # noqa: F401
 
 from multigrid_vsr.cli import main
-from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.core.schedule import SampleRequest
 from multigrid_vsr.data.dataset_adapter import DatasetAdapter
 
@@ -73,16 +72,12 @@ def test_dataset_trains_with_the_block_whatever_the_workers_and_resumes_exactly(
     kind, tmp_path, stock_clips, septuplets  # noqa: F811
 ):  # fmt: skip
     opt, expected = run_of(kind, stock_clips, septuplets)
-    fed = train_here(tmp_path, {**opt, 'logger': {**opt['logger'], 'save_checkpoint_freq': 4}})
+    opt['logger']['save_checkpoint_freq'] = 4
+    fed = train_here(tmp_path, opt)
     assert [shape for shape, _ in fed] == expected
     assert len({value for _, value in fed}) == len(fed)
     opt['datasets']['train'].update(num_worker_per_gpu=2, prefetch_mode='cpu')
-    weights = torch.load(tmp_path / 'experiments/run/models/net_g_12.pth', weights_only=True)
-    for number in (8, 12):
-        (tmp_path / f'experiments/run/training_states/{number}.state').unlink()
-    opt['logger']['save_checkpoint_freq'] = 4
-    assert train_here(tmp_path, opt, '--auto_resume') == fed[4:]
-    assert same_bits(torch.load(tmp_path / 'experiments/run/models/net_g_12.pth', weights_only=True), weights)
+    assert resume_here(tmp_path, opt, tmp_path / 'experiments/run', 8, 12) == fed[4:]
 
 
 def test_adapter_leaves_the_random_states_and_the_dataset_as_they_were(stock_clips):
@@ -134,25 +129,19 @@ def test_dataset_that_cannot_follow_stops_the_run_before_anything_is_written(cha
     del opt['multigrid']['batch_size_per_gpu']
     opt['datasets']['train'].update(changes)
     opt['datasets']['train'] = {key: value for key, value in opt['datasets']['train'].items() if value is not None}
-    with pytest.raises(InputError, match=line):
-        train_here(tmp_path, opt)
-    assert [path.name for path in tmp_path.iterdir()] == ['run.yml']
-    with pytest.raises(SystemExit, match=line):
-        main(['plan', '-opt', str(tmp_path / 'run.yml')])
+    refused_by_plan_too(tmp_path, opt, line)
 
 
 def test_stock_dataset_that_has_its_frames_built_in_names_them(tmp_path, septuplets):  # noqa: F811
     opt = stock_reds(septuplets, 'Vimeo90KRecurrentDataset', network_g=NETWORK)
     opt['datasets']['train']['flip_sequence'] = False
-    with pytest.raises(OptionError, match=r"type: must give lq of \(2, 'c', 16, 16\) .*, got \(7, 3, 16, 16\) of Vimeo"
-                                          r'.*else leave multigrid.num_frame out.'):  # fmt: skip
-        train_here(tmp_path, opt)
+    line = r"type: must give lq of \(2, 'c', 16, 16\) .*, got \(7, 3, 16, 16\) of Vimeo.*else leave multigrid.num_frame out."
+    refused(tmp_path, opt, line)
 
 
 def test_stock_dataset_does_not_read_a_store(tmp_path, stock_clips):
     opt = stock_reds(stock_clips, 'REDSDataset', datasets__train__io_backend={'type': 'packed'})
-    with pytest.raises(OptionError, match=r"io_backend.type: must be disk or lmdb for BasicSR's datasets, got packed"):
-        train_here(tmp_path, opt)
+    refused(tmp_path, opt, r"io_backend.type: must be disk or lmdb for BasicSR's datasets, got packed")
 
 
 def test_plan_of_an_own_dataset_tries_it_and_says_what_is_not_on_this_machine(tmp_path, stock_clips, capsys):

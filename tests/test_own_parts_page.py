@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from probe import NETWORK, train_here
-from runs import options
+from runs import log_of, options
 from test_own_dataset import LQ_SHAPES
 
 PAGE = Path(__file__).parents[1] / 'docs/your_own_parts.md'
@@ -40,7 +40,7 @@ def test_examples_of_dataset_degradation_and_model_train(registered, tmp_path, s
     assert [shape for shape, _ in fed] == LQ_SHAPES
     opt['datasets']['train']['num_worker_per_gpu'] = 2
     assert train_here(tmp_path, opt) == fed
-    assert 'l_fourth: ' in next((tmp_path / 'experiments/run').glob('train_*.log')).read_text()
+    assert 'l_fourth: ' in log_of(tmp_path / 'experiments/run')
 
 
 def test_example_of_a_degradation_trains(registered, tmp_path, clips):

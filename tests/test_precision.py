@@ -9,7 +9,7 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from probe import NETWORK, resume_here, train_here
-from runs import TRAIN_PROBE, options, run, same_bits, torchrun, write
+from runs import PROBE, TRAIN_PROBE, log_of, options, run, same_bits, torchrun, write
 from test_multigrid_video_model import build
 
 from multigrid_vsr.core.errors import OptionError
@@ -88,10 +88,6 @@ def settled(network, device, gpus=1):
     return train_opt['amp'], line
 
 
-def last_log(folder):
-    return max(folder.glob('experiments/run/train_*.log')).read_text()
-
-
 @pytest.mark.parametrize(
     ('gpu', 'gpus', 'amp', 'line'),
     [
@@ -138,20 +134,22 @@ def test_run_with_auto_has_the_bits_of_what_it_takes_and_resumes_in_it(has_bf16,
     assert same_bits(ours, theirs)
     resume_here(tmp_path, opt, run_folder, 12)
     assert same_bits(ours, theirs)
-    assert f'train.amp: auto takes {"bf16" if has_bf16 else "float32"}, ' in last_log(tmp_path)
-    assert 'train.amp is' not in last_log(tmp_path)
+    assert f'train.amp: auto takes {"bf16" if has_bf16 else "float32"}, ' in log_of(run_folder)
+    assert 'train.amp is' not in log_of(run_folder)
     if has_bf16:
         monkeypatch.setattr(acceleration, 'has_bf16', lambda device: False)
         train_here(tmp_path, opt, '--auto_resume')
-        assert 'train.amp is float32 now, and was bf16.' in last_log(tmp_path)
+        assert 'train.amp is float32 now, and was bf16.' in log_of(run_folder)
 
 
 def test_ranks_take_what_the_least_of_them_has(tmp_path, clips):
-    script = tmp_path / 'train.py'
-    rank_0_has_it = 'import os; from multigrid_vsr.models import acceleration; acceleration.has_bf16 = lambda _: os.environ["RANK"] == "0"'
-    script.write_text(TRAIN_PROBE[2].replace('import probe;', f'import probe; {rank_0_has_it};'))
+    (tmp_path / 'train.py').write_text(
+        f'import os, sys; sys.path.append({str(PROBE.parent)!r}); import probe; '
+        'from multigrid_vsr.models import acceleration; acceleration.has_bf16 = lambda _: os.environ["RANK"] == "0"; '
+        'probe.main()'
+    )
     opt_file = write(tmp_path, options(clips, network_g=NETWORK, train__amp='auto', train__total_iter=2))
-    printed = run(*torchrun(script, 'train', '-opt', opt_file), cwd=tmp_path).stdout
+    printed = run(*torchrun('train.py', 'train', '-opt', opt_file), cwd=tmp_path).stdout
     assert 'train.amp: auto takes float32, as the CPU has no bf16 instructions.' in printed
 
 

@@ -17,6 +17,8 @@ from runs import (
     TRAIN,
     TRAIN_PROBE,
     assert_same_end,
+    loaded,
+    log_of,
     losses,
     options,
     processes_below,
@@ -70,7 +72,7 @@ def test_run_asked_to_stop_saves_and_goes_on_as_if_it_had_not_been(number, tmp_p
     assert_same_end(tmp_path, whole[0])
 
 
-@pytest.mark.parametrize(('workers', 'prefetch_mode'), [(0, None), (2, 'cpu')])
+@pytest.mark.parametrize(('workers', 'prefetch_mode'), [(0, None), (0, 'cpu'), (2, None), (2, 'cpu')])
 def test_run_whose_frame_cannot_be_read_saves_first_and_goes_on(workers, prefetch_mode, tmp_path, clips, whole):
     """No checkpoint but that of the failure is left by the first run."""
     shutil.copytree(clips, tmp_path / 'clips')
@@ -288,14 +290,14 @@ def test_run_resumed_with_other_flags_of_its_optimizer_has_those_of_the_file(tmp
         (folder / 'experiments/run/training_states/6.state').unlink()
         optimizer = {'type': 'Adam', 'lr': 1e-3, 'betas': [0.9, 0.9], 'weight_decay': 0.01, 'fused': True}
         train_here(folder, options(clips, **common, train__optim_g=optimizer, **changes), '--auto_resume')
-        log = max((folder / 'experiments/run').glob('train_*.log'), key=lambda path: path.stat().st_mtime).read_text()
-        assert re.findall(r'INFO: (train.optim: .*)', log) == [
+        run_folder = folder / 'experiments/run'
+        assert re.findall(r'INFO: (train.optim: .*)', log_of(run_folder)) == [
             'train.optim: betas is (0.9, 0.9) now, and was (0.9, 0.99).',
             'train.optim: weight_decay is 0.01 now, and was 0.',
             'train.optim: fused is True now, and was None.',
         ]
-        group = torch.load(folder / 'experiments/run/training_states/6.state', weights_only=True)['optimizers'][0]
+        group = loaded(run_folder, '6.state')['optimizers'][0]
         flags = [group['param_groups'][0][key] for key in ('betas', 'weight_decay', 'fused')]
         assert [tuple(flags[0]), *flags[1:]] == [(0.9, 0.9), 0.01, True]  # older versions keep a list
-        ends.append(torch.load(folder / 'experiments/run/models/net_g_latest.pth', weights_only=True)['params'])
+        ends.append(loaded(run_folder, 'latest')['params'])
     assert max((ends[0][name] - ends[1][name]).abs().max().item() for name in ends[0]) < 1e-4

@@ -6,11 +6,10 @@ import shutil
 from collections import Counter
 
 import pytest
-from probe import NETWORK, train_here
-from runs import make_lmdbs, options
+from probe import NETWORK, refused, resume_here, train_here
+from runs import make_lmdbs, options, write
 
 from multigrid_vsr.cli import main
-from multigrid_vsr.core.errors import OptionError
 from multigrid_vsr.core.sampling import batch_requests
 from multigrid_vsr.core.schedule import BatchShape, Schedule, Segment
 from multigrid_vsr.data.multigrid_dataset import MultigridREDSDataset
@@ -43,8 +42,6 @@ def test_run_on_two_roots_sees_what_one_root_of_all_clips_gives(roots, clips, tm
 
 
 def test_plan_says_how_the_samples_are_shared(roots, tmp_path, capsys):
-    from runs import write
-
     main(['plan', '-opt', str(write(tmp_path, of_both(roots, weight=[3, 1])))])
     assert '3 clips of 22 frames. 2 roots, which give 75.0% and 25.0% of the samples.' in capsys.readouterr().out
 
@@ -71,8 +68,7 @@ def test_resumed_run_on_two_roots_sees_what_the_uninterrupted_one_sees(roots, tm
     opt = of_both(roots, weight=[1, 3])
     opt['logger']['save_checkpoint_freq'] = 6
     seen = train_here(tmp_path, opt)
-    (tmp_path / 'experiments/run/training_states/12.state').unlink()
-    assert train_here(tmp_path, opt, '--auto_resume') == seen[6:]
+    assert resume_here(tmp_path, opt, tmp_path / 'experiments/run', 12) == seen[6:]
 
 
 def test_roots_may_be_lmdbs_each_with_a_list(clips, tmp_path):
@@ -102,7 +98,4 @@ def test_roots_may_be_lmdbs_each_with_a_list(clips, tmp_path):
     ],
 )
 def test_roots_that_do_not_fit_get_a_line_before_anything_is_written(changes, line, roots, tmp_path):
-    with pytest.raises(OptionError, match=line) as error:
-        train_here(tmp_path, of_both(roots, **changes))
-    assert '\n' not in str(error.value)
-    assert [path.name for path in tmp_path.iterdir()] == ['run.yml']
+    refused(tmp_path, of_both(roots, **changes), line)

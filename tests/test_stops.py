@@ -10,16 +10,17 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from runs import (
+    METRICS,
+    PROBE,
     TRAIN_PROBE,
     free_port,
+    loaded,
     options,
-    processes_below,
+    own_set,
     rest_of,
     run,
     started,
-    still_running,
     torchrun,
     wait_for,
     wait_for_line,
@@ -28,14 +29,6 @@ from runs import (
 from torch import distributed
 
 from multigrid_vsr.models.stop_signal import StopSignal
-
-RANK = f"""
-import sys
-sys.path.append({str(Path(__file__).parent)!r})
-from multigrid_vsr.cli import main
-import probe
-main()
-"""
 
 
 def stop_options(clips, folder, **changes):
@@ -51,12 +44,8 @@ def stop_options(clips, folder, **changes):
 
 
 def slowly_validated(clips):
-    val = {'name': 'clips', 'type': 'MultigridVideoTestDataset', 'dataroot_gt': str(clips / 'gt'), 'dataroot_lq': str(clips / 'lq')}  # fmt: skip
-    return {
-        'datasets__val': val,
-        'val': {'val_freq': 3, 'save_img': False, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}},
-        'network_g': {'type': 'SlowlyValidatedProbe'},
-    }
+    val = {'val_freq': 3, 'save_img': False, 'metrics': METRICS}
+    return {'datasets__val': own_set(clips), 'val': val, 'network_g': {'type': 'SlowlyValidatedProbe'}}
 
 
 def blocked(clips, folder, pattern):
@@ -72,7 +61,7 @@ def states(folder):
     return [path.name for path in (folder / 'run/training_states').glob('*.state')]
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_run_asked_to_stop_in_the_middle_of_a_validation_saves_and_ends(number, tmp_path, clips):
     opt = stop_options(clips, tmp_path, **slowly_validated(clips))
     with started(*TRAIN_PROBE, write(tmp_path, opt), cwd=tmp_path) as process:
@@ -84,20 +73,6 @@ def test_run_asked_to_stop_in_the_middle_of_a_validation_saves_and_ends(number, 
     assert 'left at iteration 3 of 16666: [2x2x64x64], iterations 1-3,' in rest
     assert 'Traceback' not in rest
     assert states(tmp_path) == ['3.state']
-
-
-@pytest.mark.parametrize('number', [signal.SIGHUP, signal.SIGUSR1])
-def test_run_asked_to_stop_in_training_saves_and_ends_its_workers(number, tmp_path, clips):
-    opt = stop_options(clips, tmp_path, datasets__train__num_worker_per_gpu=2)
-    with started(*TRAIN_PROBE, write(tmp_path, opt), cwd=tmp_path) as process:
-        wait_for(process, 3)
-        processes = processes_below(process.pid)
-        os.killpg(process.pid, number)
-        rest = rest_of(process, 30)
-    assert process.returncode == 128 + number
-    assert 'Traceback' not in rest
-    assert len(states(tmp_path)) == 1
-    assert still_running(processes, 5) == set()
 
 
 @pytest.mark.parametrize(('workers', 'prefetch'), [(0, None), (1, 'cpu')])
@@ -139,34 +114,29 @@ def test_run_below_nohup_goes_on_after_its_terminal_has_closed(tmp_path, clips):
 @pytest.mark.parametrize('asked', ['torchrun', 'one rank'])
 def test_ranks_asked_to_stop_in_a_validation_save_together(asked, tmp_path, clips):
     """Each rank validates clips of its own; the rank that was not asked hears of it."""
-    script = tmp_path / 'rank.py'
-    script.write_text(RANK)
     opt = stop_options(clips, tmp_path, **slowly_validated(clips))
-    with started(*torchrun(script, 'train', '-opt', write(tmp_path, opt)), cwd=tmp_path) as process:
+    with started(*torchrun(PROBE, 'train', '-opt', write(tmp_path, opt)), cwd=tmp_path) as process:
         wait_for_line(process, 'validating', 2)
         ranks = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
         os.kill(process.pid if asked == 'torchrun' else int(ranks[-1]), signal.SIGTERM)
         rest = rest_of(process, 40)
     assert process.returncode != 0
     assert rest.count('Asked to stop by signal 15: saving first.') == 1
-    assert 'rank.py", line' not in rest  # no traceback of a rank
+    assert 'probe.py", line' not in rest  # no traceback of a rank
     assert states(tmp_path) == ['3.state']
-    state = torch.load(tmp_path / 'run/training_states/3.state', weights_only=True)
-    assert sorted(state['rng']) == [0, 1]
+    assert sorted(loaded(tmp_path / 'run', '3.state')['rng']) == [0, 1]
 
 
 def test_ranks_asked_to_stop_while_one_waits_for_data_save_once(tmp_path, clips):
     """The other one waits for its gradient and cannot save."""
-    script = tmp_path / 'rank.py'
-    script.write_text(RANK)
     opt = stop_options(blocked(clips, tmp_path, '001/00000003.png'), tmp_path, train__total_iter=13)
-    with started(*torchrun(script, 'train', '-opt', write(tmp_path, opt)), cwd=tmp_path) as process:
+    with started(*torchrun(PROBE, 'train', '-opt', write(tmp_path, opt)), cwd=tmp_path) as process:
         wait_for(process, 2)
         time.sleep(3)
         process.send_signal(signal.SIGTERM)
         rest = rest_of(process, 40)
     assert process.returncode != 0
-    assert 'rank.py", line' not in rest
+    assert 'probe.py", line' not in rest
     assert len(states(tmp_path)) == 1
 
 

@@ -14,9 +14,7 @@ import torch
 import yaml
 from basicsr.archs import build_network
 from probe import own_log
-from runs import TRAIN_PROBE, options, refusal, run, torchrun, write
-from test_multigrid_video_model import METRICS
-from test_validation import own_set, windows_of
+from runs import METRICS, PROBE, options, own_set, refusal, run, torchrun, validation_set, write
 
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
@@ -76,8 +74,7 @@ def test_test_file_measures_each_set_and_keeps_older_results(tmp_path, clips, te
     assert found['datasets']['Mine']['psnr']['clips'].keys() == {'000', '001', '002'}
     assert (found['name'], found['weights'], found['param_key']) == ('run', str(weights), 'params_ema')
     assert len(list((tmp_path / 'results').glob('run_archived_*'))) == 1
-    (tmp_path / 'ranks.py').write_text(TRAIN_PROBE[2])
-    two = run(*torchrun('ranks.py', 'test', '-opt', opt_file), cwd=tmp_path).stdout
+    two = run(*torchrun(PROBE, 'test', '-opt', opt_file), cwd=tmp_path).stdout
     assert logged(two) == figures
     assert two.count('Weights: ') == 1
 
@@ -100,9 +97,8 @@ def test_training_file_tests_its_newest_checkpoint_as_the_run_validates_it(tmp_p
 def test_basicsrs_test_file_gives_the_figures_of_ours(tmp_path, clips, tested):
     """With BasicSR's model and test set, on a CPU, where BasicSR's own validation fails."""
     weights = save_weights(tmp_path / 'net.pth')
-    stock = {**windows_of(clips, -1), 'type': 'VideoRecurrentTestDataset', 'cache_data': True, 'num_frame': 1}
     opt = opt_of_test(clips, weights, model_type='VideoRecurrentModel', name='stock')
-    opt['datasets'] = {'test_1': stock}
+    opt['datasets'] = {'test_1': validation_set(clips, num_frame=1)}
     found, log = tested(write(tmp_path, opt, 'stock.yml'), '--force_yml', 'val:tile=32', 'val:tile_overlap=8')
     assert 'model_type: VideoRecurrentModel is tested as MultigridVideoModel.' in log
     own, _ = tested(write(tmp_path, opt_of_test(clips, weights)))

@@ -16,8 +16,8 @@ import torch
 import yaml
 from basicsr.data import build_dataset
 from probe import NETWORK, train_here
-from runs import TRAIN_PROBE, make_lmdbs, options, run, torchrun, write
-from test_multigrid_video_model import METRICS, build
+from runs import METRICS, PROBE, TRAIN_PROBE, make_lmdbs, options, own_set, run, torchrun, validation_set, write
+from test_multigrid_video_model import build
 
 from multigrid_vsr.core.errors import FrameError, OptionError
 from multigrid_vsr.data.check import check_test_set
@@ -36,14 +36,8 @@ TOFLOW = {'type': 'TOFlow'}
 RECURRENT = {'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1}
 
 
-def own_set(clips, name='Mine', **changes):
-    roots = {'dataroot_gt': str(clips / 'gt'), 'dataroot_lq': str(clips / 'lq')}
-    return {'name': name, 'type': 'MultigridVideoTestDataset', **roots, **changes}
-
-
 def windows_of(clips, num_frame):
-    return {**own_set(clips, 'REDS4'), 'type': 'VideoTestDataset', 'num_frame': num_frame, 'cache_data': False,
-            'padding': 'reflection_circle', 'io_backend': {'type': 'disk'}}  # fmt: skip
+    return validation_set(clips, 'VideoTestDataset', num_frame=num_frame, cache_data=False)
 
 
 def run_options(clips, network, test_set, **val):
@@ -125,7 +119,7 @@ def test_windows_of_a_recurrent_arch_come_to_the_whole_with_the_overlap(tmp_path
 def test_pieces_go_through_the_network_one_at_a_time(kind, tmp_path, clips):
     """LQ frames are 36x44. An arch that looks at a pixel alone has the same in any pieces, the EMA and bf16 too."""
     network = {'type': 'CentreProbe'} if kind == 'VideoTestDataset' else NETWORK
-    test_set = {**windows_of(clips, 3), 'type': kind, 'cache_data': True}
+    test_set = validation_set(clips, kind)
     whole, in_whole = restored(tmp_path, clips, network, test_set)
     fed: list[tuple[int, ...]] = []
     opt = {'max_frames': 5, 'overlap': 1, 'tile': 24, 'tile_overlap': 4}
@@ -167,19 +161,19 @@ def test_clip_in_pieces_is_never_read_as_a_whole(tmp_path, clips):
     assert fed == [5, 6, 6 + 5, 6 + 7, 6 + 9, 6 + 9, 15 + 5, 15 + 7, 15 + 7]
 
 
-def test_two_ranks_validate_pieces_of_clips_as_one(tmp_path, clips):
+@pytest.mark.parametrize('pieces', [{}, {'max_frames': 4, 'overlap': 1, 'tile': 32, 'tile_overlap': 8}])
+def test_two_ranks_validate_clips_and_their_pieces_as_one(pieces, tmp_path, clips):
+    """A rate of nothing, so that the weights are the same whatever the batch is."""
     found = []
     for name in ('one', 'two'):
         opt = options(clips, name=name, multigrid=None, train__total_iter=1, train__optim_g__lr=1e-20,
-                      network_g=NETWORK, path__experiments_root=str(tmp_path), datasets__val=own_set(clips),
-                      datasets__val_2=own_set(clips, 'Again', dataroot_lq=None))  # fmt: skip
-        opt['val'] = {**VAL, 'max_frames': 4, 'overlap': 1, 'tile': 32, 'tile_overlap': 8}
+                      network_g=NETWORK, path__experiments_root=str(tmp_path), datasets__val=validation_set(clips),
+                      datasets__val_2=own_set(clips, 'Again', dataroot_lq=None), val={**VAL, **pieces})  # fmt: skip
         opt_file = write(tmp_path, opt)
-        (tmp_path / 'train.py').write_text(TRAIN_PROBE[2])
-        commands = {'one': (*TRAIN_PROBE, opt_file), 'two': torchrun('train.py', 'train', '-opt', opt_file)}
+        commands = {'one': (*TRAIN_PROBE, opt_file), 'two': torchrun(PROBE, 'train', '-opt', opt_file)}
         log = run(*commands[name], cwd=tmp_path).stdout
-        found.append(re.findall(r'Validation (Mine|Again)\s+# psnr: (\S+)', log))
-    assert [name for name, _ in found[0]] == ['Mine', 'Again'] * 2  # after the iteration, and at the end
+        found.append(re.findall(r'Validation (REDS4|Again)\s+# psnr: (\S+)(.*)', log))
+    assert [name for name, *_ in found[0]] == ['REDS4', 'Again'] * 2  # after the iteration, and at the end
     assert found[0] == found[1]
 
 
@@ -238,7 +232,7 @@ def items(test_set):
     ids=['nested', 'store', 'lmdb'],
 )
 def test_own_test_set_gives_what_basicsr_gives(form, suffix, backend, folder, clips, forms):
-    stock = items({**windows_of(clips, -1), 'type': 'VideoRecurrentTestDataset', 'cache_data': True, 'num_frame': 1})
+    stock = items(validation_set(clips, num_frame=1))
     roots = {f'dataroot_{kind}': str(forms / form / f'{kind}{suffix}') for kind in ('gt', 'lq')}
     own = items(own_set(clips, 'Own clips', **roots, **({'io_backend': {'type': backend}} if backend else {})))
     assert [item['folder'] for item in own] == [folder.format(item['folder']) for item in stock]

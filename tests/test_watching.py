@@ -19,9 +19,9 @@ import pytest
 import torch
 from basicsr.models.lr_scheduler import CosineAnnealingRestartLR, MultiStepRestartLR
 from probe import NETWORK, train_here
-from runs import TRAIN_PROBE, losses, options, run, torchrun, write
+from runs import METRICS, PROBE, TRAIN_PROBE, log_of, losses, options, run, torchrun, validation_set, write
 from test_multigrid_video_gan_model import gan_options
-from test_multigrid_video_model import METRICS, build, validation_set
+from test_multigrid_video_model import build
 
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.schedule import BatchShape, Schedule
@@ -30,10 +30,6 @@ from multigrid_vsr.options.run_options import rate_of
 
 COMMAND = str(Path(sys.executable).with_name('multigrid-vsr'))
 LINE = r'l_pix: \S+ samples/s: [\d.]+ Mpixels/s: [\d.]+ waiting: \d+\.\d% peak_memory: \d+\.\d\d '
-
-
-def log_of(folder):
-    return next((folder / 'experiments/run').glob('train_*.log')).read_text()
 
 
 def test_guard_counts_losses_in_a_row_that_are_no_numbers():
@@ -69,9 +65,7 @@ def test_nan_on_one_rank_ends_all_ranks(tmp_path, clips):
         clips, train__scheduler={'type': 'MultiStepLR', 'milestones': [4], 'gamma': 1e38}, train__stop_on_nan=3
     )
     opt['network_g'] = NETWORK
-    script = tmp_path / 'train.py'
-    script.write_text(TRAIN_PROBE[2])
-    done = run(*torchrun(script, 'train', '-opt', write(tmp_path, opt)), cwd=tmp_path, ok=False)
+    done = run(*torchrun(PROBE, 'train', '-opt', write(tmp_path, opt)), cwd=tmp_path, ok=False)
     assert done.stdout.count('train.stop_on_nan: must see a finite loss within 3 iterations, got none for 3') == 1
     assert 'iter:       8' not in done.stdout
 
@@ -113,7 +107,7 @@ def test_clip_measures_gradients_without_the_factor_of_fp16():
 @pytest.mark.filterwarnings('ignore')
 def test_gan_run_logs_the_norms_of_both_networks(tmp_path, clips):
     train_here(tmp_path, gan_options(clips, train__grad_clip_norm=0.01))
-    log = log_of(tmp_path)
+    log = log_of(tmp_path / 'experiments/run')
     assert len(re.findall(r'grad_norm: \d\S+ grad_norm_d: \d', log)) == 6
 
 
@@ -136,7 +130,7 @@ def test_progress_bar_is_on_the_terminal_and_not_in_the_file(tmp_path, clips):
     assert re.search(r'run: 100%\|.*13/13', text)
     assert re.search(r'\[1x4x128x128\], \d:\d\d:\d\d left', text)
     assert len(losses(text)) == 13  # lines go on above it
-    log = log_of(tmp_path)
+    log = log_of(tmp_path / 'experiments/run')
     assert len(re.findall(LINE, log)) == 13
     assert 'eta: -' not in log
     assert len(re.findall(r'Stage \d, segment \d of 6 done: \[', log)) == 6
@@ -150,7 +144,7 @@ def test_progress_bar_is_on_the_terminal_and_not_in_the_file(tmp_path, clips):
 def test_tensorboard_gets_pictures_shapes_rates_and_losses(kind, tmp_path, clips):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    opt = options(clips, network_g=NETWORK, datasets__val={**validation_set(clips), 'type': kind}, train__total_iter=6,
+    opt = options(clips, network_g=NETWORK, datasets__val=validation_set(clips, kind), train__total_iter=6,
                   val={'val_freq': 3, 'save_img': False, 'metrics': METRICS, 'tb_images': 2})  # fmt: skip
     opt['logger']['use_tb_logger'] = True
     train_here(tmp_path, opt)
