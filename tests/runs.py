@@ -14,10 +14,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -207,6 +210,25 @@ def started(*command: Any, cwd: Path, **environment: str) -> Iterator[subprocess
         process.stdout.close()
 
 
+def write_images(folder: Path, names: str | Iterable[str], frames: Iterable[np.ndarray], scale: int = 1) -> Path:
+    """Writes frames under their names, or under the numbers that ``{}`` in the one name stands for; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, frame in zip(map(names.format, count()) if isinstance(names, str) else names, frames):
+        small = frame if scale == 1 else cv2.resize(frame, (frame.shape[1] // scale, frame.shape[0] // scale))
+        assert cv2.imwrite(str(folder / name), small)
+    return folder
+
+
+def write_video(path: Path, frames: Sequence[np.ndarray], codec: str = 'MJPG') -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 25, frames[0].shape[1::-1])
+    assert writer.isOpened()
+    for frame in frames:
+        writer.write(frame)
+    writer.release()
+    return path
+
+
 def make_lmdbs(clips: Path, folder: Path) -> None:
     """BasicSR's LMDBs of gt/ and lq/, ``gt.lmdb`` and ``lq.lmdb`` in the folder, made by BasicSR."""
     for kind in ('gt', 'lq'):
@@ -225,9 +247,9 @@ def wait_for(process: subprocess.Popen[str], iteration: int, seconds: float = 12
     )
 
 
-def wait_for_line(process: subprocess.Popen[str], text: str, count: int = 1, seconds: float = 120) -> str:
+def wait_for_line(process: subprocess.Popen[str], text: str, times: int = 1, seconds: float = 120) -> str:
     """Reads what a run prints until a line has the text, so many times; returns it."""
-    return _read_until(process, lambda seen, line: seen.count(text) >= count, seconds)
+    return _read_until(process, lambda seen, line: seen.count(text) >= times, seconds)
 
 
 def _read_until(process: subprocess.Popen[str], is_reached: Callable[[str, str], bool], seconds: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
+import bits
 import cv2
 import pytest
 import torch
@@ -22,14 +23,7 @@ from multigrid_vsr.data.multigrid_dataset import MultigridREDSDataset, Multigrid
 from multigrid_vsr.models.preflight import random_batch
 from multigrid_vsr.options.archs import LIMITS
 
-ARCHS = [
-    ({'type': 'BasicVSR', 'num_feat': 4, 'num_block': 1}, 4, [64, 128], [2, 3, 6]),
-    ({'type': 'IconVSR', 'num_feat': 8, 'num_block': 1, 'temporal_padding': 2}, 4, [64, 128], [5, 6]),
-    ({'type': 'EDVR', 'num_feat': 8, 'num_reconstruct_block': 1, 'num_extract_block': 1, 'num_frame': 5}, 4, [64, 128], [5]),
-    ({'type': 'DUF', 'num_layer': 16}, 4, [32, 64], [7]),
-    ({'type': 'TOFlow'}, 1, [16, 32], [7]),
-    ({'type': 'BasicVSRPlusPlus', 'mid_channels': 16, 'num_blocks': 1}, 4, [64, 128], [2, 3, 4]),
-]  # fmt: skip
+ARCHS = [({'type': arch, **network}, *shapes) for arch, (network, *shapes) in bits.ARCHS.items()]
 each_arch = pytest.mark.parametrize(
     ('network', 'scale', 'gt_size', 'num_frame'), ARCHS, ids=[arch[0]['type'] for arch in ARCHS]
 )

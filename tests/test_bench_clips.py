@@ -42,13 +42,6 @@ def test_flow_of_made_motion_takes_a_frame_to_the_next(made):
         assert np.median(abs(there_and_back[inside])) < 1e-3
 
 
-def test_both_layers_are_seen(made):
-    motion, frames = made
-    covered = made_motion._warp(motion.mask, motion.foreground[0], 1) >= 128
-    assert 0.02 < covered.mean() < 0.7
-    assert frames[0].shape == (made_motion.HEIGHT, made_motion.WIDTH, 3)
-
-
 def test_whole_sources_are_held_out():
     names = [{name for _, name, *_ in pictures} for pictures in (made_motion.TRAINED, made_motion.HELD_OUT)]
     assert not names[0] & names[1]

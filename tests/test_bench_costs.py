@@ -44,15 +44,6 @@ def test_shares_of_ranks_have_no_sample_twice_in_a_pass(ranks):
     assert (count, twice) == (str(ranks), '0')
 
 
-def test_shares_that_overlap_are_counted(monkeypatch):
-    monkeypatch.setattr(scale, 'batch_requests', _same_for_all_ranks(scale.batch_requests))
-    assert scale.shares(2)[2] == str(26600 // 8 * 4)
-
-
-def _same_for_all_ranks(batch_requests):
-    return lambda *args, rank, **options: batch_requests(*args, rank=0, **options)
-
-
 def test_slow_folder_shows_the_files_and_lets_each_read_wait(tmp_path):
     (tmp_path / 'root').mkdir()
     (tmp_path / 'root/frames.bin').write_bytes(bytes(range(200)))

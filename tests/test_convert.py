@@ -12,12 +12,10 @@ from probe import NETWORK, train_here
 from runs import options, write
 
 from multigrid_vsr.cli import main
-from multigrid_vsr.core.errors import InputError
 from multigrid_vsr.core.lr import CosineSchedule
 from multigrid_vsr.core.plan import total_samples
 from multigrid_vsr.options.archs import check_arch
 from multigrid_vsr.options.conversion import convert
-from multigrid_vsr.options.edit import rewrite
 from multigrid_vsr.options.launches import known_run_launches
 from multigrid_vsr.options.multigrid_block import schedule_from_options
 from multigrid_vsr.options.option_file import read_options
@@ -614,11 +612,6 @@ def test_convert_to_a_file_that_it_cannot_write_says_why(out, line, tmp_path):
         main(['convert', '-opt', str(tmp_path / 'stock.yml'), '-o', str(tmp_path / out)])
     assert [path.name for path in tmp_path.iterdir()] == ['stock.yml']
     assert (tmp_path / 'stock.yml').read_text() == STOCK
-
-
-def test_rewrite_of_an_option_that_is_an_alias_refuses():
-    with pytest.raises(InputError, match='-opt: must say each option in one place'):
-        rewrite('a: &x 1\nb: *x\n', {'a': 1, 'b': 2}, {})
 
 
 OURS = sorted((Path(__file__).parent.parent / 'options').glob('train_*.yml'))

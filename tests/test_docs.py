@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-import cv2
 import pytest
 import yaml
 from basicsr.utils.logger import initialized_logger
 from conftest import _frames
+from runs import write_video
 from shell_lines import commands_of
 
 import multigrid_vsr
@@ -147,14 +147,8 @@ def run_page(path: Path, folder: Path) -> None:
 def tutorial(tmp_path_factory) -> Path:
     """The folder in which the tutorial begins: two short videos, one of which nothing trains on."""
     folder = tmp_path_factory.mktemp('tutorial')
-    (folder / 'videos/train').mkdir(parents=True)
     for name, source, count in (('train/bikes', 'bikes.mp4', 20), ('held_out', 'carphone_pristine.mp4', 6)):
-        frames = list(_frames(source, count))
-        size = frames[0].shape[1::-1]
-        video = cv2.VideoWriter(str(folder / f'videos/{name}.mp4'), cv2.VideoWriter_fourcc(*'mp4v'), 25, size)
-        for frame in frames:
-            video.write(frame)
-        video.release()
+        write_video(folder / f'videos/{name}.mp4', list(_frames(source, count)), 'mp4v')
     return folder
 
 
@@ -229,18 +223,3 @@ def test_site_builds_strictly_and_fetches_nothing_from_elsewhere(tmp_path):
         assert not re.search(r'<(?:script|img|link rel="(?:stylesheet|preconnect)")[^>]*(?:src|href)="?https?:', html)
     assert 'id="multigrid_vsr.models.multigrid_video_model.MultigridVideoModel"' in html
     assert (tmp_path / 'site/project/options/train_basicvsr_mg.yml/index.html').is_file()
-
-
-def test_site_with_a_broken_link_does_not_build(tmp_path):
-    for name in 'mkdocs.yml README.md CONTRIBUTING.md CHANGELOG.md options docs benchmarks multigrid_vsr'.split():
-        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
-    with (tmp_path / 'docs/faq.md').open('a') as page:
-        page.write('[gone](gone.md), [gone too](../options/gone.yml), [nowhere](method.md#nowhere)\n')
-    config = tmp_path / 'mkdocs.yml'
-    config.write_text(config.read_text().replace('  - mkdocstrings:', '  - mkdocstrings:\n      enabled: false', 1))
-    done = subprocess.run(
-        [sys.executable, '-m', 'mkdocs', 'build', '--strict'], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    for link in ('gone.md', 'gone.yml', 'method.md#nowhere'):
-        assert link in done.stderr

@@ -95,12 +95,6 @@ def test_own_script_with_one_import_line_trains(place, tmp_path, clips, referenc
     _check(log, tmp_path / 'experiments', reference)
 
 
-@pytest.mark.parametrize('module', ['data.multigrid_dataset', 'models.multigrid_video_model'])
-def test_module_imported_before_basicsr_is_whole(module, tmp_path):
-    """As a spawned worker imports the dataset: it, or the model, is what imports BasicSR."""
-    run(sys.executable, '-c', f'import multigrid_vsr.{module}', cwd=tmp_path)
-
-
 def test_test_script_evaluates_a_trained_network(tmp_path, clips, reference):
     opt = options(clips, multigrid=None, train=None, logger=None, datasets={'test': validation_set(clips)},
                   path={'pretrain_network_g': str(reference[1]), 'results_root': str(tmp_path)},

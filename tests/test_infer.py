@@ -16,7 +16,7 @@ from basicsr.archs import build_network
 from basicsr.archs.basicvsr_arch import BasicVSR
 from basicsr.data.data_util import generate_frame_indices
 from basicsr.utils import img2tensor, tensor2img
-from runs import refusal
+from runs import refusal, write_images
 from test_archs import ARCHS
 
 from multigrid_vsr.cli import main
@@ -139,10 +139,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """Twelve images whose names sort as people count."""
-    root = tmp_path_factory.mktemp('frames')
-    for number, frame in enumerate(real_frames(12, 32, 48)):
-        cv2.imwrite(str(root / f'frame{number}.png'), frame)
-    return root
+    return write_images(tmp_path_factory.mktemp('frames'), 'frame{}.png', real_frames(12, 32, 48))
 
 
 def infer(*arguments):
@@ -271,10 +268,8 @@ def test_infer_gives_what_the_network_gives(options, scale, window, tmp_path, mo
     """BasicSR's validation: the clip as a whole, or a window around each frame."""
     height, width = 32, 48
     monkeypatch.chdir(tmp_path)
-    (tmp_path / 'clip').mkdir()
     frames = real_frames(8, height, width)
-    for number, frame in enumerate(frames):
-        cv2.imwrite(f'clip/{number}.png', frame)
+    write_images(tmp_path / 'clip', '{}.png', frames)
     clip = torch.stack([img2tensor(frame / 255.0, float32=True) for frame in frames])
     torch.manual_seed(1)
     network = build_network(dict(options)).eval()

@@ -7,15 +7,60 @@ from pathlib import Path
 
 import pytest
 import torch
-import windowed_arch  # noqa: F401  # registers
 import yaml
+from basicsr.archs.arch_util import flow_warp
+from basicsr.archs.spynet_arch import SpyNet
+from basicsr.utils.registry import ARCH_REGISTRY
 from probe import train_here
-from runs import losses, options
+from runs import loaded, log_of, losses, options
 from test_convert import STOCK, converted
+from torch import nn
 
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError, OptionError
 from multigrid_vsr.options.conversion import convert
+
+
+class Attention(nn.Module):
+    """Attention of all places of a frame (b, h, w, c) to each other, under a mask that is made for one size."""
+
+    def __init__(self, dim, heads, size):
+        super().__init__()
+        self.heads = heads
+        self.norm, self.qkv, self.proj = nn.LayerNorm(dim), nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.register_buffer('mask', torch.ones(size**2, size**2, dtype=torch.bool).tril(size), persistent=False)
+
+    def forward(self, x):
+        q, k, v = self.qkv(self.norm(x.flatten(1, 2))).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        seen = nn.functional.scaled_dot_product_attention(q, k, v, self.mask)  # fails at another size
+        return x + self.proj(seen.transpose(1, 2).flatten(2)).view_as(x)
+
+
+@ARCH_REGISTRY.register()
+class BasicRecurrentSwin(nn.Module):
+    """Takes the arguments of PSRT's arch: attention in aligned frames (n, t, 3, h, w) of ``img_size``."""
+
+    def __init__(self, mid_channels=64, embed_dim=120, depths=(6, 6, 6), num_heads=(6, 6, 6), window_size=(3, 8, 8),
+                 num_frames=3, img_size=64, patch_size=1, cpu_cache_length=100, is_low_res_input=True,
+                 spynet_path=None):  # fmt: skip
+        super().__init__()
+        self.spynet = SpyNet(spynet_path)
+        self.conv_first = nn.Conv2d(3, embed_dim, 3, 1, 1)
+        self.patch_align = nn.ModuleDict()
+        for direction in ('backward_1', 'forward_1'):
+            layers = [Attention(embed_dim, n, img_size) for depth, n in zip(depths, num_heads) for _ in range(depth)]
+            self.patch_align[direction] = nn.ModuleDict({'layers': nn.ModuleList(layers)})
+        self.upsample = nn.Sequential(nn.Conv2d(embed_dim, 48, 3, 1, 1), nn.PixelShuffle(4))
+
+    def forward(self, lqs):
+        frames = lqs.flatten(0, 1)
+        flows = self.spynet(frames, frames.roll(1, 0)).permute(0, 2, 3, 1)
+        features = flow_warp(self.conv_first(frames), flows).permute(0, 2, 3, 1)
+        for direction in self.patch_align.values():
+            for layer in direction['layers']:
+                features = layer(features)
+        return self.upsample(features.permute(0, 3, 1, 2)).unflatten(0, lqs.shape[:2])
+
 
 NETWORK = {
     'type': 'BasicRecurrentSwin',
@@ -41,12 +86,12 @@ def test_transformer_trains_in_half_precision_with_its_flow_network_frozen_first
     (tmp_path / 'train').mkdir()
     train_here(tmp_path / 'train', opt)
     folder = tmp_path / 'train/experiments/run_paper'
-    log = next(folder.glob('train_*.log')).read_text()
+    log = log_of(folder)
     frames = re.findall(r'gt_size: 64 num_frame: (\d) batch_size_per_gpu: 1 ', log)
     assert frames == ['6'] * 3 + ['8'] * 3
     assert len([float(loss) for loss in losses(log) if 0 < float(loss) < 1]) == 6
     assert 'Compute 4 modules again for the gradient' in log
-    old, new = (torch.load(folder / f'models/net_g_{n}.pth', weights_only=True)['params'] for n in (3, 6))
+    old, new = (loaded(folder, iteration)['params'] for iteration in (3, 6))
     moved = {name.split('.')[0] for name in old if not torch.equal(old[name], new[name])}
     assert moved == {'spynet', 'conv_first', 'patch_align', 'upsample'}
 

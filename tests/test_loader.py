@@ -117,14 +117,6 @@ def test_loader_iterated_twice_starts_again():
     assert keys([next(iter(twice))]) == keys([next(iter(twice))]) == keys([next(iter(loader()))])
 
 
-@pytest.mark.parametrize('num_workers', [0, 1])
-def test_loader_leaves_the_random_state_as_it_was(num_workers):
-    """So that what a network draws does not depend on how often a run was started."""
-    before = torch.get_rng_state()
-    assert len(list(loader(num_workers=num_workers))) == 9
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def test_worker_asked_to_stop_while_it_starts_goes_on():
     """A rank's workers import for seconds, and a signal to the whole job reaches them meanwhile."""
     init = partial(init_worker, num_workers=1, rank=0, seed=0)
@@ -163,14 +155,6 @@ def _stop_new_processes(before):
             with suppress(ProcessLookupError):  # it has ended since
                 os.kill(pid, signal.SIGTERM)
         time.sleep(0.01)
-
-
-def test_loader_is_empty_after_the_first_epoch():
-    sampler = Sampler()
-    epochs = loader(sampler=sampler)
-    assert len(list(epochs)) == 9
-    sampler.epoch = 1
-    assert list(epochs) == []
 
 
 def test_loader_iterator_that_is_never_asked_starts_nothing():

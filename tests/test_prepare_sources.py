@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from test_data_check import make_lmdbs
+from runs import make_lmdbs, write_images, write_video
 from test_multigrid_reds_dataset import dataset_options
 from test_multigrid_vimeo90k_dataset import septuplets  # noqa: F401
 
@@ -32,24 +32,6 @@ from multigrid_vsr.frames.training import training_sets
 def frames():
     """Twelve frames of carphone, 144x176."""
     return list(islice(read_frames(find_video('carphone_pristine.mp4')), 12))
-
-
-def write_images(folder: Path, names, frames, scale: int = 1) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, frame in zip(names, frames):
-        small = cv2.resize(frame, (frame.shape[1] // scale, frame.shape[0] // scale))
-        assert cv2.imwrite(str(folder / name), small)
-    return folder
-
-
-def write_video(path: Path, frames, codec: str = 'MJPG') -> Path:
-    height, width = frames[0].shape[:2]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 25, (width, height))
-    assert writer.isOpened()
-    for frame in frames:
-        writer.write(frame)
-    writer.release()
-    return path
 
 
 def decoded(sources):

@@ -12,13 +12,12 @@ from datetime import datetime, timedelta
 from html import escape
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pytest
 import yaml
 from probe import train_here
-from runs import options, refusal
+from runs import log_of, options, refusal, validation_set, write_images, write_video
 
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import InputError
@@ -44,19 +43,13 @@ def runs_folder(tmp_path_factory, clips, stock_clips) -> Path:
     image['val'] = {'val_freq': 4, 'save_img': False, 'metrics': METRICS}
     image['logger']['use_tb_logger'] = True
     multigrid = options(clips, name='multigrid', logger__use_tb_logger=True, **short)
-    multigrid['datasets']['val'] = {'name': 'REDS4', 'type': 'VideoRecurrentTestDataset', 'num_frame': -1,
-                                    'dataroot_gt': str(clips / 'gt'), 'dataroot_lq': str(clips / 'lq'),
-                                    'cache_data': True, 'io_backend': {'type': 'disk'}}  # fmt: skip
+    multigrid['datasets']['val'] = validation_set(clips)
     multigrid['val'] = {'val_freq': 4, 'save_img': True, 'metrics': METRICS}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # what torch and BasicSR say to each other
         for opt in (image, multigrid):
             train_here(root, opt)
     return root
-
-
-def log_of(folder: Path) -> Path:
-    return next(folder.glob('train_*.log'))
 
 
 def psnrs(*points: tuple[int, float, float]) -> tuple[Point, ...]:
@@ -79,21 +72,12 @@ def test_run_of_multigrid_is_read_whole(runs_folder):
     assert found.lines[-1].seconds == found.validations['REDS4'][-1].seconds
 
 
-def test_run_of_basicsr_is_read_with_what_it_validates(runs_folder):
-    image = read_experiment(runs_folder / 'experiments/image')
-    assert [point.iteration for point in image.lines] == [2, 4, 6, 8, 10, 12]
-    assert [str(segment.shape) for segment in image.schedule.segments] == ['2x1x64x64']
-    assert [point.iteration for point in image.validations['few']] == [4, 8, 12]
-    assert image.validations['few'][0].values.keys() == {'psnr', 'ssim'}
-    assert (image.has_ended, image.samples(12)) == (True, 24)
-
-
 def test_run_whose_log_is_cut_anywhere_is_still_read(runs_folder, tmp_path):
     """A run under way: whatever is written so far is there, up to the last whole line."""
     folder = shutil.copytree(runs_folder / 'experiments/multigrid', tmp_path / 'multigrid')
     for weights in folder.glob('models/*12.pth'):
         weights.unlink()
-    path = log_of(folder)
+    path = next(folder.glob('train_*.log'))
     text = path.read_bytes()
     fifth = text.index(b'iter:      10,')
     for end in (fifth, fifth + 5, fifth + 60, text.index(b'\n', fifth)):
@@ -118,7 +102,7 @@ def test_report_has_the_figures_of_the_logs(runs_folder, tmp_path, capsys):
     assert verdict.startswith('multigrid has not reached the PSNR that image ended with, ')  # it was not measured there
     assert written == f'Report: {out}'
     html = out.read_text()
-    psnr, ssim = re.findall(r'# (?:psnr|ssim): (\d+\.\d+)', log_of(folders[1]).read_text())[-2:]
+    psnr, ssim = re.findall(r'# (?:psnr|ssim): (\d+\.\d+)', log_of(folders[1]))[-2:]
     assert f'{float(psnr):.2f} dB' in html
     assert ssim in html
     assert html.count('<section class="card') == 2
@@ -296,27 +280,11 @@ def numbered(count: int, grey: int = 40) -> list[np.ndarray]:
     return [np.full((64, 96, 3), grey + 10 * number, np.uint8) for number in range(count)]
 
 
-def images(folder: Path, frames, name: str = '{}') -> None:
-    folder.mkdir(parents=True)
-    for number, frame in enumerate(frames):
-        assert cv2.imwrite(str(folder / f'{name.format(number)}.png'), frame)
-
-
-def video(path: Path, frames) -> None:
-    path.parent.mkdir(parents=True)
-    with av.open(str(path), 'w') as container:
-        stream = container.add_stream('ffv1', rate=25)
-        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], 'bgr0'
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='bgr24').reformat(format='bgr0')))
-        container.mux(stream.encode(None))
-
-
 def reported(root: Path, monkeypatch, val: dict[str, str], frames, name: str) -> tuple[str, dict[str, int]]:
     """The page of a run that saved the frames of clip a, and the mean of each picture on it by its caption."""
     train = {'batch_size_per_gpu': 2, 'gt_size': 64, 'num_frame': 5}
     opt = {'name': 'x', 'scale': 4, 'train': {'total_iter': 8}, 'datasets': {'train': train, 'val': val}}
-    images(root / 'x/visualization' / val['name'] / 'a', frames, f'{name}_8')
+    write_images(root / 'x/visualization' / val['name'] / 'a', f'{name}_8.png', frames)
     (root / 'x/run.yml').write_text(yaml.safe_dump(opt))
     monkeypatch.chdir(root)
     main(['report', 'x', '-o', 'page.html'])
@@ -335,9 +303,9 @@ def test_report_shows_the_frames_that_the_test_set_reads(kind, tmp_path, monkeyp
         gt = [np.pad(frame, ((0, 2), (0, 3), (0, 0))) for frame in gt]
     for root, frames in (('gt', gt), ('lq', lq)):
         if kind == 'video':
-            video(tmp_path / root / 'a.mkv', frames)
+            write_video(tmp_path / root / 'a.mkv', frames, 'FFV1')
             continue
-        images(tmp_path / root / 'a', frames, '{}' if kind == 'unpadded' else '{:08d}')
+        write_images(tmp_path / root / 'a', '{}.png' if kind == 'unpadded' else '{:08d}.png', frames)
         (tmp_path / root / 'a/._00000000.png').write_bytes(b'of macOS')
     type_ = 'VideoRecurrentTestDataset' if kind == 'of BasicSR' else 'MultigridVideoTestDataset'
     val = {'name': 'mine', 'type': type_, 'dataroot_gt': 'gt', 'dataroot_lq': 'lq'}
@@ -348,8 +316,8 @@ def test_report_shows_the_frames_that_the_test_set_reads(kind, tmp_path, monkeyp
 
 def test_report_of_a_set_of_windows_finds_a_frame_by_its_name(tmp_path, monkeypatch):
     """BasicSR names the picture after the LQ frame, and pairs frames by the alphabet."""
-    images(tmp_path / 'gt/a', numbered(5), '{:04d}')
-    images(tmp_path / 'lq/a', [frame[::4, ::4] for frame in numbered(5)], 'frame{}')
+    write_images(tmp_path / 'gt/a', '{:04d}.png', numbered(5))
+    write_images(tmp_path / 'lq/a', 'frame{}.png', numbered(5), 4)
     val = {'name': 'Vid4', 'type': 'VideoTestDataset', 'dataroot_gt': 'gt', 'dataroot_lq': 'lq'}
     _, shown = reported(tmp_path, monkeypatch, val, numbered(5, 41), 'frame{}')
     assert shown == {'LQ': 60, 'x, 8': 61, 'ground truth': 60}
@@ -360,7 +328,7 @@ def test_report_of_a_set_of_windows_finds_a_frame_by_its_name(tmp_path, monkeypa
     ('other', 'the test set has no clip a'),
 ])  # fmt: skip
 def test_report_says_why_there_is_no_ground_truth(root, reason, tmp_path, monkeypatch):
-    images(tmp_path / 'other/b', numbered(3))
+    write_images(tmp_path / 'other/b', '{}.png', numbered(3))
     val = {'name': 'mine', 'type': 'MultigridVideoTestDataset', 'dataroot_gt': root}
     html, shown = reported(tmp_path, monkeypatch, val, numbered(3), '{:08d}')
     assert f'<p class="dim">mine/a/00000001, without ground truth: {reason}</p>' in html

@@ -102,16 +102,6 @@ def test_time_left_is_right_within_15_percent_from_5_percent_of_the_run_on(secon
     assert min(line['seconds_left'] for _, line, _ in found) >= 0
 
 
-def test_time_left_by_pixels_alone_misses_where_launches_bind():
-    """Without the trial the first shape cannot tell: what the log said before."""
-    found, end = Clocked(LAUNCH_BOUND).lines()
-    i, line, at = found[4]
-    assert (i, line['seconds_left'] / (end - at) > 1.5) == (50, True)
-    assert found[40][1]['seconds_left'] == pytest.approx(
-        end - found[40][2], rel=0.15
-    )  # it has seen frames and pixels since
-
-
 def test_time_left_by_graphs_is_bounded_by_the_eager_trial_until_shapes_seen_tell():
     graphs = (0.026, 0.055, 0.030, 0.067)
     for tried, least, most in ((None, 2.3, 2.4), ((0.050, 0.105, 0.052, 0.104), 1.3, 1.4)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+from itertools import islice
 from pathlib import Path
 from unittest import mock
 
@@ -16,12 +17,24 @@ import torch
 import yaml
 from basicsr.data import build_dataset
 from probe import NETWORK, train_here
-from runs import METRICS, PROBE, TRAIN_PROBE, make_lmdbs, options, own_set, run, torchrun, validation_set, write
+from runs import (
+    METRICS,
+    PROBE,
+    TRAIN_PROBE,
+    make_lmdbs,
+    options,
+    own_set,
+    run,
+    torchrun,
+    validation_set,
+    write,
+    write_video,
+)
 from test_multigrid_video_model import build
 
 from multigrid_vsr.core.errors import FrameError, OptionError
 from multigrid_vsr.data.check import check_test_set
-from multigrid_vsr.demo import find_video
+from multigrid_vsr.demo import find_video, read_frames
 from multigrid_vsr.frames.pairs import open_sources
 from multigrid_vsr.frames.prepare import build as build_store
 from multigrid_vsr.models.validation import figures
@@ -252,13 +265,9 @@ def test_list_and_ground_truth_alone_make_a_test_set(tmp_path, clips):
 
 
 def test_videos_pair_as_clips_of_a_test_set(tmp_path):
-    video = cv2.VideoCapture(str(find_video('carphone_pristine.mp4')))
-    for kind, size in (('gt', (176, 144)), ('lq', (44, 36))):
-        (tmp_path / kind).mkdir()
-        out = cv2.VideoWriter(str(tmp_path / kind / 'car.avi'), cv2.VideoWriter.fourcc(*'MJPG'), 25, size)
-        for _ in range(4):
-            out.write(cv2.resize(video.read()[1], size, interpolation=cv2.INTER_AREA))
-        out.release()
+    frames = list(islice(read_frames(find_video('carphone_pristine.mp4')), 4))
+    for kind, scale in (('gt', 1), ('lq', 4)):
+        write_video(tmp_path / kind / 'car.avi', [frame[::scale, ::scale] for frame in frames])
     (item,) = items(own_set(tmp_path))
     assert (item['folder'], tuple(item['lq'].shape), tuple(item['gt'].shape)) == (
         'car', (4, 3, 36, 44), (4, 3, 144, 176),
