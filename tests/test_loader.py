@@ -157,6 +157,14 @@ def _stop_new_processes(before):
         time.sleep(0.01)
 
 
+def test_loader_is_empty_after_the_first_epoch():
+    sampler = Sampler()
+    epochs = loader(sampler=sampler)
+    assert len(list(epochs)) == 9
+    sampler.epoch = 1
+    assert list(epochs) == []
+
+
 def test_loader_iterator_that_is_never_asked_starts_nothing():
     before = multiprocessing.active_children()
     iterator = iter(loader(num_workers=2, num_prefetch_queue=2))
