@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -60,3 +61,19 @@ def write_stock_clips(root: Path) -> Path:
 @pytest.fixture(scope='session')
 def stock_clips(tmp_path_factory) -> Path:
     return write_stock_clips(tmp_path_factory.mktemp('stock_clips'))
+
+
+@pytest.fixture(scope='session')
+def septuplets(stock_clips, tmp_path_factory):
+    """Four septuplets out of a real clip."""
+    root = tmp_path_factory.mktemp('vimeo')
+    lines = []
+    for number, name in enumerate(('00001/0001', '00001/0002', '00002/0001', '00002/0002')):
+        for kind in ('gt', 'lq'):
+            (root / kind / name).mkdir(parents=True)
+            for frame in range(7):
+                source = stock_clips / kind / '001' / f'{number * 20 + frame:08d}.png'
+                shutil.copy(source, root / kind / name / f'im{frame + 1}.png')
+        lines.append(f'{name} 7 (144,176,3)\n')
+    (root / 'meta_info.txt').write_text(''.join(lines))
+    return root

@@ -87,6 +87,7 @@ logger: {print_freq: 1, save_checkpoint_freq: 1000, use_tb_logger: false, wandb:
 SHAPES = (
     [(2, 2, 64)] * 2 + [(2, 3, 64)] * 2 + [(2, 4, 64)] * 2 + [(1, 2, 128)] * 2 + [(1, 3, 128)] * 2 + [(1, 4, 128)] * 3
 )
+LQ_SHAPES = [(batch, num_frame, 3, gt_size // 4, gt_size // 4) for batch, num_frame, gt_size in SHAPES]
 
 
 def options(clips: Path, **changes: Any) -> dict[str, Any]:

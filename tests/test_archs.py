@@ -14,9 +14,8 @@ from basicsr.data.reds_dataset import REDSDataset
 from basicsr.data.vimeo90k_dataset import Vimeo90KDataset
 from probe import refused, resume_here, train_here
 from runs import METRICS, loaded, log_of, options, same_bits, validation_set
-from test_multigrid_reds_dataset import assert_same_sample, dataset_options
+from test_multigrid_reds_dataset import assert_same_sample, dataset_options, vimeo_options
 from test_multigrid_video_model import build
-from test_multigrid_vimeo90k_dataset import septuplets, vimeo_options  # noqa: F401
 
 from multigrid_vsr.core.schedule import SampleRequest
 from multigrid_vsr.data.multigrid_dataset import MultigridREDSDataset, MultigridVimeo90KDataset
@@ -135,7 +134,7 @@ def test_dataset_with_center_target_equals_basicsrs(intervals, stock_clips):
 
 
 @pytest.mark.parametrize('num_frame', [5, 7])
-def test_dataset_of_septuplets_with_center_target_equals_basicsrs(num_frame, septuplets):  # noqa: F811
+def test_dataset_of_septuplets_with_center_target_equals_basicsrs(num_frame, septuplets):
     opt = vimeo_options(septuplets, target='center', num_frame=num_frame)
     meta_info = {'io_backend': {'type': 'disk'}, 'meta_info_file': str(septuplets / 'meta_info.txt')}
     ours, stock = MultigridVimeo90KDataset(opt), Vimeo90KDataset({**opt, **meta_info})

@@ -95,13 +95,10 @@ def test_average_that_cannot_be_made_exits_with_one_line(arguments, message, exp
 
 ONE = {'w': torch.ones(1)}
 UNUSABLE = [
-    (
-        {'params': [ONE, {'w': torch.ones(2)}]},
-        r'net_g_2\.pth: must hold the same network as .*net_g_1\.pth, got other',
-    ),
+    ({'params': [ONE, {'w': torch.ones(2)}]}, r'net_g_2\.pth: must hold the same network as .*net_g_1\.pth, got other'),
     ({'epoch': [0], 'optimizers': [[]]}, r'net_g_1\.pth: must be a weight file of BasicSR, got something else'),
     (None, r'net_g_2\.pth: must be a whole weight file of plain data, got .*\. Leave it'),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(('states', 'line'), UNUSABLE)

@@ -122,13 +122,9 @@ def test_batch_command_measures_a_real_model(tmp_path, clips):
     ('arguments', 'changes', 'line'),
     [
         (['--limit', 0], {}, '--limit: must be at least 1, got 0. Correct the value.'),
-        (
-            [],
-            {'multigrid': None, 'model_type': 'VideoRecurrentModel'},
-            'multigrid: must be a block of options, got nothing.',
-        ),
+        ([], {'multigrid': None, 'model_type': 'VideoRecurrentModel'}, 'multigrid: must be a block of options, got nothing.'),
     ],
-)
+)  # fmt: skip
 def test_batch_command_with_bad_input_exits_with_one_line(arguments, changes, line, tmp_path, clips):
     opt_file = write(tmp_path, options(clips, **changes))
     printed = refusal('batch', '-opt', opt_file, *arguments)

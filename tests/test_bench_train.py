@@ -284,15 +284,12 @@ def test_claims_compare_variants_that_there_are():
         (('--jobs', 0), '--jobs: must be at least 1, got 0. Correct the value.'),
         (('--iters', 5), '--iters: must be at least 12, got 5. Correct the value.'),
         (('--rates', '0'), '--rates: must be numbers above 0, got 0.0. Write them as 2e-3 5e-4.'),
-        (
-            ('--arch', 'vsr'),
-            '--arch: must be of basicvsr, basicvsr_48x10, basicvsr_64x30, basicvsrpp, edvr, got vsr. Choose among them.',
-        ),
+        (('--arch', 'vsr'), '--arch: must be of basicvsr, basicvsr_48x10, basicvsr_64x30, basicvsrpp, edvr, got vsr. Choose among them.'),
         (('--rows', 10), '--rows: must be of 1, 2, 3, 4, 5, 6, 7, 8, 9, got 10. Choose among them.'),
         (('--retime',), '--results: must be a file with runs that are done, got bench/results.jsonl. Train first.'),
         (('--table',), '--results: must be a file with runs that are done, got bench/results.jsonl. Train first.'),
     ],
-)
+)  # fmt: skip
 def test_bench_with_bad_option_exits_with_one_line(tmp_path, monkeypatch, arguments, line):
     monkeypatch.chdir(tmp_path)
     assert refusal(*arguments, '--data', 'bench', main=main) == line

@@ -14,7 +14,6 @@ from PIL import Image
 from probe import NETWORK, refused_by_plan_too, train_here
 from runs import make_lmdbs, options
 from test_multigrid_reds_dataset import dataset_options
-from test_multigrid_vimeo90k_dataset import septuplets  # noqa: F401
 
 from multigrid_vsr.core.errors import FrameError, OptionError
 from multigrid_vsr.core.schedule import SampleRequest
@@ -31,7 +30,7 @@ BACKENDS = ('disk', 'lmdb', 'packed')
 
 
 @pytest.fixture(scope='module')
-def layouts(clips, septuplets, tmp_path_factory):  # noqa: F811
+def layouts(clips, septuplets, tmp_path_factory):
     """The clips and the septuplets as folders, LMDBs and stores."""
     made = {}
     for name, source in (('reds', clips), ('vimeo', septuplets)):

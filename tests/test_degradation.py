@@ -11,10 +11,10 @@ import own_parts  # noqa: F401  # registers
 import pytest
 import torch
 from probe import NETWORK, refused, resume_here, train_here
-from runs import METRICS, SHAPES, options, same_bits, validation_set
+from runs import LQ_SHAPES, METRICS, SHAPES, options, same_bits, validation_set
 from test_arch_speed import can_count
 from test_multigrid_video_model import build
-from test_own_dataset import CENTRE, LQ_SHAPES, blurred, of_windows
+from test_own_dataset import CENTRE, blurred, of_windows
 
 from multigrid_vsr import launches
 from multigrid_vsr.cli import main

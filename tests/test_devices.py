@@ -59,21 +59,12 @@ def line_of(folder, opt, *arguments):
         (0, {**ICONVSR, 'train__amp': 'bf16'}, ON_CPU.format('IconVSR', 'bf16')),
         (0, {**BASICVSRPP, 'train__amp': 'bf16', 'num_gpu': 'auto'}, ON_CPU.format('BasicVSRPlusPlus', 'bf16')),
         (8, {**BASICVSRPP, 'train__amp': 'bf16', 'num_gpu': 0}, ON_CPU.format('BasicVSRPlusPlus', 'bf16')),
-        (
-            8,
-            {'num_gpu': 'auto', 'train__amp': 'bf16'},
-            'train.amp: must be left out where one process has 8 GPUs, got bf16. Start a process for each: torchrun '
-            '--nproc_per_node=8 ',
-        ),
+        (8, {'num_gpu': 'auto', 'train__amp': 'bf16'}, 'train.amp: must be left out where one process has 8 GPUs, got bf16. Start a process for each: torchrun --nproc_per_node=8 '),
         (8, {'num_gpu': 2, 'train__compile': True}, 'train.compile: must be left out where one process has 2 GPUs, got True.'),
         (8, {'num_gpu': 2, 'train__cuda_graph': True}, 'train.cuda_graph: must be left out where one process has 2 GPUs, got'),
         (1, {'num_gpu': 8}, 'num_gpu: must be at most the 1 GPUs of this machine, got 8. Set num_gpu: auto.'),
         (0, CUDA_PREFETCH, 'datasets.train.prefetch_mode: must be cpu or left out on a CPU, got cuda. Change it.'),
-        (
-            8,
-            {**CUDA_PREFETCH, 'datasets__train__pin_memory': False},
-            'datasets.train.pin_memory: must be true beside prefetch_mode: cuda, got nothing. BasicSR needs it.',
-        ),
+        (8, {**CUDA_PREFETCH, 'datasets__train__pin_memory': False}, 'datasets.train.pin_memory: must be true beside prefetch_mode: cuda, got nothing. BasicSR needs it.'),
     ],
 )  # fmt: skip
 def test_run_that_the_devices_cannot_do_says_so_in_one_line(count, changes, line, tmp_path, clips, gpus):

@@ -18,8 +18,7 @@ import pytest
 import torch
 from probe import NETWORK, train_here
 from runs import TRAIN_PROBE, make_lmdbs, options, processes_below, refusal, rest_of, run, started, wait_for, write
-from test_multigrid_reds_dataset import dataset_options
-from test_multigrid_vimeo90k_dataset import septuplets, vimeo_options  # noqa: F401
+from test_multigrid_reds_dataset import dataset_options, vimeo_options
 from test_store_update import in_this_process, paint  # noqa: F401
 
 from multigrid_vsr.cli import main
@@ -119,7 +118,7 @@ def test_dataset_on_the_store_equals_the_one_on_files(store, clips):
 
 
 @packs_here
-def test_dataset_on_a_store_of_septuplets_equals_the_one_on_files(septuplets, tmp_path):  # noqa: F811
+def test_dataset_on_a_store_of_septuplets_equals_the_one_on_files(septuplets, tmp_path):
     prepare('--gt', septuplets / 'gt', '--lq', septuplets / 'lq', '-o', tmp_path / 'store')
     files = MultigridVimeo90KDataset(vimeo_options(septuplets))
     packed = MultigridVimeo90KDataset(vimeo_options(tmp_path / 'store', io_backend={'type': 'packed'}))
@@ -237,17 +236,11 @@ def test_store_without_the_clip_or_frame_names_them(store):
 @pytest.mark.parametrize(
     ('changes', 'line'),
     [
-        (
-            {'scale': 2},
-            r'dataroot_lq: must be \S+dataroot_gt at 1/2, 72x88 for 144x176, got 36x44 in clip 000 in \S+lq.',
-        ),
+        ({'scale': 2}, r'dataroot_lq: must be \S+dataroot_gt at 1/2, 72x88 for 144x176, got 36x44 in clip 000 in \S+lq.'),
         ({'dataroot_lq': 'gt'}, r'dataroot_lq: must be \S+dataroot_gt at 1/4, .*, got 144x176 in clip 000 in \S+gt.'),
-        (
-            {'io_backend': {'type': 'pack'}},
-            r'io_backend.type: must be disk, lmdb, packed, got pack. Did you mean `packed`?',
-        ),
+        ({'io_backend': {'type': 'pack'}}, r'io_backend.type: must be disk, lmdb, packed, got pack. Did you mean `packed`?'),
     ],
-)
+)  # fmt: skip
 def test_run_with_stores_that_do_not_fit_says_so(changes, line, store, tmp_path):
     opt = packed_options(store, tmp_path, network_g=NETWORK)
     if 'dataroot_lq' in changes:
@@ -314,7 +307,7 @@ def test_prepare_without_room_exits_before_it_writes(tmp_path, clips, monkeypatc
 
 
 @packs_here
-def test_prepare_into_an_unfinished_store_of_other_clips_is_refused(septuplets, tmp_path):  # noqa: F811
+def test_prepare_into_an_unfinished_store_of_other_clips_is_refused(septuplets, tmp_path):
     FrameStoreWriter(tmp_path / 'store/gt', StoreInfo((Clip('001', 3, 8, 8),), 4)).reserve()
     command = ('--gt', septuplets / 'gt', '-o', tmp_path / 'store')
     assert f'got {tmp_path}/store/gt, which is damaged, has other clips' in refusal('prepare', *command)

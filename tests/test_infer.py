@@ -245,12 +245,9 @@ def test_infer_that_cannot_run_exits_with_one_line(arguments, message, trained, 
     ('name', 'line'),
     [
         ('frame7.png', 'in/frame7.png: must be an image of 48x32, got 8x8. Mend or move it.'),
-        (
-            'frame7.jpg',
-            'INPUT: must hold each name once, whatever the suffix, got in/frame7.jpg and in/frame7.png. Rename',
-        ),
+        ('frame7.jpg', 'INPUT: must hold each name once, whatever the suffix, got in/frame7.jpg and in/frame7.png. Rename'),
     ],
-)
+)  # fmt: skip
 def test_infer_of_images_that_do_not_belong_together_names_them(name, line, trained, folder, tmp_path, monkeypatch):
     shutil.copytree(folder, tmp_path / 'in')
     cv2.imwrite(str(tmp_path / 'in' / name), np.zeros((8, 8, 3), np.uint8))

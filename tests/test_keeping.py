@@ -147,10 +147,7 @@ def test_run_keeps_the_last_checkpoints_and_the_best_and_goes_on(tmp_path, clips
     [
         ({'keep_best': 'psnrr'}, {'metrics': METRICS}, r'logger.keep_best: must be a metric of val.metrics \(psnr\), got psnrr. Did you mean `psnr`'),
         ({'keep_best': 'psnr'}, {}, r'logger.keep_best: must be a metric of val.metrics \(none is measured\), got psnr. Add it to'),
-        (
-            {'keep_best': {'metric': 'psnr', 'dataset': 'Vid4'}}, {'metrics': METRICS},
-            r'logger.keep_best.dataset: must be the name of a test set \(REDS4\), got Vid4.',
-        ),
+        ({'keep_best': {'metric': 'psnr', 'dataset': 'Vid4'}}, {'metrics': METRICS}, r'logger.keep_best.dataset: must be the name of a test set \(REDS4\), got Vid4.'),
     ],
 )  # fmt: skip
 def test_keep_best_of_what_is_not_measured_is_refused(logger, val, expected):

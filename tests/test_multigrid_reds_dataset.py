@@ -1,4 +1,4 @@
-"""The dataset against BasicSR's own, bit by bit, and against the frames on disk."""
+"""The datasets against BasicSR's own, bit by bit, and against the frames on disk."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 from basicsr.data.reds_dataset import REDSRecurrentDataset
-from runs import make_lmdbs
+from basicsr.data.vimeo90k_dataset import Vimeo90KRecurrentDataset
+from probe import NETWORK, refused, train_here
+from runs import make_lmdbs, options
 
 from multigrid_vsr.core.errors import FrameError, OptionError
 from multigrid_vsr.core.schedule import SampleRequest
 from multigrid_vsr.data.batches import to_float_rgb
-from multigrid_vsr.data.multigrid_dataset import Crop, MultigridREDSDataset
+from multigrid_vsr.data.multigrid_dataset import Crop, MultigridREDSDataset, MultigridVimeo90KDataset
 from multigrid_vsr.frames.clip import Clip
 from multigrid_vsr.frames.images import first_rows
 from multigrid_vsr.frames.training import training_sets
@@ -223,3 +225,55 @@ def test_training_clips_leave_the_validation_partition_out(clips):
     assert names == {None: ['000', '001', '002'], 'REDS4': ['001', '002'], 'official': ['000', '001', '002']}
     held_out = training_sets(dataset_options(clips, val_partition='REDS4', test_mode=True))[0].clips
     assert [clip.name for clip in held_out] == ['000']
+
+
+def vimeo_options(root, **changes):
+    changes = {'type': 'MultigridVimeo90KDataset', 'num_frame': 7, 'random_reverse': False, **changes}
+    return dataset_options(root, **changes)
+
+
+@pytest.mark.parametrize('flip_sequence', [False, True])
+def test_septuplets_with_int_index_equal_basicsrs(flip_sequence, septuplets):
+    opt = vimeo_options(septuplets, flip_sequence=flip_sequence, num_frame=14 if flip_sequence else 7)
+    opt['meta_info_file'] = str(septuplets / 'meta_info.txt')
+    ours = MultigridVimeo90KDataset(opt)
+    stock = Vimeo90KRecurrentDataset({**opt, 'io_backend': {'type': 'disk'}, 'num_frame': 7})
+    assert len(ours) == len(stock) == 4
+    for index in range(4):
+        assert_same_sample(ours, stock, index)
+
+
+def test_dataset_finds_septuplets_without_a_list(septuplets):
+    assert MultigridVimeo90KDataset(vimeo_options(septuplets)).clips == [
+        Clip(name, 7, 144, 176) for name in ('00001/0001', '00001/0002', '00002/0001', '00002/0002')
+    ]
+
+
+def test_dataset_with_fewer_frames_begins_at_any(septuplets):
+    dataset = MultigridVimeo90KDataset(vimeo_options(septuplets, use_hflip=False, use_rot=False))
+    starts = {tuple(dataset._draw_frames(0, 0, 3, random.Random(seed))[1]) for seed in range(100)}
+    assert starts == {(0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (4, 5, 6)}
+    batch = dataset[[SampleRequest(2, 3, 64, seed=0)]]
+    assert (tuple(batch['gt'].shape), batch['key']) == ((1, 3, 64, 64, 3), ['00002/0001'])
+
+
+def test_run_on_septuplets_follows_the_schedule(tmp_path, septuplets):
+    opt = options(septuplets, network_g=NETWORK, datasets__train__type='MultigridVimeo90KDataset')
+    opt['datasets']['train'].update(num_frame=7)
+    opt['multigrid']['num_frame'] = [3, 5, 7]
+    assert [shape[1] for shape, _ in train_here(tmp_path, opt)] == [3, 3, 5, 5, 7, 7, 3, 3, 5, 5, 7, 7, 7]
+
+
+@pytest.mark.parametrize(
+    ('num_frame', 'flip_sequence', 'line'),
+    [
+        ([5, 9], False, r'datasets.train.num_frame: must fit every clip \(9 frames needed with an interval of 1\), got 9'),
+        ([7, 14], True, 'datasets.train.num_frame: must be even, and so every multigrid.num_frame, beside flip_sequence'),
+        ([8, 16], True, r'datasets.train.num_frame: must fit every clip \(8 frames needed'),
+    ],
+)  # fmt: skip
+def test_run_with_frames_that_septuplets_do_not_have_says_so(num_frame, flip_sequence, line, tmp_path, septuplets):
+    opt = options(septuplets, network_g=NETWORK, datasets__train__type='MultigridVimeo90KDataset')
+    opt['datasets']['train'].update(num_frame=num_frame[-1], flip_sequence=flip_sequence)
+    opt['multigrid']['num_frame'] = num_frame
+    refused(tmp_path, opt, line)

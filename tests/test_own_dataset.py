@@ -9,14 +9,12 @@ import own_parts  # registers
 import pytest
 import torch
 from probe import NETWORK, refused, refused_by_plan_too, resume_here, train_here
-from runs import SHAPES, make_lmdbs, options, same_bits, write
-from test_multigrid_vimeo90k_dataset import septuplets  # noqa: F401
+from runs import LQ_SHAPES, make_lmdbs, options, same_bits, write
 
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.schedule import SampleRequest
 from multigrid_vsr.data.dataset_adapter import DatasetAdapter
 
-LQ_SHAPES = [(batch, num_frame, 3, gt_size // 4, gt_size // 4) for batch, num_frame, gt_size in SHAPES]
 CENTRE = {'type': 'CentreProbe'}
 
 
@@ -50,7 +48,7 @@ def of_windows(opt, num_frame):
     return opt
 
 
-def run_of(kind, stock_clips, septuplets):  # noqa: F811
+def run_of(kind, stock_clips, septuplets):
     if kind == 'BlurredDataset':
         return blurred(stock_clips), LQ_SHAPES
     if kind == 'REDSRecurrentDataset':
@@ -69,8 +67,8 @@ KINDS = ['REDSRecurrentDataset', 'REDSDataset', 'Vimeo90KRecurrentDataset', 'Vim
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_dataset_trains_with_the_block_whatever_the_workers_and_resumes_exactly(
-    kind, tmp_path, stock_clips, septuplets  # noqa: F811
-):  # fmt: skip
+    kind, tmp_path, stock_clips, septuplets
+):
     opt, expected = run_of(kind, stock_clips, septuplets)
     opt['logger']['save_checkpoint_freq'] = 4
     fed = train_here(tmp_path, opt)
@@ -103,16 +101,9 @@ def test_batch_of_an_adapted_dataset_has_all_that_its_samples_have(stock_clips):
 
 
 WRONG = [
-    (
-        {'type': 'FixedCropDataset'},
-        r"datasets.train.type: must give lq of \(2, 'c', 16, 16\) at num_frame 2 and gt_size 64, got "
-        r'\(2, 3, 32, 32\) of FixedCropDataset. Its crop has to be',
-    ),
+    ({'type': 'FixedCropDataset'}, r"datasets.train.type: must give lq of \(2, 'c', 16, 16\) at num_frame 2 and gt_size 64, got \(2, 3, 32, 32\) of FixedCropDataset. Its crop has to be"),
     ({'type': 'OwnGeneratorDataset'}, 'datasets.train.type: must give the same sample .* another lq of OwnGen.*Draw from'),
-    (
-        {'type': 'FailingDataset'},
-        r'datasets.train: must give sample 1 of FailingDataset, got OSError: no such frame \(own_parts.py, line \d+\).',
-    ),
+    ({'type': 'FailingDataset'}, r'datasets.train: must give sample 1 of FailingDataset, got OSError: no such frame \(own_parts.py, line \d+\).'),
     ({'type': 'BlurdDataset'}, 'datasets.train.type: must be registered in BasicSR, got Blur.* Did you mean `BlurredDataset`'),
     ({'longest': None}, "datasets.train: must hold what BlurredDataset can be built with, got KeyError: 'longest'."),
     ({'clip': '002'}, r"datasets.train: must hold what BlurredDataset can be built with, got FileNotFoundError: .*/002'"),
@@ -132,7 +123,7 @@ def test_dataset_that_cannot_follow_stops_the_run_before_anything_is_written(cha
     refused_by_plan_too(tmp_path, opt, line)
 
 
-def test_stock_dataset_that_has_its_frames_built_in_names_them(tmp_path, septuplets):  # noqa: F811
+def test_stock_dataset_that_has_its_frames_built_in_names_them(tmp_path, septuplets):
     opt = stock_reds(septuplets, 'Vimeo90KRecurrentDataset', network_g=NETWORK)
     opt['datasets']['train']['flip_sequence'] = False
     line = r"type: must give lq of \(2, 'c', 16, 16\) .*, got \(7, 3, 16, 16\) of Vimeo.*else leave multigrid.num_frame out."
@@ -163,7 +154,7 @@ def test_stock_dataset_trains_from_an_lmdb_that_the_check_has_closed_again(tmp_p
     assert len(train_here(tmp_path, opt)) == 2
 
 
-def test_dataset_derived_from_ours_has_the_files_and_the_checks_of_its_base(tmp_path, septuplets, capsys):  # noqa: F811
+def test_dataset_derived_from_ours_has_the_files_and_the_checks_of_its_base(tmp_path, septuplets, capsys):
     opt = options(septuplets, network_g=NETWORK, datasets__train__type='EverySecondDataset')
     assert [shape for shape, _ in train_here(tmp_path, opt)] == LQ_SHAPES
     main(['plan', '-opt', str(tmp_path / 'run.yml')])

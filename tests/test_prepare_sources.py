@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 from runs import make_lmdbs, write_images, write_video
 from test_multigrid_reds_dataset import dataset_options
-from test_multigrid_vimeo90k_dataset import septuplets  # noqa: F401
 
 from multigrid_vsr.cli import main
 from multigrid_vsr.core.errors import OptionError
@@ -226,7 +225,7 @@ def test_list_names_the_clips_to_take(text, is_lmdb, clips, tmp_path):
     assert [clip.name for clip in sources.clips] == ['000', '002']
 
 
-def test_septuplets_without_a_list_get_a_note(septuplets, tmp_path):  # noqa: F811
+def test_septuplets_without_a_list_get_a_note(septuplets, tmp_path):
     sources = open_sources(septuplets / 'gt', septuplets / 'lq', 4)
     assert sources.notes == (
         "--gt: has the names of Vimeo90K's sequences: without --list the test septuplets are in too. Give --list "

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 from probe import NETWORK, train_here
-from runs import SHAPES, options
+from runs import LQ_SHAPES, options
 
-LQ_SHAPES = [(batch, num_frame, 3, gt_size // 4, gt_size // 4) for batch, num_frame, gt_size in SHAPES]
 # workers, prefetch_mode, persistent_workers
 CONFIGURATIONS = [(0, 'cpu', False), (1, None, True), (2, 'cpu', False), (4, None, False), (4, 'cpu', True)]
 

@@ -188,12 +188,9 @@ SCHEDULE = Schedule.from_shapes([(20, BatchShape(8, 2, 64)), (20, BatchShape(2, 
     ('kind', 'scheduler'),
     [
         (CosineAnnealingRestartLR, {'periods': [10, 30], 'restart_weights': [1, 0.5], 'eta_min': 1e-5}),
-        (
-            MultiStepRestartLR,
-            {'milestones': [5, 12, 12, 30], 'gamma': 0.5, 'restarts': [0, 20], 'restart_weights': [1, 0.5]},
-        ),
+        (MultiStepRestartLR, {'milestones': [5, 12, 12, 30], 'gamma': 0.5, 'restarts': [0, 20], 'restart_weights': [1, 0.5]}),
     ],
-)
+)  # fmt: skip
 def test_rate_of_a_scheduler_of_basicsr_is_the_one_it_gives(kind, scheduler):
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     real = kind(optimizer, **scheduler)

@@ -121,4 +121,4 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
 def verdict(differences: Sequence[float], bound: float) -> str:
     """``supported``, ``refuted`` or ``cannot tell``, by the interval and nothing else."""
     low, high = interval(differences)
-    return 'supported' if low > bound else 'refuted' if low < bound else 'cannot tell'
+    return 'supported' if low > bound else 'refuted' if high < bound else 'cannot tell'
