@@ -72,7 +72,7 @@ def test_run_asked_to_stop_saves_and_goes_on_as_if_it_had_not_been(number, tmp_p
     assert_same_end(tmp_path, whole[0])
 
 
-@pytest.mark.parametrize(('workers', 'prefetch_mode'), [(0, None), (0, 'cpu'), (2, None), (2, 'cpu')])
+@pytest.mark.parametrize(('workers', 'prefetch_mode'), [(0, None), (0, 'cpu'), (2, 'cpu')])
 def test_run_whose_frame_cannot_be_read_saves_first_and_goes_on(workers, prefetch_mode, tmp_path, clips, whole):
     """No checkpoint but that of the failure is left by the first run."""
     shutil.copytree(clips, tmp_path / 'clips')
