@@ -107,6 +107,7 @@ def test_report_has_the_figures_of_the_logs(runs_folder, tmp_path, capsys):
     assert ssim in html
     assert html.count('<section class="card') == 2
     assert html.count('x fewer than as many iterations of the full shape</dd>') == 1  # of the run that grows
+    assert '<td>1–12</td><td>64</td><td>1</td><td>2</td>' in html  # gt_size, num_frame and batch of the run on images
     assert '<td>model_type</td><td>SRModel</td><td>MultigridVideoModel</td>' in html
     assert '<td>multigrid.gt_size</td><td>–</td><td>[64, 128]</td>' in html
     assert 'manual_seed' not in html  # the same in both
