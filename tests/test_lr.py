@@ -155,7 +155,6 @@ def test_scheduler_that_goes_on_steps_before_the_optimizer_without_a_warning(las
 
 BAD = [
     ({'eta_mim': 0}, 'eta_mim: must be one of type, eta_min, .*Did you mean `eta_min`?'),
-    ({'restart': 'stages'}, 'restart: must be none, stage, shape, got stages. Choose one of them.'),
     ({'anneal': 'first'}, 'anneal: must be last, each, linear, got first. Choose one of them.'),
     ({'warmup_at': 'stages'}, 'warmup_at: must be start or boundaries, got stages. Choose one of'),
     ({'restart': 'none', 'restart_weights': [1, 1, 1]}, r'restart_weights: must be 1 numbers, one for each period, or 2, one for each spatial stage, got \[1, 1, 1\].'),
