@@ -47,6 +47,12 @@ def test_shares_of_ranks_have_no_sample_twice_in_a_pass(ranks):
     assert (count, twice) == (str(ranks), '0')
 
 
+def test_shares_that_overlap_are_counted(monkeypatch):
+    of_rank = scale.batch_requests
+    monkeypatch.setattr(scale, 'batch_requests', lambda *args, rank, **options: of_rank(*args, rank=0, **options))
+    assert scale.shares(2)[2] == str(26600 // 8 * 4)
+
+
 def test_slow_folder_shows_the_files_and_lets_each_read_wait(tmp_path):
     (tmp_path / 'root').mkdir()
     (tmp_path / 'root/frames.bin').write_bytes(bytes(range(200)))
