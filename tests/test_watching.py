@@ -9,9 +9,7 @@ import pty
 import re
 import struct
 import subprocess
-import sys
 import termios
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -28,7 +26,6 @@ from multigrid_vsr.core.schedule import BatchShape, Schedule
 from multigrid_vsr.models.run import GradClip, LossGuard
 from multigrid_vsr.options.run_options import rate_of
 
-COMMAND = str(Path(sys.executable).with_name('multigrid-vsr'))
 LINE = r'l_pix: \S+ samples/s: [\d.]+ Mpixels/s: [\d.]+ waiting: \d+\.\d% peak_memory: \d+\.\d\d '
 
 
@@ -250,20 +247,17 @@ def test_plan_draws_png_and_svg(tmp_path, clips, capsys):
         main(['plan', '-opt', str(path), '--plot', 'plan.pdf'])
 
 
-def test_plan_measures_each_segment_the_run_and_stock(tmp_path, clips):
+def test_plan_measures_each_segment_the_run_and_stock(tmp_path, clips, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     path = write(tmp_path, options(clips, train__total_iter=12))
-    done = run(COMMAND, 'plan', '-opt', path, '--measure', cwd=tmp_path)
-    rows = re.findall(r'^ +(\d+-\d+) +(\d+x\d+x\d+x\d+)? +([\d.e-]+)? +([\d.e-]+)? *([\d.e-]+)$', done.stdout, re.M)
+    printed = plan(capsys, '-opt', path, '--measure')
+    rows = re.findall(r'^ +(\d+-\d+) +(\d+x\d+x\d+x\d+)? +([\d.e-]+)? +([\d.e-]+)? *([\d.e-]+)$', printed, re.M)
     assert [row[0] for row in rows] == ['1-2', '3-4', '5-6', '7-8', '9-10', '11-12', '1-12']
     assert 0 < float(rows[0][2]) < float(rows[5][2])
-    assert re.search(r'The run takes \d:\d\d:\d\d, without validation and checkpoints\.', done.stdout)
+    assert re.search(r'The run takes \d:\d\d:\d\d, without validation and checkpoints\.', printed)
     assert re.search(
-        r"BasicSR's own model, 18 iterations of the full shape .* at [\d.]+ s, .* times as long\.", done.stdout
+        r"BasicSR's own model, 18 iterations of the full shape .* at [\d.]+ s, .* times as long\.", printed
     )
     assert not (tmp_path / 'experiments').exists()
-    data = json.loads(
-        subprocess.run(
-            [COMMAND, 'plan', '-opt', path, '--measure', '--json'], cwd=tmp_path, capture_output=True, check=True
-        ).stdout
-    )
+    data = json.loads(plan(capsys, '-opt', path, '--measure', '--json'))
     assert data['measured']['seconds'] == pytest.approx(sum(s['seconds'] for s in data['measured']['segments']))
