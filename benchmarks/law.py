@@ -97,6 +97,7 @@ def follows(variant: Variant) -> bool:
         and scaled
         and same_rule
         and is_fast
+        and variant.optimizer == 'Adam'
         and not variant.network
         and variant.scheduler.keys() <= {'batch_scaling'}
     )

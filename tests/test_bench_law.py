@@ -58,7 +58,9 @@ def test_only_runs_that_differ_in_shapes_and_options_of_speed_count():
     counted = {name for name, variant in VARIANTS.items() if law.follows(variant)}
     assert {'full', 'paper', 'fast', 'fast_options', 'fill4', 'fill2_options', 'volume', 'batch4'} <= counted
     others = {'stock', 'plain', 'cosine', 'constant', 'no_ramp', 'batch4_none', 'batch4_sqrt', 'fill4_none'}
-    assert counted.isdisjoint({*others, 'fill4_linear', 'volume_linear', 'fixed_flow', 'random_flow'})
+    assert counted.isdisjoint(
+        {*others, 'full_muon', 'fast_muon_options', 'fill4_linear', 'volume_linear', 'fixed_flow', 'random_flow'}
+    )
 
 
 def test_shares_are_of_the_run_of_the_full_shape():

@@ -41,6 +41,7 @@ class Variant:
     multigrid: Mapping[str, Any] = field(default_factory=dict)  # more options of `multigrid`
     scheduler: Mapping[str, Any] = field(default_factory=dict)  # more of `train.scheduler`
     train: Mapping[str, Any] = field(default_factory=dict)  # more of `train`
+    optimizer: str = 'Adam'
     network: Mapping[str, Any] = field(default_factory=dict)  # other values of `network_g`, where it has them
     starts_trained: bool = True  # from the weights of `Run.start`
     setup: str = 'multigrid'  # or `plain`: this project's parts without the block; or `stock`: BasicSR's
@@ -49,6 +50,7 @@ class Variant:
 _VOLUME = {'batch_size_per_gpu': 'volume', 'max_batch_size_per_gpu': 8}
 _CONSTANT = {'type': 'MultiStepLR', 'milestones': [10**9], 'gamma': 1}
 _OPTIONS = {'channels_last': True, 'amp': 'bf16', 'fix_flow': 10**9}
+_MUON = 'benchmarks.train.muon.ConvMuon'
 _FAST: dict[str, Any] = {'stages': RECIPES['fast'].stages, 'least_lq': 16}
 _FULL = ((Fraction(1, 6), 1, 1),) * 6  # as many periods as the paper's, all of the full shape
 
@@ -122,6 +124,9 @@ VARIANTS: dict[str, Variant] = {
     'fill2_options': _filled(fill=2, train=_OPTIONS),
     'fill4_late_options': _filled(unfilled=0.1, train=_OPTIONS),
     'fill4_start_options': _filled(unfilled=None, train=_OPTIONS),
+    # 11: levers. A matrix optimizer for convolutions.
+    'full_muon': Variant(stages=_FULL, optimizer=_MUON),
+    'fast_muon_options': Variant(**_FAST, train=_OPTIONS, optimizer=_MUON),
 }
 VARIANTS |= {
     f'untrained_{name}': replace(variant, starts_trained=False)
@@ -191,7 +196,7 @@ def options(run: Run, num_gpu: int = 0, checkpoints: int = CHECKPOINTS) -> dict[
     )
     flow = {'flow_lr_mul': 0.125, 'fix_flow': run.iters // FIXED_PART} if 'spynet_path' in network else {}
     opt['train'].update({'ema_decay': EMA_DECAY, **flow, **variant.train})
-    opt['train']['optim_g']['lr'] = run.rate
+    opt['train']['optim_g'].update(type=variant.optimizer, lr=run.rate)
     opt.pop('multigrid', None)
     if variant.setup == 'stock' and target_of(opt) == 'center':
         opt['model_type'] = model_of_windows(network)

@@ -30,7 +30,8 @@ class Case(NamedTuple):
 def case_of(run: Run, shape: BatchShape) -> Case:
     """Where the iterations of a shape of a run belong."""
     variant = VARIANTS[run.variant]
-    return Case(run.arch, variant.setup == 'stock', tuple(sorted(variant.train.items())), shape)
+    train = variant.train if variant.optimizer == 'Adam' else {**variant.train, 'optimizer': variant.optimizer}
+    return Case(run.arch, variant.setup == 'stock', tuple(sorted(train.items())), shape)
 
 
 def measure(root: Path, runs: Sequence[Run], rounds: int) -> Iterator[dict[str, Any]]:
@@ -71,7 +72,7 @@ def _inside(root: Path) -> Iterator[None]:
 
 def _model_of(run: Run) -> Any:
     opt = options(run)
-    differs = {name: opt['train'][name] for name in ('ema_decay', *VARIANTS[run.variant].train)}
+    differs = {name: opt['train'][name] for name in ('ema_decay', 'optim_g', *VARIANTS[run.variant].train)}
     return model_of(Path(), opt['model_type'], opt['network_g'], **differs)
 
 
