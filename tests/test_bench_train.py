@@ -216,22 +216,26 @@ def test_committed_tables_are_those_of_the_committed_runs(capsys):
     assert (ROOT / 'benchmarks/results/train.txt').read_text() == committed_tables(capsys)
 
 
+FILLED = {'options': 'all small shapes', 'late_options': 'after a tenth', 'second_options': 'the second'}
+
+
 def filled_rows():
-    """The rows of the table of filled small shapes: start, gt size, iterations of the full shape, and differences."""
+    """The rows of the table of filled small shapes: start, gt size, iterations of the full shape, what is filled, and
+    differences."""
     results = read_runs(ROOT / 'benchmarks/results/fill.jsonl')
     differences = {}
     for one in sorted(results, key=lambda each: each.seed):
-        start = one.variant.removesuffix('fill4_options')
+        start, _, filled = one.variant.rpartition('fill4_')
         other = one._replace(variant=f'{start}fast_options')
-        if start != one.variant and other in results:
-            case = 'untrained' if start else 'trained', one.gt_size, one.iters
+        if filled in FILLED and other in results:
+            case = 'untrained' if start else 'trained', one.gt_size, one.iters, FILLED[filled]
             differences.setdefault(case, []).append(results[one].psnr() - results[other].psnr())
     for case, each in sorted(differences.items()):
         said = ', '.join(f'{difference:+.3f}' for difference in each)
         if len(each) > 2:
             low, high = interval(each)
             said += f'; mean {statistics.mean(each):+.3f} [{low:+.3f}, {high:+.3f}]'
-        yield f'| {case[0]} | {case[1]} | {case[2]} | {said} |'
+        yield f'| {" | ".join(map(str, case))} | {said} |'
 
 
 def test_table_of_filled_shapes_is_that_of_the_committed_runs():

@@ -455,8 +455,8 @@ def test_fast_recipe_fills_small_shapes_as_far_as_memory_and_data_allow(changes,
 @pytest.mark.parametrize(
     ('length', 'lengths'),
     [
-        (4, [4, 1, 1]),  # by hand: 0.9 x 4 is 3.6; 4 / 4, and at least one of the full shape
-        (300, [270, 68, 15]),
+        (4, [4, 4, 1]),  # by hand: 0.9 x 4 is 3.6, and at least one of the full shape
+        (900, [810, 190, 155, 45]),  # (810 - 190) / 4
         (3600, [1000, 560, 810, 180]),
         (300_000, [15_000, 63_750, 67_500, 15_000]),
     ],

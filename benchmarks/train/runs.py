@@ -14,7 +14,7 @@ from multigrid_vsr.core.schedule import split
 from multigrid_vsr.demo import SCALE
 from multigrid_vsr.measure import model_of_windows
 from multigrid_vsr.options.archs import target_of
-from multigrid_vsr.options.conversion import HALF, QUARTER, RECIPES, THREE_QUARTERS, unfilled_start
+from multigrid_vsr.options.conversion import HALF, QUARTER, RECIPES, THREE_QUARTERS
 from multigrid_vsr.options.multigrid_block import schedule_from_options, total_iter_of
 from multigrid_vsr.options.table import PAPER_WARMUP_PART
 
@@ -30,9 +30,7 @@ class Variant:
     stage_shares: tuple[int, ...] = ()  # lengths of the spatial stages; empty for equal ones
     stages: tuple[Stage, ...] = ()  # instead: each segment's iterations as a share of --iters, its crop, its frames
     fill: int = 1  # with `stages`: how many times the batch smaller shapes have, at equal samples
-    unfilled: float | None = (
-        0  # share of --iters that keep the batch, before the first segment is filled; None as `convert`
-    )
+    unfilled: float = 0  # with `fill`: share of --iters for which the first segment keeps the batch
     least_lq: int = 0  # LQ side in pixels that no crop is below
     batch: int = 1  # how many times the batch; the iterations are divided by it
     rate: str = 'linear'  # how the rate follows `batch`: none, sqrt or linear
@@ -123,7 +121,7 @@ VARIANTS: dict[str, Variant] = {
     'fill4_options': _filled(train=_OPTIONS),
     'fill2_options': _filled(fill=2, train=_OPTIONS),
     'fill4_late_options': _filled(unfilled=0.1, train=_OPTIONS),
-    'fill4_start_options': _filled(unfilled=None, train=_OPTIONS),
+    'fill4_second_options': _filled(unfilled=0.9, train=_OPTIONS),  # only the second small stage is filled
     # 11: levers. A matrix optimizer for convolutions.
     'full_muon': Variant(stages=_FULL, optimizer=_MUON),
     'fast_muon_options': Variant(**_FAST, train=_OPTIONS, optimizer=_MUON),
@@ -237,8 +235,7 @@ def _stages(variant: Variant, run: Run, is_fixed: bool) -> dict[str, Any]:
         entries.append(entry)
     if variant.fill == 1:
         return {'stages': entries}
-    wished = unfilled_start(run.iters) if variant.unfilled is None else round(run.iters * variant.unfilled)
-    unfilled = min(wished, entries[0]['iter'])
+    unfilled = round(run.iters * variant.unfilled)
     early = [{**entries[0], 'iter': unfilled}] if unfilled else []
     entries[0]['iter'] -= unfilled
     for entry in entries[:-1]:

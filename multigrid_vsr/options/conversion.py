@@ -197,11 +197,15 @@ def unfilled_start(stock_iter: int) -> int:
     return max(1000, stock_iter // 20)
 
 
-def _with_start(stages: list[dict[str, int]], length: int) -> list[dict[str, int]]:
-    """Makes the first so many iterations an entry of their own, unless the first entry is no longer."""
-    first, *others = stages
-    rest = first['iter'] - length
-    return [{**first, 'iter': length}, {**first, 'iter': rest}, *others] if rest > 0 else stages
+def _cut_at(stages: list[dict[str, int]], length: int) -> tuple[list[dict[str, int]], int]:
+    """Cuts the entry in which so many iterations end, but never the last, and counts the entries before the cut."""
+    for place, entry in enumerate(stages[:-1]):
+        if length < entry['iter']:
+            start = [{**entry, 'iter': length}] if length else []
+            rest = {**entry, 'iter': entry['iter'] - length}
+            return [*stages[:place], *start, rest, *stages[place + 1 :]], place + len(start)
+        length -= entry['iter']
+    return stages, len(stages) - 1
 
 
 def convert(
@@ -285,18 +289,17 @@ def _add_schedule(edit: Edit, recipe: Recipe, full: BatchShape, num_samples: int
         'num_frame': f'equal parts of {"every stage" if "gt_size" in block else "the run"}',
     }
     stock_iter = int(opt['train']['total_iter'])
-    # The nested lists of `paper` have no place for it.
-    starts_unfilled = is_filled and 'stages' in block and not (opt.get('path') or {}).get('pretrain_network_g')
-    if starts_unfilled:
-        block['stages'] = _with_start(block['stages'], unfilled_start(stock_iter))
-        told = 'keeps the batch, because an untrained network needs iterations more than samples'
-        edit.reasons.append(f'multigrid.stages[0]: {told}')
+    unfilled = 0  # entries at the start; the nested lists of `paper` have no place for one
+    if is_filled and 'stages' in block and not (opt.get('path') or {}).get('pretrain_network_g'):
+        start = unfilled_start(stock_iter)
+        block['stages'], unfilled = _cut_at(block['stages'], start)
+        told = f'the first {start} iterations keep the batch: an untrained network needs iterations more than samples'
+        edit.reasons.append(f'multigrid.stages: {told}')
     edit.add_shapes(block, comments)
     if is_filled:
         batches = batches_that_fill(edit, full, gpus_of(opt), num_samples)
-        batches[-1][-1] = full.batch_size_per_gpu
-        if starts_unfilled:
-            batches[0][0] = full.batch_size_per_gpu
+        for row in (*batches[:unfilled], batches[-1]):
+            row[-1] = full.batch_size_per_gpu
         set_batches(edit, batches, stock_iter, _FILL_LR_SCALING)
     total_iter = total_iter_of(opt) or stock_iter
     _set_rule(edit, recipe, len(sides), total_iter)
