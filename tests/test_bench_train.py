@@ -22,6 +22,8 @@ from benchmarks.train.clips import BENCH_PARTS
 from benchmarks.train.plot import draw
 from benchmarks.train.results import read_runs, read_times
 from benchmarks.train.runs import NETWORKS, VARIANTS, Run, options
+from benchmarks.train.times import case_of
+from multigrid_vsr.core.schedule import BatchShape
 from multigrid_vsr.demo import prepare
 from multigrid_vsr.options.run_options import checked_schedule
 
@@ -118,6 +120,12 @@ def test_options_of_what_has_no_committed_results_are_those_that_it_says():
     filled = [(entry['iter'], entry.get('batch_size_per_gpu')) for entry in late]
     assert filled == [(36, None), (72, 8), (81, 8), (18, None)]  # 324 are 36 and 288 / 4
     assert options(A_RUN._replace(variant='random_flow'))['network_g']['spynet_path'] is None
+    more = A_RUN._replace(variant='more', gt_size=256)
+    assert options(more)['train']['fix_flow'] == 720 + 324
+    # An iteration of a small shape is timed with the flow network held, one of the full shape is not.
+    held = [dict(case_of(more, BatchShape(2, frames, side)).train) for frames, side in ((5, 64), (7, 256))]
+    assert held == [{'fix_flow': 10**9}, {}]
+    assert options(A_RUN._replace(variant='full_muon'))['train']['optim_g']['type'] == 'benchmarks.train.muon.ConvMuon'
 
 
 def test_interval_is_that_of_students_t():

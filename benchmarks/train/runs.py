@@ -31,6 +31,7 @@ class Variant:
     stages: tuple[Stage, ...] = ()  # instead: each segment's iterations as a share of --iters, its crop, its frames
     fill: int = 1  # with `stages`: how many times the batch smaller shapes have, at equal samples
     unfilled: float = 0  # with `fill`: share of --iters for which the first segment keeps the batch
+    holds_flow: bool = False  # with `stages`: the flow network is frozen before the last one
     least_lq: int = 0  # LQ side in pixels that no crop is below
     batch: int = 1  # how many times the batch; the iterations are divided by it
     rate: str = 'linear'  # how the rate follows `batch`: none, sqrt or linear
@@ -50,6 +51,11 @@ _CONSTANT = {'type': 'MultiStepLR', 'milestones': [10**9], 'gamma': 1}
 _OPTIONS = {'channels_last': True, 'amp': 'bf16', 'fix_flow': 10**9}
 _MUON = 'benchmarks.train.muon.ConvMuon'
 _FAST: dict[str, Any] = {'stages': RECIPES['fast'].stages, 'least_lq': 16}
+_MORE: dict[str, Any] = {
+    'stages': ((2, QUARTER, THREE_QUARTERS), (0.9, HALF, THREE_QUARTERS), (0.05, 1, 1)),
+    'least_lq': 16,
+    'holds_flow': True,
+}
 _FULL = ((Fraction(1, 6), 1, 1),) * 6  # as many periods as the paper's, all of the full shape
 
 
@@ -122,14 +128,16 @@ VARIANTS: dict[str, Variant] = {
     'fill2_options': _filled(fill=2, train=_OPTIONS),
     'fill4_late_options': _filled(unfilled=0.1, train=_OPTIONS),
     'fill4_second_options': _filled(unfilled=0.9, train=_OPTIONS),  # only the second small stage is filled
-    # 11: levers. A matrix optimizer for convolutions.
+    # 11: levers: by the law as good as `full`, with the flow network held in the small stages; and a matrix optimizer.
+    'more': Variant(**_MORE),
+    'more_options': Variant(**_MORE, train=_OPTIONS),
     'full_muon': Variant(stages=_FULL, optimizer=_MUON),
     'fast_muon_options': Variant(**_FAST, train=_OPTIONS, optimizer=_MUON),
 }
 VARIANTS |= {
     f'untrained_{name}': replace(variant, starts_trained=False)
     for name, variant in VARIANTS.items()
-    if name in ('stock', 'full', 'paper') or name.startswith(('fast', 'fill'))
+    if name in ('stock', 'full', 'paper') or name.startswith(('fast', 'fill', 'more'))
 }
 
 BATCH = 2
@@ -204,6 +212,8 @@ def options(run: Run, num_gpu: int = 0, checkpoints: int = CHECKPOINTS) -> dict[
     elif variant.setup == 'multigrid':
         opt['multigrid'] = (_stages if variant.stages else _nested)(variant, run, 'num_frame' in network)
         _follow(opt, variant, run)
+    if variant.holds_flow and 'amp' not in variant.train:
+        opt['train']['fix_flow'] = sum(entry['iter'] for entry in opt['multigrid']['stages'][:-1])
     opt['logger']['save_checkpoint_freq'] = -(-opt['train']['total_iter'] // checkpoints)
     for block in (opt['datasets']['train'], opt['network_g']):
         block |= {key: value.replace('data/', f'{run.folder}/', 1) for key, value in block.items() if _is_path(value)}

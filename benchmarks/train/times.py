@@ -30,7 +30,11 @@ class Case(NamedTuple):
 def case_of(run: Run, shape: BatchShape) -> Case:
     """Where the iterations of a shape of a run belong."""
     variant = VARIANTS[run.variant]
-    train = variant.train if variant.optimizer == 'Adam' else {**variant.train, 'optimizer': variant.optimizer}
+    train = dict(variant.train)
+    if variant.optimizer != 'Adam':
+        train['optimizer'] = variant.optimizer
+    if variant.holds_flow and shape.gt_size < run.gt_size:
+        train['fix_flow'] = 10**9
     return Case(run.arch, variant.setup == 'stock', tuple(sorted(train.items())), shape)
 
 
@@ -49,7 +53,7 @@ def measure(root: Path, runs: Sequence[Run], rounds: int) -> Iterator[dict[str, 
                 if (case, 'step_ms') in timers:
                     continue
                 if case[:-1] not in models:
-                    models[case[:-1]] = _model_of(run)
+                    models[case[:-1]] = _model_of(run, dict(case.train))
                 timers[case, 'step_ms'] = _step_timer(models[case[:-1]], segment.shape)
                 timers[case, 'load_ms'] = _load_timer(run, segment.shape)
         found = in_rounds(timers, rounds)
@@ -70,10 +74,11 @@ def _inside(root: Path) -> Iterator[None]:
         os.chdir(before)
 
 
-def _model_of(run: Run) -> Any:
+def _model_of(run: Run, train: dict[str, Any]) -> Any:
     opt = options(run)
-    differs = {name: opt['train'][name] for name in ('ema_decay', 'optim_g', *VARIANTS[run.variant].train)}
-    return model_of(Path(), opt['model_type'], opt['network_g'], **differs)
+    train.pop('optimizer', None)  # as `optim_g` has it
+    shared = {name: opt['train'][name] for name in ('ema_decay', 'optim_g')}
+    return model_of(Path(), opt['model_type'], opt['network_g'], **shared, **train)
 
 
 def _step_timer(model: Any, shape: BatchShape) -> Callable[[], float]:
