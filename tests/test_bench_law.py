@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,3 +88,18 @@ def test_predictions_are_compared_with_what_came_out(results, capsys, monkeypatc
         'miss (3 of 3 seeds)',
     ]
     assert refusal('--predict', 'nothing', main=law.main).startswith('--predict: must be of stock, plain, full')
+
+
+def test_page_has_the_law_of_the_committed_runs():
+    frame = law.of_law(law.observations(law.FILES))
+    page = (Path(law.__file__).parent / 'law.md').read_text()
+    assert f'{len(frame)} runs of' in page
+    quoted = [line for line in page.splitlines() if line.startswith('| pixels')]
+    printed = law.terms_table(frame).splitlines()[2:]
+    assert len(quoted) == len(printed)
+    for on_page, line in zip(quoted, printed):  # another library of linear algebra may round otherwise
+        assert numbers(on_page) == pytest.approx(numbers(line), rel=0.001, abs=0.0015)
+
+
+def numbers(text):
+    return [float(number) for number in re.findall(r'[-+]?\d+\.\d+', text)]
