@@ -21,10 +21,10 @@ import pandas as pd
 from statsmodels.formula.api import mixedlm
 
 from benchmarks import harness
-from benchmarks.train.__main__ import add_setting
+from benchmarks.train import tables
+from benchmarks.train.__main__ import add_setting, check_among
 from benchmarks.train.results import read_runs
-from benchmarks.train.runs import BATCH, VARIANTS, Run, Variant, options
-from multigrid_vsr.core.errors import InputError
+from benchmarks.train.runs import BATCH, NETWORKS, VARIANTS, Run, Variant, options
 from multigrid_vsr.core.plan import format_table
 from multigrid_vsr.core.schedule import BatchShape
 from multigrid_vsr.options.multigrid_block import schedule_from_options
@@ -185,10 +185,23 @@ def residuals_table(frame: pd.DataFrame, law: Law) -> str:
     rows = []
     for row, seen in means(frame):
         mean, low, high = law.difference(row, row['seeds'])
-        setting = f'{row["arch"]} {row["gt_size"]}, {row["iters"]}, {row["rate"]:g}, {row["start"]}'
         outside = '' if low <= seen <= high else '*'
-        rows.append((setting, row['variant'], str(row['seeds']), *_dB(mean, low, high), f'{seen:+.3f}', outside))
-    return format_table(('setting', 'variant', 'seeds', 'law', '95 %', 'seen', ''), rows)
+        rows.append(
+            (
+                _setting(row),
+                row['start'],
+                row['variant'],
+                str(row['seeds']),
+                *_dB(mean, low, high),
+                f'{seen:+.3f}',
+                outside,
+            )
+        )
+    return format_table(('setting', 'start', 'variant', 'seeds', 'law', '95 %', 'seen', ''), rows)
+
+
+def _setting(row: Mapping[str, Any]) -> str:
+    return f'{row["arch"]} {row["gt_size"]}, {row["iters"]}, {row["rate"]:g}, {row["data"]}'
 
 
 def _dB(mean: float, low: float, high: float) -> tuple[str, str]:
@@ -205,21 +218,21 @@ def predict(law: Law, run: Run, seeds: int) -> dict[str, Any]:
 
 def predictions_table(lines: Iterable[Mapping[str, Any]], paths: Sequence[Path]) -> str:
     """What was predicted before the runs, and what came out as far as they are done."""
-    done = [(path, read_runs(path)) for path in paths]
+    done = [read_runs(path) for path in paths]
     rows = []
     for line in lines:
         seen = []
-        full = 'full' if VARIANTS[line['variant']].starts_trained else 'untrained_full'
-        for _, runs in done:
-            for seed in range(line['seeds']):
-                run = Run(**{name: line[name] for name in Run._fields if name in line}, seed=seed)
-                if run in runs and (base := run._replace(variant=full)) in runs:
+        for seed in range(line['seeds']):
+            run = Run(**{name: line[name] for name in Run._fields if name in line}, seed=seed)
+            base = run._replace(variant=tables.baseline([run]))
+            for runs in done:
+                if run in runs and base in runs:
                     seen.append(runs[run].psnr() - runs[base].psnr())
         mean = np.mean(seen) if seen else math.nan
         verdict = 'hit' if line['low'] <= mean <= line['high'] else 'miss'
         rows.append(
             (
-                f'{line["arch"]} {line["gt_size"]}, {line["iters"]}, {line["rate"]:g}, {line["data"]}',
+                _setting(line),
                 line['variant'],
                 *_dB(line['expected'], line['low'], line['high']),
                 f'{mean:+.3f}' if seen else '-',
@@ -257,17 +270,18 @@ def draw(path: Path, frame: pd.DataFrame, law: Law) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Prints the predictions asked for, or the law with its residuals and how predictions came out."""
+    check_among('--arch', [args.arch], NETWORKS)
+    check_among('--predict', args.predict or [], VARIANTS)
     frame = observations(args.results)
-    law = fit(of_law(frame))
+    fitted = of_law(frame)
+    law = fit(fitted)
     if args.predict:
         for name in args.predict:
-            if name not in VARIANTS:
-                raise InputError(f'--predict: must be of {", ".join(VARIANTS)}, got {name}. Choose among them.')
             wanted = Run(name, args.arch, args.gt_size, args.num_frame, args.rate, args.iters, 0, args.clips)
             print(json.dumps(predict(law, wanted, args.seeds)))
         return
-    print(terms_table(of_law(frame)), residuals_table(of_law(frame), law), sep='\n\n')
-    others = frame[~frame['setting'].isin(of_law(frame)['setting'])]
+    print(terms_table(fitted), residuals_table(fitted, law), sep='\n\n')
+    others = frame[~frame['setting'].isin(fitted['setting'])]
     print('\nNot fitted:', residuals_table(others, law), sep='\n')
     if PREDICTIONS.exists():
         lines = map(json.loads, PREDICTIONS.read_text().splitlines())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,15 +77,16 @@ def _check(args: argparse.Namespace) -> None:
     for rate in args.rates:
         if not 0 < rate < float('inf'):
             raise OptionError('--rates', 'be numbers above 0', rate, 'Write them as 2e-3 5e-4.')
-    known: dict[str, tuple[list[Any], list[Any]]] = {
-        '--arch': ([args.arch], list(NETWORKS)),
-        '--variants': (args.variants or [], list(VARIANTS)),
-        '--rows': (args.rows or [], sorted({claim.row for claim in CLAIMS})),
-    }
-    for option, (given, among) in known.items():
-        for name in given:
-            if name not in among:
-                raise OptionError(option, f'be of {", ".join(map(str, among))}', name, 'Choose among them.')
+    check_among('--arch', [args.arch], NETWORKS)
+    check_among('--variants', args.variants or [], VARIANTS)
+    check_among('--rows', args.rows or [], sorted({claim.row for claim in CLAIMS}))
+
+
+def check_among(option: str, given: Iterable[Any], known: Collection[Any]) -> None:
+    """Refuses a value of an option that is not among the known ones."""
+    for name in given:
+        if name not in known:
+            raise OptionError(option, f'be of {", ".join(map(str, known))}', name, 'Choose among them.')
 
 
 def add_setting(commands: argparse.ArgumentParser) -> None:

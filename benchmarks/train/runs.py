@@ -54,7 +54,6 @@ _FAST: dict[str, Any] = {'stages': RECIPES['fast'].stages, 'least_lq': 16}
 _MORE: dict[str, Any] = {
     'stages': ((2, QUARTER, THREE_QUARTERS), (0.9, HALF, THREE_QUARTERS), (0.05, 1, 1)),
     'least_lq': 16,
-    'holds_flow': True,
 }
 _FULL = ((Fraction(1, 6), 1, 1),) * 6  # as many periods as the paper's, all of the full shape
 
@@ -129,7 +128,7 @@ VARIANTS: dict[str, Variant] = {
     'fill4_late_options': _filled(unfilled=0.1, train=_OPTIONS),
     'fill4_second_options': _filled(unfilled=0.9, train=_OPTIONS),  # only the second small stage is filled
     # 11: levers: by the law as good as `full`, with the flow network held in the small stages; and a matrix optimizer.
-    'more': Variant(**_MORE),
+    'more': Variant(**_MORE, holds_flow=True),
     'more_options': Variant(**_MORE, train=_OPTIONS),
     'full_muon': Variant(stages=_FULL, optimizer=_MUON),
     'fast_muon_options': Variant(**_FAST, train=_OPTIONS, optimizer=_MUON),
@@ -212,7 +211,7 @@ def options(run: Run, num_gpu: int = 0, checkpoints: int = CHECKPOINTS) -> dict[
     elif variant.setup == 'multigrid':
         opt['multigrid'] = (_stages if variant.stages else _nested)(variant, run, 'num_frame' in network)
         _follow(opt, variant, run)
-    if variant.holds_flow and 'amp' not in variant.train:
+    if variant.holds_flow:
         opt['train']['fix_flow'] = sum(entry['iter'] for entry in opt['multigrid']['stages'][:-1])
     opt['logger']['save_checkpoint_freq'] = -(-opt['train']['total_iter'] // checkpoints)
     for block in (opt['datasets']['train'], opt['network_g']):
